@@ -1,0 +1,48 @@
+"""Clay embeddings of Sentinel chips on Dask: tiles of chips in, GeoParquet files out.
+
+The public functions are imported on first use, so that ``import daskembed`` loads neither torch, Dask nor
+GeoPandas.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from daskembed.cube import open_tile as open_tile
+    from daskembed.embedding import embed as embed
+    from daskembed.encoders import Encoder as Encoder
+    from daskembed.encoders import load_encoder as load_encoder
+    from daskembed.pipeline import RunResult as RunResult
+    from daskembed.pipeline import TileResult as TileResult
+    from daskembed.pipeline import run as run
+    from daskembed.sources import index_tile as index_tile
+    from daskembed.table import open_embeddings as open_embeddings
+    from daskembed.table import to_geodataframe as to_geodataframe
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "index_tile": "sources",
+    "open_tile": "cube",
+    "embed": "embedding",
+    "Encoder": "encoders",
+    "load_encoder": "encoders",
+    "to_geodataframe": "table",
+    "open_embeddings": "table",
+    "run": "pipeline",
+    "RunResult": "pipeline",
+    "TileResult": "pipeline",
+}
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'daskembed' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"daskembed.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

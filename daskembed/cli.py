@@ -1,0 +1,123 @@
+"""The command: words and flags into one call, and what came of it in plain lines."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daskembed import __version__, config
+from daskembed.errors import DaskembedError, InputError
+from daskembed.levels import LEVELS
+
+if TYPE_CHECKING:
+    from daskembed.pipeline import RunResult
+
+EXIT_STATUS = """\
+exit status:
+  0  all tiles done          3  done, some chips quarantined    4  some tiles failed
+  1  stopped by a store      2  refused before starting         130  interrupted
+
+Defaults can be set in Dask's configuration (daskembed.*) or as DASK_DASKEMBED__OUTPUT and so on.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except InputError as error:
+        print(f"daskembed: {error}", file=sys.stderr)
+        return 2
+    except DaskembedError as error:
+        print(f"daskembed: stopped: {error}\nwhat is finished stays; run the same command to go on", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("daskembed: interrupted before the first tile", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="daskembed", description="Clay embeddings of Sentinel chips: tiles of chips in, GeoParquet files out."
+    )
+    parser.add_argument("--version", action="version", version=f"daskembed {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    default = config.defaults()
+    run = commands.add_parser(
+        "run",
+        help="embed tiles: one GeoParquet file each",
+        description="Embed MGRS tiles of chips: one GeoParquet file a tile.",
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.set_defaults(command=_run)
+    run.add_argument("--tiles", required=True, metavar="FILE|IDS", help="file of MGRS tile ids, one a line, or 27WXN,27WXM")
+
+    def add(flag: str, help: str, **extra: object) -> None:
+        name = flag.removeprefix("--")
+        run.add_argument(flag, help=f"{help} (default: {default[name]})", **extra)  # type: ignore[arg-type]
+
+    add("--source", "folder or URL above the tiles: a path, s3://, gs://, az:// or file://", metavar="URL")
+    add("--output", "folder or URL of the published files", metavar="URL")
+    add("--checkpoint", "weights: a path or URL, hf://REPO@REVISION/PATH, or untrained:SIZE[:SEED]", metavar="CKPT")
+    add("--level", "one vector a chip, 16 x 16, or 6 x 16 x 16", choices=list(LEVELS))
+    add("--cluster", "where it runs: a name, a YAML file, or a scheduler's address", metavar="NAME|FILE|ADDRESS")
+    add("--precision", "auto is bf16 where the device computes it natively", choices=["auto", "bf16", "fp32"])
+    add("--batch-size", "chips given to the device at once", type=int, metavar="N")
+    add("--readers", "threads of a worker that read chips", type=int, metavar="N")
+    add("--version", "part of the files' names; other settings need another version", metavar="V")
+    add("--on-nan", "chips with NaN or infinity: set aside, or fill with the band's mean", choices=["quarantine", "fill"])
+    run.add_argument("--dates", metavar="START/END", help="acquisition dates wanted, inclusive (default: all)")
+    run.add_argument("--overwrite", action="store_true", help="replace files that were made with other settings")
+
+    demo = commands.add_parser(
+        "demo",
+        help="the main job on synthetic chips, in about a minute",
+        description="Write synthetic chips of one tile, embed them on a local cluster and say what to look at.",
+    )
+    demo.set_defaults(command=_demo)
+    demo.add_argument("folder", nargs="?", default="daskembed-demo", help="where (default: daskembed-demo)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from daskembed.display import show_progress
+    from daskembed.pipeline import run
+
+    with show_progress() as progress:
+        result = run(
+            options.tiles,
+            source=options.source,
+            output=options.output,
+            checkpoint=options.checkpoint,
+            level=options.level,
+            cluster=options.cluster,
+            precision=options.precision,
+            batch_size=options.batch_size,
+            readers=options.readers,
+            dates=options.dates,
+            version=options.version,
+            on_nan=options.on_nan,
+            overwrite=options.overwrite,
+            progress=progress,
+        )
+    return _summary(result)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from daskembed.demo import demo
+
+    return demo(Path(options.folder))
+
+
+def _summary(result: RunResult) -> int:
+    from daskembed.display import summary
+
+    print(summary(result))
+    return result.exit_status

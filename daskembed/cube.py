@@ -1,0 +1,135 @@
+"""A tile's index as a lazy DataArray (chip, band, y, x)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.base import tokenize
+
+from daskembed.errors import ChipError, InputError
+from daskembed.sources import INDEX_COLUMNS, get_source
+from daskembed.sources.geotiff import BANDS, SIZE
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    from numpy.typing import NDArray
+
+CHIPS_A_BLOCK = 64
+"""Chips of a block: few enough to spread a tile over workers, many enough to keep the scheduler's share small."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """How to read one chip: what travels to a worker in place of pixels."""
+
+    source: str
+    """Kind of source, a key of `daskembed.sources.SOURCES`."""
+    url: str
+    """URL or absolute path."""
+    bands: tuple[int, ...]
+    """1-based numbers of the bands to read, in the encoder's order."""
+
+    def read(self) -> NDArray[np.generic]:
+        """Pixels ``(band, y, x)`` in the source's own type; raises `ChipError` without the chip's name."""
+        return get_source(self.source).read_chip(self.url, self.bands)
+
+
+class ChipBlock:
+    """Some chips that are not read yet, in the place of an array (chip, band, y, x) of float32.
+
+    `daskembed.embed` reads the chips of a block one by one while others are encoded, so a block is never in memory
+    as a whole. Anything else that touches a block, NumPy or xarray, gets the array.
+    """
+
+    ndim = 4
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, chips: tuple[Chip, ...]) -> None:
+        self.chips = chips
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self.chips), len(BANDS), SIZE, SIZE)
+
+    def __getitem__(self, key: Any) -> Any:
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        if isinstance(first, slice) and all(part == slice(None) for part in rest):
+            return ChipBlock(self.chips[first])
+        return np.asarray(self)[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.float32]:
+        pixels = np.empty(self.shape, dtype or self.dtype)
+        for row, chip in enumerate(self.chips):
+            try:
+                pixels[row] = chip.read()
+            except ChipError as error:
+                raise ChipError(f"{chip.url} {error}") from None
+        return pixels
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(np.asarray(self), name)
+
+    def __dask_tokenize__(self) -> object:
+        return ("daskembed.ChipBlock", self.chips)
+
+
+def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) -> xr.DataArray:
+    """The chips of an index as one lazy array; nothing is read.
+
+    Parameters
+    ----------
+    index
+        Index of one or more tiles, as `daskembed.index_tile` gives it. Quarantined chips are left out.
+    chips_a_block
+        Chips of one Dask block: the unit that is sent to a worker.
+
+    Returns
+    -------
+    xarray.DataArray
+        float32 of shape ``(chip, band, y, x)``, with the coordinates ``chip`` (number, from 0), ``band``,
+        ``source_url``, ``date``, ``epsg``, ``lat``, ``lon`` (degrees) and ``geometry`` (footprint in OGC:CRS84).
+
+    Raises
+    ------
+    InputError
+        If `index` lacks columns or has no usable chip.
+    """
+    missing = [column for column in INDEX_COLUMNS if column not in index.columns]
+    if missing:
+        raise InputError(f"the index lacks the columns {', '.join(missing)}: make it with daskembed.index_tile")
+    good = index[index["quarantined"].isna()]
+    if good.empty:
+        raise InputError("the index has no usable chip: the column `quarantined` says why")
+    rows = zip(good["source"], good["source_url"], good["bands"], strict=True)
+    block = ChipBlock(tuple(Chip(source, url, bands) for source, url, bands in rows))
+    # Sizes and tags of the files are part of the name: a chip that changed is another array.
+    token = tokenize(block, tuple(good["size"]), tuple(good["etag"]))
+    data = da.from_array(
+        block,
+        chunks=(chips_a_block, *block.shape[1:]),
+        name=f"open_tile-{token}",
+        asarray=False,
+        inline_array=True,
+        meta=np.empty((0, 0, 0, 0), np.float32),
+    )
+    return xr.DataArray(
+        data,
+        dims=("chip", "band", "y", "x"),
+        name="chips",
+        coords={
+            "chip": np.arange(len(good)),
+            "band": list(BANDS),
+            "source_url": ("chip", good["source_url"].to_numpy(dtype=object)),
+            "date": ("chip", np.array(good["date"].tolist(), dtype="datetime64[D]").astype("datetime64[s]")),
+            "epsg": ("chip", good["epsg"].to_numpy(dtype=np.int32)),
+            "lat": ("chip", good["lat"].to_numpy(dtype=np.float64)),
+            "lon": ("chip", good["lon"].to_numpy(dtype=np.float64)),
+            "geometry": ("chip", good.geometry.to_numpy()),
+        },
+    )

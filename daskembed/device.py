@@ -1,0 +1,198 @@
+"""The one place that owns a device: loading once a process, exclusive use, and reading while it computes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from daskembed import config
+from daskembed.encoders import Encoder, get_encoder_module
+from daskembed.encoders.checkpoint import load_state
+from daskembed.errors import ChipError
+from daskembed.timings import timed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Read = Callable[[], NDArray[np.generic]]
+
+# On a CPU larger batches are no faster, and their activations leave the cache.
+CPU_BATCH = 4
+
+
+class Encoded(NamedTuple):
+    """What became of some chips."""
+
+    vectors: NDArray[np.float32]
+    """Embeddings, ``(chip, ...)``; NaN where a chip is quarantined."""
+    quarantined: NDArray[np.object_]
+    """Why a chip has no embedding, or None, ``(chip,)``."""
+    filled: NDArray[np.int64]
+    """Values of a chip that were not finite and were filled with their band's mean, ``(chip,)``."""
+
+
+def torch_device() -> torch.device:
+    """This process's device: its first GPU where there is one, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def native_precision() -> str:
+    """``bf16`` where the device multiplies bfloat16 natively, else ``fp32``."""
+    if torch.cuda.is_available():
+        native = torch.cuda.get_device_capability()[0] >= 8
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def set_torch_threads() -> None:
+    """Give torch its threads: Dask's nanny sets OMP_NUM_THREADS=1, which would leave all cores but one idle."""
+    torch.set_num_threads(config.get("torch-threads") or len(os.sched_getaffinity(0)))
+
+
+class Device:
+    """An encoder on this process's device, fed by a pool of reading threads.
+
+    One thread alone computes, batch after batch in the order in which their reading began. Blocks take turns at
+    reading, so that the next block is read while the last one is encoded. At most ``readers`` chips and two device
+    batches are in memory at once, however many blocks run.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        module = get_encoder_module(encoder.name)
+        self._device = torch_device()
+        on_cpu = self._device.type == "cpu"
+        if on_cpu:
+            set_torch_threads()
+        dtype = torch.bfloat16 if encoder.precision == "bf16" else torch.float32
+        self._encoder, self._metadata = encoder, module.metadata
+        self._fill_values = module.fill_values()
+        self._batch = min(encoder.batch_size, CPU_BATCH) if on_cpu else encoder.batch_size
+        self._compute = ThreadPoolExecutor(1, "daskembed-device")
+        self._readers = ThreadPoolExecutor(encoder.readers, "daskembed-read")
+        self._turn = threading.Lock()
+        self._room = threading.Semaphore(encoder.readers + 2 * self._batch)
+        self._model = module.build(load_state(encoder, module), device=self._device, dtype=dtype)
+
+    def encode(
+        self,
+        chips: Sequence[Read],
+        lat: NDArray[np.float64],
+        lon: NDArray[np.float64],
+        dates: NDArray[np.datetime64],
+        *,
+        level: str,
+        on_nan: str,
+    ) -> Encoded:
+        """Read and embed chips.
+
+        Parameters
+        ----------
+        chips
+            One function a chip, called in a reading thread; it returns pixels ``(band, y, x)`` or raises `ChipError`.
+        lat, lon, dates
+            Centres in degrees and acquisition dates, ``(chip,)``.
+        level
+            A key of `daskembed.levels.LEVELS`.
+        on_nan
+            ``quarantine`` or ``fill``, for chips with values that are not finite.
+        """
+        count = len(chips)
+        latlon, time = (torch.from_numpy(values) for values in self._metadata(lat, lon, dates))
+        encoded = Encoded(
+            np.full((count, *self._encoder.shape(level)), np.nan, np.float32),
+            np.full(count, None, dtype=object),
+            np.zeros(count, np.int64),
+        )
+        batches = []
+        with self._turn:
+            for start in range(0, count, self._batch):
+                rows = slice(start, min(start + self._batch, count))
+                reads = []
+                for chip in chips[rows]:
+                    self._room.acquire()
+                    reads.append(self._readers.submit(self._read, chip, on_nan))
+                batches.append(
+                    self._compute.submit(self._encode_batch, reads, latlon[rows], time[rows], level, encoded, rows)
+                )
+        wait(batches)
+        for batch in batches:
+            batch.result()
+        return encoded
+
+    def _read(self, chip: Read, on_nan: str) -> tuple[NDArray[np.generic], int]:
+        pixels = chip()
+        if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
+            return pixels, 0
+        bad = ~np.isfinite(pixels)
+        if on_nan == "quarantine":
+            bands = [f"{count} of band {band + 1}" for band, count in enumerate(bad.sum(axis=(1, 2))) if count]
+            raise ChipError(f"has values that are not finite: {', '.join(bands)}; --on-nan fill would use the means")
+        filled = np.where(bad, self._fill_values[:, None, None].astype(pixels.dtype), pixels)
+        return filled, int(bad.sum())
+
+    def _encode_batch(
+        self,
+        reads: list[Future[tuple[NDArray[np.generic], int]]],
+        latlon: torch.Tensor,
+        time: torch.Tensor,
+        level: str,
+        encoded: Encoded,
+        rows: slice,
+    ) -> None:
+        try:
+            with timed("wait"):
+                wait(reads)
+            pixels = self._stack(reads, encoded, rows)
+        finally:
+            # Only now may as many others be read: the futures' pixels go with this list.
+            count = len(reads)
+            reads.clear()
+            self._room.release(count)
+        with timed("device"), torch.inference_mode():
+            moved = (tensor.to(self._device) for tensor in (pixels, latlon, time))
+            vectors = self._model(*moved, level)
+            good = np.array([reason is None for reason in encoded.quarantined[rows]])
+            encoded.vectors[rows][good] = vectors.cpu().numpy()[good]
+
+    def _stack(
+        self, reads: list[Future[tuple[NDArray[np.generic], int]]], encoded: Encoded, rows: slice
+    ) -> torch.Tensor:
+        # A quarantined chip leaves zeros in its place: a batch always has the same shape, so the others' embeddings
+        # do not depend on it.
+        chips: list[NDArray[np.generic] | None] = []
+        for row, read in zip(range(rows.start, rows.stop), reads, strict=True):
+            try:
+                pixels, encoded.filled[row] = read.result()
+            except ChipError as error:
+                encoded.quarantined[row], pixels = str(error), None
+            chips.append(pixels)
+        kinds = {pixels.dtype for pixels in chips if pixels is not None}
+        dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+        shape = next((pixels.shape for pixels in chips if pixels is not None), (len(self._fill_values), 512, 512))
+        stacked = np.zeros((len(chips), *shape), dtype)
+        for place, chip in zip(stacked, chips, strict=True):
+            if chip is not None:
+                place[...] = chip
+        return torch.from_numpy(stacked)
+
+
+_loading = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _load(encoder: Encoder) -> Device:
+    return Device(encoder)
+
+
+def get_device(encoder: Encoder) -> Device:
+    """This process's device with the encoder on it, loaded by the first call."""
+    with _loading:
+        return _load(encoder)

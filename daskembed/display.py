@@ -1,0 +1,124 @@
+"""What a run shows: live progress on a terminal, plain lines when piped, a summary at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from daskembed.pipeline import Progress, RunResult, TileResult
+
+MOST_LISTED = 5
+"""Quarantined chips and failed tiles named in a summary; the receipts hold all."""
+
+
+@contextlib.contextmanager
+def show_progress() -> Iterator[Callable[[Progress], None]]:
+    """A callback for `daskembed.run`: one live line on a terminal, a line a tile elsewhere."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    start = time.monotonic()
+    told = 0
+
+    def tell(state: Progress) -> None:
+        nonlocal told
+        if not told and not state.finished and not state.indexed:
+            console.print(f"dashboard: {state.dashboard}", markup=False)
+        for result in state.finished[told:]:
+            console.print(describe_tile(result), markup=False)
+        told = len(state.finished)
+
+    if not console.is_terminal:
+        yield tell
+        return
+    with Live(console=console, refresh_per_second=4) as live:
+
+        def show(state: Progress) -> None:
+            tell(state)
+            live.update(Text(describe_progress(state, time.monotonic() - start)))
+
+        yield show
+        live.update(Text(""))
+
+
+def describe_tile(result: TileResult) -> str:
+    """One line for a tile that is finished."""
+    if result.status == "failed":
+        return f"{result.tile}  failed: {result.reason}"
+    bad = f", {len(result.quarantined)} quarantined" if result.quarantined else ""
+    return f"{result.tile}  {result.status}: {_count(result.chips, 'chip')}{bad}, {result.file}"
+
+
+def describe_progress(state: Progress, seconds: float) -> str:
+    """One line for a run on its way."""
+    rate = state.encoded / seconds if seconds else 0.0
+    parts = [
+        f"tiles {len(state.finished)}/{state.tiles}",
+        f"chips {state.encoded}/{state.chips}" + ("+" if state.indexed < state.tiles else ""),
+        f"{rate:.2f} chips/s",
+    ]
+    if rate and state.indexed:
+        # Tiles not yet indexed are taken to be like those that are.
+        expected = state.chips * state.tiles / state.indexed
+        parts.append(f"{describe_seconds((expected - state.encoded) / rate)} left")
+    parts.append(f"{state.quarantined} quarantined")
+    return "  ·  ".join(parts)
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration for people: ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def summary(result: RunResult) -> str:
+    """The closing lines of a run."""
+    statuses = Counter(tile.status for tile in result.tiles)
+    tiles = ", ".join(f"{statuses[status]} {status}" for status in ("done", "skipped", "failed") if statuses[status])
+    if result.unfinished:
+        tiles += f"{', ' if tiles else ''}{result.unfinished} not finished"
+    lines = [
+        f"tiles        {tiles}",
+        f"chips        {result.chips} in the files, {result.encoded} encoded now in {describe_seconds(result.seconds)} "
+        f"({result.chips_per_second:.2f} chips/s)",
+        f"quarantined  {len(result.quarantined)}",
+        *_some(f"  {url}  {reason}" for url, reason in result.quarantined.items()),
+        *([f"failed       {statuses['failed']}"] if statuses["failed"] else []),
+        *_some(f"  {tile.tile}  {tile.reason}" for tile in result.tiles if tile.status == "failed"),
+        *([f"time         {describe_stages(result)}"] if result.encoded and result.stage_seconds else []),
+        f"files        {result.output}",
+    ]
+    if result.interrupted:
+        lines.append("interrupted: the same command goes on from here")
+    elif statuses["failed"]:
+        lines.append("the same command tries the failed tiles again")
+    return "\n".join(lines)
+
+
+def describe_stages(result: RunResult) -> str:
+    """Where the workers' time went, and which stage was the limit."""
+    spent = result.stage_seconds
+    busy = spent["device"] / (spent["device"] + spent["wait"]) if spent["device"] else 0.0
+    limit = "device" if busy >= 0.5 else max(("source", "decode"), key=lambda stage: spent[stage])
+    shares = ", ".join(f"{stage} {spent[stage]:.1f} s" for stage in ("source", "decode", "device", "write"))
+    return f"{shares}; device busy {busy:.0%} of its time, the limit was the {limit}"
+
+
+def _some(lines: Iterator[str]) -> list[str]:
+    listed = list(lines)
+    more = [f"  and {len(listed) - MOST_LISTED} more: see the receipts"] if len(listed) > MOST_LISTED else []
+    return listed[:MOST_LISTED] + more
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,158 @@
+"""Encoders by name, and the recipe of one that travels to the workers in place of its weights."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from daskembed import config
+from daskembed.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+ENCODERS = {"clay-v0": "daskembed.encoders.clay_v0"}
+"""Encoder -> the module that implements `EncoderModule`."""
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+class Model(Protocol):
+    """An encoder with its weights on a device."""
+
+    def __call__(
+        self, pixels: torch.Tensor, latlon: torch.Tensor, time: torch.Tensor, level: str
+    ) -> torch.Tensor:
+        """Embeddings of some chips; see `daskembed.encoders.clay_v0.ClayV0`."""
+
+
+class EncoderModule(Protocol):
+    """What a module of this package gives to be an encoder."""
+
+    PREFIX: str
+    IGNORED: tuple[str, ...]
+    OTHER_MODELS: Mapping[str, str]
+    SIZES: Mapping[str, Any]
+
+    def parameter_shapes(self, size: str) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of a size's parameters."""
+
+    def size_of(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        """The size that has these parameters."""
+
+    def embedding_shape(self, size: str, level: str) -> tuple[int, ...]:
+        """Shape of one chip's embedding."""
+
+    def metadata(
+        self, lat: NDArray[np.float64], lon: NDArray[np.float64], dates: NDArray[np.datetime64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Inputs of place and time."""
+
+    def fill_values(self) -> NDArray[np.float32]:
+        """What stands for a missing pixel, by band."""
+
+    def build(self, state: Mapping[str, torch.Tensor], *, device: torch.device, dtype: torch.dtype) -> Model:
+        """Put the parameters on a device."""
+
+
+def get_encoder_module(name: str) -> EncoderModule:
+    """The module of an encoder.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name.
+    """
+    if name not in ENCODERS:
+        raise InputError(f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}")
+    return cast(EncoderModule, importlib.import_module(ENCODERS[name]))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Which encoder, with which weights and settings: small, hashable, and the same on every worker."""
+
+    name: str
+    """Key of `ENCODERS`."""
+    checkpoint: str
+    """Path or URL of the weights, or ``untrained:{size}:{seed}``."""
+    sha256: str | None
+    """Of the checkpoint's bytes; None for untrained weights, which their name determines."""
+    size: str
+    """Name of the model's size."""
+    precision: str
+    """Type of the products, ``bf16`` or ``fp32``."""
+    batch_size: int
+    """Largest number of chips given to the device at once."""
+    readers: int
+    """Threads of a worker that read and decode chips."""
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the weights are seeded noise."""
+        return self.sha256 is None
+
+    def shape(self, level: str) -> tuple[int, ...]:
+        """Shape of one chip's embedding at `level`, such as ``(16, 16, 768)``."""
+        return get_encoder_module(self.name).embedding_shape(self.size, level)
+
+
+def load_encoder(
+    checkpoint: str | None = None, *, precision: str | None = None, batch_size: int | None = None,
+    readers: int | None = None,
+) -> Encoder:
+    """Check a checkpoint and describe the encoder in it; workers load its weights when they first need them.
+
+    Parameters
+    ----------
+    checkpoint
+        Local path, ``https://``, ``s3://``, ``gs://``, ``az://`` or ``hf://REPO@REVISION/PATH`` of a Lightning
+        ``.ckpt`` or a ``.safetensors`` file, or ``untrained:{size}[:seed]``.
+    precision
+        ``bf16``, ``fp32`` or ``auto``: bf16 where this machine's device computes it natively.
+    batch_size
+        Largest number of chips given to the device at once.
+    readers
+        Threads of a worker that read and decode chips.
+
+    None takes the configuration's value.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, unsafe to load or of another model.
+    """
+    from daskembed.encoders.checkpoint import inspect_checkpoint
+
+    name = "clay-v0"
+    location = str(checkpoint or config.get("checkpoint"))
+    location, sha256, size = inspect_checkpoint(location, get_encoder_module(name))
+    return Encoder(
+        name=name,
+        checkpoint=location,
+        sha256=sha256,
+        size=size,
+        precision=resolve_precision(precision or config.get("precision")),
+        batch_size=_positive("batch size", batch_size if batch_size is not None else config.get("batch-size")),
+        readers=_positive("readers", readers if readers is not None else config.get("readers")),
+    )
+
+
+def resolve_precision(precision: str) -> str:
+    """``auto`` as this machine's device answers it; ``bf16`` and ``fp32`` as they are."""
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return precision
+    from daskembed.device import native_precision
+
+    return native_precision()
+
+
+def _positive(name: str, value: Any) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} is {value!r}: expected a whole number of at least 1")
+    return value

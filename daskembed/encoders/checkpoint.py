@@ -1,0 +1,263 @@
+"""Checkpoints: fetched once, checked before use, and never able to execute code."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import re
+import shutil
+import urllib.error
+import urllib.request
+import uuid
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+import torch
+
+from daskembed import __version__, config
+from daskembed.errors import CheckpointError, DaskembedError
+from daskembed.storage import SCHEMES, is_local, local_path, split_url
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from daskembed.encoders import Encoder, EncoderModule
+
+_HF = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)@(?P<revision>[^/]+)/(?P<path>.+)")
+_UNTRAINED = re.compile(r"untrained:(?P<size>[^:]+)(?::(?P<seed>\d+))?")
+
+
+def inspect_checkpoint(location: str, module: EncoderModule) -> tuple[str, str | None, str]:
+    """Fetch a checkpoint, check its parameters and return its canonical location, SHA-256 and size.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be used; the message says why.
+    """
+    if location.startswith("untrained:"):
+        size, seed = _parse_untrained(location, module)
+        return f"untrained:{size}:{seed}", None, size
+    if is_local(location):
+        location = str(local_path(location))
+    path, digest = fetch(location)
+    shapes = {name: tuple(tensor.shape) for name, tensor in _read(path, location, module).items()}
+    return location, digest, _check(shapes, location, module)
+
+
+def load_state(encoder: Encoder, module: EncoderModule) -> dict[str, Tensor]:
+    """The parameters of an encoder by name, without the prefix, in float32.
+
+    Raises
+    ------
+    CheckpointError
+        If the file here is not the one that the encoder was described from.
+    """
+    if encoder.untrained:
+        size, seed = _parse_untrained(encoder.checkpoint, module)
+        return untrained_state(module, size, seed)
+    path, digest = fetch(encoder.checkpoint)
+    if digest != encoder.sha256:
+        raise CheckpointError(
+            f"{encoder.checkpoint} differs between machines: SHA-256 {digest[:12]} here, {str(encoder.sha256)[:12]} "
+            "where the run was started; put the same file everywhere"
+        )
+    state = _read(path, encoder.checkpoint, module)
+    _check({name: tuple(tensor.shape) for name, tensor in state.items()}, encoder.checkpoint, module)
+    return {name: tensor.float() for name, tensor in state.items()}
+
+
+def untrained_state(module: EncoderModule, size: str, seed: int) -> dict[str, Tensor]:
+    """Seeded noise in the shapes of a size: a pure function of seed, name and shape.
+
+    Biases are 0.05 times standard normal noise, LayerNorm weights 1 plus 0.1 times it, and other weights the noise
+    over the square root of their fan-in, each drawn from ``default_rng([seed, crc32(full name)])`` in float32.
+    """
+    state = {}
+    for name, shape in module.parameter_shapes(size).items():
+        rng = np.random.default_rng([seed, zlib.crc32((module.PREFIX + name).encode())])
+        noise = rng.standard_normal(shape, dtype=np.float32)
+        if name.endswith("bias"):
+            noise *= np.float32(0.05)
+        elif len(shape) == 1:
+            noise = np.float32(1) + np.float32(0.1) * noise
+        else:
+            noise /= np.float32(np.sqrt(np.prod(shape[1:])))
+        state[name] = torch.from_numpy(noise)
+    return state
+
+
+def fetch(location: str) -> tuple[Path, str]:
+    """A local path of the checkpoint and its SHA-256; a remote one is downloaded once and kept.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be had.
+    """
+    if is_local(location):
+        path = local_path(location)
+        if not path.is_file():
+            raise CheckpointError(
+                f"no checkpoint {location}: give a .ckpt or .safetensors file or URL, or untrained:tiny to try "
+                "things out"
+            )
+        stat = path.stat()
+        return path, _sha256(path, stat.st_mtime_ns, stat.st_size)
+    folder = Path(config.get("cache") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "daskembed").expanduser()
+    path = folder / f"{hashlib.sha256(location.encode()).hexdigest()[:16]}-{location.rpartition('/')[2]}"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            with temporary.open("xb") as file:
+                _download(location, file)
+            # What is not a checkpoint (an error page, say) must not be kept and believed the next time.
+            _check_kind(temporary, location)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    stat = path.stat()
+    return path, _sha256(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.cache
+def _sha256(path: Path, mtime: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(location: str, file: BinaryIO) -> None:
+    scheme = location.partition("://")[0]
+    if scheme in SCHEMES:
+        storage, name = split_url(location)
+        try:
+            file.write(storage.get(name))
+        except (FileNotFoundError, DaskembedError) as error:
+            raise CheckpointError(f"cannot fetch the checkpoint: {error}") from None
+        return
+    headers = {"User-Agent": f"daskembed/{__version__}"}
+    if scheme == "hf":
+        match = _HF.fullmatch(location)
+        if match is None:
+            raise CheckpointError(f"{location} is not of the form hf://OWNER/REPO@REVISION/PATH")
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        url = f"{endpoint}/{match['repo']}/resolve/{match['revision']}/{match['path']}"
+        if token := os.environ.get("HF_TOKEN"):
+            headers["Authorization"] = f"Bearer {token}"
+    elif scheme in ("http", "https"):
+        url = location
+    else:
+        raise CheckpointError(
+            f"{location}: unknown scheme {scheme}://; expected a path, https://, hf:// or one of {', '.join(SCHEMES)}"
+        )
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as response:
+            shutil.copyfileobj(response, file, 1 << 20)
+            expected = response.headers.get("Content-Length")
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise CheckpointError(f"cannot fetch {location}: {error}; download it by hand and give its path") from None
+    if expected is not None and file.tell() != int(expected):
+        raise CheckpointError(f"{location} broke off after {file.tell()} of {expected} bytes: run the command again")
+
+
+def _check_kind(path: Path, location: str) -> str:
+    with path.open("rb") as file:
+        start = file.read(512)
+    if zipfile.is_zipfile(path):
+        return "zip"
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size:
+        return "safetensors"
+    if start.lstrip()[:1] == b"<":
+        what = "an HTML or XML page, not a checkpoint: the server answered with an error or a login page"
+    elif start.startswith(b"version https://git-lfs"):
+        what = "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"
+    elif start.startswith(b"\x80"):
+        what = "a bare pickle, which could execute code: expected a zip as torch.save writes it since 1.6"
+    elif start.startswith(b"PK"):
+        what = "a truncated zip: download it again"
+    else:
+        what = f"no checkpoint: it starts with {start[:16]!r}; expected a Lightning .ckpt or a .safetensors file"
+    raise CheckpointError(f"{location} is {what}")
+
+
+def _read(path: Path, location: str, module: EncoderModule) -> dict[str, Tensor]:
+    if _check_kind(path, location) == "safetensors":
+        import safetensors
+        import safetensors.torch
+
+        try:
+            state: Mapping[str, Tensor] = safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise CheckpointError(f"{location} is a damaged safetensors file: {error}") from None
+    else:
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError as error:
+            found = re.search(r"(?:GLOBAL|global|Unsupported)\s+`?([\w.]+)", str(error))
+            raise CheckpointError(
+                f"{location} would execute code when loaded{f' ({found[1]})' if found else ''}: refused. A checkpoint "
+                "holds tensors and plain values only; save its state_dict alone, or as .safetensors"
+            ) from None
+        except (RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise CheckpointError(
+                f"{location} is a damaged checkpoint: {str(error).partition(chr(10))[0]}"
+            ) from None
+        state = loaded.get("state_dict") if isinstance(loaded, dict) else None
+        if not isinstance(state, dict):
+            found_keys = ", ".join(map(str, loaded))[:200] if isinstance(loaded, dict) else type(loaded).__name__
+            raise CheckpointError(f"{location} has no state_dict: found {found_keys}; expected a Lightning checkpoint")
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(module.IGNORED)}
+    foreign = [name for name in kept if not name.startswith(module.PREFIX)]
+    if foreign:
+        raise CheckpointError(
+            f"{location} has keys that are not {module.PREFIX}*: {_some(foreign)}; expected a Clay checkpoint"
+        )
+    if odd := [name for name, tensor in kept.items() if not isinstance(tensor, torch.Tensor)]:
+        raise CheckpointError(f"{location} holds no tensor under {_some(odd)}")
+    return {name.removeprefix(module.PREFIX): tensor for name, tensor in kept.items()}
+
+
+def _check(shapes: dict[str, tuple[int, ...]], location: str, module: EncoderModule) -> str:
+    for key, model in module.OTHER_MODELS.items():
+        if key in shapes:
+            raise CheckpointError(f"{location} is a {model} checkpoint (it has {module.PREFIX}{key}); expected Clay v0")
+    try:
+        size = module.size_of(shapes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{location} {error}") from None
+    expected = module.parameter_shapes(size)
+    problems = []
+    if missing := [module.PREFIX + name for name in expected if name not in shapes]:
+        problems.append(f"{len(missing)} keys are missing: {_some(missing)}")
+    if extra := [module.PREFIX + name for name in shapes if name not in expected]:
+        problems.append(f"{len(extra)} keys are unknown: {_some(extra)}")
+    if wrong := [
+        f"{module.PREFIX}{name} is {shapes[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if shapes.get(name, shape) != shape
+    ]:
+        problems.append(f"{len(wrong)} have the wrong shape: {_some(wrong)}")
+    if problems:
+        raise CheckpointError(f"{location} does not fit Clay v0 {size}: {'; '.join(problems)}")
+    return size
+
+
+def _parse_untrained(location: str, module: EncoderModule) -> tuple[str, int]:
+    match = _UNTRAINED.fullmatch(location)
+    if match is None or match["size"] not in module.SIZES:
+        raise CheckpointError(
+            f"{location} names no untrained weights: expected untrained:SIZE or untrained:SIZE:SEED with SIZE one of "
+            f"{', '.join(module.SIZES)}"
+        )
+    return match["size"], int(match["seed"] or 0)
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,244 @@
+"""Clay v0: 13-band chips of 512 x 512 pixels to 6 x 16 x 16 tokens.
+
+The numbers (bands, statistics, groups, sizes, encodings) are those of the public reference implementation,
+github.com/Clay-foundation/model at revision 472c92f.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from daskembed.encoders.transformer import Transformer
+from daskembed.errors import CheckpointError
+from daskembed.levels import level_shape, reduce_tokens
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Mean and standard deviation of each band: Sentinel-2 L2A digital numbers, Sentinel-1 RTC linear power, metres.
+STATISTICS = {
+    "B02": (1369.03, 2026.96),
+    "B03": (1597.68, 2011.88),
+    "B04": (1741.10, 2146.35),
+    "B05": (2053.58, 2138.96),
+    "B06": (2569.82, 2003.27),
+    "B07": (2763.01, 1962.45),
+    "B08": (2858.43, 2016.38),
+    "B8A": (2893.86, 1917.12),
+    "B11": (2303.00, 1679.88),
+    "B12": (1807.79, 1568.06),
+    "vh": (0.026, 0.118),
+    "vv": (0.118, 0.873),
+    "dem": (499.46, 880.35),
+}
+GROUPS = {"rgb": (2, 1, 0), "rededge": (3, 4, 5, 7), "nir": (6,), "swir": (8, 9), "sar": (10, 11), "dem": (12,)}
+"""Band group -> the indices of its bands; the order is the group axis of level ``group``."""
+SIZES = {
+    "tiny": (256, 4, 4, 2),
+    "small": (768, 12, 12, 4),
+    "medium": (1024, 24, 16, 4),
+    "large": (1280, 32, 16, 4),
+}
+"""Size -> (dim, depth, heads, MLP ratio)."""
+HEAD_DIM, PATCH, SIDE = 64, 32, 16
+
+IGNORED = ("model.decoder.",)
+"""Prefixes of a checkpoint's keys that belong to the training and are not read."""
+PREFIX = "model.encoder."
+OTHER_MODELS = {"cls_token": "Clay v1 or v1.5", "patch_embedding.weight_generator.weight_tokens": "Clay v1 or v1.5"}
+"""Keys that only another model's encoder has, and which model that is."""
+
+
+def parameter_shapes(size: str) -> dict[str, tuple[int, ...]]:
+    """Names (without the prefix) and shapes of a size's parameters, in the checkpoint's order."""
+    dim, depth, heads, ratio = SIZES[size]
+    inner, hidden = heads * HEAD_DIM, dim * ratio
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def add(name: str, *weight: int, bias: bool = True) -> None:
+        shapes[f"{name}.weight"] = weight
+        if bias:
+            shapes[f"{name}.bias"] = weight[:1]
+
+    add("latlon_embedding", dim, 2)
+    add("time_embedding", dim, 3)
+    for group, bands in GROUPS.items():
+        add(f"patch_embedding.{group}.proj", dim, len(bands), PATCH, PATCH)
+        add(f"patch_embedding.{group}.norm", dim)
+    add("transformer.norm", dim)
+    for layer in (f"transformer.layers.{i}" for i in range(depth)):
+        add(f"{layer}.0.norm", dim)
+        add(f"{layer}.0.to_qkv", 3 * inner, dim, bias=False)
+        add(f"{layer}.0.to_out.0", dim, inner)
+        add(f"{layer}.1.net.0", dim)
+        add(f"{layer}.1.net.1", hidden, dim)
+        add(f"{layer}.1.net.4", dim, hidden)
+    return shapes
+
+
+def size_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The size whose dim and depth the parameters have.
+
+    Raises
+    ------
+    CheckpointError
+        If no size has them.
+    """
+    dim = shapes.get("transformer.norm.weight", (0,))[0]
+    depth = sum(name.endswith(".to_qkv.weight") for name in shapes)
+    for size, (known_dim, known_depth, *_) in SIZES.items():
+        if (dim, depth) == (known_dim, known_depth):
+            return size
+    known = ", ".join(f"{size} ({d}, {n})" for size, (d, n, *_) in SIZES.items())
+    raise CheckpointError(f"has dim {dim} and {depth} layers, which is no size of Clay v0; expected one of {known}")
+
+
+def embedding_shape(size: str, level: str) -> tuple[int, ...]:
+    """Shape of one chip's embedding."""
+    return level_shape(level, groups=len(GROUPS), side=SIDE, dim=SIZES[size][0])
+
+
+def sincos(index: NDArray[np.float64], pairs: int) -> NDArray[np.float64]:
+    """``[sin(index * omega), cos(index * omega)]`` with omega_k = 10000^-(k/(n-1)), n = `pairs`.
+
+    The divisor is n - 1, not n as in Vaswani et al. 2017: the reference's weights were trained with it.
+    """
+    omega = 10000.0 ** -(np.arange(pairs) / (pairs - 1))
+    angle = np.multiply.outer(index, omega)
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
+
+
+def encodings(dim: int) -> NDArray[np.float32]:
+    """Position and band encoding of every token, shape ``(group, row * col, dim)``.
+
+    The first half of `dim` encodes the position (column, then row), the second half the ordinal of the band group.
+    """
+    row, col = np.divmod(np.arange(SIDE * SIDE, dtype=np.float64), SIDE)
+    position = np.concatenate([sincos(col, dim // 8), sincos(row, dim // 8)], axis=-1)
+    band = sincos(np.arange(len(GROUPS), dtype=np.float64), dim // 4)
+    shape = (len(GROUPS), SIDE * SIDE, dim // 2)
+    both = [np.broadcast_to(position, shape), np.broadcast_to(band[:, None], shape)]
+    return np.concatenate(both, axis=-1).astype(np.float32)
+
+
+def metadata(
+    lat: NDArray[np.float64], lon: NDArray[np.float64], dates: NDArray[np.datetime64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What the model is told of place and time, computed in float64.
+
+    Parameters
+    ----------
+    lat, lon
+        Centres of the chips, degrees, shape ``(chip,)``.
+    dates
+        Acquisition dates, ``datetime64``, shape ``(chip,)``.
+
+    Returns
+    -------
+    latlon : array of shape ``(chip, 2)``
+        ``sin(lat)`` and the wrapped angle of the longitude.
+    time : array of shape ``(chip, 3)``
+        Wrapped angles of year (period 18 from 2012), month and day.
+    """
+
+    def wrap(angle: NDArray[np.float64]) -> NDArray[np.float64]:
+        wrapped: NDArray[np.float64] = np.arctan2(np.cos(angle), np.sin(angle))
+        return wrapped
+
+    days = dates.astype("datetime64[D]")
+    months = days.astype("datetime64[M]")
+    year = months.astype("datetime64[Y]").astype(np.int64) + 1970 - 2012
+    month = months.astype(np.int64) % 12
+    day = (days - months).astype(np.int64)
+    latlon = np.stack([np.sin(np.radians(lat)), wrap(np.radians(lon))], axis=-1)
+    turns = np.stack([year / 18, month / 11, day / 30], axis=-1)
+    return latlon.astype(np.float32), wrap(2 * np.pi * turns).astype(np.float32)
+
+
+class ClayV0:
+    """The encoder on a device.
+
+    Parameters
+    ----------
+    state
+        Parameters by name, without the prefix, in float32.
+    device
+        Where it runs.
+    dtype
+        Type of the products: float32, bfloat16 (or float64, for reference values).
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype) -> None:
+        dim, _, heads, _ = SIZES[size_of({name: tuple(tensor.shape) for name, tensor in state.items()})]
+        # Everything but the products runs in float32, or wider where the products do.
+        wide = torch.promote_types(dtype, torch.float32)
+        state = {name: tensor.to(device, wide) for name, tensor in state.items()}
+        mean, std = (torch.tensor(values, device=device, dtype=wide) for values in zip(*STATISTICS.values()))
+        self.mean, self.std = mean[:, None, None], std[:, None, None]
+        self.dtype, self.wide = dtype, wide
+        self.projections = [
+            (
+                list(bands),
+                state[f"patch_embedding.{group}.proj.weight"].reshape(dim, -1).to(dtype),
+                state[f"patch_embedding.{group}.proj.bias"].to(dtype),
+                (state[f"patch_embedding.{group}.norm.weight"], state[f"patch_embedding.{group}.norm.bias"]),
+            )
+            for group, bands in GROUPS.items()
+        ]
+        self.encodings = torch.from_numpy(encodings(dim)).to(device, wide)
+        self.latlon = (state["latlon_embedding.weight"], state["latlon_embedding.bias"])
+        self.time = (state["time_embedding.weight"], state["time_embedding.bias"])
+        blocks = {k.removeprefix("transformer."): v for k, v in state.items() if k.startswith("transformer.")}
+        self.transformer = Transformer(
+            blocks, heads=heads, out="to_out.0", down="net.4", device=device, dtype=dtype
+        )
+
+    def __call__(self, pixels: Tensor, latlon: Tensor, time: Tensor, level: str) -> Tensor:
+        """Embed chips.
+
+        Parameters
+        ----------
+        pixels
+            Raw pixels of any real type, shape ``(chip, 13, 512, 512)``.
+        latlon, time
+            `metadata` of the chips.
+        level
+            A key of `daskembed.levels.LEVELS`.
+
+        Returns
+        -------
+        float32 tensor of shape ``(chip, *embedding_shape)``.
+        """
+        chips = len(pixels)
+        x = self._tokens(pixels)
+        extra = torch.stack([F.linear(latlon.to(self.wide), *self.latlon), F.linear(time.to(self.wide), *self.time)], 1)
+        x = self.transformer(torch.cat([x, extra], dim=1))
+        tokens = x[:, :-2].reshape(chips, len(GROUPS), SIDE, SIDE, -1)
+        embedding: Tensor = reduce_tokens(tokens, level)
+        return embedding
+
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        chips = len(pixels)
+        normal = ((pixels.to(self.wide) - self.mean) / self.std).to(self.dtype)
+        # A convolution of stride 32 is a product with the unfolded patches: (chip, row, col, band, y, x).
+        patches = normal.view(chips, -1, SIDE, PATCH, SIDE, PATCH).permute(0, 2, 4, 1, 3, 5)
+        groups = []
+        for (bands, weight, bias, norm), encoding in zip(self.projections, self.encodings, strict=True):
+            flat = patches[:, :, :, bands].reshape(chips, SIDE * SIDE, -1)
+            projected = F.linear(flat, weight, bias).to(self.wide)
+            groups.append(F.layer_norm(projected, projected.shape[-1:], *norm) + encoding)
+        return torch.cat(groups, dim=1)
+
+
+def fill_values() -> NDArray[np.float32]:
+    """The value of each band that is 0 once normalised."""
+    return np.array([mean for mean, _ in STATISTICS.values()], dtype=np.float32)
+
+
+build = ClayV0

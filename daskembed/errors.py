@@ -1,0 +1,35 @@
+"""The package's own exceptions; each message names the item, what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class DaskembedError(Exception):
+    """Base of every exception that the package raises on purpose."""
+
+
+class InputError(DaskembedError):
+    """A tile name, flag, path or configuration that is refused before any chip is read."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that is missing, damaged, unsafe or not of the encoder's layout."""
+
+
+class ConflictError(InputError):
+    """Files are already published with other settings than the run's."""
+
+
+class ChipError(DaskembedError):
+    """One chip that cannot be embedded; it is quarantined and the rest of its tile goes on."""
+
+
+class TileError(DaskembedError):
+    """One tile that cannot be finished; the other tiles go on."""
+
+
+class StorageError(DaskembedError):
+    """A store that did not answer as it should after its own retries."""
+
+
+class StorageDeniedError(StorageError):
+    """A store that refused the credentials; nothing else on it would succeed either."""

@@ -1,0 +1,95 @@
+"""What an output folder holds: receipts of finished tiles, parts of unfinished ones, published files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from daskembed.errors import InputError
+from daskembed.storage import Storage
+
+STATE = "_daskembed"
+"""Folder below the output that holds receipts and parts."""
+_VERSION = re.compile(r"[0-9A-Za-z]{1,16}")
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What is known of one finished tile; kept as JSON."""
+
+    tile: str
+    version: str
+    file: str
+    """Name of the published file."""
+    size: int
+    """Bytes of it."""
+    sha256: str
+    """Of it."""
+    chips: int
+    """Chips embedded: the file's rows."""
+    quarantined: dict[str, str]
+    """URL -> reason."""
+    filled: dict[str, int]
+    """URL -> number of values that were filled with their band's mean."""
+    settings: dict[str, Any]
+    """What determines the file beside its chips: encoder, checkpoint, level, precision and so on."""
+    listing: str
+    """Fingerprint of the tile's chips as the source listed them."""
+    started: str
+    """UTC, ISO 8601."""
+    finished: str
+    """UTC, ISO 8601."""
+    software: dict[str, str] = field(default_factory=dict)
+    """Versions of what made the file."""
+
+
+def check_version(version: str) -> str:
+    """Return `version` if it can be part of a file name; a number is padded to three digits."""
+    if not _VERSION.fullmatch(version):
+        raise InputError(f"version {version!r}: expected up to 16 letters and digits, such as 001")
+    return version.zfill(3) if version.isdigit() else version
+
+
+def receipt_path(tile: str, version: str) -> str:
+    """Path of a tile's receipt below the output."""
+    return f"{STATE}/receipts/{tile}_v{version}.json"
+
+
+def parts_folder(tile: str, version: str) -> str:
+    """Folder of a tile's parts below the output; each set of chips and settings has a folder of its own in it."""
+    return f"{STATE}/parts/{tile}_v{version}"
+
+
+def read_receipts(output: Storage, tiles: Iterable[str], version: str) -> dict[str, Receipt]:
+    """Receipts of those of `tiles` that have one."""
+    present = {entry.path for entry in output.entries(f"{STATE}/receipts")}
+    wanted = {tile: path for tile in tiles if (path := receipt_path(tile, version)) in present}
+
+    def read(path: str) -> Receipt:
+        try:
+            return Receipt(**json.loads(output.get(path)))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{output.url_of(path)} is not a receipt of daskembed: {error}; delete it") from None
+
+    with ThreadPoolExecutor(16) as pool:
+        return dict(zip(wanted, pool.map(read, wanted.values()), strict=True))
+
+
+def write_receipt(output: Storage, receipt: Receipt) -> None:
+    """Write a tile's receipt; from then on the tile is finished."""
+    text = json.dumps(asdict(receipt), indent=1, sort_keys=True)
+    output.put(receipt_path(receipt.tile, receipt.version), text.encode())
+
+
+def published_files(output: Storage, version: str, suffix: str) -> dict[str, list[str]]:
+    """Tile -> names of its published files of a version, read off a listing of the output."""
+    pattern = re.compile(rf"(?P<tile>\d\d[A-Z]{{3}})_\d{{8}}_\d{{8}}_v{re.escape(version)}{re.escape(suffix)}")
+    found: dict[str, list[str]] = {}
+    for entry in output.entries(recursive=False):
+        if match := pattern.fullmatch(entry.path):
+            found.setdefault(match["tile"], []).append(entry.path)
+    return found

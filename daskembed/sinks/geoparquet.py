@@ -1,0 +1,182 @@
+"""GeoParquet files: a part a block, then one published file a tile."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyproj
+import shapely
+
+from daskembed.errors import TileError
+from daskembed.sinks import Published
+from daskembed.timings import timed
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+    from daskembed.storage import Storage
+
+SUFFIX = ".gpq"
+ROW_GROUP_BYTES = 32 * 2**20
+"""Most bytes of vectors in a row group: what a reader that streams a file holds at a time."""
+_PROVENANCE = b"daskembed"
+_PART = b"daskembed-part"
+# Vectors hardly compress but for the bytes of their exponents, which BYTE_STREAM_SPLIT brings together; a dictionary
+# would make them larger than they are.
+_WRITER: dict[str, Any] = {
+    "compression": "zstd",
+    "use_dictionary": ["source_url", "date"],
+    "column_encoding": {"embeddings.list.element": "BYTE_STREAM_SPLIT"},
+    "write_statistics": ["source_url", "date"],
+}
+
+
+def write_part(frame: gpd.GeoDataFrame, output: Storage, path: str, shape: tuple[int, ...]) -> None:
+    """Write one partition of `daskembed.to_geodataframe` as a part file.
+
+    Parameters
+    ----------
+    frame
+        The partition. Its quarantined rows go to the part's footer with their reasons.
+    output, path
+        Where.
+    shape
+        Shape of one embedding.
+    """
+    with timed("write"):
+        good = frame[frame["quarantined"].isna().to_numpy()]
+        bad = frame[frame["quarantined"].notna().to_numpy()]
+        filled = good[good["filled"] > 0]
+        kind = pa.fixed_shape_tensor(pa.float32(), shape)
+        vectors = pa.array(good["embeddings"], kind.storage_type)
+        notes = {
+            "quarantined": dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
+            "filled": {url: int(count) for url, count in zip(filled["source_url"], filled["filled"], strict=True)},
+        }
+        table = pa.table(
+            {
+                "source_url": pa.array(good["source_url"], pa.string()),
+                "date": pa.array(good["date"], pa.date32()),
+                "embeddings": pa.ExtensionArray.from_storage(kind, vectors),
+                "geometry": pa.array(shapely.to_wkb(good.geometry.to_numpy()), pa.binary()),
+            },
+            metadata={_PART: json.dumps(notes)},
+        )
+        with output.open_writer(path) as file:
+            pq.write_table(table, file, row_group_size=_rows_a_group(shape), **_WRITER)
+
+
+def publish(output: Storage, name: str, parts: list[str], provenance: dict[str, Any]) -> Published:
+    """Make one GeoParquet 1.0.0 file of a tile's parts, a row group in memory at a time.
+
+    Parameters
+    ----------
+    output, name
+        Where; the file is complete or absent.
+    parts
+        The tile's part files in the order of their rows.
+    provenance
+        What made the embeddings: written to the footer under ``daskembed``.
+
+    Raises
+    ------
+    TileError
+        If no chip of the tile could be embedded.
+    """
+    with timed("write"):
+        bounds, kinds, quarantined, filled, rows = [], set[str](), dict[str, str](), dict[str, int](), 0
+        for part in parts:
+            with pq.ParquetFile(output.open_reader(part)) as file:
+                notes = json.loads(file.metadata.metadata[_PART])
+                quarantined |= notes["quarantined"]
+                filled |= notes["filled"]
+                shapes = shapely.from_wkb(file.read(columns=["geometry"])["geometry"].to_numpy())
+                schema, rows = file.schema_arrow, rows + len(shapes)
+                if len(shapes):
+                    bounds.append(shapely.total_bounds(shapes))
+                    kinds |= {shape.geom_type for shape in shapes}
+        if not rows:
+            url, reason = next(iter(quarantined.items()))
+            raise TileError(f"all {len(quarantined)} chips are quarantined; the first, {url}, {reason}")
+        shape = tuple(schema.field("embeddings").type.shape)
+        metadata = {
+            b"geo": json.dumps(_geo(np.array(bounds), sorted(kinds))),
+            _PROVENANCE: json.dumps({**provenance, "shape": list(shape), "chips": rows}, sort_keys=True),
+        }
+        with output.open_writer(name) as plain:
+            file = _Hashing(plain)
+            with pq.ParquetWriter(file, schema.with_metadata(metadata), **_WRITER) as writer:
+                for table in _row_groups(output, parts, _rows_a_group(shape)):
+                    writer.write_table(table.replace_schema_metadata(metadata), row_group_size=len(table))
+    return Published(name, file.size, file.hash.hexdigest(), rows, quarantined, filled)
+
+
+def read_provenance(output: Storage, name: str) -> dict[str, Any] | None:
+    """What a published file's footer says under ``daskembed``; None if it was not made by this package."""
+    try:
+        with pq.ParquetFile(output.open_reader(name)) as file:
+            text = (file.metadata.metadata or {}).get(_PROVENANCE)
+    except pa.ArrowInvalid:
+        return None
+    return None if text is None else json.loads(text)
+
+
+def _rows_a_group(shape: tuple[int, ...]) -> int:
+    return max(1, ROW_GROUP_BYTES // (4 * int(np.prod(shape))))
+
+
+def _row_groups(output: Storage, parts: list[str], rows: int) -> Iterator[pa.Table]:
+    """The rows of all parts in tables of `rows`, wherever one part ends and the next begins."""
+    pending: list[pa.Table] = []
+    held = 0
+    for part in parts:
+        with pq.ParquetFile(output.open_reader(part)) as file:
+            for group in range(file.num_row_groups):
+                pending.append(file.read_row_group(group))
+                held += len(pending[-1])
+                while held >= rows:
+                    joined = pa.concat_tables([table.replace_schema_metadata() for table in pending])
+                    yield joined.slice(0, rows).combine_chunks()
+                    pending, held = [joined.slice(rows)], held - rows
+    if held:
+        yield pa.concat_tables([table.replace_schema_metadata() for table in pending]).combine_chunks()
+
+
+def _geo(bounds: np.ndarray[Any, Any], kinds: list[str]) -> dict[str, Any]:
+    """The ``geo`` footer of GeoParquet 1.0.0 (geoparquet.org/releases/v1.0.0)."""
+    bbox = [*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist()]
+    column = {"encoding": "WKB", "geometry_types": kinds, "crs": pyproj.CRS("OGC:CRS84").to_json_dict(), "bbox": bbox}
+    return {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": column}}
+
+
+class _Hashing:
+    """A file to write through that counts and hashes what it is given."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.size, self.hash = file, 0, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._file.write(data)
+        self.hash.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        """Left to the storage, whose closing makes the object appear."""

@@ -1,0 +1,328 @@
+"""Chips as GeoTIFF files in the Clay layout: list a tile's chips, read headers, read pixels."""
+
+from __future__ import annotations
+
+import io
+import re
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyproj
+import rasterio
+import shapely
+from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
+
+from daskembed.errors import ChipError, TileError
+from daskembed.sources import INDEX_COLUMNS, Listing
+from daskembed.storage import Entry, Storage, split_url
+from daskembed.timings import timed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12", "vh", "vv", "dem")
+"""Bands of a chip in the encoder's order, by their descriptions in the file."""
+SIZE = 512
+"""Pixels along each side of a chip."""
+
+# No sidecar files are looked for, drivers other than GTiff never see the bytes, and blocks are read once.
+_GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 16, "GDAL_NUM_THREADS": 1}
+_NAME = re.compile(r"claytile_(?P<tile>[0-9]{2}[A-Z]{3})_(?P<date>\d{8})_v02_(?P<number>\d{4})\.tif")
+_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def list_chips(tile: str, source: str, *, dates: tuple[date, date] | None) -> Listing:
+    """List a tile's chips in one request (two where its folder is empty); see `daskembed.index_tile`."""
+    storage = Storage(source)
+    storage.check_exists()
+    entries = [entry for entry in storage.entries(tile) if _is_chip(entry.path)]
+    if not entries:
+        flat = storage.entries(recursive=False)
+        entries = [entry for entry in flat if _is_chip(entry.path) and f"_{tile}_" in entry.path]
+    if not entries:
+        raise TileError(
+            f"no chips of tile {tile}: expected claytile_*.tif under {storage.url_of(tile)}/ "
+            f"or claytile_{tile}_*.tif in {storage.url}/; check the tile id and --source"
+        )
+    if dates is not None:
+        # Names are trusted to leave chips out without opening them; one whose tag disagrees is quarantined later.
+        entries = [entry for entry in entries if (named := _named_date(entry.path)) is None or _within(named, dates)]
+    return Listing(storage, tile, tuple(entries))
+
+
+def read_headers(listing: Listing, *, dates: tuple[date, date] | None, readers: int) -> gpd.GeoDataFrame:
+    """Read the headers of a listing's chips; see `daskembed.index_tile`."""
+    with ThreadPoolExecutor(readers) as pool:
+        headers = list(pool.map(lambda entry: _header_or_reason(listing, entry), listing.entries))
+    index = _to_frame(listing, headers)
+    if dates is not None:
+        undated = index["quarantined"].notna()
+        index = index[undated | [d is not None and _within(d, dates) for d in index["date"]]].reset_index(drop=True)
+        if index.empty:
+            raise TileError(f"no chips of tile {listing.tile} from {dates[0]} to {dates[1]}: check --dates")
+    return index
+
+
+def read_chip(url: str, bands: tuple[int, ...]) -> NDArray[np.generic]:
+    """Fetch a chip in one request and decode its pixels.
+
+    Parameters
+    ----------
+    url
+        URL or path of the file.
+    bands
+        1-based numbers of the bands, in the order wanted.
+
+    Returns
+    -------
+    Array of shape ``(band, y, x)`` in the file's own type.
+
+    Raises
+    ------
+    ChipError
+        If the file is gone, damaged or not of the size that its header said.
+    StorageError
+        If the store does not answer.
+    """
+    storage, name = split_url(url)
+    try:
+        with timed("source"):
+            data = storage.get(name)
+    except FileNotFoundError:
+        raise ChipError("is gone: it was listed, but the store no longer has it") from None
+    with timed("decode"):
+        return decode_chip(data, bands)
+
+
+def decode_chip(data: bytes, bands: tuple[int, ...]) -> NDArray[np.generic]:
+    """Decode a chip's bytes; see `read_chip`."""
+    try:
+        with rasterio.Env(**_GDAL), MemoryFile(data, ext=".tif") as memory, memory.open(driver="GTiff") as dataset:
+            _check_grid(dataset)
+            pixels: NDArray[np.generic] = dataset.read(list(bands))
+            return pixels
+    except (RasterioError, ValueError, IndexError) as error:
+        # rasterio's own errors do not survive pickling.
+        raise ChipError(f"cannot be decoded, it is damaged or truncated: {_oneline(error)}") from None
+
+
+@dataclass(frozen=True)
+class _Header:
+    date: date
+    epsg: int
+    bounds: tuple[float, float, float, float]
+    bands: tuple[int, ...]
+
+
+def _is_chip(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.startswith("claytile_") and name.endswith(".tif")
+
+
+def _named_date(path: str) -> date | None:
+    match = _NAME.fullmatch(path.rpartition("/")[2])
+    return None if match is None else _parse_date(match["date"])
+
+
+def _parse_date(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _within(day: date, dates: tuple[date, date]) -> bool:
+    return dates[0] <= day <= dates[1]
+
+
+def _oneline(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return " ".join(str(cause).split()) or type(cause).__name__
+
+
+def _header_or_reason(listing: Listing, entry: Entry) -> _Header | str:
+    try:
+        return _read_header(listing.storage, entry, listing.tile)
+    except ChipError as error:
+        return str(error)
+    except FileNotFoundError:
+        return "is gone: it was listed, but the store no longer has it"
+
+
+def _read_header(storage: Storage, entry: Entry, tile: str) -> _Header:
+    file = _RangedFile(lambda start, end: storage.get_range(entry.path, start, end), entry.size)
+    start = file.read(4)
+    file.seek(0)
+    if start not in _SIGNATURES:
+        found = "is empty" if not start else f"is not a TIFF: it starts with {start!r}"
+        raise ChipError(f"{found}; expected a GeoTIFF of {len(BANDS)} bands")
+    name = f"{uuid.uuid4().hex}.tif"
+
+    def opener(path: str, mode: str = "rb") -> _RangedFile:
+        if not path.endswith(name):
+            raise FileNotFoundError(path)
+        file.seek(0)
+        return file
+
+    try:
+        with rasterio.Env(**_GDAL), rasterio.open(name, opener=opener, driver="GTiff") as dataset:
+            return _check_header(dataset, entry.path, tile)
+    except (RasterioError, ValueError) as error:
+        if file.failure is not None:
+            raise file.failure from None
+        raise ChipError(f"has a damaged header: {_oneline(error)}") from None
+
+
+def _check_grid(dataset: Any) -> None:
+    if dataset.count != len(BANDS):
+        raise ChipError(f"has {dataset.count} bands, expected {len(BANDS)}: {' '.join(BANDS)}")
+    if dataset.shape != (SIZE, SIZE):
+        raise ChipError(f"has {dataset.height} x {dataset.width} pixels, expected {SIZE} x {SIZE}")
+    if kinds := sorted({kind for kind in dataset.dtypes if np.dtype(kind).kind not in "iuf"}):
+        raise ChipError(f"has {', '.join(kinds)} pixels, expected integers or floats")
+
+
+def _check_header(dataset: Any, path: str, tile: str) -> _Header:
+    _check_grid(dataset)
+    crs = dataset.crs
+    epsg = crs.to_epsg() if crs else None
+    if epsg is None or not crs.is_projected:
+        found = "no CRS" if not crs else f"the CRS {crs.to_string()[:60]}"
+        raise ChipError(f"has {found}, expected a projected one with an EPSG code, such as EPSG:32633")
+    if dataset.transform.is_identity:
+        raise ChipError("has no georeferencing: expected a geotransform of 10 m pixels")
+    tag = dataset.tags().get("date")
+    if tag is None:
+        raise ChipError("has no `date` tag, expected date=YYYY-MM-DD")
+    day = _parse_date(tag)
+    if day is None or not 2014 <= day.year <= 2100:
+        raise ChipError(f"has the `date` tag {tag!r}, expected YYYY-MM-DD within the years of Sentinel-1 and -2")
+    named = _NAME.fullmatch(path.rpartition("/")[2])
+    if named is not None:
+        if named["tile"] != tile:
+            raise ChipError(f"is named after tile {named['tile']}, expected {tile}")
+        if (dated := _parse_date(named["date"])) is not None and dated != day:
+            raise ChipError(f"is named after {dated}, but its `date` tag says {day}")
+    return _Header(day, epsg, tuple(dataset.bounds), _order_bands(dataset.descriptions))
+
+
+def _order_bands(descriptions: tuple[str | None, ...]) -> tuple[int, ...]:
+    if not any(descriptions):
+        return tuple(range(1, len(BANDS) + 1))
+    found = [(text or "").strip().lower() for text in descriptions]
+    missing = [band for band in BANDS if band.lower() not in found]
+    if missing:
+        raise ChipError(
+            f"has the bands {' '.join(text or '(none)' for text in descriptions)}: {', '.join(missing)} "
+            f"is missing; expected {' '.join(BANDS)} in any order, or no descriptions at all"
+        )
+    return tuple(found.index(band.lower()) + 1 for band in BANDS)
+
+
+class _RangedFile(io.RawIOBase):
+    """A remote TIFF's header as a file: one small request, and one more where the directory is elsewhere."""
+
+    _FIRST, _NEXT = 16 * 1024, 64 * 1024
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
+        self._fetch, self._size, self._position = fetch, size, 0
+        self._ranges: list[tuple[int, bytes]] = []
+        self.failure: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        start = self._position
+        end = min(self._size, self._size if size < 0 else start + size)
+        if end <= start:
+            return b""
+        data = self._cached(start, end)
+        if data is None:
+            length = max(self._NEXT if self._ranges else self._FIRST, end - start)
+            try:
+                fetched = self._fetch(start, min(self._size, start + length))
+            except Exception as error:
+                # GDAL swallows an exception of a callback: it is raised again once GDAL has given up.
+                self.failure = error
+                return b""
+            self._ranges.append((start, fetched))
+            data = fetched[: end - start]
+        self._position = start + len(data)
+        return data
+
+    def _cached(self, start: int, end: int) -> bytes | None:
+        for first, data in self._ranges:
+            if first <= start and end <= first + len(data):
+                return data[start - first : end - first]
+        return None
+
+
+def _to_frame(listing: Listing, headers: list[_Header | str]) -> gpd.GeoDataFrame:
+    entries = listing.entries
+    good = [header if isinstance(header, _Header) else None for header in headers]
+    index = pd.DataFrame(
+        {
+            "source_url": [listing.storage.url_of(entry.path) for entry in entries],
+            "source": "geotiff",
+            "date": pd.Series([header and header.date for header in good], dtype=object),
+            "epsg": pd.array([header and header.epsg for header in good], dtype="Int32"),
+            "lat": np.nan,
+            "lon": np.nan,
+            "bands": pd.Series([header and header.bands for header in good], dtype=object),
+            "size": [entry.size for entry in entries],
+            "etag": [entry.etag for entry in entries],
+            "quarantined": pd.Series([h if isinstance(h, str) else None for h in headers], dtype=object),
+        }
+    )
+    footprints = np.full(len(index), None, dtype=object)
+    for epsg in index["epsg"].dropna().unique():
+        rows = np.flatnonzero((index["epsg"] == epsg).fillna(False))
+        bounds = np.array([header.bounds for row in rows if (header := good[row]) is not None])
+        lon, lat, polygons = _to_lonlat(int(epsg), bounds)
+        index.loc[rows, "lon"], index.loc[rows, "lat"] = lon, lat
+        footprints[rows] = polygons
+    frame = gpd.GeoDataFrame(index, geometry=gpd.GeoSeries(footprints, crs="OGC:CRS84"))
+    return frame[list(INDEX_COLUMNS)].sort_values("source_url", ignore_index=True)
+
+
+def _to_lonlat(
+    epsg: int, bounds: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.object_]]:
+    """Centres and footprints in degrees of `bounds`, ``(chip, 4)`` as west, south, east, north in `epsg`."""
+    west, south, east, north = bounds.T
+    transform = pyproj.Transformer.from_crs(epsg, "OGC:CRS84", always_xy=True).transform
+    lon, lat = transform((west + east) / 2, (south + north) / 2)
+    x, y = transform(np.stack([east, east, west, west], axis=1), np.stack([south, north, north, south], axis=1))
+    polygons = shapely.polygons(np.stack([x, y], axis=-1))
+    crossing = np.flatnonzero(np.ptp(x, axis=1) > 180)
+    for row in crossing:
+        polygons[row] = _split_at_antimeridian(x[row], y[row])
+    return lon, lat, polygons
+
+
+def _split_at_antimeridian(x: NDArray[np.float64], y: NDArray[np.float64]) -> shapely.MultiPolygon:
+    """Cut a footprint that crosses 180 degrees in two, as RFC 7946 (section 3.1.9) asks."""
+    around = shapely.polygons(np.stack([np.where(x < 0, x + 360, x), y], axis=-1))
+    east = shapely.clip_by_rect(around, 0, -90, 180, 90)
+    west = shapely.transform(shapely.clip_by_rect(around, 180, -90, 360, 90), lambda xy: xy - [360, 0])
+    return shapely.MultiPolygon([east, west])

@@ -1,0 +1,220 @@
+"""A URL or a local path into a store: list, get, ranged get and atomic writes, local and cloud alike."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+import obstore
+import pyarrow as pa
+from obstore.exceptions import (
+    BaseError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnknownConfigurationKeyError,
+)
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from daskembed.errors import InputError, StorageDeniedError, StorageError
+
+SCHEMES = ("s3", "gs", "az", "file")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a listing."""
+
+    path: str
+    """Path below the storage's URL."""
+    size: int
+    """Bytes."""
+    etag: str
+    """The store's tag of this content (for local files made of inode, time and size)."""
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` is a path of this machine (a plain path or a ``file://`` URL)."""
+    return "://" not in url or url.startswith("file://")
+
+
+def local_path(url: str) -> Path:
+    """The absolute path that a local URL or path names."""
+    return Path(url.removeprefix("file://")).expanduser().absolute()
+
+
+@functools.cache
+def _open_store(url: str) -> ObjectStore:
+    scheme = url.partition("://")[0]
+    try:
+        if is_local(url):
+            return LocalStore(local_path(url))
+        if scheme not in SCHEMES:
+            raise InputError(f"{url}: unknown scheme {scheme}://; give a folder or a URL in {'://, '.join(SCHEMES)}://")
+        if scheme == "s3":
+            return from_url(url, **_s3_credentials())
+        return from_url(url)
+    except (BaseError, UnknownConfigurationKeyError, ValueError) as error:
+        raise InputError(f"{url} cannot be opened: {_first_line(error)}") from None
+
+
+def _s3_credentials() -> dict[str, Any]:
+    # obstore reads the AWS_* variables and the machine's role; profiles of ~/.aws need boto3, where it is installed.
+    if "AWS_ACCESS_KEY_ID" in os.environ or "AWS_SKIP_SIGNATURE" in os.environ:
+        return {}
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        return {}
+    import boto3
+
+    session = boto3.Session()
+    return {} if session.get_credentials() is None else {"credential_provider": Boto3CredentialProvider(session)}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+@contextlib.contextmanager
+def _explained(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotFoundError):
+        raise FileNotFoundError(f"{url} does not exist") from None
+    except (PermissionError, PermissionDeniedError, UnauthenticatedError) as error:
+        raise StorageDeniedError(
+            f"{url}: access denied ({_first_line(error)}); check the credentials (for S3: AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket) and the permissions"
+        ) from None
+    except (BaseError, OSError) as error:
+        raise StorageError(f"{url}: {_first_line(error)}") from None
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder or a URL prefix. It pickles as its URL: workers open their own connections."""
+
+    url: str
+    """A local path, or a ``file://``, ``s3://``, ``gs://`` or ``az://`` URL, without a trailing slash."""
+
+    def __post_init__(self) -> None:
+        root = local_path(self.url).as_posix() if is_local(self.url) else self.url
+        object.__setattr__(self, "url", root.rstrip("/") or "/")
+
+    @property
+    def _store(self) -> ObjectStore:
+        return _open_store(self.url)
+
+    def url_of(self, path: str) -> str:
+        """The full URL (or absolute local path) of `path`."""
+        return f"{self.url}/{path}"
+
+    def check_exists(self) -> None:
+        """Raise `InputError` if this is a local folder that does not exist."""
+        if is_local(self.url) and not Path(self.url).is_dir():
+            raise InputError(f"no folder {self.url}")
+
+    def entries(self, prefix: str = "", *, recursive: bool = True) -> list[Entry]:
+        """The objects under the folder `prefix`, sorted by path; none if the folder does not exist."""
+        with _explained(self.url_of(prefix)):
+            try:
+                found: list[Any]
+                if recursive:
+                    found = [meta for chunk in obstore.list(self._store, prefix or None) for meta in chunk]
+                else:
+                    found = list(obstore.list_with_delimiter(self._store, prefix or None)["objects"])
+            except (FileNotFoundError, NotFoundError):
+                return []
+        return sorted((Entry(m["path"], m["size"], m["e_tag"] or "") for m in found), key=lambda entry: entry.path)
+
+    def get(self, path: str) -> bytes:
+        """The whole object, in one request.
+
+        Raises
+        ------
+        FileNotFoundError, StorageDeniedError, StorageError
+        """
+        with _explained(self.url_of(path)):
+            return obstore.get(self._store, path).bytes().to_bytes()
+
+    def get_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes `start` to `end` (exclusive) of the object, in one request."""
+        with _explained(self.url_of(path)):
+            return obstore.get_range(self._store, path, start=start, end=end).to_bytes()
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a whole object: a reader sees the old one or the new one, never a part."""
+        with self.open_writer(path) as file:
+            file.write(data)
+
+    @contextlib.contextmanager
+    def open_writer(self, path: str) -> Iterator[BinaryIO]:
+        """A file to write `path` through; the object appears when the block ends well, and not at all otherwise."""
+        with _explained(self.url_of(path)):
+            if is_local(self.url):
+                with _local_writer(Path(self.url) / PurePosixPath(path)) as file:
+                    yield file
+            else:
+                writer = obstore.open_writer(self._store, path)
+                # Not `with`: closing is what makes the object appear, so a failed block must not close.
+                yield cast(BinaryIO, writer)
+                writer.close()
+
+    def open_reader(self, path: str) -> Any:
+        """A seekable file of `path` that fetches what is read from it, for `pyarrow`."""
+        with _explained(self.url_of(path)):
+            if is_local(self.url):
+                return pa.memory_map(self.url_of(path))
+            return pa.PythonFile(cast(Any, obstore.open_reader(self._store, path)), mode="r")
+
+    def delete(self, paths: list[str]) -> None:
+        """Delete objects, and the local folders that this leaves empty; one that is gone already is no error."""
+        for path in paths:
+            with _explained(self.url_of(path)), contextlib.suppress(FileNotFoundError, NotFoundError):
+                obstore.delete(self._store, path)
+        if is_local(self.url):
+            for folder in {parent for path in paths for parent in PurePosixPath(path).parents if parent.name}:
+                _remove_if_empty(Path(self.url) / folder, Path(self.url))
+
+
+def _remove_if_empty(folder: Path, root: Path) -> None:
+    while folder != root:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
+
+
+@contextlib.contextmanager
+def _local_writer(path: Path) -> Iterator[BinaryIO]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    # The rename itself is only durable once the folder is.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def split_url(url: str) -> tuple[Storage, str]:
+    """The storage of an object's folder and the object's name in it."""
+    folder, _, name = url.rpartition("/")
+    return Storage(folder or "."), name

@@ -1,0 +1,90 @@
+"""MGRS tile ids and lists of them (pure: no input or output but reading a list)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from daskembed.errors import InputError
+
+_TILE = re.compile(r"(?P<zone>0[1-9]|[1-5]\d|60)(?P<band>[C-HJ-NP-X])(?P<column>[A-HJ-NP-Z])(?P<row>[A-HJ-NP-V])")
+# The letters of a 100 km square's column repeat every three zones (NGA.STND.0037, MGRS, Table B-1).
+_COLUMNS = {1: "ABCDEFGH", 2: "JKLMNPQR", 0: "STUVWXYZ"}
+_EXPECTED = "expected zone (01-60), latitude band (C-X) and two letters of the 100 km square, such as 27WXN"
+
+
+def check_tile(text: str) -> str:
+    """Return `text` as an MGRS 100 km tile id in capitals.
+
+    Raises
+    ------
+    InputError
+        If `text` is not such an id; the message says what is wrong with it.
+
+    Examples
+    --------
+    >>> check_tile("27wxn")
+    '27WXN'
+    """
+    tile = text.strip().upper()
+    match = _TILE.fullmatch(tile)
+    if match is None:
+        padded = tile.zfill(5)
+        hint = f"; did you mean {padded}?" if len(tile) == 4 and _TILE.fullmatch(padded) else ""
+        raise InputError(f"{text!r} is not an MGRS tile id: {_EXPECTED}{hint}")
+    columns = _COLUMNS[int(match["zone"]) % 3]
+    if match["column"] not in columns:
+        raise InputError(
+            f"{text!r} is not an MGRS tile id: zone {match['zone']} has the columns {columns[0]}-{columns[-1]}, "
+            f"not {match['column']}"
+        )
+    return tile
+
+
+def parse_tiles(lines: Iterable[str], *, name: str = "tiles") -> tuple[str, ...]:
+    """Read one tile id a line, ``#`` comments and blank lines allowed, duplicates dropped.
+
+    Parameters
+    ----------
+    lines
+        The lines of a tile list.
+    name
+        What the list is called in messages, e.g. its file's path.
+
+    Raises
+    ------
+    InputError
+        For the first bad line, with its number; or if there is no tile at all.
+    """
+    tiles: dict[str, None] = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        try:
+            tiles[check_tile(text)] = None
+        except InputError as error:
+            raise InputError(f"{name}, line {number}: {error}") from None
+    if not tiles:
+        raise InputError(f"{name} names no tile: put one MGRS tile id on each line, such as 27WXN")
+    return tuple(tiles)
+
+
+def read_tiles(value: str) -> tuple[str, ...]:
+    """Tile ids from a file (one a line) or given directly, separated by commas.
+
+    Raises
+    ------
+    InputError
+        If the file does not exist or cannot be read as text, or an id is bad.
+    """
+    path = Path(value)
+    if path.is_file():
+        try:
+            return parse_tiles(path.read_text(encoding="utf-8-sig").splitlines(), name=value)
+        except UnicodeDecodeError:
+            raise InputError(f"{value} is not a text file: expected one MGRS tile id a line, such as 27WXN") from None
+    if path.suffix or "/" in value or path.exists():
+        raise InputError(f"no file {value}: give a text file with one MGRS tile id a line, or ids such as 27WXN,27WXM")
+    return parse_tiles(value.split(","), name=f"--tiles {value}")
