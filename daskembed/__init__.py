@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from daskembed.embedding import embed as embed
     from daskembed.encoders import Encoder as Encoder
     from daskembed.encoders import load_encoder as load_encoder
-    from daskembed.pipeline import RunResult as RunResult
-    from daskembed.pipeline import TileResult as TileResult
     from daskembed.pipeline import run as run
+    from daskembed.results import RunResult as RunResult
+    from daskembed.results import TileResult as TileResult
     from daskembed.sources import index_tile as index_tile
     from daskembed.table import open_embeddings as open_embeddings
     from daskembed.table import to_geodataframe as to_geodataframe
@@ -32,8 +32,8 @@ _HOME = {
     "to_geodataframe": "table",
     "open_embeddings": "table",
     "run": "pipeline",
-    "RunResult": "pipeline",
-    "TileResult": "pipeline",
+    "RunResult": "results",
+    "TileResult": "results",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -13,7 +13,7 @@ from daskembed.errors import DaskembedError, InputError
 from daskembed.levels import LEVELS
 
 if TYPE_CHECKING:
-    from daskembed.pipeline import RunResult
+    from daskembed.results import RunResult
 
 EXIT_STATUS = """\
 exit status:
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.set_defaults(command=_run)
-    run.add_argument("--tiles", required=True, metavar="FILE|IDS", help="file of MGRS tile ids, one a line, or 27WXN,27WXM")
+    run.add_argument("--tiles", required=True, metavar="FILE|IDS", help="file of MGRS tile ids, one a line, or the ids")
 
     def add(flag: str, help: str, **extra: object) -> None:
         name = flag.removeprefix("--")
@@ -72,7 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", "chips given to the device at once", type=int, metavar="N")
     add("--readers", "threads of a worker that read chips", type=int, metavar="N")
     add("--version", "part of the files' names; other settings need another version", metavar="V")
-    add("--on-nan", "chips with NaN or infinity: set aside, or fill with the band's mean", choices=["quarantine", "fill"])
+    add(
+        "--on-nan",
+        "chips with NaN or infinity: set aside, or fill by the band's mean",
+        choices=["quarantine", "fill"],
+    )
     run.add_argument("--dates", metavar="START/END", help="acquisition dates wanted, inclusive (default: all)")
     run.add_argument("--overwrite", action="store_true", help="replace files that were made with other settings")
 

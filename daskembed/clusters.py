@@ -54,7 +54,9 @@ def connect(cluster: str) -> Iterator[Client]:
         try:
             client = Client(cluster, timeout="10s")
         except (OSError, ValueError) as error:
-            raise InputError(f"no Dask scheduler answers at {cluster}: {error}; start one with `dask scheduler`") from None
+            raise InputError(
+                f"no Dask scheduler answers at {cluster}: {error}; start one with `dask scheduler`"
+            ) from None
         with client:
             yield client
         return

@@ -53,6 +53,7 @@ class ChipBlock:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the array."""
         return (len(self.chips), len(BANDS), SIZE, SIZE)
 
     def __getitem__(self, key: Any) -> Any:

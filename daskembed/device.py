@@ -16,6 +16,7 @@ from daskembed import config
 from daskembed.encoders import Encoder, get_encoder_module
 from daskembed.encoders.checkpoint import load_state
 from daskembed.errors import ChipError
+from daskembed.sources.geotiff import SIZE
 from daskembed.timings import timed
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Encoded(NamedTuple):
 
 
 def torch_device() -> torch.device:
-    """This process's device: its first GPU where there is one, else the CPU."""
+    """The process's device: its first GPU where there is one, else the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -73,7 +74,7 @@ class Device:
             set_torch_threads()
         dtype = torch.bfloat16 if encoder.precision == "bf16" else torch.float32
         self._encoder, self._metadata = encoder, module.metadata
-        self._fill_values = module.fill_values()
+        self._bands, self._fill_values = module.BANDS, module.fill_values()
         self._batch = min(encoder.batch_size, CPU_BATCH) if on_cpu else encoder.batch_size
         self._compute = ThreadPoolExecutor(1, "daskembed-device")
         self._readers = ThreadPoolExecutor(encoder.readers, "daskembed-read")
@@ -133,8 +134,11 @@ class Device:
             return pixels, 0
         bad = ~np.isfinite(pixels)
         if on_nan == "quarantine":
-            bands = [f"{count} of band {band + 1}" for band, count in enumerate(bad.sum(axis=(1, 2))) if count]
-            raise ChipError(f"has values that are not finite: {', '.join(bands)}; --on-nan fill would use the means")
+            counts = zip(bad.sum(axis=(1, 2)), self._bands, strict=True)
+            bands = [f"{count} in {band}" for count, band in counts if count]
+            raise ChipError(
+                f"has values that are not finite: {', '.join(bands)} (--on-nan fill puts the bands' means in their place)"
+            )
         filled = np.where(bad, self._fill_values[:, None, None].astype(pixels.dtype), pixels)
         return filled, int(bad.sum())
 
@@ -157,8 +161,7 @@ class Device:
             reads.clear()
             self._room.release(count)
         with timed("device"), torch.inference_mode():
-            moved = (tensor.to(self._device) for tensor in (pixels, latlon, time))
-            vectors = self._model(*moved, level)
+            vectors = self._model(pixels.to(self._device), latlon.to(self._device), time.to(self._device), level)
             good = np.array([reason is None for reason in encoded.quarantined[rows]])
             encoded.vectors[rows][good] = vectors.cpu().numpy()[good]
 
@@ -176,7 +179,7 @@ class Device:
             chips.append(pixels)
         kinds = {pixels.dtype for pixels in chips if pixels is not None}
         dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
-        shape = next((pixels.shape for pixels in chips if pixels is not None), (len(self._fill_values), 512, 512))
+        shape = next((pixels.shape for pixels in chips if pixels is not None), (len(self._bands), SIZE, SIZE))
         stacked = np.zeros((len(chips), *shape), dtype)
         for place, chip in zip(stacked, chips, strict=True):
             if chip is not None:
@@ -193,6 +196,6 @@ def _load(encoder: Encoder) -> Device:
 
 
 def get_device(encoder: Encoder) -> Device:
-    """This process's device with the encoder on it, loaded by the first call."""
+    """The process's device with the encoder on it, loaded by the first call."""
     with _loading:
         return _load(encoder)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from daskembed.pipeline import Progress, RunResult, TileResult
+    from daskembed.results import Progress, RunResult, TileResult
 
 MOST_LISTED = 5
 """Quarantined chips and failed tiles named in a summary; the receipts hold all."""
@@ -52,7 +52,7 @@ def describe_tile(result: TileResult) -> str:
     if result.status == "failed":
         return f"{result.tile}  failed: {result.reason}"
     bad = f", {len(result.quarantined)} quarantined" if result.quarantined else ""
-    return f"{result.tile}  {result.status}: {_count(result.chips, 'chip')}{bad}, {result.file}"
+    return f"{result.tile}  {result.status}: {_count(result.chips, 'chip')}{bad}, {result.file or 'no file'}"
 
 
 def describe_progress(state: Progress, seconds: float) -> str:
@@ -87,10 +87,10 @@ def summary(result: RunResult) -> str:
     tiles = ", ".join(f"{statuses[status]} {status}" for status in ("done", "skipped", "failed") if statuses[status])
     if result.unfinished:
         tiles += f"{', ' if tiles else ''}{result.unfinished} not finished"
+    rate = f" in {describe_seconds(result.seconds)} ({result.chips_per_second:.2f} chips/s)" if result.encoded else ""
     lines = [
         f"tiles        {tiles}",
-        f"chips        {result.chips} in the files, {result.encoded} encoded now in {describe_seconds(result.seconds)} "
-        f"({result.chips_per_second:.2f} chips/s)",
+        f"chips        {result.chips} in the files, {result.encoded} encoded now{rate}",
         f"quarantined  {len(result.quarantined)}",
         *_some(f"  {url}  {reason}" for url, reason in result.quarantined.items()),
         *([f"failed       {statuses['failed']}"] if statuses["failed"] else []),

@@ -23,11 +23,11 @@ class Receipt:
 
     tile: str
     version: str
-    file: str
-    """Name of the published file."""
+    file: str | None
+    """Name of the published file; None if all chips are quarantined."""
     size: int
     """Bytes of it."""
-    sha256: str
+    sha256: str | None
     """Of it."""
     chips: int
     """Chips embedded: the file's rows."""

@@ -52,7 +52,7 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
     names = ("source_url", "date", "geometry", "quarantined", "filled")
     if missing := [name for name in names if name not in embeddings.coords]:
         raise InputError(f"the embeddings lack the coordinates {', '.join(missing)}: make them with daskembed.embed")
-    inner = {dim: -1 for dim in embeddings.dims[1:]}
+    inner = dict.fromkeys(embeddings.dims[1:], -1)
     lazy = embeddings if embeddings.chunks is not None else embeddings.chunk()
     arrays = [lazy.chunk(inner).data, lazy.coords["quarantined"].data, lazy.coords["filled"].data]
     blocks = [array.to_delayed(optimize_graph=False).ravel() for array in arrays]
@@ -86,10 +86,10 @@ def block_frame(
 ) -> gpd.GeoDataFrame:
     """One partition of `to_geodataframe`: a block's vectors, ``(chip, ...)``, beside its rows."""
     length = int(np.prod(vectors.shape[1:]))
-    storage = pa.FixedSizeListArray.from_arrays(
-        pa.array(np.ascontiguousarray(vectors).reshape(-1)), length, mask=pa.array([q is not None for q in quarantined], pa.bool_())
-    )
-    frame = gpd.GeoDataFrame(
+    bad = pa.array([reason is not None for reason in quarantined], pa.bool_())
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    storage = pa.FixedSizeListArray.from_arrays(flat, length, mask=bad)
+    return gpd.GeoDataFrame(
         {
             "source_url": pd.array(list(rows["source_url"]), dtype=pd.ArrowDtype(pa.string())),
             "date": pd.array(list(rows["date"]), dtype=pd.ArrowDtype(pa.date32())),
@@ -100,7 +100,6 @@ def block_frame(
         geometry=rows.geometry.to_numpy(),
         crs="OGC:CRS84",
     )
-    return frame
 
 
 def open_embeddings(url: str, *, columns: list[str] | None = None) -> dask_geopandas.GeoDataFrame:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 
 STAGES = ("source", "decode", "wait", "device", "write")
 """Fetching bytes, decoding them, the device's thread waiting for chips, encoding, writing files."""
 
 _lock = threading.Lock()
-_seconds: Counter[str] = Counter()
+_seconds = dict.fromkeys(STAGES, 0.0)
 
 
 @contextlib.contextmanager
@@ -30,4 +29,4 @@ def timed(stage: str) -> Iterator[None]:
 def seconds() -> dict[str, float]:
     """Seconds by stage since the process started."""
     with _lock:
-        return {stage: _seconds[stage] for stage in STAGES}
+        return dict(_seconds)

@@ -23,15 +23,14 @@ PRECISIONS = ("auto", "bf16", "fp32")
 class Model(Protocol):
     """An encoder with its weights on a device."""
 
-    def __call__(
-        self, pixels: torch.Tensor, latlon: torch.Tensor, time: torch.Tensor, level: str
-    ) -> torch.Tensor:
+    def __call__(self, pixels: torch.Tensor, latlon: torch.Tensor, time: torch.Tensor, level: str) -> torch.Tensor:
         """Embeddings of some chips; see `daskembed.encoders.clay_v0.ClayV0`."""
 
 
 class EncoderModule(Protocol):
     """What a module of this package gives to be an encoder."""
 
+    BANDS: tuple[str, ...]
     PREFIX: str
     IGNORED: tuple[str, ...]
     OTHER_MODELS: Mapping[str, str]
@@ -101,7 +100,10 @@ class Encoder:
 
 
 def load_encoder(
-    checkpoint: str | None = None, *, precision: str | None = None, batch_size: int | None = None,
+    checkpoint: str | None = None,
+    *,
+    precision: str | None = None,
+    batch_size: int | None = None,
     readers: int | None = None,
 ) -> Encoder:
     """Check a checkpoint and describe the encoder in it; workers load its weights when they first need them.

@@ -206,13 +206,12 @@ def _read(path: Path, location: str, module: EncoderModule) -> dict[str, Tensor]
                 "holds tensors and plain values only; save its state_dict alone, or as .safetensors"
             ) from None
         except (RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise CheckpointError(
-                f"{location} is a damaged checkpoint: {str(error).partition(chr(10))[0]}"
-            ) from None
-        state = loaded.get("state_dict") if isinstance(loaded, dict) else None
-        if not isinstance(state, dict):
+            raise CheckpointError(f"{location} is a damaged checkpoint: {str(error).partition(chr(10))[0]}") from None
+        found_state = loaded.get("state_dict") if isinstance(loaded, dict) else None
+        if not isinstance(found_state, dict):
             found_keys = ", ".join(map(str, loaded))[:200] if isinstance(loaded, dict) else type(loaded).__name__
             raise CheckpointError(f"{location} has no state_dict: found {found_keys}; expected a Lightning checkpoint")
+        state = found_state
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(module.IGNORED)}
     foreign = [name for name in kept if not name.startswith(module.PREFIX)]
     if foreign:

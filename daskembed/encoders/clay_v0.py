@@ -37,6 +37,7 @@ STATISTICS = {
     "vv": (0.118, 0.873),
     "dem": (499.46, 880.35),
 }
+BANDS = tuple(STATISTICS)
 GROUPS = {"rgb": (2, 1, 0), "rededge": (3, 4, 5, 7), "nir": (6,), "swir": (8, 9), "sar": (10, 11), "dem": (12,)}
 """Band group -> the indices of its bands; the order is the group axis of level ``group``."""
 SIZES = {
@@ -179,8 +180,8 @@ class ClayV0:
         # Everything but the products runs in float32, or wider where the products do.
         wide = torch.promote_types(dtype, torch.float32)
         state = {name: tensor.to(device, wide) for name, tensor in state.items()}
-        mean, std = (torch.tensor(values, device=device, dtype=wide) for values in zip(*STATISTICS.values()))
-        self.mean, self.std = mean[:, None, None], std[:, None, None]
+        statistics = torch.tensor(list(STATISTICS.values()), device=device, dtype=wide)
+        self.mean, self.std = statistics[:, 0, None, None], statistics[:, 1, None, None]
         self.dtype, self.wide = dtype, wide
         self.projections = [
             (
@@ -195,9 +196,7 @@ class ClayV0:
         self.latlon = (state["latlon_embedding.weight"], state["latlon_embedding.bias"])
         self.time = (state["time_embedding.weight"], state["time_embedding.bias"])
         blocks = {k.removeprefix("transformer."): v for k, v in state.items() if k.startswith("transformer.")}
-        self.transformer = Transformer(
-            blocks, heads=heads, out="to_out.0", down="net.4", device=device, dtype=dtype
-        )
+        self.transformer = Transformer(blocks, heads=heads, out="to_out.0", down="net.4", device=device, dtype=dtype)
 
     def __call__(self, pixels: Tensor, latlon: Tensor, time: Tensor, level: str) -> Tensor:
         """Embed chips.

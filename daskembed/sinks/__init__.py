@@ -19,11 +19,11 @@ SINKS = {"geoparquet": "daskembed.sinks.geoparquet"}
 class Published:
     """A finished file and what is in it."""
 
-    name: str
-    """File name in the output folder."""
+    name: str | None
+    """File name in the output folder; None if no chip could be embedded, and so there is no file."""
     size: int
     """Bytes."""
-    sha256: str
+    sha256: str | None
     """Of the file."""
     chips: int
     """Rows."""

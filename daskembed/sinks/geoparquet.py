@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pyproj
 import shapely
 
-from daskembed.errors import TileError
 from daskembed.sinks import Published
 from daskembed.timings import timed
 
@@ -83,11 +82,6 @@ def publish(output: Storage, name: str, parts: list[str], provenance: dict[str, 
         The tile's part files in the order of their rows.
     provenance
         What made the embeddings: written to the footer under ``daskembed``.
-
-    Raises
-    ------
-    TileError
-        If no chip of the tile could be embedded.
     """
     with timed("write"):
         bounds, kinds, quarantined, filled, rows = [], set[str](), dict[str, str](), dict[str, int](), 0
@@ -102,8 +96,7 @@ def publish(output: Storage, name: str, parts: list[str], provenance: dict[str, 
                     bounds.append(shapely.total_bounds(shapes))
                     kinds |= {shape.geom_type for shape in shapes}
         if not rows:
-            url, reason = next(iter(quarantined.items()))
-            raise TileError(f"all {len(quarantined)} chips are quarantined; the first, {url}, {reason}")
+            return Published(None, 0, None, 0, quarantined, filled)
         shape = tuple(schema.field("embeddings").type.shape)
         metadata = {
             b"geo": json.dumps(_geo(np.array(bounds), sorted(kinds))),

@@ -55,9 +55,7 @@ class Source(Protocol):
     def list_chips(self, tile: str, source: str, *, dates: tuple[date, date] | None) -> Listing:
         """List a tile's chips; raises `TileError` if there are none."""
 
-    def read_headers(
-        self, listing: Listing, *, dates: tuple[date, date] | None, readers: int
-    ) -> gpd.GeoDataFrame:
+    def read_headers(self, listing: Listing, *, dates: tuple[date, date] | None, readers: int) -> gpd.GeoDataFrame:
         """The chips of a listing, one row each, in the columns `INDEX_COLUMNS`."""
 
     def read_chip(self, url: str, bands: tuple[int, ...]) -> NDArray[np.generic]:

@@ -1,0 +1,83 @@
+"""What became of a run and of its tiles, and where a run stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """What became of one tile."""
+
+    tile: str
+    status: str
+    """``done``, ``skipped`` (finished by an earlier run) or ``failed``."""
+    file: str | None = None
+    """Path or URL of the published file; None where there is none."""
+    chips: int = 0
+    """Chips in the file."""
+    quarantined: dict[str, str] = field(default_factory=dict)
+    """URL -> reason."""
+    reason: str | None = None
+    """Why the tile failed."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What became of a run."""
+
+    output: str
+    tiles: tuple[TileResult, ...]
+    """In the order in which they finished."""
+    unfinished: int
+    """Tiles that an interrupted run did not come to."""
+    encoded: int
+    """Chips encoded by this run."""
+    seconds: float
+    """Wall time from the first task to the last."""
+    interrupted: bool
+    stage_seconds: dict[str, float]
+    """Seconds by stage, summed over the workers' threads; see `daskembed.timings.STAGES`."""
+
+    @property
+    def chips(self) -> int:
+        """Chips in the files of all tiles."""
+        return sum(tile.chips for tile in self.tiles)
+
+    @property
+    def quarantined(self) -> dict[str, str]:
+        """URL -> reason, of all tiles."""
+        return {url: reason for tile in self.tiles for url, reason in tile.quarantined.items()}
+
+    @property
+    def chips_per_second(self) -> float:
+        """Chips encoded by this run over its wall time."""
+        return self.encoded / self.seconds if self.seconds else 0.0
+
+    @property
+    def exit_status(self) -> int:
+        """0 all done, 3 done with quarantined chips, 4 some tiles failed, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        if any(tile.status == "failed" for tile in self.tiles):
+            return 4
+        return 3 if self.quarantined else 0
+
+
+@dataclass
+class Progress:
+    """Where a run stands; handed to `run`'s callback after every change."""
+
+    tiles: int
+    """Tiles asked for."""
+    dashboard: str
+    """Address of the Dask dashboard."""
+    finished: list[TileResult] = field(default_factory=list)
+    indexed: int = 0
+    """Tiles whose chips are known."""
+    chips: int = 0
+    """Chips to encode, of those tiles."""
+    encoded: int = 0
+    """Chips encoded."""
+    quarantined: int = 0
+    """Chips known to be bad."""

@@ -1,0 +1,76 @@
+"""What one run does to each of its tiles, checked before anything is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version as version_of
+from typing import Any
+
+from daskembed.cube import CHIPS_A_BLOCK
+from daskembed.encoders import Encoder
+from daskembed.errors import InputError
+from daskembed.storage import Storage, is_local
+
+BLOCK_BYTES = 160 * 2**20
+"""Most bytes of vectors in a block: levels with large vectors get smaller blocks."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run does to each of its tiles."""
+
+    source: str
+    output: Storage
+    encoder: Encoder
+    level: str
+    on_nan: str
+    dates: tuple[date, date] | None
+    version: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines a file beside its chips: a file made with another identity is not replaced unasked."""
+        return {
+            "encoder": f"{self.encoder.name} {self.encoder.size}",
+            "checkpoint": self.encoder.sha256 or self.encoder.checkpoint,
+            "level": self.level,
+            "precision": self.encoder.precision,
+            "on_nan": self.on_nan,
+            "dates": None if self.dates is None else "/".join(map(str, self.dates)),
+        }
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a file's footer says of how it was made."""
+        checkpoint = self.encoder.checkpoint.partition("?")[0]
+        return {
+            "encoder": self.encoder.name,
+            "size": self.encoder.size,
+            "checkpoint": checkpoint.rpartition("/")[2] if is_local(checkpoint) else checkpoint,
+            "sha256": self.encoder.sha256,
+            "untrained": self.encoder.untrained,
+            "level": self.level,
+            "precision": self.encoder.precision,
+            "on_nan": self.on_nan,
+            "software": {name: version_of(name) for name in ("daskembed", "torch", "rasterio", "pyarrow", "dask")},
+        }
+
+    @property
+    def chips_a_block(self) -> int:
+        """Chips of one task."""
+        vector_bytes = 4
+        for length in self.encoder.shape(self.level):
+            vector_bytes *= length
+        return min(CHIPS_A_BLOCK, max(1, BLOCK_BYTES // vector_bytes))
+
+
+def parse_dates(text: str) -> tuple[date, date]:
+    """First and last date of ``START/END``, both inclusive; raises `InputError` if it is not that."""
+    try:
+        start, end = (date.fromisoformat(part) for part in text.split("/"))
+    except ValueError:
+        raise InputError(f"--dates {text!r}: expected START/END, such as 2022-01-01/2022-12-31") from None
+    if start > end:
+        raise InputError(f"--dates {text!r}: the start is after the end")
+    return start, end
