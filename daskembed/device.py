@@ -139,8 +139,8 @@ class Device:
             raise ChipError(
                 f"has values that are not finite: {', '.join(bands)} (--on-nan fill puts the bands' means in their place)"
             )
-        filled = np.where(bad, self._fill_values[:, None, None].astype(pixels.dtype), pixels)
-        return filled, int(bad.sum())
+        means = self._fill_values[:, None, None].astype(pixels.dtype)
+        return np.where(bad, means, pixels), int(bad.sum())
 
     def _encode_batch(
         self,

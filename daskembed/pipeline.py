@@ -236,9 +236,11 @@ class _Flow:
         while len(self._jobs) < room and (following := next(self._todo, None)) is not None:
             order, tile = following
             job = _Job(tile, order, stages.now())
-            known = self._receipts.get(tile)
-            reusable = known if known is not None and known.settings == self._settings.identity else None
-            self._submit(job, stages.index, self._settings, tile, reusable and reusable.listing)
+            files = self._published.get(tile, [])
+            receipt = self._receipts.get(tile)
+            if receipt and (receipt.settings != self._settings.identity or receipt.file not in (None, *files)):
+                receipt = None
+            self._submit(job, stages.index, self._settings, tile, receipt, files)
 
     def _drain(self, refill: Callable[[], None]) -> None:
         while self._jobs:

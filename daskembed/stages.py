@@ -13,6 +13,7 @@ import dask
 from daskembed import __version__
 from daskembed.cube import open_tile
 from daskembed.embedding import embed
+from daskembed.errors import TileError
 from daskembed.receipts import Receipt, parts_folder, write_receipt
 from daskembed.sinks import get_sink
 from daskembed.sources import get_source
@@ -35,12 +36,23 @@ class Indexed:
     """Parts that an earlier run left."""
 
 
-def index(settings: Settings, tile: str, known: str | None) -> Indexed | TileError | None:
-    """On a worker: index a tile, unless its chips are still those of the listing `known` (then None)."""
+def index(settings: Settings, tile: str, finished: Receipt | None, files: list[str]) -> Indexed | TileError | None:
+    """On a worker: index a tile, unless it is finished and its chips are still the same (then None).
+
+    Parameters
+    ----------
+    settings, tile
+        What to do with which tile.
+    finished
+        Its receipt, if these settings finished it before.
+    files
+        Names of its published files.
+    """
     source = get_source("geotiff")
     try:
         listing = source.list_chips(tile, settings.source, dates=settings.dates)
-        if listing.fingerprint == known:
+        if finished is not None and listing.fingerprint == finished.listing:
+            _tidy(settings, finished, files)
             return None
         found = source.read_headers(listing, dates=settings.dates, readers=settings.encoder.readers)
     except TileError as error:
@@ -90,7 +102,7 @@ def publish(
     indexed: Indexed,
     parts: list[str],
     started: str,
-    old: list[str],
+    files: list[str],
 ) -> Receipt:
     """On a worker: file, receipt, then the removal of what they replace, in the order that a death leaves sound."""
     sink, output, index = get_sink("geoparquet"), settings.output, indexed.index
@@ -105,9 +117,9 @@ def publish(
     receipt = Receipt(
         tile=tile,
         version=settings.version,
-        file=published and published.name,
+        file=published.name if published else None,
         size=published.size if published else 0,
-        sha256=published and published.sha256,
+        sha256=published.sha256 if published else None,
         chips=published.chips if published else 0,
         quarantined={
             **dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
@@ -121,9 +133,14 @@ def publish(
         software=settings.provenance["software"],
     )
     write_receipt(output, receipt)
-    leftovers = [entry.path for entry in output.entries(parts_folder(tile, settings.version))]
-    output.delete([path for path in old if path != receipt.file] + leftovers)
+    _tidy(settings, receipt, files)
     return receipt
+
+
+def _tidy(settings: Settings, receipt: Receipt, files: list[str]) -> None:
+    """Remove a finished tile's parts and the files that its file replaced."""
+    parts = settings.output.entries(parts_folder(receipt.tile, receipt.version))
+    settings.output.delete([name for name in files if name != receipt.file] + [entry.path for entry in parts])
 
 
 def _digest(*parts: Any) -> str:
