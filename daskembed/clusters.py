@@ -110,6 +110,8 @@ def local(**arguments: Any) -> Cluster:
         "n_workers": workers,
         "threads_per_worker": 2,
         "dashboard_address": "127.0.0.1:8787",
+        # Ctrl-C in a terminal reaches every process: the workers leave it to the command.
+        "preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
         "env": {"DASK_DASKEMBED__TORCH_THREADS": str(max(1, cores // workers))},
     }
     with warnings.catch_warnings():

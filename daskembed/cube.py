@@ -72,7 +72,8 @@ class ChipBlock:
         return pixels
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        # Dask and xarray ask any array for attributes that NumPy's do not have: that must not read the chips.
+        if name.startswith("_") or not hasattr(np.ndarray, name):
             raise AttributeError(name)
         return getattr(np.asarray(self), name)
 

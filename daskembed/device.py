@@ -137,7 +137,7 @@ class Device:
             counts = zip(bad.sum(axis=(1, 2)), self._bands, strict=True)
             bands = [f"{count} in {band}" for count, band in counts if count]
             raise ChipError(
-                f"has values that are not finite: {', '.join(bands)} (--on-nan fill puts the bands' means in their place)"
+                f"has values that are not finite: {', '.join(bands)} (--on-nan fill puts the bands' means there)"
             )
         means = self._fill_values[:, None, None].astype(pixels.dtype)
         return np.where(bad, means, pixels), int(bad.sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import uuid
 from collections.abc import Iterator
@@ -51,13 +52,10 @@ def local_path(url: str) -> Path:
 
 @functools.cache
 def _open_store(url: str) -> ObjectStore:
-    scheme = url.partition("://")[0]
     try:
         if is_local(url):
             return LocalStore(local_path(url))
-        if scheme not in SCHEMES:
-            raise InputError(f"{url}: unknown scheme {scheme}://; give a folder or a URL in {'://, '.join(SCHEMES)}://")
-        if scheme == "s3":
+        if url.startswith("s3://"):
             return from_url(url, **_s3_credentials())
         return from_url(url)
     except (BaseError, UnknownConfigurationKeyError, ValueError) as error:
@@ -107,6 +105,8 @@ class Storage:
     def __post_init__(self) -> None:
         root = local_path(self.url).as_posix() if is_local(self.url) else self.url
         object.__setattr__(self, "url", root.rstrip("/") or "/")
+        if not is_local(root) and root.partition("://")[0] not in SCHEMES:
+            raise InputError(f"{self.url}: unknown scheme; give a folder or a URL in {'://, '.join(SCHEMES)}://")
 
     @property
     def _store(self) -> ObjectStore:
@@ -162,9 +162,9 @@ class Storage:
                 with _local_writer(Path(self.url) / PurePosixPath(path)) as file:
                     yield file
             else:
-                writer = obstore.open_writer(self._store, path)
                 # Not `with`: closing is what makes the object appear, so a failed block must not close.
-                yield cast(BinaryIO, writer)
+                writer = obstore.open_writer(self._store, path)
+                yield cast(BinaryIO, _RemoteWriter(writer))
                 writer.close()
 
     def open_reader(self, path: str) -> Any:
@@ -172,7 +172,7 @@ class Storage:
         with _explained(self.url_of(path)):
             if is_local(self.url):
                 return pa.memory_map(self.url_of(path))
-            return pa.PythonFile(cast(Any, obstore.open_reader(self._store, path)), mode="r")
+            return pa.PythonFile(_RemoteReader(obstore.open_reader(self._store, path)), mode="r")
 
     def delete(self, paths: list[str]) -> None:
         """Delete objects, and the local folders that this leaves empty; one that is gone already is no error."""
@@ -191,6 +191,49 @@ def _remove_if_empty(folder: Path, root: Path) -> None:
         except OSError:
             return
         folder = folder.parent
+
+
+class _RemoteReader(io.RawIOBase):
+    """A file to read an object through: obstore's own has methods where `pyarrow` expects attributes."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def read(self, size: int = -1) -> bytes:
+        return bytes(self._reader.read(None if size < 0 else size))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._reader.tell())
+
+
+class _RemoteWriter:
+    """A file to write an object through, as `pyarrow` expects one; whoever opened it closes it."""
+
+    closed = False
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def write(self, data: Any) -> int:
+        return int(self._writer.write(data))
+
+    def writable(self) -> bool:
+        return True
+
+    def flush(self) -> None:
+        """Left to the end: flushing would cut an upload into small pieces."""
+
+    def close(self) -> None:
+        """Left to the end: closing makes the object appear."""
 
 
 @contextlib.contextmanager

@@ -1,0 +1,325 @@
+"""The encoder against its numbers, an independent implementation and embeddings of the original one."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import reference
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pyproj import Transformer
+from reference import relative_error
+
+from daskembed.encoders import clay_v0
+from daskembed.encoders.checkpoint import untrained_state
+from daskembed.errors import CheckpointError
+from daskembed.levels import LEVELS
+from daskembed.testing import landscape
+
+FP32 = 2e-6
+"""Largest relative error of one vector in float32."""
+BF16 = {"mean": 5e-3, "patch": 5e-3, "group": 6e-3}
+"""Largest relative error of all vectors of a level together in bfloat16."""
+COSINE = 0.9999
+"""Smallest cosine between a vector and the expected one in bfloat16."""
+
+Embed = Callable[..., np.ndarray]
+
+
+def make_model(size: str, dtype: torch.dtype) -> Embed:
+    model = clay_v0.ClayV0(untrained_state(clay_v0, size, 0), device=torch.device("cpu"), dtype=dtype)
+
+    def embed(scenes: list[tuple], level: str) -> np.ndarray:
+        pixels, lats, lons, days = zip(*scenes, strict=True)
+        latlon, time = clay_v0.metadata(np.array(lats), np.array(lons), np.array(days, "datetime64[D]"))
+        with torch.inference_mode():
+            found = model(torch.stack(pixels), torch.from_numpy(latlon), torch.from_numpy(time), level)
+        return found.numpy()
+
+    return embed
+
+
+tiny = functools.cache(functools.partial(make_model, "tiny"))
+
+
+@pytest.fixture(scope="module")
+def small() -> Embed:
+    return make_model("small", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[tuple]:
+    return [(torch.from_numpy(landscape(512, 512, seed=seed)), *place) for seed, *place in reference.SCENES]
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, np.ndarray]:
+    with np.load(Path(__file__).parent / "data" / "expected.npz") as file:
+        return dict(file)
+
+
+def assert_bf16_close(found: np.ndarray, expected: np.ndarray, level: str) -> None:
+    assert found.shape == expected.shape
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    assert np.linalg.norm(found - expected) / np.linalg.norm(expected) <= BF16[level]
+    lengths = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
+    assert ((found * expected).sum(-1) / lengths).min() >= COSINE
+
+
+def kept_of(level: str, embeddings: np.ndarray, expected: dict[str, np.ndarray]) -> np.ndarray:
+    """The places of tiny's embeddings that expected.npz keeps."""
+    if level == "patch":
+        places = expected["tiny_patches"]
+        return embeddings[:, places][:, :, places]
+    if level == "group":
+        rows, cols = expected["tiny_groups"].T
+        return embeddings[:, :, rows, cols]
+    return embeddings
+
+
+# --- Numbers -----------------------------------------------------------------
+
+
+def test_position_encoding_has_the_published_values():
+    position = clay_v0.encodings(768)[0, :, :384]
+    np.testing.assert_allclose(position[1, 0:3], [0.8415, 0.7880, 0.7337], atol=5e-5)
+    np.testing.assert_allclose(position[1, 96:99], [0.5403, 0.6156, 0.6795], atol=5e-5)
+    np.testing.assert_array_equal(position[16, 192:195], position[1, 0:3])
+
+
+def test_band_encoding_has_the_published_values():
+    band = clay_v0.encodings(768)[:, 0, 384:]
+    np.testing.assert_allclose(band[1, 0:3], [0.8415, 0.8151, 0.7883], atol=5e-5)
+    np.testing.assert_allclose(band[1, 192:195], [0.5403, 0.5793, 0.6153], atol=5e-5)
+    np.testing.assert_array_equal(band[0], [0] * 192 + [1] * 192)
+
+
+@pytest.mark.parametrize("dim", [dim for dim, *_ in clay_v0.SIZES.values()])
+def test_every_token_has_its_position_then_its_band(dim):
+    found = clay_v0.encodings(dim)
+    assert found.shape == (6, 256, dim)
+    assert found.dtype == np.float32
+    half = (6, 256, dim // 2)
+    position = np.broadcast_to(reference.position_encoding(dim).numpy(), half)
+    band = np.broadcast_to(reference.band_encoding(dim).numpy()[:, None], half)
+    np.testing.assert_allclose(found, np.concatenate([position, band], axis=-1), rtol=0, atol=1e-7)
+
+
+def test_metadata_of_the_published_example():
+    latlon, time = clay_v0.metadata(
+        np.array([-59.561105]), np.array([177.044855]), np.array(["2022-12-31"], "datetime64[D]")
+    )
+    np.testing.assert_allclose(latlon, [[-0.86217, -1.51922]], atol=5e-6)
+    np.testing.assert_allclose(time, [[-1.919862, 1.570796, 1.570796]], atol=5e-7)
+    assert latlon.dtype == time.dtype == np.float32
+
+
+@given(st.floats(-90, 90), st.floats(-180, 180), st.dates(date(1990, 1, 1), date(2100, 1, 1)))
+def test_metadata_of_any_place_and_date(lat, lon, day):
+    latlon, time = clay_v0.metadata(np.array([lat]), np.array([lon]), np.array([day], "datetime64[D]"))
+    for found, expected in zip((latlon, time), reference.metadata(lat, lon, day.isoformat()), strict=True):
+        np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-6)
+
+
+def test_metadata_keeps_chips_apart():
+    lat, lon = np.array([10.0, -20.0]), np.array([30.0, -140.0])
+    days = np.array(["2017-03-01", "2021-11-30"], "datetime64[D]")
+    both = clay_v0.metadata(lat, lon, days)
+    for i in range(2):
+        one = clay_v0.metadata(lat[i : i + 1], lon[i : i + 1], days[i : i + 1])
+        np.testing.assert_array_equal(both[0][i], one[0][0])
+        np.testing.assert_array_equal(both[1][i], one[1][0])
+
+
+def test_bands_their_statistics_and_groups():
+    names = "B02 B03 B04 B05 B06 B07 B08 B8A B11 B12 vh vv dem"
+    assert " ".join(clay_v0.STATISTICS) == names
+    assert [mean for mean, _ in clay_v0.STATISTICS.values()] == list(reference.MEAN)
+    assert [std for _, std in clay_v0.STATISTICS.values()] == list(reference.STD)
+    assert [(name, list(bands)) for name, bands in clay_v0.GROUPS.items()] == reference.BAND_GROUPS
+    np.testing.assert_array_equal(clay_v0.fill_values(), np.array(reference.MEAN, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("size", "tensors", "parameters"),
+    [("tiny", 74, 5_520_128), ("small", 162, 95_271_168), ("medium", 294, 315_894_784), ("large", 382, 604_686_080)],
+)
+def test_parameter_counts(size, tensors, parameters):
+    shapes = clay_v0.parameter_shapes(size)
+    assert len(shapes) == tensors
+    assert sum(map(math.prod, shapes.values())) == parameters
+    assert clay_v0.size_of(shapes) == size
+
+
+def test_parameter_names_and_shapes():
+    shapes = clay_v0.parameter_shapes("large")
+    assert shapes["latlon_embedding.weight"] == (1280, 2)
+    assert shapes["time_embedding.weight"] == (1280, 3)
+    assert shapes["patch_embedding.rededge.proj.weight"] == (1280, 4, 32, 32)
+    assert shapes["patch_embedding.dem.norm.bias"] == (1280,)
+    assert shapes["transformer.layers.31.0.to_qkv.weight"] == (3 * 1024, 1280)
+    assert shapes["transformer.layers.31.0.to_out.0.weight"] == (1280, 1024)
+    assert shapes["transformer.layers.31.1.net.1.weight"] == (5120, 1280)
+    assert shapes["transformer.layers.31.1.net.4.weight"] == (1280, 5120)
+    assert "transformer.layers.31.0.to_qkv.bias" not in shapes
+
+
+def test_unknown_size_is_refused():
+    shapes = {"transformer.norm.weight": (512,), "transformer.layers.0.0.to_qkv.weight": (1536, 512)}
+    with pytest.raises(CheckpointError, match=r"has dim 512 and 1 layers.*expected one of tiny \(256, 4\), small"):
+        clay_v0.size_of(shapes)
+
+
+def test_embedding_shapes():
+    assert clay_v0.embedding_shape("small", "mean") == (768,)
+    assert clay_v0.embedding_shape("small", "patch") == (16, 16, 768)
+    assert clay_v0.embedding_shape("large", "group") == (6, 16, 16, 1280)
+
+
+# --- Against stored embeddings of synthetic chips ------------------------------
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_tiny_in_float32(scenes, expected, level):
+    found = tiny(torch.float32)(scenes, level)
+    assert found.shape == (2, *clay_v0.embedding_shape("tiny", level))
+    assert found.dtype == np.float32
+    assert relative_error(kept_of(level, found, expected), expected[f"tiny_{level}"]) <= FP32
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_tiny_in_bfloat16(scenes, expected, level):
+    found = tiny(torch.bfloat16)(scenes, level)
+    assert found.dtype == np.float32
+    assert_bf16_close(kept_of(level, found, expected), expected[f"tiny_{level}"], level)
+
+
+def test_small_in_float32(small, scenes, expected):
+    patch = small(scenes[:1], "patch")
+    rows, cols = expected["small_patches"].T
+    assert relative_error(patch[:, rows, cols], expected["small_patch"]) <= FP32
+    assert relative_error(patch.mean((1, 2), dtype=np.float64), expected["small_mean"]) <= FP32
+
+
+# --- Against the independent implementation --------------------------------------
+
+
+def test_attention_wider_than_the_tokens(scenes, monkeypatch):
+    # As for `large`, heads * 64 is not dim.
+    monkeypatch.setitem(clay_v0.SIZES, "odd", (128, 2, 3, 2))
+    state = untrained_state(clay_v0, "odd", 7)
+    pixels, lat, lon, day = scenes[0]
+    latlon, time = reference.metadata(lat, lon, day)
+    expected = reference.embed(state, pixels, latlon, time, heads=3).numpy()
+    model = clay_v0.ClayV0(state, device=torch.device("cpu"), dtype=torch.float32)
+    found = model(pixels[None], latlon[None].float(), time[None].float(), "group")
+    assert relative_error(found[0].numpy(), expected) <= FP32
+
+
+def test_tiny_in_float64(scenes):
+    pixels, lat, lon, day = scenes[1]
+    state = untrained_state(clay_v0, "tiny", 0)
+    expected = reference.embed(state, pixels, *reference.metadata(lat, lon, day), heads=4).numpy()
+    found = tiny(torch.float64)([scenes[1]], "group")
+    # Encodings and metadata are rounded to float32 in the package.
+    assert relative_error(found[0], expected) <= 1e-7
+
+
+# --- What a chip's embedding depends on ---------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float64])
+def test_type_of_the_pixels_makes_no_difference(scenes, dtype):
+    pixels, *place = scenes[0]
+    whole = np.round(pixels.numpy())
+    as_float = tiny(torch.float32)([(torch.from_numpy(whole), *place)], "patch")
+    as_dtype = tiny(torch.float32)([(torch.from_numpy(whole.astype(dtype)), *place)], "patch")
+    np.testing.assert_array_equal(as_dtype, as_float)
+
+
+def test_chips_of_a_batch_do_not_mix(scenes):
+    both = tiny(torch.float32)(scenes, "patch")
+    swapped = tiny(torch.float32)(scenes[::-1], "patch")
+    assert relative_error(swapped[::-1], both) <= FP32
+    for i, scene in enumerate(scenes):
+        assert relative_error(tiny(torch.float32)([scene], "patch"), both[i : i + 1]) <= FP32
+
+
+def test_pixels_are_not_changed(scenes):
+    before = scenes[0][0].clone()
+    tiny(torch.float32)(scenes[:1], "mean")
+    assert torch.equal(scenes[0][0], before)
+
+
+def test_place_and_date_count(scenes):
+    pixels, lat, lon, day = scenes[0]
+    variants = [(pixels, lat, lon, day), (pixels, lat + 20, lon, day), (pixels, lat, lon + 20, day)]
+    variants.append((pixels, lat, lon, "2020-09-01"))
+    means = tiny(torch.float32)(variants, "mean")
+    assert all(relative_error(means[i], means[0]) > 1e-4 for i in range(1, 4))
+
+
+# --- Against the original implementation's embeddings of real chips -------------------
+
+
+def real_scene(shared: Path, path: str) -> tuple:
+    with rasterio.open(shared / "data" / "chips" / path) as chip:
+        x, y = (chip.bounds.left + chip.bounds.right) / 2, (chip.bounds.bottom + chip.bounds.top) / 2
+        lon, lat = Transformer.from_crs(chip.crs, "EPSG:4326", always_xy=True).transform(x, y)
+        return torch.from_numpy(chip.read()), lat, lon, chip.tags()["date"]
+
+
+def golden(shared: Path, size: str) -> dict[str, np.ndarray]:
+    path = shared / "golden" / f"clay-v0-{size}-seed0.npz"
+    if not path.is_file():
+        pytest.skip(f"needs expected embeddings, and there are none at {path}")
+    with np.load(path) as file:
+        return dict(file)
+
+
+def real_scenes_of(shared: Path, expected: dict[str, np.ndarray], level: str) -> list[tuple]:
+    paths = expected["chips" if level == "mean" else f"{level}_chips"]
+    return [real_scene(shared, str(path)) for path in paths]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("level", LEVELS)
+def test_tiny_on_real_chips_in_float32(shared, level):
+    expected = golden(shared, "tiny")
+    found = tiny(torch.float32)(real_scenes_of(shared, expected, level), level)
+    assert relative_error(found, expected[level]) <= FP32
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("level", LEVELS)
+def test_tiny_on_real_chips_in_bfloat16(shared, level):
+    expected = golden(shared, "tiny")
+    found = tiny(torch.bfloat16)(real_scenes_of(shared, expected, level), level)
+    assert_bf16_close(found, expected[level], level)
+
+
+@pytest.mark.real
+def test_small_on_real_chips(shared, small):
+    expected = golden(shared, "small")
+    chosen = [0, 8]
+    real = [real_scene(shared, str(expected["chips"][i])) for i in chosen]
+    assert relative_error(small(real, "mean"), expected["mean"][chosen]) <= FP32
+    real = [real_scene(shared, str(expected["patch_chips"][1]))]
+    assert relative_error(small(real, "patch"), expected["patch"][1:]) <= FP32
+
+
+@pytest.mark.real
+def test_the_independent_implementation_on_a_real_chip(shared):
+    expected = golden(shared, "tiny")
+    pixels, lat, lon, day = real_scene(shared, str(expected["patch_chips"][0]))
+    state = untrained_state(clay_v0, "tiny", 0)
+    found = reference.embed(state, pixels, *reference.metadata(lat, lon, day), heads=4)
+    assert relative_error(found.mean(0).numpy(), expected["patch"][0]) <= 1e-6
