@@ -60,14 +60,19 @@ class EncoderModule(Protocol):
 def get_encoder_module(name: str) -> EncoderModule:
     """The module of an encoder.
 
+    Parameters
+    ----------
+    name
+        Key of `ENCODERS`, or the dotted name of a module of yours that the workers can import.
+
     Raises
     ------
     InputError
         If there is none of that name.
     """
-    if name not in ENCODERS:
-        raise InputError(f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}")
-    return cast(EncoderModule, importlib.import_module(ENCODERS[name]))
+    if name not in ENCODERS and "." not in name:
+        raise InputError(f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}, or the path of a module")
+    return cast(EncoderModule, importlib.import_module(ENCODERS.get(name, name)))
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def load_encoder(
     """
     from daskembed.encoders.checkpoint import inspect_checkpoint
 
-    name = "clay-v0"
+    name = str(config.get("encoder"))
     location = str(checkpoint or config.get("checkpoint"))
     location, sha256, size = inspect_checkpoint(location, get_encoder_module(name))
     return Encoder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -54,12 +55,14 @@ class Transformer:
             return state[f"{name}.weight"].to(device), state[f"{name}.bias"].to(device)
 
         self.heads, self.dtype = heads, dtype
+        # On a CPU, attention is a power of 2 of scores in bfloat16; see _attend_by_powers.
+        self._by_powers = device.type == "cpu" and dtype == torch.bfloat16
         self.norm = norm("norm")
         depth = sum(name.endswith("to_qkv.weight") for name in state)
         self.blocks = [
             Block(
                 attention_norm=norm(f"{a}.norm"),
-                qkv=linear(f"{a}.to_qkv.weight"),
+                qkv=self._fold(state[f"{a}.to_qkv.weight"]).to(device, dtype),
                 out=(linear(f"{a}.{out}.weight"), linear(f"{a}.{out}.bias") if f"{a}.{out}.bias" in state else None),
                 mlp_norm=norm(f"{m}.net.0"),
                 up=(linear(f"{m}.net.1.weight"), linear(f"{m}.net.1.bias")),
@@ -79,8 +82,40 @@ class Transformer:
     def _normed(self, x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], *norm).to(self.dtype)
 
+    def _fold(self, qkv: Tensor) -> Tensor:
+        """Where attention goes by powers of 2, queries bring the scale and the change of base with them."""
+        if not self._by_powers:
+            return qkv
+        inner = len(qkv) // 3
+        scale = math.log2(math.e) / math.sqrt(inner // self.heads)
+        return torch.cat([qkv[:inner] * scale, qkv[inner:]])
+
     def _attention(self, x: Tensor, block: Block) -> Tensor:
         chips, tokens, _ = x.shape
         q, k, v = F.linear(x, block.qkv).view(chips, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        heads = F.scaled_dot_product_attention(q, k, v)
-        return F.linear(heads.transpose(1, 2).reshape(chips, tokens, -1), *block.out)
+        if self._by_powers:
+            heads = x.new_empty(chips, tokens, self.heads, q.shape[-1])
+            for chip in range(chips):
+                for head in range(self.heads):
+                    _attend_by_powers(q[chip, head], k[chip, head], v[chip, head], heads[chip, :, head])
+        else:
+            heads = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return F.linear(heads.reshape(chips, tokens, -1), *block.out)
+
+
+def _attend_by_powers(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+    """Attention of one head on a CPU, each of the arguments (token, head dim) in bfloat16.
+
+    Scores are rounded to bfloat16, as mixed precision does wherever attention is written out, and become weights by
+    `exp2` in place and without a maximum subtracted: on AVX-512 that is several times faster than a softmax. The
+    sums of the weights tell whether that was safe.
+    """
+    weights = q @ k.T
+    torch.exp2(weights, out=weights)
+    total = weights.sum(dim=-1, keepdim=True, dtype=torch.float32)
+    low, high = total.aminmax()
+    if 2.0**-64 < low and high < 2.0**64:
+        torch.div(weights @ v, total, out=out)
+    else:
+        # Scores beyond +-64 leave the range in which a power of 2 keeps its precision.
+        out[...] = F.scaled_dot_product_attention(q[None], k[None], v[None], scale=math.log(2))[0]
