@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"daskembed: stopped: {error}\nwhat is finished stays; run the same command to go on", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("daskembed: interrupted before the first tile", file=sys.stderr)
+        print("daskembed: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +57,14 @@ class ChipBlock:
         """Shape of the array."""
         return (len(self.chips), len(BANDS), SIZE, SIZE)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def __getitem__(self, key: Any) -> Any:
         first, *rest = key if isinstance(key, tuple) else (key,)
-        if isinstance(first, slice) and all(part == slice(None) for part in rest):
+        if isinstance(first, slice) and all(map(_is_whole, rest, self.shape[1:])):
             return ChipBlock(self.chips[first])
         return np.asarray(self)[key]
 
@@ -79,6 +85,10 @@ class ChipBlock:
 
     def __dask_tokenize__(self) -> object:
         return ("daskembed.ChipBlock", self.chips)
+
+
+def _is_whole(part: Any, length: int) -> bool:
+    return isinstance(part, slice) and range(*part.indices(length)) == range(length)
 
 
 def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) -> xr.DataArray:

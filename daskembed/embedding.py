@@ -16,6 +16,8 @@ from daskembed.errors import InputError
 from daskembed.levels import LEVELS, check_level
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from daskembed.device import Encoded
     from daskembed.encoders import Encoder
 
@@ -71,26 +73,37 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
     encoded = da.map_blocks(
         encode_block,
         data,
-        da.from_array(place, chunks=(data.chunks[0], 1, 1, 1), name=f"place-{token}", inline_array=True),
+        da.from_array(
+            _Sliced(place),
+            chunks=(data.chunks[0], 1, 1, 1),
+            name=f"place-{token}",
+            asarray=False,
+            inline_array=True,
+            meta=place[:0],
+        ),
         encoder=encoder,
         level=level,
         on_nan=on_nan,
-        drop_axis=(1, 2, 3),
+        # Dropping axes here would keep reading and encoding from becoming one task.
+        chunks=(data.chunks[0], 1, 1, 1),
         dtype=object,
-        meta=np.empty(0, object),
+        meta=np.empty((0, 0, 0, 0), object),
         name=f"embed-{token}",
     )
-    # Reading and encoding become one task a block here, and stay one: left to the last optimisation, each of the
-    # three arrays picked below would be fused with an encoding of its own.
+    # One task a block from here on: left to the last optimisation, each of the three arrays picked below would be
+    # fused with an encoding of its own.
     (encoded,) = dask.optimize(encoded)
 
     def pick(field: str, dtype: Any, extra: tuple[int, ...] = ()) -> da.Array:
-        return da.map_blocks(
+        axes = tuple(range(4, 4 + len(extra)))
+        return da.blockwise(
             _pick,
+            (0, *axes),
             encoded,
+            (0, 1, 2, 3),
             field=field,
-            new_axis=range(1, 1 + len(extra)) if extra else None,
-            chunks=(encoded.chunks[0], *((length,) for length in extra)),
+            new_axes=dict(zip(axes, extra, strict=True)),
+            concatenate=False,
             dtype=dtype,
             meta=np.empty((0,) * (1 + len(extra)), dtype),
             name=f"{field}-{token}",
@@ -130,5 +143,20 @@ def encode_block(block: Any, place: Any, *, encoder: Encoder, level: str, on_nan
     return get_device(encoder).encode(reads, place["lat"], place["lon"], place["date"], level=level, on_nan=on_nan)
 
 
-def _pick(encoded: Encoded, *, field: str) -> Any:
+class _Sliced:
+    """An array that is sliced when a block is computed: of a plain one Dask makes a task a slice, which never fuses."""
+
+    def __init__(self, array: NDArray[np.void]) -> None:
+        self.shape, self.ndim, self.dtype, self._array = array.shape, array.ndim, array.dtype, array
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._array[key]
+
+    def __dask_tokenize__(self) -> object:
+        return self._array
+
+
+def _pick(encoded: Any, *, field: str) -> Any:
+    while isinstance(encoded, list):
+        (encoded,) = encoded  # a list an axis that ends here, each of one block
     return getattr(encoded, field)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 RETRIES = 2
 """How often a task is tried again after an error, on top of the stores' own retries."""
+WORKER_TIMEOUT = 600
+"""Seconds to wait for the first worker: machines in a cloud take minutes."""
 
 
 def run(
@@ -122,10 +124,16 @@ def _run_on(
     overwrite: bool,
     progress: Callable[[Progress], None] | None,
 ) -> RunResult:
-    client.wait_for_workers(1)
+    try:
+        client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
+    except TimeoutError:
+        raise InputError(
+            f"no worker joined {client.scheduler.address} within {WORKER_TIMEOUT} s: start one with `dask worker`"
+        ) from None
     if precision == "auto":
-        native = client.run(resolve_precision, "auto").values()
-        settings = replace(settings, encoder=replace(settings.encoder, precision=min(native)))
+        native = set(client.run(resolve_precision, "auto").values())
+        chosen = "bf16" if native == {"bf16"} else "fp32"
+        settings = replace(settings, encoder=replace(settings.encoder, precision=chosen))
     published = published_files(settings.output, settings.version, get_sink("geoparquet").SUFFIX)
     if not overwrite:
         _check_conflicts(settings, names, receipts, published)
@@ -151,12 +159,12 @@ def _check_conflicts(
             # A run that died between file and receipt left this, or somebody else did.
             what = published[tile][0]
             provenance = get_sink("geoparquet").read_provenance(settings.output, what)
-            made = (provenance or {}).get("identity", {"daskembed": "not made by it"})
+            made = (provenance or {}).get("identity", {"daskembed": "unknown: not made by it"})
         else:
             continue
         wanted = settings.identity
         changed = [
-            f"{key} {made.get(key)}, not {wanted.get(key)}"
+            f"{key} {made.get(key) or 'all'}, not {wanted.get(key) or 'all'}"
             for key in (*wanted, *(key for key in made if key not in wanted))
             if made.get(key) != wanted.get(key)
         ]

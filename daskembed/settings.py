@@ -32,6 +32,7 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """What determines a file beside its chips: a file made with another identity is not replaced unasked."""
         return {
+            "source": Storage(self.source).url,
             "encoder": f"{self.encoder.name} {self.encoder.size}",
             "checkpoint": self.encoder.sha256 or self.encoder.checkpoint,
             "level": self.level,

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,7 +78,17 @@ def _s3_credentials() -> dict[str, Any]:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+    return re.split(r"\n|<\?xml", str(error))[0].rstrip(": ")
+
+
+_REFUSED = re.compile(r"\b(401|403)\b|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken")
+
+
+def _denied(url: str, error: BaseException) -> str:
+    return (
+        f"{url}: access denied ({_first_line(error)}); check the credentials (for S3: AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket) and the permissions"
+    )
 
 
 @contextlib.contextmanager
@@ -87,11 +98,11 @@ def _explained(url: str) -> Iterator[None]:
     except (FileNotFoundError, NotFoundError):
         raise FileNotFoundError(f"{url} does not exist") from None
     except (PermissionError, PermissionDeniedError, UnauthenticatedError) as error:
-        raise StorageDeniedError(
-            f"{url}: access denied ({_first_line(error)}); check the credentials (for S3: AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket) and the permissions"
-        ) from None
+        raise StorageDeniedError(_denied(url, error)) from None
     except (BaseError, OSError) as error:
+        # For listings and writes obstore tells a refusal only by its words.
+        if _REFUSED.search(str(error)):
+            raise StorageDeniedError(_denied(url, error)) from None
         raise StorageError(f"{url}: {_first_line(error)}") from None
 
 

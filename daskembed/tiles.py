@@ -87,4 +87,4 @@ def read_tiles(value: str) -> tuple[str, ...]:
             raise InputError(f"{value} is not a text file: expected one MGRS tile id a line, such as 27WXN") from None
     if path.suffix or "/" in value or path.exists():
         raise InputError(f"no file {value}: give a text file with one MGRS tile id a line, or ids such as 27WXN,27WXM")
-    return parse_tiles(value.split(","), name=f"--tiles {value}")
+    return tuple(dict.fromkeys(check_tile(tile) for tile in value.split(",")))

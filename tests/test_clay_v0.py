@@ -224,6 +224,23 @@ def test_attention_wider_than_the_tokens(scenes, monkeypatch):
     assert relative_error(found[0].numpy(), expected) <= FP32
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_beyond_the_range_of_exp(scenes, sign):
+    # All scores of a query move by 200 or -200, which softmax does not see.
+    state = untrained_state(clay_v0, "tiny", 0)
+    for name in (f"transformer.layers.{i}.0" for i in range(4)):
+        state[f"{name}.norm.weight"][0], state[f"{name}.norm.bias"][0] = 0, 10
+        # The first number of each head's query and key is 40 or -40, which bfloat16 holds exactly.
+        state[f"{name}.to_qkv.weight"][:512:64] = 0
+        state[f"{name}.to_qkv.weight"][:512:64, 0] = torch.tensor([4.0 * sign] * 4 + [4.0] * 4)
+    pixels, lat, lon, day = scenes[0]
+    latlon, time = reference.metadata(lat, lon, day)
+    expected = reference.embed(state, pixels, latlon, time, heads=4).numpy()
+    model = clay_v0.ClayV0(state, device=torch.device("cpu"), dtype=torch.bfloat16)
+    found = model(pixels[None], latlon[None].float(), time[None].float(), "group")
+    assert_bf16_close(found[0].numpy(), expected, "group")
+
+
 def test_tiny_in_float64(scenes):
     pixels, lat, lon, day = scenes[1]
     state = untrained_state(clay_v0, "tiny", 0)

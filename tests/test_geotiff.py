@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import threading
 from collections.abc import Iterator
@@ -406,9 +407,11 @@ def test_bad_chip_is_quarantined_and_its_neighbour_is_not(tile: Path, kind: str)
     index = daskembed.index_tile(TILE, source)
     assert len(index) == 2
     assert index["source_url"][1] == str(tile / name_of(2))
-    with pytest.raises(AssertionError, match=f"^{reason}"):
-        raise AssertionError(index["quarantined"][1])
-    assert "\n" not in index["quarantined"][1]
+    found = index["quarantined"][1]
+    assert re.match(reason, found), found
+    assert "\n" not in found
+    # The same chip has the same reason each time: no name that was made up for GDAL.
+    assert daskembed.index_tile(TILE, source)["quarantined"][1] == found
     assert index.iloc[0].equals(alone.iloc[0])
 
 

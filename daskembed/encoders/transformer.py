@@ -114,7 +114,7 @@ def _attend_by_powers(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
     torch.exp2(weights, out=weights)
     total = weights.sum(dim=-1, keepdim=True, dtype=torch.float32)
     low, high = total.aminmax()
-    if 2.0**-64 < low and high < 2.0**64:
+    if low > 2.0**-64 and high < 2.0**64:
         torch.div(weights @ v, total, out=out)
     else:
         # Scores beyond +-64 leave the range in which a power of 2 keeps its precision.

@@ -64,8 +64,8 @@ def read_headers(listing: Listing, *, dates: tuple[date, date] | None, readers: 
         headers = list(pool.map(lambda entry: _header_or_reason(listing, entry), listing.entries))
     index = _to_frame(listing, headers)
     if dates is not None:
-        undated = index["quarantined"].notna()
-        index = index[undated | [d is not None and _within(d, dates) for d in index["date"]]].reset_index(drop=True)
+        # Chips whose date is not known are kept, so that they are reported.
+        index = index[[day is None or _within(day, dates) for day in index["date"]]].reset_index(drop=True)
         if index.empty:
             raise TileError(f"no chips of tile {listing.tile} from {dates[0]} to {dates[1]}: check --dates")
     return index
@@ -145,7 +145,9 @@ def _within(day: date, dates: tuple[date, date]) -> bool:
 
 def _oneline(error: BaseException) -> str:
     cause = error.__cause__ or error
-    return " ".join(str(cause).split()) or type(cause).__name__
+    # GDAL calls a file in memory by a random name.
+    text = re.sub(r"['`]?[\w/-]*[0-9a-f]{8}-?[0-9a-f-]{23,}[\w/-]*\.tif['`]?", "the file", " ".join(str(cause).split()))
+    return text or type(cause).__name__
 
 
 def _header_or_reason(listing: Listing, entry: Entry) -> _Header | str:
@@ -161,6 +163,8 @@ def _read_header(storage: Storage, entry: Entry, tile: str) -> _Header:
     file = _RangedFile(lambda start, end: storage.get_range(entry.path, start, end), entry.size)
     start = file.read(4)
     file.seek(0)
+    if file.failure is not None:
+        raise file.failure
     if start not in _SIGNATURES:
         found = "is empty" if not start else f"is not a TIFF: it starts with {start!r}"
         raise ChipError(f"{found}; expected a GeoTIFF of {len(BANDS)} bands")

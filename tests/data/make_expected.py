@@ -1,4 +1,6 @@
-"""Write expected.npz: embeddings of synthetic chips (two for tiny, one for small) by tests/reference.py, in float64, rounded to float32.
+"""Write expected.npz: embeddings of synthetic chips by tests/reference.py, in float64 and rounded to float32.
+
+Two chips for tiny, the first of them for small.
 
 python tests/data/make_expected.py
 """

@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m benchmarks NAME [--json FILE]``; results in README.md beside this file."""

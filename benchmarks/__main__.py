@@ -1,0 +1,48 @@
+"""Run one benchmark by name, print its table, and append its numbers to a JSON-lines file on request."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.common import machine, print_table
+
+NAMES = {
+    "encoder": "the encoder alone, against the measured rate of matrix products",
+    "decode": "bytes to pixels: rasterio and imagecodecs on the same files",
+    "read": "chips a second from an S3-compatible server with latency, by readers",
+    "job": "files to published file, small weights, with the shares of its stages",
+    "overlap": "how busy a slow fake device is behind a slow fake source",
+    "scheduling": "scheduler and client: CPU time a block, memory from 20 to 1,000 tiles",
+    "write": "parts and publishing, as a share of the job and with the memory they take",
+    "baseline": "ours against a plain DataLoader, eager attention and one write at the end",
+    "gpu": "everything about one GPU, parity first",
+}
+
+
+def main() -> None:
+    """Run the benchmark that the command line names."""
+    listed = "\n".join(f"  {name:<11} {what}" for name, what in NAMES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        epilog=f"benchmarks:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=list(NAMES), metavar="NAME")
+    parser.add_argument("--json", type=Path, help="append the numbers to this file, a line a run")
+    options = parser.parse_args()
+    about = machine()
+    print("  ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+    rows = importlib.import_module(f"benchmarks.{options.name}").run()
+    print_table(rows)
+    if options.json:
+        line = {"benchmark": options.name, "time": datetime.now(UTC).isoformat(), "machine": about, "rows": rows}
+        with options.json.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What the benchmarks share: the machine, the rate of matrix products, medians, tables, chips."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+GFLOP_A_CHIP = 353.7
+"""Of one 512 x 512 chip through the `small` encoder."""
+CORES = len(os.sched_getaffinity(0))
+
+Row = dict[str, Any]
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, device and versions."""
+    model = platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    found = {"cpu": model, "cores": CORES, "load": round(os.getloadavg()[0], 1), "python": platform.python_version()}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found | {name: version(name) for name in ("torch", "dask", "rasterio")}
+
+
+def median_seconds(function: Callable[[], object], repeats: int = 5, warmup: int = 1) -> float:
+    """Median wall time of some calls after a warm-up."""
+    for _ in range(warmup):
+        function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def product_rate(dtype: torch.dtype, size: int = 4096, device: str = "cpu") -> float:
+    """GFLOP/s of a square matrix product: the limit that the encoder is measured against."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out = torch.empty(size, size, dtype=dtype, device=device)
+
+    def multiply() -> None:
+        torch.mm(a, b, out=out)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return 2 * size**3 / median_seconds(multiply) / 1e9
+
+
+def places(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Latitudes, longitudes and dates of some chips."""
+    return np.full(count, 45.0), np.full(count, 12.0), np.full(count, "2019-04-16", "datetime64[D]")
+
+
+def print_table(rows: list[Row]) -> None:
+    """Print rows of the same keys as a table."""
+    if not rows:
+        return
+    cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def resident_bytes(pid: int | str = "self") -> int:
+    """Resident memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

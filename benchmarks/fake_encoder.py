@@ -1,0 +1,54 @@
+"""An encoder that computes nothing, for what does not depend on the encoding: ``daskembed.encoder`` of the workers."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from daskembed.encoders.clay_v0 import BANDS as BANDS
+from daskembed.encoders.clay_v0 import metadata as metadata
+from daskembed.levels import level_shape
+
+PREFIX, IGNORED, OTHER_MODELS = "", (), {}
+SIZES: dict[str, float] = {"instant": 0.0, "ms25": 0.025}
+"""Size -> seconds a chip that the device pretends to compute."""
+
+
+def parameter_shapes(size: str) -> dict[str, tuple[int, ...]]:
+    """One number: how long a chip takes."""
+    return {"seconds": (list(SIZES).index(size) + 1,)}
+
+
+def size_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The size whose parameter has this length."""
+    return list(SIZES)[shapes["seconds"][0] - 1]
+
+
+def embedding_shape(size: str, level: str) -> tuple[int, ...]:
+    """As `small`."""
+    return level_shape(level, groups=6, side=16, dim=768)
+
+
+def fill_values() -> np.ndarray:
+    """Zeros."""
+    return np.zeros(len(BANDS), np.float32)
+
+
+class _Model:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.noise = torch.randn(1179648)
+
+    def __call__(self, pixels: torch.Tensor, latlon: torch.Tensor, time: torch.Tensor, level: str) -> torch.Tensor:
+        clock.sleep(self.seconds * len(pixels))
+        shape = embedding_shape("instant", level)
+        return self.noise[: int(np.prod(shape))].reshape(shape).expand(len(pixels), *shape)
+
+
+def build(state: Mapping[str, torch.Tensor], *, device: torch.device, dtype: torch.dtype) -> Any:
+    """A model that sleeps."""
+    return _Model(SIZES[size_of({name: tuple(tensor.shape) for name, tensor in state.items()})])

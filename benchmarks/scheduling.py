@@ -1,0 +1,113 @@
+"""Scheduler and client, each in its own process: CPU time a block and memory, from 20 to 1,000 tiles."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import dask
+import numpy as np
+import psutil
+import rasterio
+from distributed import Client
+
+from benchmarks.common import Row, resident_bytes
+from daskembed import settings
+from daskembed.pipeline import run as run_tiles
+from daskembed.testing import write_chips
+
+BLOCKS_A_TILE = 4
+
+
+def run() -> list[Row]:
+    """One-chip blocks of nearly empty chips and an encoder that computes nothing: only overhead is left."""
+    settings.CHIPS_A_BLOCK = 1
+    with tempfile.TemporaryDirectory() as folder:
+        chips = _tiles(Path(folder) / "chips", 1000)
+        return [_measure(chips, Path(folder) / f"out{count}", count) for count in (20, 200, 1000)]
+
+
+def _tiles(folder: Path, count: int) -> list[str]:
+    """Tiles of a few links to one chip of zeros that decodes quickly."""
+    (chip,) = write_chips(folder, tile="33TUL", rows=1, cols=1)
+    with rasterio.open(chip, "r+") as dataset:
+        profile, names = dataset.profile, dataset.descriptions
+    with rasterio.open(chip, "w", **profile) as dataset:
+        dataset.write(np.zeros((13, 512, 512), np.float32))
+        dataset.update_tags(date="2019-04-16")
+        dataset.descriptions = names
+    letters = "ABCDEFGHJKLMNPQRSTUV"
+    names = [f"{zone:02}T{column}{row}" for zone in range(3, 60, 3) for column in "STUVWXYZ" for row in letters][:count]
+    for tile in names:
+        (folder / tile).mkdir(exist_ok=True)
+        for number in range(1, BLOCKS_A_TILE + 1):
+            link = folder / tile / f"claytile_{tile}_20190416_v02_{number:04}.tif"
+            if not link.exists():
+                os.link(chip, link)
+    return [str(folder), *names]
+
+
+def _measure(chips: list[str], output: Path, count: int) -> Row:
+    scheduler_file = output.with_suffix(".json")
+    python = [sys.executable, "-m", "distributed.cli"]
+    env = os.environ | {"DASK_DASKEMBED__ENCODER": "benchmarks.fake_encoder", "OMP_NUM_THREADS": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": env}
+    scheduler = subprocess.Popen(
+        [*python[:2], "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1"]
+        + ["--scheduler-file", str(scheduler_file)],
+        **quiet,
+    )
+    workers = [
+        subprocess.Popen(
+            [*python[:2], "distributed.cli.dask_worker", "--scheduler-file", str(scheduler_file), "--nthreads", "2"]
+            + ["--no-nanny", "--no-dashboard", "--local-directory", str(output.parent)],
+            **quiet,
+        )
+        for _ in range(2)
+    ]
+    try:
+        with (
+            dask.config.set({"daskembed.encoder": "benchmarks.fake_encoder"}),
+            Client(scheduler_file=str(scheduler_file)) as client,
+        ):
+            client.wait_for_workers(2)
+            peak = {"scheduler": 0, "client": 0}
+
+            def watch(state: object) -> None:
+                peak["scheduler"] = max(peak["scheduler"], resident_bytes(scheduler.pid))
+                peak["client"] = max(peak["client"], resident_bytes())
+
+            before = _cpu(scheduler.pid), time.process_time()
+            result = run_tiles(
+                chips[1 : count + 1],
+                source=chips[0],
+                output=str(output),
+                checkpoint="untrained:instant",
+                precision="fp32",
+                cluster=client,
+                progress=watch,
+            )
+            assert result.exit_status == 0, result.tiles[:3]
+            blocks = count * BLOCKS_A_TILE
+            return {
+                "tiles": count,
+                "blocks": blocks,
+                "blocks/s": blocks / result.seconds,
+                "scheduler CPU ms a block": (_cpu(scheduler.pid) - before[0]) / blocks * 1e3,
+                "client CPU ms a block": (time.process_time() - before[1]) / blocks * 1e3,
+                "scheduler peak MB": peak["scheduler"] / 1e6,
+                "client peak MB": peak["client"] / 1e6,
+            }
+    finally:
+        for process in (*workers, scheduler):
+            process.terminate()
+            process.wait()
+
+
+def _cpu(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system

@@ -1,0 +1,697 @@
+"""Checkpoints: fetched once, refused with a reason, never executed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import pickle
+import socket
+import threading
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import torch
+
+from daskembed.encoders import clay_v0, load_encoder
+from daskembed.encoders.checkpoint import fetch, inspect_checkpoint, load_state, untrained_state
+from daskembed.errors import CheckpointError, InputError
+from daskembed.storage import Storage
+from daskembed.testing import write_checkpoint
+
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """The weights of untrained:tiny:0 as a Lightning checkpoint; not to be changed."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny.ckpt")
+
+
+@pytest.fixture
+def state() -> State:
+    """The weights of untrained:tiny:0 under the names of a checkpoint."""
+    return {f"model.encoder.{name}": tensor for name, tensor in untrained_state(clay_v0, "tiny", 0).items()}
+
+
+def save(path: Path, state: object) -> str:
+    torch.save({"epoch": 0, "state_dict": state, "hyper_parameters": {}}, path)
+    return str(path)
+
+
+def refusal(location: str | Path) -> str:
+    """What a checkpoint is refused with, in one line that names it."""
+    with pytest.raises(CheckpointError) as error:
+        inspect_checkpoint(str(location), clay_v0)
+    message = str(error.value)
+    assert str(location) in message
+    assert "\n" not in message
+    return message
+
+
+# --- What is accepted ---------------------------------------------------------------
+
+
+def test_description_of_a_checkpoint(checkpoint):
+    encoder = load_encoder(str(checkpoint), precision="fp32", batch_size=3, readers=5)
+    assert (encoder.name, encoder.checkpoint, encoder.size) == ("clay-v0", str(checkpoint), "tiny")
+    assert encoder.sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert (encoder.precision, encoder.batch_size, encoder.readers) == ("fp32", 3, 5)
+    assert not encoder.untrained
+
+
+def test_both_formats_give_the_same_state(checkpoint, tmp_path):
+    other = write_checkpoint(tmp_path / "tiny.safetensors")
+    expected = untrained_state(clay_v0, "tiny", 0)
+    for path in (checkpoint, other):
+        found = load_state(load_encoder(str(path), precision="fp32"), clay_v0)
+        assert sorted(found) == sorted(expected)
+        for name, tensor in expected.items():
+            assert found[name].dtype == torch.float32
+            assert torch.equal(found[name], tensor), name
+
+
+def test_format_is_seen_in_the_content_not_the_name(checkpoint, tmp_path):
+    other = write_checkpoint(tmp_path / "other.safetensors").rename(tmp_path / "other.ckpt")
+    renamed = tmp_path / "tiny.safetensors"
+    renamed.symlink_to(checkpoint)
+    assert inspect_checkpoint(str(other), clay_v0)[2] == "tiny"
+    assert inspect_checkpoint(str(renamed), clay_v0)[2] == "tiny"
+
+
+def test_decoder_is_ignored(state, tmp_path):
+    state |= {"model.decoder.mask_patch": torch.zeros(512), "model.decoder.cls_token": torch.zeros(1)}
+    found = load_state(load_encoder(save(tmp_path / "a.ckpt", state), precision="fp32"), clay_v0)
+    assert set(found) == set(clay_v0.parameter_shapes("tiny"))
+
+
+def test_half_precision_is_widened(state, tmp_path):
+    half = {name: tensor.half() for name, tensor in state.items()}
+    found = load_state(load_encoder(save(tmp_path / "a.ckpt", half), precision="fp32"), clay_v0)
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+    name = "transformer.norm.weight"
+    assert torch.equal(found[name], half[f"model.encoder.{name}"].float())
+
+
+def test_spellings_of_a_local_path(checkpoint, monkeypatch):
+    monkeypatch.chdir(checkpoint.parent)
+    monkeypatch.setenv("HOME", str(checkpoint.parent))
+    found = {inspect_checkpoint(p, clay_v0) for p in ("tiny.ckpt", "~/tiny.ckpt", f"file://{checkpoint}")}
+    assert found == {inspect_checkpoint(str(checkpoint), clay_v0)}
+
+
+def test_another_file_at_the_same_place_is_noticed(tmp_path):
+    path = write_checkpoint(tmp_path / "a.ckpt", seed=0)
+    encoder = load_encoder(str(path), precision="fp32")
+    write_checkpoint(path, seed=1)
+    other = hashlib.sha256(path.read_bytes()).hexdigest()
+    message = (
+        f"differs between machines: SHA-256 {other[:12]} here, {str(encoder.sha256)[:12]} where the run was started"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_state(encoder, clay_v0)
+
+
+# --- Untrained weights --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("location", "canonical", "size"),
+    [
+        ("untrained:tiny", "untrained:tiny:0", "tiny"),
+        ("untrained:tiny:7", "untrained:tiny:7", "tiny"),
+        ("untrained:large:007", "untrained:large:7", "large"),
+    ],
+)
+def test_untrained(location, canonical, size):
+    assert inspect_checkpoint(location, clay_v0) == (canonical, None, size)
+    assert load_encoder(location, precision="fp32").untrained
+
+
+def test_untrained_weights_are_the_seed_s():
+    states = [load_state(load_encoder(f"untrained:tiny:{seed}", precision="fp32"), clay_v0) for seed in (0, 0, 1)]
+    name = "transformer.layers.2.0.to_qkv.weight"
+    assert torch.equal(states[0][name], states[1][name])
+    assert not torch.equal(states[0][name], states[2][name])
+    # Each parameter has a stream of its own: the same shape does not mean the same values.
+    assert not torch.equal(states[0][name], states[0][name.replace("2", "3")])
+
+
+def test_untrained_weights_follow_their_recipe():
+    state = untrained_state(clay_v0, "tiny", 3)
+
+    def noise(name: str) -> np.ndarray:
+        rng = np.random.default_rng([3, zlib.crc32(f"model.encoder.{name}".encode())])
+        return rng.standard_normal(4, dtype=np.float32)
+
+    for name, scale in {
+        "transformer.layers.0.0.to_qkv.weight": 1 / 16,  # 256 inputs
+        "patch_embedding.rededge.proj.weight": 1 / 64,  # 4 bands of 32 x 32 pixels
+        "transformer.norm.bias": 0.05,
+        "latlon_embedding.bias": 0.05,
+    }.items():
+        np.testing.assert_allclose(state[name].flatten()[:4], noise(name) * scale, rtol=1e-6)
+    name = "transformer.norm.weight"
+    np.testing.assert_allclose(state[name][:4], 1 + noise(name) / 10, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "untrained:",
+        "untrained:huge",
+        "untrained:tiny:",
+        "untrained:tiny:-1",
+        "untrained:tiny:x",
+        "untrained:tiny:0:0",
+        "untrained:Tiny",
+    ],
+)
+def test_bad_untrained(location):
+    assert refusal(location) == (
+        f"{location} names no untrained weights: expected untrained:SIZE or untrained:SIZE:SEED with SIZE one of "
+        "tiny, small, medium, large"
+    )
+
+
+# --- What could execute code --------------------------------------------------------
+
+
+class Payload:
+    """Makes a folder when unpickled the ordinary way."""
+
+    def __init__(self, folder: Path, call: Callable[..., object]) -> None:
+        self.folder, self.call = str(folder), call
+
+    def __reduce__(self) -> tuple:
+        if self.call is eval:
+            return eval, (f"__import__('os').mkdir({self.folder!r})",)
+        return self.call, (self.folder,)
+
+
+PLACES = {
+    "top level": lambda state, payload: {"state_dict": state, "hyper_parameters": {"model_size": payload}},
+    "ignored key": lambda state, payload: {"state_dict": {**state, "model.decoder.extra": payload}},
+    "in place of all": lambda state, payload: payload,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("call", "name"), [(os.makedirs, "os.makedirs"), (eval, "eval")])
+def test_payload_in_a_checkpoint_is_not_run(state, tmp_path, place, call, name):
+    path, proof = tmp_path / "a.ckpt", tmp_path / "payload ran"
+    torch.save(PLACES[place](state, Payload(proof, call)), path)
+    message = refusal(path)
+    assert not proof.exists()
+    assert message == (
+        f"{path} would execute code when loaded ({name}): refused. A checkpoint holds tensors and plain values only; "
+        "save its state_dict alone, or as .safetensors"
+    )
+    # It is a real one.
+    torch.load(path, weights_only=False)
+    assert proof.is_dir()
+
+
+def test_payload_under_the_name_of_the_other_format_is_not_run(tmp_path):
+    path, proof = tmp_path / "a.safetensors", tmp_path / "payload ran"
+    torch.save(Payload(proof, os.makedirs), tmp_path / "a.ckpt")
+    (tmp_path / "a.ckpt").rename(path)
+    refusal(path)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_bare_pickle(tmp_path, protocol):
+    path, proof = tmp_path / "a.ckpt", tmp_path / "payload ran"
+    path.write_bytes(pickle.dumps(Payload(proof, os.makedirs), protocol))
+    assert "is a bare pickle, which could execute code: expected a zip as torch.save writes it" in refusal(path)
+    assert not proof.exists()
+    pickle.loads(path.read_bytes())
+    assert proof.is_dir()
+
+
+def test_torch_file_of_old(state, tmp_path):
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": state}, path, _use_new_zipfile_serialization=False)
+    assert "is a bare pickle, which could execute code" in refusal(path)
+
+
+# --- What is no checkpoint, or damaged ----------------------------------------------
+
+
+def write_torch_zip(path: Path, pickled: bytes) -> None:
+    """A zip as torch.save writes it, with this pickle."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickled)
+        file.writestr("archive/version", "3\n")
+        file.writestr("archive/byteorder", "little")
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (
+            b"<!DOCTYPE html><html>Sign in</html>",
+            "is an HTML or XML page, not a checkpoint: the server answered with an",
+        ),
+        (b'\n  <?xml version="1.0"?><Error/>', "is an HTML or XML page, not a checkpoint"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+            "is a Git LFS pointer, not the file itself: fetch",
+        ),
+        (b"", "is no checkpoint: it starts with b''; expected a Lightning .ckpt or a .safetensors file"),
+        (b"II*\0" + bytes(600), r"is no checkpoint: it starts with b'II*\x00\x00"),
+        (b"{}", "is no checkpoint: it starts with b'{}'"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_other_content(tmp_path, data, what, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(data)
+    assert refusal(path).startswith(f"{path} {what}")
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.1, 0.5, 0.999])
+def test_truncated_zip(checkpoint, tmp_path, share):
+    data = checkpoint.read_bytes()
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(data[: int(len(data) * share)])
+    assert refusal(path) == f"{path} is a truncated zip: download it again"
+
+
+@pytest.mark.parametrize("cut", [1, 1000, 20_000_000])
+def test_truncated_safetensors(tmp_path, cut):
+    path = write_checkpoint(tmp_path / "a.safetensors")
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert refusal(path).startswith(f"{path} is a damaged safetensors file: ")
+
+
+def test_zip_of_something_else(tmp_path):
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("word/document.xml", "<text/>")
+    assert refusal(path).startswith(f"{path} is a damaged checkpoint: ")
+
+
+def test_damaged_in_the_middle(tmp_path):
+    # Wherever its pickle ends or is overwritten, the checkpoint is refused as one.
+    buffer = io.BytesIO()
+    torch.save({"state_dict": {"model.encoder.a": torch.zeros(2), "model.encoder.b": torch.ones(3)}}, buffer)
+    with zipfile.ZipFile(buffer) as file:
+        (name,) = (name for name in file.namelist() if name.endswith("data.pkl"))
+        good = file.read(name)
+    path = tmp_path / "a.ckpt"
+    write_torch_zip(path, b"\x80\x02.")
+    refusal(path)
+    for end in range(0, len(good), 3):
+        write_torch_zip(path, good[:end])
+        refusal(path)
+        write_torch_zip(path, good[:end] + b"." + good[end + 1 :])
+        refusal(path)
+
+
+def test_missing_file(tmp_path):
+    message = refusal(tmp_path / "absent.ckpt")
+    assert message.startswith(
+        f"no checkpoint {tmp_path}/absent.ckpt: give a .ckpt or .safetensors file or URL, or untr"
+    )
+    assert refusal(tmp_path) == f"no checkpoint {tmp_path}" + message.removeprefix(
+        f"no checkpoint {tmp_path}/absent.ckpt"
+    )
+
+
+# --- What is a checkpoint of something else -----------------------------------------
+
+
+def test_missing_keys(state, tmp_path):
+    names = [f"model.encoder.transformer.layers.{i}.1.net.4.bias" for i in range(4)] + [
+        "model.encoder.time_embedding.bias"
+    ]
+    for name in names[-1:]:
+        del state[name]
+    path = save(tmp_path / "a.ckpt", state)
+    assert refusal(path) == f"{path} does not fit Clay v0 tiny: 1 keys are missing: {names[-1]}"
+    for name in names[:-1]:
+        del state[name]
+    path = save(tmp_path / "a.ckpt", state)
+    assert refusal(path) == (
+        f"{path} does not fit Clay v0 tiny: 5 keys are missing: {', '.join([names[-1], *names[:3]])} and 1 more"
+    )
+
+
+def test_extra_keys(state, tmp_path):
+    state["model.encoder.transformer.layers.0.0.to_qkv.bias"] = torch.zeros(768)
+    path = save(tmp_path / "a.ckpt", state)
+    assert refusal(path) == (
+        f"{path} does not fit Clay v0 tiny: 1 keys are unknown: model.encoder.transformer.layers.0.0.to_qkv.bias"
+    )
+
+
+@pytest.mark.parametrize("shape", [(256, 2, 32, 32), (256, 3, 16, 16), (3,), ()])
+def test_misshapen_keys(state, tmp_path, shape):
+    state["model.encoder.patch_embedding.rgb.proj.weight"] = torch.zeros(shape)
+    path = save(tmp_path / "a.ckpt", state)
+    assert refusal(path) == (
+        f"{path} does not fit Clay v0 tiny: 1 have the wrong shape: model.encoder.patch_embedding.rgb.proj.weight is "
+        f"{shape}, expected (256, 3, 32, 32)"
+    )
+
+
+def test_all_that_is_wrong_is_said_at_once(state, tmp_path):
+    del state["model.encoder.latlon_embedding.bias"]
+    state["model.encoder.surprise"] = torch.zeros(1)
+    state["model.encoder.time_embedding.bias"] = torch.zeros(255)
+    message = refusal(save(tmp_path / "a.ckpt", state))
+    assert "1 keys are missing: model.encoder.latlon_embedding.bias; " in message
+    assert "1 keys are unknown: model.encoder.surprise; " in message
+    assert message.endswith("1 have the wrong shape: model.encoder.time_embedding.bias is (255,), expected (256,)")
+
+
+def test_unknown_size(state, tmp_path):
+    del state["model.encoder.transformer.layers.3.0.to_qkv.weight"]
+    path = save(tmp_path / "a.ckpt", state)
+    assert refusal(path) == (
+        f"{path} has dim 256 and 3 layers, which is no size of Clay v0; expected one of "
+        "tiny (256, 4), small (768, 12), medium (1024, 24), large (1280, 32)"
+    )
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(()), torch.zeros(0)], ids=["scalar", "empty"])
+def test_norm_that_tells_no_size(state, tmp_path, tensor):
+    state["model.encoder.transformer.norm.weight"] = tensor
+    assert "which is no size of Clay v0" in refusal(save(tmp_path / "a.ckpt", state))
+
+
+@pytest.mark.parametrize("key", ["cls_token", "patch_embedding.weight_generator.weight_tokens"])
+def test_clay_v1(tmp_path, key):
+    path = save(tmp_path / "v1.5.ckpt", {f"model.encoder.{key}": torch.zeros(1), "model.decoder.x": torch.zeros(1)})
+    assert refusal(path) == f"{path} is a Clay v1 or v1.5 checkpoint (it has model.encoder.{key}); expected Clay v0"
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder.", "model.teacher."])
+def test_keys_of_another_model(state, tmp_path, prefix):
+    foreign = {prefix + name.removeprefix("model.encoder."): tensor for name, tensor in state.items()}
+    first = next(iter(foreign))
+    message = refusal(save(tmp_path / "a.ckpt", foreign))
+    assert message.startswith(f"{tmp_path}/a.ckpt has keys that are not model.encoder.*: {first}, ")
+    assert message.endswith("and 70 more; expected a Clay checkpoint")
+
+
+def test_keys_that_are_no_text(tmp_path):
+    refusal(save(tmp_path / "a.ckpt", {0: torch.zeros(1)}))
+
+
+def test_values_that_are_no_tensors(state, tmp_path):
+    state["model.encoder.time_embedding.bias"] = [0.0] * 256
+    path = save(tmp_path / "a.ckpt", state)
+    assert refusal(path) == f"{path} holds no tensor under model.encoder.time_embedding.bias"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"model": {}, "epoch": 3}, "model, epoch"),
+        ({"state_dict": [1, 2]}, "state_dict"),
+        ([1, 2], "list"),
+        (torch.zeros(3), "Tensor"),
+        (OrderedDict({"model.encoder.latlon_embedding.bias": torch.zeros(3)}), "model.encoder.latlon_embedding.bias"),
+    ],
+)
+def test_no_state_dict(tmp_path, content, found):
+    path = tmp_path / "a.ckpt"
+    torch.save(content, path)
+    assert refusal(path) == f"{path} has no state_dict: found {found}; expected a Lightning checkpoint"
+
+
+# --- Downloads ----------------------------------------------------------------------
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Web(ThreadingHTTPServer):
+    """A web server whose pages a test sets; it remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.answers: dict[str, Answer] = {}
+        self.asked: list[tuple[str, dict[str, str]]] = []
+
+    def serve(self, path: str, data: bytes, *, status: int = 200, length: int | None = None, **headers: str) -> str:
+        """Answer requests of `path`; returns its URL."""
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            handler.send_response(status)
+            handler.send_header("Content-Length", str(len(data) if length is None else length))
+            for name, value in headers.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.write(data)
+
+        self.answers[path] = answer
+        return self.url + path
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Web
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.server.asked.append((self.path, dict(self.headers)))
+        self.close_connection = True
+        if answer := self.server.answers.get(self.path):
+            answer(self)
+        else:
+            self.send_error(404)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def start_web() -> Iterator[Web]:
+    with Web() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def web(monkeypatch) -> Iterator[Web]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    yield from start_web()
+
+
+@pytest.fixture
+def other_web(web) -> Iterator[Web]:
+    yield from start_web()
+
+
+@pytest.fixture
+def cache(tmp_path) -> Iterator[Path]:
+    """The folder that downloads are kept in."""
+    folder = tmp_path / "cache" / "of checkpoints"
+    with dask.config.set({"daskembed.cache": str(folder)}):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def data(checkpoint) -> bytes:
+    return checkpoint.read_bytes()
+
+
+def test_download_once(web, cache, data):
+    url = web.serve("/v0/tiny.ckpt", data)
+    encoder = load_encoder(url, precision="fp32")
+    assert (encoder.checkpoint, encoder.size) == (url, "tiny")
+    assert encoder.sha256 == hashlib.sha256(data).hexdigest()
+    assert load_encoder(url, precision="fp32") == encoder
+    assert len(load_state(encoder, clay_v0)) == 74
+    assert [path for path, _ in web.asked] == ["/v0/tiny.ckpt"]
+    (kept,) = cache.iterdir()
+    assert kept.read_bytes() == data
+    assert kept.name.endswith("-tiny.ckpt")
+
+
+def test_same_name_elsewhere_is_another_download(web, cache, data, tmp_path):
+    other = write_checkpoint(tmp_path / "other.ckpt", seed=1).read_bytes()
+    first, second = web.serve("/1/tiny.ckpt", data), web.serve("/2/tiny.ckpt", other)
+    assert [fetch(url)[1] for url in (first, second)] == [hashlib.sha256(d).hexdigest() for d in (data, other)]
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_default_cache(web, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with dask.config.set({"daskembed.cache": None}):
+        path, _ = fetch(web.serve("/tiny.ckpt", data))
+    assert path.parent == tmp_path / "daskembed"
+    assert path.read_bytes() == data
+
+
+def test_downloads_at_once(web, cache, data):
+    url = web.serve("/tiny.ckpt", data)
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(fetch, [url] * 4))
+    assert len(found) == 1
+    assert [path.read_bytes() for path in cache.iterdir()] == [data]
+
+
+def test_redirect(web, other_web, cache, data):
+    target = other_web.serve("/blobs/1", data)
+    url = web.serve("/tiny.ckpt", b"", status=302, Location=target)
+    assert load_encoder(url, precision="fp32").checkpoint == url
+    assert [path for path, _ in web.asked + other_web.asked] == ["/tiny.ckpt", "/blobs/1"]
+
+
+@pytest.mark.parametrize("missing", [1, 1_000_000])
+def test_broken_off(web, cache, data, missing):
+    url = web.serve("/tiny.ckpt", data[:-missing], length=len(data))
+    expected = f"{url} broke off after {len(data) - missing} of {len(data)} bytes: run the command again"
+    assert refusal(url) == expected
+    assert list(cache.iterdir()) == []
+    web.serve("/tiny.ckpt", data)
+    assert inspect_checkpoint(url, clay_v0)[2] == "tiny"
+
+
+def test_broken_off_in_a_chunk(web, cache, data):
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"%x\r\n" % len(data) + data[:100_000])
+
+    web.answers["/tiny.ckpt"] = answer
+    assert "/tiny.ckpt" in refusal(f"{web.url}/tiny.ckpt")
+    assert list(cache.iterdir()) == []
+
+
+def test_server_that_does_not_speak_http(web, cache):
+    web.answers["/tiny.ckpt"] = lambda handler: handler.wfile.write(b"220 mail server")
+    assert refusal(f"{web.url}/tiny.ckpt").startswith(f"cannot fetch {web.url}/tiny.ckpt: ")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500])
+def test_error_of_the_server(web, cache, data, status):
+    url = web.serve("/tiny.ckpt", data, status=status)
+    message = refusal(url)
+    assert message.startswith(f"cannot fetch {url}: HTTP Error {status}: ")
+    assert message.endswith("; download it by hand and give its path")
+    assert list(cache.iterdir()) == []
+
+
+def test_no_server(cache, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}/tiny.ckpt"
+        message = refusal(url)
+    assert message.startswith(f"cannot fetch {url}: ")
+    assert "Connection refused" in message
+
+
+def test_page_in_place_of_the_file_is_not_kept(web, cache, data):
+    url = web.serve("/tiny.ckpt", b"<html>Please sign in</html>")
+    assert refusal(url).startswith(f"{url} is an HTML or XML page, not a checkpoint")
+    assert list(cache.iterdir()) == []
+    web.serve("/tiny.ckpt", data)
+    assert inspect_checkpoint(url, clay_v0) == (url, hashlib.sha256(data).hexdigest(), "tiny")
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_long_url(web, cache, data):
+    # As those of signed links.
+    url = web.serve(f"/tiny.ckpt?X-Amz-Signature={'0123456789abcdef' * 40}", data)
+    assert inspect_checkpoint(url, clay_v0)[2] == "tiny"
+
+
+def test_url_with_a_space(web, cache, data):
+    web.serve("/my%20weights.ckpt", data)
+    url = f"{web.url}/my weights.ckpt"
+    with contextlib.suppress(CheckpointError):  # which is as good an answer
+        assert inspect_checkpoint(url, clay_v0)[2] == "tiny"
+
+
+@pytest.mark.parametrize("location", ["ftp://host/tiny.ckpt", "S3://bucket/tiny.ckpt"])
+def test_unknown_scheme(cache, location):
+    scheme = location.partition("://")[0]
+    message = refusal(location)
+    assert message.startswith(f"{location}: unknown scheme {scheme}://; expected a path, https://, hf:// or one of s3,")
+
+
+# --- Hugging Face and S3 ------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(web, monkeypatch) -> Web:
+    monkeypatch.setenv("HF_ENDPOINT", web.url)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return web
+
+
+def test_hugging_face(hub, cache, data):
+    hub.serve("/made/Clay/resolve/2033cf5/v0/tiny.ckpt", data)
+    location = "hf://made/Clay@2033cf5/v0/tiny.ckpt"
+    for _ in range(2):
+        assert inspect_checkpoint(location, clay_v0) == (location, hashlib.sha256(data).hexdigest(), "tiny")
+    ((_, headers),) = hub.asked
+    assert "Authorization" not in headers
+    assert headers["User-Agent"].startswith("daskembed/")
+
+
+def test_hugging_face_token(hub, cache, data, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.serve("/made/Clay/resolve/main/tiny.ckpt", data)
+    inspect_checkpoint("hf://made/Clay@main/tiny.ckpt", clay_v0)
+    ((_, headers),) = hub.asked
+    assert headers["Authorization"] == "Bearer hf_secret"
+
+
+def test_hugging_face_token_goes_nowhere_else(hub, other_web, cache, data, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    target = other_web.serve("/blobs/1", data)
+    hub.serve("/made/Clay/resolve/main/tiny.ckpt", b"", status=302, Location=target)
+    elsewhere = other_web.serve("/tiny.ckpt", data)
+    inspect_checkpoint("hf://made/Clay@main/tiny.ckpt", clay_v0)
+    inspect_checkpoint(elsewhere, clay_v0)
+    assert [path for path, _ in other_web.asked] == ["/blobs/1", "/tiny.ckpt"]
+    assert not any("Authorization" in headers for _, headers in other_web.asked)
+
+
+def test_hugging_face_path_is_quoted(hub, cache, data):
+    hub.serve("/made/Clay/resolve/main/my%20weights%23.ckpt", data)
+    assert inspect_checkpoint("hf://made/Clay@main/my weights#.ckpt", clay_v0)[2] == "tiny"
+
+
+@pytest.mark.parametrize("location", ["hf://made/Clay/tiny.ckpt", "hf://Clay@main/tiny.ckpt", "hf://made/Clay@main"])
+def test_hugging_face_location_of_another_form(hub, cache, location):
+    assert refusal(location) == f"{location} is not of the form hf://OWNER/REPO@REVISION/PATH"
+    assert hub.asked == []
+
+
+def test_s3(s3, cache, data):
+    Storage(s3).put("v0/tiny.ckpt", data)
+    location = f"{s3}/v0/tiny.ckpt"
+    expected = (location, hashlib.sha256(data).hexdigest(), "tiny")
+    assert inspect_checkpoint(location, clay_v0) == expected
+    Storage(s3).delete(["v0/tiny.ckpt"])
+    assert inspect_checkpoint(location, clay_v0) == expected
+
+
+def test_s3_without_the_object(s3, cache):
+    assert refusal(f"{s3}/v0/tiny.ckpt") == f"cannot fetch the checkpoint: {s3}/v0/tiny.ckpt does not exist"
+    assert list(cache.iterdir()) == []
+
+
+def test_refusals_are_input_errors():
+    # The command turns these into one line and exit code 2.
+    assert issubclass(CheckpointError, InputError)

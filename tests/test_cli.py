@@ -1,0 +1,590 @@
+"""The command: quick help, flags, refusals in one line, and what it shows of a run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+from rich.live import Live
+
+import daskembed
+from daskembed import config, display, pipeline
+from daskembed.cli import main
+from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
+from daskembed.results import Progress, RunResult, TileResult
+
+HEAVY = {
+    "torch",
+    "dask",
+    "distributed",
+    "geopandas",
+    "rasterio",
+    "pyarrow",
+    "obstore",
+    "pandas",
+    "xarray",
+    "numpy",
+    "rich",
+}
+
+
+def command(*arguments: str, options: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *options, "-m", "daskembed", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+# Help
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("run", "--help"), ("demo", "--help"), ("--version",)], ids=" ".join
+)
+def test_help_is_quick(arguments: tuple[str, ...]) -> None:
+    """It imports none of the libraries that take seconds."""
+    done = command(*arguments, options=("-X", "importtime"))
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert done.returncode == 0
+    assert {"daskembed.cli", "daskembed.config"} <= imported
+    assert not {name.partition(".")[0] for name in imported} & HEAVY
+    assert done.stdout.startswith("daskembed 0." if arguments == ("--version",) else "usage: daskembed")
+
+
+def test_import_is_quick() -> None:
+    code = "import sys, daskembed; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {name.partition(".")[0] for name in done.stdout.split()} & HEAVY
+
+
+def test_public_names_are_found() -> None:
+    assert set(daskembed.__all__) == set(dir(daskembed))
+    for name in daskembed.__all__:
+        assert getattr(daskembed, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'embedd'"):
+        daskembed.embedd  # noqa: B018
+
+
+def help_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as done:
+        main(arguments)
+    assert done.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_shows_the_defaults(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = help_of(capsys, monkeypatch, "run", "--help").partition("exit status:")[0]
+    lines = {line.split()[0]: line.rstrip() for line in re.split(r"\n {2}(?=--)", text)[1:]}
+    defaults = config.defaults()
+    for flag in set(lines) - {"--tiles", "--dates", "--overwrite"}:
+        assert lines[flag].endswith(f"(default: {defaults[flag.removeprefix('--')]})")
+    assert {"--source", "--output", "--checkpoint", "--level", "--cluster", "--version", "--on-nan"} <= set(lines)
+    assert lines["--dates"].endswith("(default: all)")
+
+
+def test_help_shows_the_exit_statuses(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = help_of(capsys, monkeypatch, "run", "--help").partition("exit status:")[2]
+    for status in ("0", "1", "2", "3", "4", "130"):
+        assert f" {status}  " in text
+
+
+def test_defaults_are_dasks_configuration() -> None:
+    for name, value in config.defaults().items():
+        assert config.get(name) == value
+    with dask.config.set({"daskembed.level": "patch"}):
+        assert config.get("level") == "patch"
+
+
+# Flags
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("fly",),
+        ("run",),
+        ("run", "--tiles"),
+        ("run", "--tiles", "27WXN", "--colour", "red"),
+        ("run", "--tiles", "27WXN", "--level", "pixel"),
+        ("run", "--tiles", "27WXN", "--precision", "fp64"),
+        ("run", "--tiles", "27WXN", "--on-nan", "drop"),
+        ("run", "--tiles", "27WXN", "--batch-size", "many"),
+        ("run", "--tiles", "27WXN", "--readers", "1.5"),
+        ("run", "27WXN"),
+        ("demo", "one", "two"),
+    ],
+    ids=lambda arguments: " ".join(arguments) or "none",
+)
+def test_bad_flags(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(arguments)
+    assert done.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: daskembed")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `run` is called with; it does nothing, and gives back or raises what is put first into the list."""
+    seen: list[Any] = []
+
+    def fake(tiles: str, **options: Any) -> RunResult:
+        answer = seen.pop(0)
+        seen.append((tiles, options))
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(pipeline, "run", fake)
+    return seen
+
+
+def result_of(*tiles: TileResult, **changes: Any) -> RunResult:
+    known: dict[str, Any] = {"unfinished": 0, "encoded": 0, "seconds": 0.0, "interrupted": False, "stage_seconds": {}}
+    return RunResult(output="/out", tiles=tiles, **{**known, **changes})
+
+
+DONE = TileResult("27WXN", "done", "/out/27WXN_20190416_20190416_v001.gpq", 3)
+BAD = TileResult("27WXM", "done", "/out/27WXM_20190416_20190416_v001.gpq", 2, {"/chips/a.tif": "has no CRS"})
+FAILED = TileResult("27WXP", "failed", reason="no chips of tile 27WXP")
+
+
+def test_flags_are_handed_over(calls: list[Any]) -> None:
+    calls.append(result_of(DONE))
+    flags = {
+        "source": "/chips",
+        "output": "/out",
+        "checkpoint": "untrained:tiny",
+        "level": "patch",
+        "cluster": "tcp://10.0.0.1:8786",
+        "precision": "fp32",
+        "batch_size": 7,
+        "readers": 5,
+        "dates": "2019-01-01/2019-12-31",
+        "version": "002",
+        "on_nan": "fill",
+    }
+    given = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    assert main(["run", "--tiles", "27WXN", *given, "--overwrite"]) == 0
+    ((tiles, options),) = calls
+    assert callable(options.pop("progress"))
+    assert (tiles, options) == ("27WXN", {**flags, "overwrite": True})
+
+
+def test_flags_left_out_are_left_to_the_configuration(calls: list[Any]) -> None:
+    calls.append(result_of(DONE))
+    assert main(["run", "--tiles", "27WXN"]) == 0
+    ((_, options),) = calls
+    del options["progress"]
+    assert options.pop("overwrite") is False
+    assert set(options.values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("result", "status"),
+    [
+        (result_of(DONE), 0),
+        (result_of(), 0),
+        (result_of(DONE, BAD), 3),
+        (result_of(DONE, BAD, FAILED), 4),
+        (result_of(DONE, unfinished=2, interrupted=True), 130),
+        (result_of(FAILED, interrupted=True), 130),
+    ],
+)
+def test_exit_status(capsys: pytest.CaptureFixture[str], calls: list[Any], result: RunResult, status: int) -> None:
+    calls.append(result)
+    assert main(["run", "--tiles", "27WXN"]) == status
+    assert capsys.readouterr().out == f"{display.summary(result)}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "expected"),
+    [
+        (InputError("no folder /chips"), 2, "daskembed: no folder /chips\n"),
+        (ConflictError("made with other settings"), 2, "daskembed: made with other settings\n"),
+        (
+            StorageDeniedError("s3://me: access denied"),
+            1,
+            "daskembed: stopped: s3://me: access denied\nwhat is finished stays; run the same command to go on\n",
+        ),
+        (
+            StorageError("s3://me: timeout"),
+            1,
+            "daskembed: stopped: s3://me: timeout\nwhat is finished stays; run the same command to go on\n",
+        ),
+        (KeyboardInterrupt(), 130, "daskembed: interrupted before the first tile\n"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_errors(
+    capsys: pytest.CaptureFixture[str], calls: list[Any], error: BaseException, status: int, expected: str
+) -> None:
+    calls.append(error)
+    assert main(["run", "--tiles", "27WXN"]) == status
+    captured = capsys.readouterr()
+    assert captured.err == expected
+    assert captured.out == ""
+
+
+# Refusals: everything here stops before a chip is read or a cluster is started
+
+
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, **flags: str) -> str:
+    """Run with flags that are all right but for `flags`, which must be refused; returns the line on stderr."""
+    source = tmp_path / "chips"
+    source.mkdir(exist_ok=True)
+    given = {
+        "tiles": "33TUL",
+        "source": str(source),
+        "output": str(tmp_path / "out"),
+        "checkpoint": "untrained:tiny",
+        "precision": "fp32",
+        "cluster": "no-such-cluster",
+        **{name.replace("_", "-"): value for name, value in flags.items()},
+    }
+    status = main(["run", *(part for name, value in given.items() for part in (f"--{name}", value))])
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.out == ""
+    assert captured.err.startswith("daskembed: ")
+    assert captured.err.endswith("\n")
+    line = captured.err[:-1]
+    assert "\n" not in line
+    assert "Traceback" not in line
+    return line.removeprefix("daskembed: ")
+
+
+def test_bad_tile_in_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tiles = tmp_path / "tiles.txt"
+    tiles.write_text("# two tiles\n33TUL\n\n33TU\n")
+    assert refused(capsys, tmp_path, tiles=str(tiles)).startswith(f"{tiles}, line 4: '33TU' is not an MGRS tile id: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n# nothing\n", b"\xff\xfe\x00\x01"], ids=["empty", "comments", "binary"])
+def test_file_of_no_tiles(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes) -> None:
+    tiles = tmp_path / "tiles.txt"
+    tiles.write_bytes(content)
+    assert refused(capsys, tmp_path, tiles=str(tiles)).startswith(str(tiles))
+
+
+def test_many_ids_are_no_file_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    ids = ",".join(f"33T{column}{row}" for column in "STUVWXYZ" for row in "ABCDEFGH")
+    assert len(ids) > 255
+    assert refused(capsys, tmp_path, tiles=f"{ids},33T").startswith("--tiles 33TSA,33TSB,")
+
+
+@pytest.mark.parametrize("tiles", ["nowhere.txt", "./nowhere", "."])
+def test_missing_file_of_tiles(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiles: str) -> None:
+    assert refused(capsys, tmp_path, tiles=tiles).startswith(f"no file {tiles}: give a text file with one MGRS tile id")
+
+
+REFUSALS: dict[str, tuple[dict[str, str], str]] = {
+    "bad tile": ({"tiles": "33TUL,XYZ"}, "'XYZ' is not an MGRS tile id"),
+    "missing source": ({"source": "/no/such/folder"}, "no folder /no/such/folder"),
+    "unknown scheme of the source": ({"source": "ftp://chips/02"}, "ftp://chips/02: unknown scheme"),
+    "unknown scheme of the output": ({"output": "ftp://me/out"}, "ftp://me/out: unknown scheme"),
+    "unknown cluster": ({"cluster": "lokal"}, "unknown cluster 'lokal': choose one of coiled, local"),
+    "missing checkpoint": ({"checkpoint": "/no/such.ckpt"}, "no checkpoint /no/such.ckpt: give a .ckpt"),
+    "unknown size": ({"checkpoint": "untrained:huge"}, "untrained:huge names no untrained weights: expected"),
+    "unknown scheme of the checkpoint": ({"checkpoint": "ftp://x/y.ckpt"}, "ftp://x/y.ckpt: unknown scheme ftp://"),
+    "no dates": ({"dates": "2019"}, "--dates '2019': expected START/END, such as 2022-01-01/2022-12-31"),
+    "no such date": ({"dates": "2019-02-30/2019-03-01"}, "--dates '2019-02-30/2019-03-01': expected START/END"),
+    "three dates": ({"dates": "2019-01-01/2019-01-02/2019-01-03"}, "--dates '2019-01-01/"),
+    "dates backwards": ({"dates": "2019-03-01/2019-02-01"}, "the start is after the end"),
+    "bad version": ({"version": "../1"}, "version '../1': expected up to 16 letters and digits, such as 001"),
+    "batches of none": ({"batch_size": "0"}, "batch size is 0: expected a whole number of at least 1"),
+    "negative readers": ({"readers": "-3"}, "readers is -3: expected a whole number of at least 1"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_refusals(capsys: pytest.CaptureFixture[str], tmp_path: Path, what: str) -> None:
+    flags, expected = REFUSALS[what]
+    assert expected in refused(capsys, tmp_path, **flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("precision", "half", "unknown precision 'half': choose one of auto, bf16, fp32"),
+        ("level", "pixel", "unknown level 'pixel': choose one of mean, patch, group"),
+        ("on-nan", "drop", "unknown --on-nan 'drop': choose one of quarantine, fill"),
+        ("readers", "many", "readers is 'many': expected a whole number of at least 1"),
+        ("batch-size", 1.5, "batch size is 1.5: expected a whole number of at least 1"),
+    ],
+)
+def test_configuration_is_refused_like_flags(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, value: Any, expected: str
+) -> None:
+    with dask.config.set({f"daskembed.{name}": value}):
+        arguments = ["--tiles", "33TUL", "--source", str(tmp_path), "--output", str(tmp_path / "out")]
+        status = main(["run", *arguments, "--checkpoint", "untrained:tiny", "--cluster", "no-such-cluster"])
+    assert status == 2
+    assert capsys.readouterr().err == f"daskembed: {expected}\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html>404</html>",
+        b"PK\x03\x04 cut off",
+        b"\x80\x02}q\x00.",
+        b"version https://git-lfs.github.com/spec/v1\n",
+    ],
+    ids=["empty", "HTML", "cut off", "pickle", "Git LFS"],
+)
+def test_bad_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "clay.ckpt"
+    path.write_bytes(content)
+    assert refused(capsys, tmp_path, checkpoint=str(path)).startswith(f"{path} is ")
+
+
+@pytest.mark.parametrize("below", ["", "/deeper", "/deeper/still"])
+def test_file_in_the_way_of_the_output(capsys: pytest.CaptureFixture[str], tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    output = f"{tmp_path}/file{below}"
+    message = refused(capsys, tmp_path, output=output)
+    assert message.startswith(f"the output {output} cannot be written: ")
+    assert message.endswith("; give another --output")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_file_in_the_way_of_the_output_s_state(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "_daskembed").write_text("in the way")
+    assert refused(capsys, tmp_path).startswith(f"the output {tmp_path}/out cannot be written: ")
+
+
+def test_output_that_may_not_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("needs a user who is not root: root may write anywhere")
+    (tmp_path / "out").mkdir(mode=0o500)
+    assert refused(capsys, tmp_path).startswith(f"the output {tmp_path}/out cannot be written: ")
+
+
+@pytest.mark.parametrize(
+    "text", ["class: no_such_module.Cluster\n", "class: [1\n  2\n", "class: distributed.Nothing\n", "nothing\n"]
+)
+def test_bad_cluster_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    assert str(path) in refused(capsys, tmp_path, cluster=str(path))
+
+
+def test_bad_receipt(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    receipt = tmp_path / "out" / "_daskembed" / "receipts" / "33TUL_v001.json"
+    receipt.parent.mkdir(parents=True)
+    receipt.write_text("{}")
+    message = refused(capsys, tmp_path)
+    assert message.startswith(f"{receipt} is not a receipt of daskembed: ")
+    assert message.endswith("; delete it")
+
+
+def test_refusal_leaves_nothing_in_the_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    refused(capsys, tmp_path)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_refusal_of_the_command_itself(tmp_path: Path) -> None:
+    """In a process of its own: one line on stderr, nothing else."""
+    done = command("run", "--tiles", "33TUL", "--source", str(tmp_path / "nowhere"), "--checkpoint", "untrained:tiny")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == f"daskembed: no folder {tmp_path}/nowhere\n"
+
+
+# What a run shows
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 00 min"),
+        (7800, "2 h 10 min"),
+        (360_000, "100 h 00 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert display.describe_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (DONE, "27WXN  done: 3 chips, /out/27WXN_20190416_20190416_v001.gpq"),
+        (BAD, "27WXM  done: 2 chips, 1 quarantined, /out/27WXM_20190416_20190416_v001.gpq"),
+        (FAILED, "27WXP  failed: no chips of tile 27WXP"),
+        (TileResult("27WXN", "skipped", "/out/a.gpq", 1), "27WXN  skipped: 1 chip, /out/a.gpq"),
+        (
+            TileResult("27WXN", "done", None, 0, {"a": "is gone", "b": "is gone"}),
+            "27WXN  done: 0 chips, 2 quarantined, no file",
+        ),
+    ],
+)
+def test_line_of_a_tile(result: TileResult, text: str) -> None:
+    assert display.describe_tile(result) == text
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds", "parts"),
+    [
+        (Progress(3, ""), 0.0, ["tiles 0/3", "chips 0/0+", "0.00 chips/s", "0 quarantined"]),
+        (Progress(3, "", indexed=1, chips=100), 5.0, ["tiles 0/3", "chips 0/100+", "0.00 chips/s", "0 quarantined"]),
+        # One tile of 100 chips is known; so are the others taken to be: 250 are left at 5 a second.
+        (
+            Progress(3, "", indexed=1, chips=100, encoded=50, quarantined=2),
+            10.0,
+            ["tiles 0/3", "chips 50/100+", "5.00 chips/s", "50 s left", "2 quarantined"],
+        ),
+        (
+            Progress(2, "", [DONE], indexed=2, chips=882, encoded=441),
+            882.0,
+            ["tiles 1/2", "chips 441/882", "0.50 chips/s", "14 min 42 s left", "0 quarantined"],
+        ),
+    ],
+)
+def test_line_of_a_run_on_its_way(state: Progress, seconds: float, parts: list[str]) -> None:
+    assert display.describe_progress(state, seconds).split("  ·  ") == parts
+
+
+def lines_of(result: RunResult) -> dict[str, str]:
+    """The lines of a summary by their first word; indented ones belong to the one above."""
+    lines: dict[str, str] = {}
+    for line in display.summary(result).splitlines():
+        if line.startswith("  "):
+            lines[list(lines)[-1]] += f"\n{line.strip()}"
+        else:
+            head, _, rest = line.partition(" ")
+            lines[head] = rest.strip()
+    return lines
+
+
+def test_summary_of_a_run() -> None:
+    spent = {"source": 10.0, "decode": 20.0, "wait": 1.0, "device": 99.0, "write": 2.5}
+    result = result_of(
+        DONE,
+        BAD,
+        FAILED,
+        TileResult("27WXQ", "skipped", "/out/q.gpq", 4),
+        encoded=50,
+        seconds=100.0,
+        stage_seconds=spent,
+    )
+    assert lines_of(result) == {
+        "tiles": "2 done, 1 skipped, 1 failed",
+        "chips": "9 in the files, 50 encoded now in 1 min 40 s (0.50 chips/s)",
+        "quarantined": "1\n/chips/a.tif  has no CRS",
+        "failed": "1\n27WXP  no chips of tile 27WXP",
+        "time": "source 10.0 s, decode 20.0 s, device 99.0 s, write 2.5 s; "
+        "device busy 99% of its time, the limit was the device",
+        "files": "/out",
+        "the": "same command tries the failed tiles again",
+    }
+
+
+def test_summary_of_a_run_that_had_nothing_to_do() -> None:
+    result = result_of(TileResult("27WXN", "skipped", "/out/a.gpq", 3), seconds=0.2, stage_seconds={"device": 0.0})
+    assert lines_of(result) == {
+        "tiles": "1 skipped",
+        "chips": "3 in the files, 0 encoded now",
+        "quarantined": "0",
+        "files": "/out",
+    }
+
+
+def test_summary_of_an_interrupted_run() -> None:
+    result = result_of(DONE, unfinished=2, encoded=3, seconds=6.0, interrupted=True)
+    lines = lines_of(result)
+    assert lines["tiles"] == "1 done, 2 not finished"
+    assert lines["chips"] == "3 in the files, 3 encoded now in 6 s (0.50 chips/s)"
+    assert (
+        "same command goes on from here" in lines["interrupted:"] or "the same command goes on" in lines["interrupted:"]
+    )
+    assert lines_of(result_of(unfinished=2, interrupted=True))["tiles"] == "2 not finished"
+
+
+def test_summary_names_only_some() -> None:
+    bad = {f"/chips/{n}.tif": "has no CRS" for n in range(8)}
+    failed = [TileResult(f"27WX{letter}", "failed", reason="no chips") for letter in "NPQRST"]
+    lines = lines_of(result_of(TileResult("27WXM", "done", "/out/a.gpq", 1, bad), *failed))
+    assert lines["quarantined"].splitlines() == [
+        "8",
+        *(f"/chips/{n}.tif  has no CRS" for n in range(5)),
+        "and 3 more: see the receipts",
+    ]
+    assert lines["failed"].splitlines()[0] == "6"
+    assert lines["failed"].splitlines()[-1].startswith("and 1 more")
+
+
+@pytest.mark.parametrize(
+    ("spent", "limit", "busy"),
+    [
+        ({"source": 1, "decode": 2, "wait": 0, "device": 9, "write": 0}, "device", "100%"),
+        ({"source": 9, "decode": 2, "wait": 9, "device": 1, "write": 0}, "source", "10%"),
+        ({"source": 1, "decode": 20, "wait": 9, "device": 1, "write": 0}, "decode", "10%"),
+        ({"source": 1, "decode": 0, "wait": 0, "device": 0, "write": 0}, "source", "0%"),
+    ],
+)
+def test_limit_of_a_run(spent: dict[str, float], limit: str, busy: str) -> None:
+    text = display.describe_stages(result_of(encoded=1, stage_seconds=spent))
+    assert text.endswith(f"device busy {busy} of its time, the limit was the {limit}")
+
+
+def test_piped_progress_is_a_line_a_tile(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    long = TileResult("27WXP", "failed", reason=f"[red]{'no chips of it ' * 20}[/red]")
+    state = Progress(3, "http://127.0.0.1:8787/status")
+    with display.show_progress() as tell:
+        tell(state)
+        state.indexed = 1
+        tell(state)
+        state.finished.append(DONE)
+        tell(state)
+        tell(state)
+        state.finished += [BAD, long]
+        tell(state)
+    assert capsys.readouterr().out.splitlines() == [
+        "dashboard: http://127.0.0.1:8787/status",
+        *(display.describe_tile(result) for result in (DONE, BAD, long)),
+    ]
+
+
+def test_live_progress_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    update, lines = Live.update, []
+
+    def keeping(self: Live, renderable: Any, **options: Any) -> None:
+        lines.append(str(renderable))
+        update(self, renderable, **options)
+
+    monkeypatch.setattr(Live, "update", keeping)
+    with display.show_progress() as tell:
+        tell(Progress(3, "http://127.0.0.1:8787/status"))
+        tell(Progress(3, "", [DONE], indexed=3, chips=9, encoded=3))
+    shown = capsys.readouterr().out
+    assert "dashboard: http://127.0.0.1:8787/status" in shown
+    assert display.describe_tile(DONE) in shown
+    first, second, last = lines
+    assert first.startswith("tiles 0/3  ·  chips 0/0+")
+    assert second.startswith("tiles 1/3  ·  chips 3/9  ·")
+    assert last == ""

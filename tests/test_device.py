@@ -1,0 +1,440 @@
+"""The owner of the device, with a small encoder in the real one's place: order, bounds, exclusive use, errors."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+import torch
+
+from daskembed import device
+from daskembed.device import Device, Encoded, get_device
+from daskembed.encoders import ENCODERS, Encoder
+from daskembed.errors import ChipError, StorageDeniedError, StorageError
+
+BANDS = ("red", "nir", "dem")
+SHAPE = (len(BANDS), 2, 2)
+MEANS = np.array([10, 20, 30], np.float32)
+# Only ever reached where something hangs that should not.
+LONG = 60
+pytestmark = pytest.mark.timeout(120)
+
+
+class FakeModel:
+    """Gives each chip its number (its first pixel), its latitude and the size of its batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[float]] = []
+        self.inputs: list[torch.Tensor] = []
+        self.threads: set[int] = set()
+        self.most_inside = self.inside = 0
+        self.before: Callable[[list[float]], None] = lambda numbers: None
+        self._lock = threading.Lock()
+
+    def __call__(self, pixels: torch.Tensor, latlon: torch.Tensor, time: torch.Tensor, level: str) -> torch.Tensor:
+        with self._lock:
+            self.inside += 1
+            self.most_inside = max(self.most_inside, self.inside)
+            self.threads.add(threading.get_ident())
+        try:
+            numbers = pixels[:, 0, 0, 0].float()
+            self.batches.append(numbers.tolist())
+            self.inputs.append(pixels.clone())
+            self.before(numbers.tolist())
+            size = torch.full_like(numbers, len(numbers))
+            return torch.stack([numbers, latlon[:, 0], size], dim=1)
+        finally:
+            with self._lock:
+                self.inside -= 1
+
+
+class FakeModule(ModuleType):
+    """What `daskembed.encoders.EncoderModule` asks for, with a model of three numbers a chip."""
+
+    BANDS = BANDS
+    PREFIX = "model."
+    IGNORED = ()
+    OTHER_MODELS: dict[str, str] = {}  # noqa: RUF012
+    SIZES = {"only": 3}  # noqa: RUF012
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.models: list[FakeModel] = []
+        self.slow = 0.0
+
+    def parameter_shapes(self, size: str) -> dict[str, tuple[int, ...]]:
+        return {"weight": (3, 3)}
+
+    def size_of(self, shapes: Any) -> str:
+        return "only"
+
+    def embedding_shape(self, size: str, level: str) -> tuple[int, ...]:
+        return (3,)
+
+    def metadata(self, lat: np.ndarray, lon: np.ndarray, dates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        day = dates.astype("datetime64[D]").astype(np.float32)
+        return np.stack([lat, lon], axis=1).astype(np.float32), day[:, None]
+
+    def fill_values(self) -> np.ndarray:
+        return MEANS
+
+    def build(self, state: Any, *, device: torch.device, dtype: torch.dtype) -> FakeModel:
+        time.sleep(self.slow)
+        self.models.append(FakeModel())
+        return self.models[-1]
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeModule]:
+    """A registered encoder named ``fake``, with batches of several chips on any device."""
+    fake = FakeModule("fake_encoder")
+    monkeypatch.setitem(sys.modules, "fake_encoder", fake)
+    monkeypatch.setitem(ENCODERS, "fake", "fake_encoder")
+    monkeypatch.setattr(device, "CPU_BATCH", 4)
+    device._load.cache_clear()
+    threads = torch.get_num_threads()
+    yield fake
+    device._load.cache_clear()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def encoder() -> Encoder:
+    return Encoder(
+        name="fake", checkpoint="untrained:only:0", sha256=None, size="only", precision="fp32", batch_size=3, readers=2
+    )
+
+
+@pytest.fixture
+def owner(module: FakeModule, encoder: Encoder) -> Device:
+    return Device(encoder)
+
+
+@pytest.fixture
+def model(owner: Device, module: FakeModule) -> FakeModel:
+    return module.models[0]
+
+
+def chip(number: float, dtype: str = "float32") -> np.ndarray:
+    return np.full(SHAPE, number).astype(dtype)
+
+
+def encode(owner: Device, reads: list[Callable[[], np.ndarray]], *, on_nan: str = "quarantine") -> Encoded:
+    lat = np.arange(len(reads), dtype=np.float64) - 100
+    dates = np.full(len(reads), "2019-04-16", "datetime64[D]")
+    return owner.encode(reads, lat, lat, dates, level="mean", on_nan=on_nan)
+
+
+def reads_of(numbers: Any) -> list[Callable[[], np.ndarray]]:
+    return [lambda n=n: chip(n) for n in numbers]
+
+
+def raising(error: Exception) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        raise error
+
+    return read
+
+
+# What comes out
+
+
+def test_each_chip_gets_its_own_row(owner: Device, model: FakeModel) -> None:
+    encoded = encode(owner, reads_of(range(8)))
+    assert encoded.vectors.dtype == np.float32
+    np.testing.assert_array_equal(encoded.vectors, [[n, n - 100, 3 if n < 6 else 2] for n in range(8)])
+    assert list(encoded.quarantined) == [None] * 8
+    assert list(encoded.filled) == [0] * 8
+    assert encoded.filled.dtype == np.int64
+
+
+def test_no_chips(owner: Device, model: FakeModel) -> None:
+    encoded = encode(owner, [])
+    assert encoded.vectors.shape == (0, 3)
+    assert len(encoded.quarantined) == len(encoded.filled) == 0
+    assert model.batches == []
+
+
+@pytest.mark.parametrize(("asked", "given"), [(1, 1), (2, 2), (4, 4), (32, 4)])
+def test_size_of_batches(module: FakeModule, encoder: Encoder, asked: int, given: int) -> None:
+    if torch.cuda.is_available():
+        given = asked
+    encode(Device(replace(encoder, batch_size=asked)), reads_of(range(2 * given + 1)))
+    assert [len(batch) for batch in module.models[0].batches] == [given, given, 1]
+
+
+def test_chip_that_cannot_be_read_is_quarantined(owner: Device, model: FakeModel) -> None:
+    reads = reads_of(range(1, 7))
+    reads[1] = raising(ChipError("is damaged"))
+    encoded = encode(owner, reads)
+    assert list(encoded.quarantined) == [None, "is damaged", None, None, None, None]
+    assert np.isnan(encoded.vectors[1]).all()
+    np.testing.assert_array_equal(encoded.vectors[[0, 2, 3, 4, 5], 0], [1, 3, 4, 5, 6])
+    # The batch keeps its shape: zeros stand in the chip's place.
+    assert model.batches == [[1, 0, 3], [4, 5, 6]]
+
+
+def test_batch_of_nothing_but_bad_chips(owner: Device) -> None:
+    encoded = encode(owner, [*(raising(ChipError(f"is bad {n}")) for n in range(3)), *reads_of([7])])
+    assert list(encoded.quarantined) == ["is bad 0", "is bad 1", "is bad 2", None]
+    assert np.isnan(encoded.vectors[:3]).all()
+    np.testing.assert_array_equal(encoded.vectors[3], [7, -97, 1])
+
+
+def test_values_that_are_not_finite(owner: Device, model: FakeModel) -> None:
+    bad = chip(5)
+    bad[0, 0, 0], bad[2, 1, 0], bad[2, 1, 1] = np.nan, np.inf, -np.inf
+    reads = [lambda: bad, *reads_of([6])]
+    encoded = encode(owner, reads)
+    assert encoded.quarantined[0].startswith("has values that are not finite: 1 in red, 2 in dem ")
+    assert encoded.quarantined[1] is None
+    assert list(encoded.filled) == [0, 0]
+    filled = encode(owner, reads, on_nan="fill")
+    assert list(filled.quarantined) == [None, None]
+    assert list(filled.filled) == [3, 0]
+    seen = model.inputs[-1][0].cpu().numpy()
+    np.testing.assert_array_equal(seen, [[[10, 5], [5, 5]], [[5, 5], [5, 5]], [[5, 5], [30, 30]]])
+    assert np.isnan(bad[0, 0, 0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16", "int16", "int32", "uint8"])
+def test_chips_of_one_type_keep_it(owner: Device, model: FakeModel, dtype: str) -> None:
+    encode(owner, [lambda: chip(200, dtype), lambda: chip(7, dtype)])
+    assert model.inputs[0].dtype == getattr(torch, dtype)
+    assert model.batches == [[200, 7]]
+
+
+def test_chips_of_several_types_become_float32(owner: Device, model: FakeModel) -> None:
+    reads = [lambda: chip(60_000, "uint16"), lambda: chip(-7, "int16"), lambda: chip(0.5, "float64")]
+    encoded = encode(owner, reads)
+    assert model.inputs[0].dtype == torch.float32
+    np.testing.assert_array_equal(encoded.vectors[:, 0], [60_000, -7, 0.5])
+
+
+# When things are done
+
+
+def test_batches_are_encoded_in_the_order_of_reading(module: FakeModule, encoder: Encoder) -> None:
+    """With one reading thread, and several blocks at once, the device sees chips just as they were read."""
+    owner, started = Device(replace(encoder, readers=1)), []
+
+    def reads(block: int) -> list[Callable[[], np.ndarray]]:
+        def read(number: int) -> np.ndarray:
+            started.append(float(number))
+            return chip(number)
+
+        return [lambda n=n: read(n) for n in range(100 * block, 100 * block + 7)]
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda block: encode(owner, reads(block)), range(6)))
+    assert len(started) == 42
+    assert [number for batch in module.models[0].batches for number in batch] == started
+    # Blocks take turns: none is read between the chips of another.
+    assert [started[i] % 100 for i in range(0, 42, 7)] == [0] * 6
+
+
+def test_reads_that_finish_out_of_order_keep_their_places(module: FakeModule, encoder: Encoder) -> None:
+    owner = Device(replace(encoder, readers=4))
+    later = threading.Event()
+
+    def first() -> np.ndarray:
+        assert later.wait(LONG)
+        return chip(0)
+
+    def last() -> np.ndarray:
+        later.set()
+        return chip(3)
+
+    encoded = encode(owner, [first, *reads_of([1, 2]), last])
+    np.testing.assert_array_equal(encoded.vectors[:, 0], [0, 1, 2, 3])
+    assert module.models[0].batches == [[0, 1, 2], [3]]
+
+
+def test_next_block_is_read_while_one_is_encoded(owner: Device, model: FakeModel) -> None:
+    """The first block's encoding does not end before the second block's reading has begun."""
+    encoding, reading = threading.Event(), threading.Event()
+    met = []
+
+    def before(numbers: list[float]) -> None:
+        if numbers == [1]:
+            encoding.set()
+            met.append(reading.wait(LONG))
+
+    def read() -> np.ndarray:
+        reading.set()
+        return chip(2)
+
+    model.before = before
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(encode, owner, reads_of([1]))
+        assert encoding.wait(LONG)
+        two = pool.submit(encode, owner, [read])
+        assert (one.result(LONG).vectors[0, 0], two.result(LONG).vectors[0, 0]) == (1, 2)
+    assert met == [True]
+
+
+def test_later_chips_of_a_block_are_read_while_its_first_are_encoded(owner: Device, model: FakeModel) -> None:
+    reading, met = threading.Event(), []
+
+    def before(numbers: list[float]) -> None:
+        if numbers[0] == 0:
+            met.append(reading.wait(LONG))
+
+    def read() -> np.ndarray:
+        reading.set()
+        return chip(4)
+
+    model.before = before
+    encode(owner, [*reads_of(range(4)), read])
+    assert met == [True]
+
+
+@pytest.mark.parametrize(("batch_size", "readers"), [(3, 2), (1, 1), (2, 5)])
+def test_chips_in_memory_are_bounded(module: FakeModule, encoder: Encoder, batch_size: int, readers: int) -> None:
+    """However many blocks run: the chips being read, two batches that wait and the one on the device."""
+    owner = Device(replace(encoder, batch_size=batch_size, readers=readers))
+    lock, held, most = threading.Lock(), 0, 0
+
+    def read() -> np.ndarray:
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        return chip(1)
+
+    def after(numbers: list[float]) -> None:
+        nonlocal held
+        time.sleep(0.002)  # a slow device, so that readers run as far ahead as they may
+        with lock:
+            held -= len(numbers)
+
+    module.models[0].before = after
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda block: encode(owner, [read] * 20), range(8)))
+    assert held == 0
+    assert batch_size < most <= readers + 3 * batch_size
+
+
+def test_chips_are_read_by_that_many_threads(module: FakeModule, encoder: Encoder) -> None:
+    owner, together = Device(replace(encoder, readers=3)), threading.Barrier(3)
+
+    def read() -> np.ndarray:
+        together.wait(LONG)
+        return chip(1)
+
+    assert len(encode(owner, [read] * 6).vectors) == 6
+
+
+def test_one_thread_alone_computes(owner: Device, model: FakeModel) -> None:
+    model.before = lambda numbers: time.sleep(0.001)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda block: encode(owner, reads_of(range(10 * block, 10 * block + 5))), range(16)))
+    for block, encoded in enumerate(found):
+        np.testing.assert_array_equal(encoded.vectors[:, 0], np.arange(10 * block, 10 * block + 5))
+    assert model.most_inside == 1
+    assert len(model.threads) == 1
+    assert len(model.batches) == 32
+
+
+# Errors
+
+
+@pytest.mark.parametrize("error", [StorageError, StorageDeniedError, MemoryError, ValueError])
+def test_error_of_a_read_is_the_blocks(owner: Device, error: type[Exception]) -> None:
+    """It is no fault of the chip; and more failures than chips have room in memory leave the device as it was."""
+    for failing in range(12):
+        reads = reads_of(range(7))
+        reads[failing % 7] = raising(error("no answer"))
+        with pytest.raises(error, match="no answer"):
+            encode(owner, reads)
+    np.testing.assert_array_equal(encode(owner, reads_of(range(20))).vectors[:, 0], range(20))
+
+
+def test_error_of_the_encoder_is_the_blocks(owner: Device, model: FakeModel) -> None:
+    def before(numbers: list[float]) -> None:
+        if 99 in numbers:
+            raise RuntimeError("out of memory")
+
+    model.before = before
+    for _ in range(12):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            encode(owner, reads_of([1, 2, 99, 4, 5]))
+    np.testing.assert_array_equal(encode(owner, reads_of(range(20))).vectors[:, 0], range(20))
+
+
+def test_chip_of_another_shape_is_the_blocks_error(owner: Device) -> None:
+    for _ in range(12):
+        with pytest.raises(ValueError, match="broadcast"):
+            encode(owner, [*reads_of([1]), lambda: np.ones((5, 2, 2), np.float32)])
+    np.testing.assert_array_equal(encode(owner, reads_of([1, 2])).vectors[:, 0], [1, 2])
+
+
+def test_error_of_one_block_is_not_anothers(owner: Device) -> None:
+    def run(block: int) -> Encoded | str:
+        reads = reads_of(range(5))
+        if block % 2:
+            reads[block % 5] = raising(StorageError(f"block {block}"))
+        try:
+            return encode(owner, reads)
+        except StorageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(run, range(12)))
+    for block, result in enumerate(found):
+        if block % 2:
+            assert result == f"block {block}"
+        else:
+            np.testing.assert_array_equal(result.vectors[:, 0], range(5))
+
+
+# One device a process
+
+
+def test_encoder_is_loaded_once(module: FakeModule, encoder: Encoder) -> None:
+    module.slow = 0.05
+    together = threading.Barrier(8)
+
+    def get(_: int) -> Device:
+        together.wait(LONG)
+        return get_device(replace(encoder))
+
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(get, range(8)))
+    assert len(found) == 1
+    assert len(module.models) == 1
+
+
+def test_another_encoder_is_loaded_in_its_turn(module: FakeModule, encoder: Encoder) -> None:
+    first = get_device(encoder)
+    other = get_device(replace(encoder, checkpoint="untrained:only:1"))
+    assert other is not first
+    assert len(module.models) == 2
+
+
+def test_encoder_that_cannot_be_loaded_is_tried_again(
+    module: FakeModule, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeModule, "build", lambda *_, **__: raising(RuntimeError("no memory on the device"))())
+        with pytest.raises(RuntimeError, match="no memory on the device"):
+            get_device(encoder)
+    assert len(encode(get_device(encoder), reads_of([1])).vectors) == 1
+
+
+def test_torch_threads_are_set_on_purpose(module: FakeModule, encoder: Encoder) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU: there torch's threads do the work")
+    torch.set_num_threads(3)
+    with dask.config.set({"daskembed.torch-threads": 2}):
+        Device(encoder)
+    assert torch.get_num_threads() == 2

@@ -1,0 +1,146 @@
+"""Receipts of finished tiles and the files that they belong to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from daskembed.errors import InputError
+from daskembed.receipts import (
+    Receipt,
+    check_version,
+    parts_folder,
+    published_files,
+    read_receipts,
+    receipt_path,
+    write_receipt,
+)
+from daskembed.storage import Storage
+
+RECEIPT = Receipt(
+    tile="27WXN",
+    version="001",
+    file="27WXN_20200101_20200301_v001.gpq",
+    size=12345,
+    sha256="ab" * 32,
+    chips=417,
+    quarantined={"s3://chips/1.tif": "NaN in vh"},
+    filled={"s3://chips/2.tif": 17},
+    settings={"level": "mean", "encoder": "clay-v0", "dates": None},
+    listing="cd" * 8,
+    started="2026-01-01T00:00:00+00:00",
+    finished="2026-01-01T00:01:00+00:00",
+    software={"daskembed": "0.1.0"},
+)
+
+
+@pytest.fixture
+def output(tmp_path) -> Storage:
+    return Storage(str(tmp_path))
+
+
+def test_round_trip(output):
+    empty = replace(RECEIPT, tile="27WXM", file=None, sha256=None, size=0, chips=0, software={})
+    write_receipt(output, RECEIPT)
+    write_receipt(output, empty)
+    assert read_receipts(output, ["27WXM", "27WXN"], "001") == {"27WXN": RECEIPT, "27WXM": empty}
+
+
+def test_round_trip_on_s3(s3):
+    output = Storage(f"{s3}/embeddings")
+    assert read_receipts(output, ["27WXN"], "001") == {}
+    write_receipt(output, RECEIPT)
+    assert read_receipts(output, ["27WXN", "27WXM"], "001") == {"27WXN": RECEIPT}
+
+
+def test_only_the_wanted_tiles_and_version_are_read(output):
+    write_receipt(output, RECEIPT)
+    write_receipt(output, replace(RECEIPT, version="002", chips=3))
+    write_receipt(output, replace(RECEIPT, tile="27WXM"))
+    output.put(receipt_path("27WXP", "001"), b"damaged, but nobody asked")
+    assert read_receipts(output, ["27WXN", "28WDT"], "002") == {"27WXN": replace(RECEIPT, version="002", chips=3)}
+    assert list(read_receipts(output, ["27WXM", "27WXN"], "001")) == ["27WXM", "27WXN"]
+    assert read_receipts(output, [], "001") == {}
+
+
+def test_no_receipts_yet(output):
+    assert read_receipts(output, ["27WXN"], "001") == {}
+
+
+def test_a_new_receipt_replaces_the_old_one(output):
+    write_receipt(output, RECEIPT)
+    write_receipt(output, replace(RECEIPT, chips=5))
+    assert read_receipts(output, ["27WXN"], "001")["27WXN"].chips == 5
+
+
+def test_receipts_are_readable_json(output):
+    write_receipt(output, RECEIPT)
+    fields = json.loads(output.get("_daskembed/receipts/27WXN_v001.json"))
+    assert fields["tile"] == "27WXN"
+    assert fields["quarantined"] == {"s3://chips/1.tif": "NaN in vh"}
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"null", b'"text"', b'{"tile": "27WXN"}', b'{"surprise": 1}', b"\xff\xfe\x00", b"{}"]
+)
+def test_damaged_receipt(output, data):
+    output.put(receipt_path("27WXN", "001"), data)
+    with pytest.raises(InputError) as error:
+        read_receipts(output, ["27WXN"], "001")
+    path = output.url_of("_daskembed/receipts/27WXN_v001.json")
+    assert str(error.value).startswith(f"{path} is not a receipt of daskembed: ")
+    assert str(error.value).endswith("; delete it")
+
+
+def test_places_of_receipts_and_parts():
+    assert receipt_path("27WXN", "001") == "_daskembed/receipts/27WXN_v001.json"
+    assert parts_folder("27WXN", "001") == "_daskembed/parts/27WXN_v001"
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [("1", "001"), ("001", "001"), ("42", "042"), ("2026", "2026"), ("rc1", "rc1"), ("A", "A"), ("x" * 16, "x" * 16)],
+)
+def test_check_version(version, expected):
+    assert check_version(version) == expected
+
+
+@pytest.mark.parametrize(
+    "version", ["", "1.0", "a_b", "a/b", "-1", "x" * 17, "001\n", "é", "\N{ARABIC-INDIC DIGIT ONE}"]
+)
+def test_check_version_refuses_what_is_no_part_of_a_name(version):
+    with pytest.raises(InputError) as error:
+        check_version(version)
+    assert str(error.value) == f"version {version!r}: expected up to 16 letters and digits, such as 001"
+
+
+def test_published_files(output):
+    published = [
+        "27WXM_20200101_20200301_v001.gpq",
+        "27WXN_20200101_20200301_v001.gpq",
+        "27WXN_20200101_20210301_v001.gpq",
+    ]
+    others = [
+        "27WXN_20200101_20200301_v002.gpq",
+        "27WXN_20200101_20200301_v0011.gpq",
+        "27WXN_20200101_20200301_v001.gpq.bak",
+        "27WXN_20200101_20200301_v001.parquet",
+        "27WXN_20200101_v001.gpq",
+        "x27WXN_20200101_20200301_v001.gpq",
+        "27wxn_20200101_20200301_v001.gpq",
+        "old/27WXN_20190101_20190301_v001.gpq",
+        "_daskembed/parts/27WXN_20200101_20200301_v001.gpq",
+    ]
+    for name in published + others:
+        output.put(name, b"")
+    found = published_files(output, "001", ".gpq")
+    assert found == {"27WXM": published[:1], "27WXN": published[1:]}
+    assert published_files(output, "002", ".gpq") == {"27WXN": others[:1]}
+    assert published_files(output, "003", ".gpq") == {}
+
+
+def test_suffix_of_published_files_is_taken_literally(output):
+    output.put("27WXN_20200101_20200301_v001xgpq", b"")
+    assert published_files(output, "001", ".gpq") == {}

@@ -1,0 +1,388 @@
+"""Storage, local and S3: the same behaviour through one fixture."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from daskembed.errors import InputError, StorageDeniedError, StorageError
+from daskembed.storage import Storage, is_local, local_path, split_url
+
+NAMES = ["plain.txt", "with space.txt", "münchen.txt", "a%20b", "a+b=c&d?e", "deep/er/and deeper"]
+
+
+@pytest.fixture(params=["local", "file", "s3", "s3 prefix"])
+def storage(request, tmp_path) -> Storage:
+    """An empty storage of each kind."""
+    if request.param.startswith("s3"):
+        bucket = request.getfixturevalue("s3")
+        return Storage(bucket if request.param == "s3" else f"{bucket}/some/folder/")
+    return Storage(f"file://{tmp_path}" if request.param == "file" else str(tmp_path))
+
+
+def paths(storage: Storage, prefix: str = "", *, recursive: bool = True) -> list[str]:
+    return [entry.path for entry in storage.entries(prefix, recursive=recursive)]
+
+
+def write_and_fail(storage: Storage, path: str, data: bytes, error: BaseException) -> None:
+    with storage.open_writer(path) as file:
+        file.write(data)
+        raise error
+
+
+# --- Reading and writing ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_put_then_get(storage, name):
+    storage.put(name, b"one")
+    assert storage.get(name) == b"one"
+    assert paths(storage) == [name]
+    storage.put(name, b"")
+    assert storage.get(name) == b""
+
+
+def test_get_range(storage):
+    storage.put("numbers", bytes(range(100)))
+    assert storage.get_range("numbers", 0, 1) == b"\0"
+    assert storage.get_range("numbers", 10, 13) == bytes([10, 11, 12])
+    assert storage.get_range("numbers", 98, 100) == bytes([98, 99])
+
+
+def test_missing_object(storage):
+    storage.put("other", b"")
+    for read in (storage.get, storage.open_reader, lambda path: storage.get_range(path, 0, 1)):
+        for path in ("missing", "folder/missing", "othe"):
+            with pytest.raises(FileNotFoundError) as error:
+                read(path)
+            assert str(error.value) == f"{storage.url_of(path)} does not exist"
+
+
+def test_open_reader(storage):
+    data = bytes(range(256)) * 300
+    storage.put("folder/data", data)
+    with storage.open_reader("folder/data") as file:
+        assert file.read(3) == data[:3]
+        file.seek(-10, 2)
+        assert file.tell() == len(data) - 10
+        assert file.read() == data[-10:]
+        file.seek(1000)
+        assert file.read(5) == data[1000:1005]
+
+
+def test_parquet_through_it(storage):
+    # Also as large pages, which pyarrow hands on without copying them.
+    rng = np.random.default_rng(0)
+    table = pa.table({"x": rng.random(300_000), "y": ["text"] * 300_000})
+    options = {"compression": "none", "use_dictionary": False, "data_page_size": 1 << 20}
+    with storage.open_writer("table.parquet") as file:
+        pq.write_table(table, file, **options)
+    with pq.ParquetFile(storage.open_reader("table.parquet")) as file:
+        assert file.read() == table
+
+
+def test_arrow_through_it(storage):
+    table = pa.table({"x": range(1000)})
+    with storage.open_writer("table.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    with pa.ipc.open_file(storage.open_reader("table.arrow")) as file:
+        assert file.read_all() == table
+
+
+# --- Listing ------------------------------------------------------------------------
+
+
+def test_entries(storage):
+    # Not in the order of their names.
+    for path in ("b/2", "a", "b/10", "b/c/1", "bb/1", "B"):
+        storage.put(path, path.encode())
+    assert paths(storage) == ["B", "a", "b/10", "b/2", "b/c/1", "bb/1"]
+    assert paths(storage, recursive=False) == ["B", "a"]
+    assert paths(storage, "b") == paths(storage, "b/") == ["b/10", "b/2", "b/c/1"]
+    assert paths(storage, "b", recursive=False) == ["b/10", "b/2"]
+    assert paths(storage, "b/c") == ["b/c/1"]
+    assert [entry.size for entry in storage.entries("b")] == [4, 3, 5]
+
+
+def test_entries_of_an_absent_folder(storage):
+    storage.put("folder/a", b"")
+    for prefix in ("absent", "fold", "folder/absent", "folder/a"):
+        assert paths(storage, prefix) == paths(storage, prefix, recursive=False) == []
+
+
+def test_entries_of_many_objects(storage):
+    # obstore lists in chunks of 50.
+    expected = [f"many/{i:03}" for i in range(120)]
+    for path in reversed(expected):
+        storage.put(path, b"x")
+    assert paths(storage, "many") == expected
+
+
+def test_etag_changes_with_the_content(storage):
+    storage.put("a", b"one")
+    (before,) = storage.entries()
+    assert before.etag
+    assert storage.entries() == [before]
+    storage.put("a", b"two")
+    (after,) = storage.entries()
+    assert after.etag != before.etag
+    assert after.size == before.size
+
+
+# --- Deleting -----------------------------------------------------------------------
+
+
+def test_delete(storage):
+    for path in ("a/b/1", "a/b/2", "a/3", "4"):
+        storage.put(path, b"")
+    storage.delete(["a/b/1"])
+    assert paths(storage) == ["4", "a/3", "a/b/2"]
+    storage.delete(["a/b/2", "a/3"])
+    assert paths(storage) == ["4"]
+    storage.delete([])
+    assert paths(storage) == ["4"]
+
+
+def test_delete_of_what_is_missing(storage):
+    storage.put("a/1", b"")
+    storage.put("b/1", b"")
+    storage.delete(["missing", "a/missing", "no/such/folder", "a/1", "a/1"])
+    assert paths(storage) == ["b/1"]
+
+
+def test_delete_leaves_no_empty_folders(tmp_path):
+    storage = Storage(str(tmp_path / "out"))
+    for path in ("a/b/c/1", "a/b/2", "x/y/1", "x/z/1"):
+        storage.put(path, b"")
+    storage.delete(["a/b/c/1", "x/y/1", "x/z/1"])
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")) == [
+        "out",
+        "out/a",
+        "out/a/b",
+        "out/a/b/2",
+    ]
+    storage.delete(["a/b/2"])
+    assert list(tmp_path.rglob("*")) == [tmp_path / "out"]
+
+
+# --- Writing all or nothing ---------------------------------------------------------
+
+
+def test_object_appears_when_the_block_ends(storage):
+    with storage.open_writer("folder/a") as file:
+        file.write(b"one")
+        file.write(b"two")
+        file.flush()
+        with pytest.raises(FileNotFoundError):
+            storage.get("folder/a")
+    assert storage.get("folder/a") == b"onetwo"
+    assert paths(storage) == ["folder/a"]
+
+
+def test_old_object_stays_until_the_block_ends(storage):
+    storage.put("a", b"old")
+    with storage.open_writer("a") as file:
+        file.write(b"new, and longer")
+        file.flush()
+        assert storage.get("a") == b"old"
+    assert storage.get("a") == b"new, and longer"
+    assert paths(storage) == ["a"]
+
+
+@pytest.mark.parametrize("error", [ValueError("stop"), KeyboardInterrupt("stop")], ids=["ValueError", "Interrupt"])
+def test_failed_block_leaves_nothing(storage, error):
+    storage.put("kept", b"old")
+    with pytest.raises(type(error), match=r"^stop$"):
+        write_and_fail(storage, "new", b"part", error)
+    with pytest.raises(type(error), match=r"^stop$"):
+        write_and_fail(storage, "kept", b"part", error)
+    assert paths(storage) == ["kept"]
+    assert storage.get("kept") == b"old"
+    if is_local(storage.url):
+        assert [p.name for p in Path(storage.url).rglob("*")] == ["kept"]
+
+
+def test_failed_block_leaves_no_upload(s3, s3_server):
+    # More than fits one request: the parts of an upload that nobody ends are stored, and paid for, unseen.
+    storage = Storage(s3)
+    with pytest.raises(ValueError, match="stop"):
+        write_and_fail(storage, "big", bytes(25 << 20), ValueError("stop"))
+    assert paths(storage) == []
+    client = boto3.client("s3", region_name="us-east-1", endpoint_url=s3_server)
+    uploads = client.list_multipart_uploads(Bucket=s3.removeprefix("s3://")).get("Uploads", [])
+    assert [upload["Key"] for upload in uploads] == []
+
+
+def test_big_object(s3):
+    storage, data = Storage(s3), bytes(range(256)) * (25 << 12)
+    storage.put("big", data)
+    assert storage.entries()[0].size == len(data)
+    assert storage.get("big") == data
+
+
+def test_what_fails_in_the_block_is_not_blamed_on_the_object(storage):
+    def copy() -> None:
+        with storage.open_writer("copy") as file:
+            file.write(storage.get("missing"))
+
+    with pytest.raises(FileNotFoundError) as error:
+        copy()
+    assert str(error.value) == f"{storage.url_of('missing')} does not exist"
+
+
+def test_two_writers_at_once(storage):
+    with storage.open_writer("a") as first:
+        first.write(b"first")
+        with storage.open_writer("a") as second:
+            second.write(b"the second")
+        assert storage.get("a") == b"the second"
+    assert storage.get("a") == b"first"
+    assert paths(storage) == ["a"]
+
+
+# --- Names of storages --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["ftp://host/folder", "https://host/folder", "S4://bucket", "hf://me/repo"])
+def test_unknown_scheme(url):
+    with pytest.raises(
+        InputError, match=r"unknown scheme.*give a folder or a URL in s3://, gs://, az://, file://"
+    ) as e:
+        Storage(url).entries()
+    assert str(e.value).startswith(url)
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///folder"])
+def test_no_bucket(url, tmp_path, monkeypatch, s3_server):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as error:
+        Storage(url).put("a", b"")
+    assert str(error.value).startswith(url)
+    assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize("end", ["", "/", "//"])
+def test_slash_at_the_end_is_dropped(tmp_path, end):
+    assert Storage(f"{tmp_path}{end}") == Storage(f"file://{tmp_path}{end}") == Storage(str(tmp_path))
+    assert Storage(f"s3://bucket/folder{end}").url_of("a/b") == "s3://bucket/folder/a/b"
+
+
+def test_local_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Storage("folder").url == str(tmp_path / "folder")
+    assert local_path("~/folder") == tmp_path / "home" / "folder"
+    assert local_path("file:///a/b") == Path("/a/b")
+    assert [is_local(url) for url in ("a", "/a", "file:///a", "s3://a", "https://a")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_split_url(tmp_path):
+    assert split_url("s3://bucket/a/b.tif") == (Storage("s3://bucket/a"), "b.tif")
+    assert split_url(f"{tmp_path}/a/b.tif") == (Storage(f"{tmp_path}/a"), "b.tif")
+    assert split_url("b.tif") == (Storage("."), "b.tif")
+
+
+def test_check_exists(tmp_path):
+    Storage(str(tmp_path)).check_exists()
+    Storage("s3://there-is-no-such-bucket").check_exists()
+    (tmp_path / "file").write_text("")
+    for name in ("absent", "file"):
+        with pytest.raises(InputError, match=f"^no folder {tmp_path / name}$"):
+            Storage(str(tmp_path / name)).check_exists()
+
+
+def test_a_file_where_a_folder_should_be(tmp_path):
+    storage = Storage(str(tmp_path))
+    storage.put("file", b"")
+    for act in (storage.get, lambda path: storage.put(path, b"")):
+        with pytest.raises(StorageError, match=str(tmp_path / "file" / "a")):
+            act("file/a")
+
+
+def test_pickling(storage):
+    storage.put("a", b"one")  # its connection is open now
+    pickled = pickle.dumps(storage)
+    assert len(pickled) < 300
+    again = pickle.loads(pickled)
+    assert again == storage
+    assert hash(again) == hash(storage)
+    assert again.get("a") == b"one"
+
+
+# --- Denied -------------------------------------------------------------------------
+
+
+class Denying(BaseHTTPRequestHandler):
+    """Answers every request of S3 with 403."""
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def denied(s3_server, monkeypatch, tmp_path) -> Iterator[Storage]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Denying) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        yield Storage(f"s3://denied-{server.server_port}/{tmp_path.name}")
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(lambda storage: storage.get("a"), id="get"),
+        pytest.param(lambda storage: storage.get_range("a", 0, 1), id="get_range"),
+        pytest.param(lambda storage: storage.open_reader("a"), id="open_reader"),
+        pytest.param(lambda storage: storage.entries(), id="entries"),
+        pytest.param(lambda storage: storage.entries("a", recursive=False), id="entries of one folder"),
+        pytest.param(lambda storage: storage.put("a", b"one"), id="put"),
+        pytest.param(lambda storage: storage.put("a", bytes(25 << 20)), id="put of much"),
+        pytest.param(lambda storage: storage.delete(["a"]), id="delete"),
+    ],
+)
+def test_denied(denied, act):
+    with pytest.raises(
+        StorageDeniedError, match=r"access denied .* check the credentials \(for S3: AWS_ACCESS_KEY_ID"
+    ) as e:
+        act(denied)
+    assert str(e.value).startswith(denied.url)
+    assert "\n" not in str(e.value)
+
+
+def test_denied_locally(tmp_path, monkeypatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    storage = Storage(str(tmp_path))
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(StorageDeniedError, match=r"/a: access denied .*Permission denied.* and the permissions$"):
+        storage.put("a", b"one")

@@ -1,0 +1,333 @@
+"""Embeddings as dask-geopandas frames: of a lazy array, and of a folder of published files."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import dask_geopandas
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import shapely
+import xarray as xr
+
+import daskembed
+from daskembed import table
+from daskembed.errors import InputError
+from daskembed.levels import LEVELS
+from daskembed.sinks import geoparquet
+from daskembed.storage import Storage
+from daskembed.testing import refuse_to_compute
+
+SHAPES = {"mean": (8,), "patch": (16, 16, 8), "group": (6, 16, 16, 8)}
+COLUMNS = ["source_url", "date", "embeddings", "quarantined", "filled", "geometry"]
+
+
+def footprints(count: int, west: float = 12.0) -> np.ndarray:
+    boxes = [shapely.box(west + n / 10, 45, west + (n + 1) / 10, 45.1) for n in range(count)]
+    return np.array(boxes, dtype=object)
+
+
+def make_embeddings(
+    count: int = 7, level: str = "mean", *, chips: Any = 3, west: float = 12.0, bad: dict[int, str] | None = None
+) -> xr.DataArray:
+    """Embeddings in the form that `embed` gives them, some of them quarantined; chip n has 10 n filled values."""
+    vectors = np.random.default_rng(0).standard_normal((count, *SHAPES[level]), np.float32)
+    reasons = np.array([(bad or {}).get(n) for n in range(count)], dtype=object)
+    vectors[list(bad or {})] = np.nan
+    filled = np.arange(0, 10 * count, 10)
+    urls = [f"/chips/33TUL/claytile_33TUL_20190416_v02_{n:04d}.tif" for n in range(count)]
+    return xr.DataArray(
+        da.from_array(vectors, chunks=(chips, *SHAPES[level])),
+        dims=("chip", *LEVELS[level]),
+        name="embeddings",
+        coords={
+            "chip": np.arange(count),
+            "source_url": ("chip", np.array(urls, dtype=object)),
+            "date": ("chip", np.datetime64("2019-04-16", "s") + np.arange(count).astype("timedelta64[D]")),
+            "epsg": ("chip", np.full(count, 32633, np.int32)),
+            "lat": ("chip", np.full(count, 45.05)),
+            "lon": ("chip", west + np.arange(count) / 10),
+            "geometry": ("chip", footprints(count, west)),
+            "quarantined": ("chip", da.from_array(reasons, chunks=(chips,))),
+            "filled": ("chip", da.from_array(filled, chunks=(chips,))),
+        },
+    )
+
+
+# Of a lazy array
+
+
+def test_frame_is_lazy_and_its_partitions_are_the_blocks() -> None:
+    with dask.config.set(scheduler=refuse_to_compute):
+        frame = daskembed.to_geodataframe(make_embeddings())
+        assert isinstance(frame, dask_geopandas.GeoDataFrame)
+        assert frame.npartitions == 3
+        assert list(frame.columns) == COLUMNS
+        assert frame.crs == "OGC:CRS84"
+        assert len(frame.to_delayed()) == 3
+    assert [len(part.compute()) for part in frame.to_delayed()] == [3, 3, 1]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_frame_holds_the_array(level: str) -> None:
+    embeddings = make_embeddings(level=level)
+    frame = daskembed.to_geodataframe(embeddings).compute()
+    assert isinstance(frame, gpd.GeoDataFrame)
+    assert list(frame["source_url"]) == list(embeddings.source_url.values)
+    assert list(frame["date"]) == [date(2019, 4, 16 + n) for n in range(7)]
+    assert list(frame["filled"]) == list(range(0, 70, 10))
+    assert frame["quarantined"].isna().all()
+    assert list(frame.geometry) == list(footprints(7))
+    found = np.stack(frame["embeddings"].to_list()).astype(np.float32)
+    np.testing.assert_array_equal(found.reshape(embeddings.shape), embeddings.values)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_types_are_those_promised(level: str) -> None:
+    frame = daskembed.to_geodataframe(make_embeddings(level=level, bad={1: "is gone"}))
+    computed = frame.compute()
+    assert list(frame.dtypes) == list(computed.dtypes)
+    assert computed["source_url"].dtype == pd.ArrowDtype(pa.string())
+    assert computed["date"].dtype == pd.ArrowDtype(pa.date32())
+    assert computed["embeddings"].dtype == pd.ArrowDtype(pa.list_(pa.float32(), int(np.prod(SHAPES[level]))))
+    assert computed["quarantined"].dtype == pd.ArrowDtype(pa.string())
+    assert computed["filled"].dtype == np.int64
+    assert computed.crs == "OGC:CRS84"
+    assert computed.active_geometry_name == "geometry"
+
+
+def test_quarantined_rows_are_null() -> None:
+    bad = {1: "is gone", 6: "has values that are not finite"}
+    frame = daskembed.to_geodataframe(make_embeddings(bad=bad)).compute().reset_index(drop=True)
+    assert list(np.flatnonzero(frame["embeddings"].isna())) == [1, 6]
+    assert list(np.flatnonzero(frame["quarantined"].notna())) == [1, 6]
+    assert list(frame["quarantined"].dropna()) == list(bad.values())
+    assert list(frame["filled"]) == list(range(0, 70, 10))
+    assert frame.geometry.notna().all()
+
+
+def test_block_of_nothing_but_quarantined_rows() -> None:
+    frame = daskembed.to_geodataframe(make_embeddings(bad=dict.fromkeys(range(7), "is gone"))).compute()
+    assert frame["embeddings"].isna().all()
+    assert list(frame["quarantined"]) == ["is gone"] * 7
+
+
+def test_spatial_partitions_cover_their_rows() -> None:
+    frame = daskembed.to_geodataframe(make_embeddings())
+    assert len(frame.spatial_partitions) == 3
+    assert frame.spatial_partitions.crs == "OGC:CRS84"
+    for area, part in zip(frame.spatial_partitions, frame.to_delayed(), strict=True):
+        rows = part.compute().geometry
+        assert rows.within(area).all()
+        assert area.bounds == tuple(rows.total_bounds)
+
+
+def test_an_area_selects_partitions() -> None:
+    frame = daskembed.to_geodataframe(make_embeddings()).cx[12.35:12.38, 45:46]
+    assert frame.npartitions == 1
+    assert [url[-8:-4] for url in frame.compute()["source_url"]] == ["0003"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sizes"),
+    [
+        (lambda e: e.chunk(chip=2), [2, 2, 2, 1]),
+        (lambda e: e.chunk(embedding=3), [3, 3, 1]),
+        (lambda e: e[2:], [1, 3, 1]),
+        (lambda e: e[[5, 0]], None),
+        (lambda e: e.compute(), [7]),
+        (lambda e: e.compute().chunk(chip=4), [4, 3]),
+    ],
+    ids=["other blocks", "vectors in pieces", "slice", "list", "computed", "computed and chunked"],
+)
+def test_arrays_changed_by_the_user(change: Any, sizes: list[int] | None) -> None:
+    embeddings = change(make_embeddings())
+    frame = daskembed.to_geodataframe(embeddings)
+    parts = dask.compute(*frame.to_delayed())
+    if sizes is not None:
+        assert [len(part) for part in parts] == sizes
+    rows = pd.concat(parts)
+    assert list(rows["source_url"]) == list(embeddings.source_url.values)
+    np.testing.assert_array_equal(np.stack(rows["embeddings"].to_list()).astype(np.float32), embeddings.values)
+    assert rows["quarantined"].isna().all()
+    assert list(rows["filled"]) == list(embeddings.filled.values)
+
+
+def test_computed_embeddings_keep_what_is_quarantined() -> None:
+    """xarray hands out the missing reasons of a computed array in its own way: they are still no reasons."""
+    computed = make_embeddings(bad={1: "is gone"}).compute()
+    frame = daskembed.to_geodataframe(computed).compute()
+    assert list(frame["quarantined"].isna()) == [True, False, True, True, True, True, True]
+    assert list(frame["embeddings"].isna()) == [False, True, False, False, False, False, False]
+
+
+def test_other_embeddings_other_partitions() -> None:
+    def keys(embeddings: xr.DataArray) -> list[Any]:
+        return [part.key for part in daskembed.to_geodataframe(embeddings).to_delayed()]
+
+    embeddings, elsewhere, bad = make_embeddings(), make_embeddings(west=13.0), make_embeddings(bad={0: "is gone"})
+    assert not set(keys(embeddings)) & set(keys(elsewhere))
+    assert not set(keys(embeddings)) & set(keys(bad))
+
+
+@pytest.mark.parametrize("name", ["source_url", "date", "geometry", "quarantined", "filled"])
+def test_missing_coordinates_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"the embeddings lack the coordinates {name}: make them with daskembed.embed"):
+        daskembed.to_geodataframe(make_embeddings().drop_vars(name))
+
+
+# Of a folder of published files
+
+
+TILES = {"32TQS": 11.0, "33TUL": 12.0}
+"""Tile -> where its chips begin, degrees east."""
+
+
+def publish(output: Storage, level: str = "mean") -> dict[str, np.ndarray]:
+    """Publish two tiles of seven chips; returns their vectors by tile."""
+    for tile, west in TILES.items():
+        frame = daskembed.to_geodataframe(make_embeddings(level=level, west=west))
+        parts = []
+        for number, part in enumerate(frame.to_delayed()):
+            parts.append(f"_daskembed/parts/{tile}_v001/{number:05d}.parquet")
+            geoparquet.write_part(part.compute(), output, parts[-1], SHAPES[level])
+        geoparquet.publish(output, f"{tile}_20190416_20190422_v001.gpq", parts, {"level": level})
+    return {tile: make_embeddings(level=level, west=west).values for tile, west in TILES.items()}
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "output"))
+
+
+def test_opening_is_lazy(output: Storage) -> None:
+    publish(output)
+    with dask.config.set(scheduler=refuse_to_compute):
+        frame = daskembed.open_embeddings(output.url)
+        assert isinstance(frame, dask_geopandas.GeoDataFrame)
+        assert frame.npartitions == 2
+        assert list(frame.columns) == ["source_url", "date", "embeddings", "geometry"]
+        assert frame.crs == "OGC:CRS84"
+        assert frame.cx[12:13, 45:46].npartitions == 1
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_opened_frame_holds_the_files(output: Storage, level: str) -> None:
+    vectors = publish(output, level)
+    frame = daskembed.open_embeddings(output.url).compute()
+    files = [gpd.read_parquet(path) for path in sorted(Path(output.url).glob("*.gpq"))]
+    expected = pd.concat(files)
+    assert len(frame) == 14
+    assert list(frame.columns) == list(expected.columns)
+    assert list(frame["source_url"]) == list(expected["source_url"])
+    assert list(frame["date"]) == list(expected["date"])
+    assert list(frame.geometry) == list(expected.geometry)
+    for found, vector in zip(frame["embeddings"], np.concatenate(list(vectors.values())), strict=True):
+        assert type(found) is np.ndarray
+        assert found.dtype == np.float32
+        assert found.shape == (vector.size,)
+        np.testing.assert_array_equal(found.reshape(SHAPES[level]), vector)
+
+
+def test_opened_types_are_those_promised(output: Storage) -> None:
+    publish(output)
+    frame = daskembed.open_embeddings(output.url)
+    computed = frame.compute()
+    assert list(frame.dtypes) == list(computed.dtypes)
+    read = gpd.read_parquet(Path(output.url) / "33TUL_20190416_20190422_v001.gpq")
+    assert list(computed.dtypes) == list(read.dtypes)
+
+
+def test_an_area_reads_its_files_alone(output: Storage) -> None:
+    publish(output)
+    frame = daskembed.open_embeddings(output.url)
+    bounds = np.array([area.bounds for area in frame.spatial_partitions])
+    np.testing.assert_allclose(bounds, [(11, 45, 11.7, 45.1), (12, 45, 12.7, 45.1)])
+    (Path(output.url) / "32TQS_20190416_20190422_v001.gpq").unlink()
+    part = frame.cx[12.15:12.35, 45:46]
+    assert part.npartitions == 1
+    assert [url[-8:-4] for url in part.compute()["source_url"]] == ["0001", "0002", "0003"]
+
+
+def test_spatial_join_with_points(output: Storage) -> None:
+    publish(output)
+    points = gpd.GeoDataFrame(
+        {"name": ["a", "b"]}, geometry=gpd.points_from_xy([11.05, 12.65], [45.05, 45.05]), crs="OGC:CRS84"
+    )
+    joined = daskembed.open_embeddings(output.url).sjoin(points).compute()
+    assert sorted(zip(joined["name"], (url[-8:-4] for url in joined["source_url"]), strict=True)) == [
+        ("a", "0000"),
+        ("b", "0006"),
+    ]
+
+
+@pytest.mark.parametrize("columns", [["source_url", "geometry"], ["geometry"], ["embeddings", "geometry", "date"]])
+def test_columns_are_chosen(output: Storage, columns: list[str]) -> None:
+    publish(output)
+    frame = daskembed.open_embeddings(output.url, columns=columns)
+    computed = frame.compute()
+    assert set(frame.columns) == set(computed.columns) == set(columns)
+    assert list(frame.columns) == list(computed.columns)
+    assert len(computed) == 14
+    assert computed.crs == "OGC:CRS84"
+    assert frame.cx[12:13, 45:46].npartitions == 1
+
+
+def test_columns_without_geometry(output: Storage) -> None:
+    vectors = publish(output)
+    computed = daskembed.open_embeddings(output.url, columns=["source_url", "embeddings"]).compute()
+    assert sorted(computed.columns) == ["embeddings", "source_url"]
+    np.testing.assert_array_equal(np.stack(computed["embeddings"]), np.concatenate(list(vectors.values())))
+
+
+def test_large_files_become_several_partitions(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geoparquet, "ROW_GROUP_BYTES", 2 * 4 * 8)  # two rows
+    monkeypatch.setattr(table, "PARTITION_BYTES", 1)
+    publish(output)
+    frame = daskembed.open_embeddings(output.url)
+    assert [len(part.compute()) for part in frame.to_delayed()] == [2, 2, 2, 1] * 2
+    assert [url[-8:-4] for url in frame.compute()["source_url"]] == [f"{n:04d}" for n in range(7)] * 2
+    for area, part in zip(frame.spatial_partitions, frame.to_delayed(), strict=True):
+        assert part.compute().within(area.buffer(1e-9)).all()
+
+
+def test_other_files_of_the_folder_are_left_alone(output: Storage) -> None:
+    publish(output)
+    for name in ("README.md", "old.parquet", "notes.gpq.txt"):
+        (Path(output.url) / name).write_text("not a file of embeddings")
+    assert len(daskembed.open_embeddings(output.url)) == 14
+
+
+def test_folder_may_be_a_file_url(output: Storage) -> None:
+    publish(output)
+    assert len(daskembed.open_embeddings(Path(output.url).as_uri())) == 14
+
+
+def test_no_published_files(output: Storage) -> None:
+    with pytest.raises(InputError, match=output.url):
+        daskembed.open_embeddings(output.url)
+    Path(output.url).mkdir()
+    with pytest.raises(InputError) as error:
+        daskembed.open_embeddings(output.url)
+    assert str(error.value) == (
+        f"no published files (*.gpq) in {output.url}: make them with `daskembed run --output {output.url}`"
+    )
+
+
+def test_files_in_a_bucket(s3: str) -> None:
+    output = Storage(f"{s3}/embeddings")
+    with pytest.raises(InputError, match=r"no published files \(\*.gpq\) in s3://"):
+        daskembed.open_embeddings(output.url)
+    vectors = publish(output, "patch")
+    frame = daskembed.open_embeddings(output.url)
+    assert frame.npartitions == 2
+    found = np.stack(frame.compute()["embeddings"])
+    np.testing.assert_array_equal(found.reshape(14, 16, 16, 8), np.concatenate(list(vectors.values())))
+    assert len(frame.cx[11:11.05, 45:46].compute()) == 1
