@@ -72,9 +72,9 @@ def _read_preset(cluster: str) -> dict[str, Any]:
             "or the address of a scheduler such as tcp://10.0.0.1:8786"
         )
     try:
-        preset = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {error}") from None
+        preset = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(preset, dict) or not isinstance(preset.get("class"), str) or "." not in preset["class"]:
         raise InputError(f"{path} names no cluster class: expected a line such as `class: distributed.LocalCluster`")
     return preset
@@ -84,6 +84,10 @@ def _start(preset: dict[str, Any], name: str) -> Cluster:
     module, _, attribute = preset["class"].rpartition(".")
     try:
         cluster_class = getattr(importlib.import_module(module), attribute)
+    except AttributeError:
+        raise InputError(
+            f"the cluster {name!r} names the class {preset['class']}, which {module} does not have"
+        ) from None
     except ImportError as error:
         needs = preset.get("install", f"the package of {preset['class']}")
         raise InputError(f"the cluster {name!r} needs {needs}, which cannot be imported: {error}") from None
@@ -105,14 +109,15 @@ def local(**arguments: Any) -> Cluster:
     from distributed import LocalCluster
 
     cores = len(os.sched_getaffinity(0))
-    workers = max(1, cores // CORES_A_WORKER)
+    workers = arguments.get("n_workers", max(1, cores // CORES_A_WORKER))
+    env = {"DASK_DASKEMBED__TORCH_THREADS": str(max(1, cores // max(1, workers)))} | arguments.pop("env", {})
     chosen = {
         "n_workers": workers,
         "threads_per_worker": 2,
         "dashboard_address": "127.0.0.1:8787",
         # Ctrl-C in a terminal reaches every process: the workers leave it to the command.
         "preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
-        "env": {"DASK_DASKEMBED__TORCH_THREADS": str(max(1, cores // workers))},
+        "env": env,
     }
     with warnings.catch_warnings():
         # Another run's dashboard may have the port: the address that was found is printed.

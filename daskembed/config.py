@@ -24,8 +24,8 @@ def _register() -> None:
 
 
 def get(name: str) -> Any:
-    """The value of ``daskembed.{name}`` in Dask's configuration, or its packaged default."""
+    """The value of ``daskembed.{name}`` in Dask's configuration, or its packaged default, or None."""
     import dask
 
     _register()
-    return dask.config.get(f"daskembed.{name}")
+    return dask.config.get(f"daskembed.{name}", None)

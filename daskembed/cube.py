@@ -39,7 +39,7 @@ class Chip:
         return get_source(self.source).read_chip(self.url, self.bands)
 
 
-class ChipBlock:
+class ChipBlock(np.lib.mixins.NDArrayOperatorsMixin):
     """Some chips that are not read yet, in the place of an array (chip, band, y, x) of float32.
 
     `daskembed.embed` reads the chips of a block one by one while others are encoded, so a block is never in memory
@@ -64,9 +64,14 @@ class ChipBlock:
 
     def __getitem__(self, key: Any) -> Any:
         first, *rest = key if isinstance(key, tuple) else (key,)
-        if isinstance(first, slice) and all(map(_is_whole, rest, self.shape[1:])):
-            return ChipBlock(self.chips[first])
-        return np.asarray(self)[key]
+        if first is None or first is Ellipsis:
+            return np.asarray(self)[key]
+        # Only the chips that are asked for are read, and none while whole chips are asked for.
+        rows = np.arange(len(self.chips))[first]
+        picked = ChipBlock(tuple(self.chips[row] for row in rows.reshape(-1)))
+        if rows.ndim and all(map(_is_whole, rest, self.shape[1:])):
+            return picked
+        return np.asarray(picked)[(slice(None) if rows.ndim else 0, *rest)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.float32]:
         pixels = np.empty(self.shape, dtype or self.dtype)
@@ -77,11 +82,21 @@ class ChipBlock:
                 raise ChipError(f"{chip.url} {error}") from None
         return pixels
 
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        arrays = [np.asarray(value) if isinstance(value, ChipBlock) else value for value in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
     def __getattr__(self, name: str) -> Any:
-        # Dask and xarray ask any array for attributes that NumPy's do not have: that must not read the chips.
+        # Dask and xarray ask any array what attributes it has: that must not read the chips.
         if name.startswith("_") or not hasattr(np.ndarray, name):
             raise AttributeError(name)
+        if callable(getattr(np.ndarray, name)):
+            return lambda *args, **options: getattr(np.asarray(self), name)(*args, **options)
         return getattr(np.asarray(self), name)
+
+    def copy(self) -> ChipBlock:
+        """Itself: nothing changes a block."""
+        return self
 
     def __dask_tokenize__(self) -> object:
         return ("daskembed.ChipBlock", self.chips)

@@ -59,7 +59,9 @@ def native_precision() -> str:
 
 def set_torch_threads() -> None:
     """Give torch its threads: Dask's nanny sets OMP_NUM_THREADS=1, which would leave all cores but one idle."""
-    torch.set_num_threads(config.get("torch-threads") or len(os.sched_getaffinity(0)))
+    # By its own name first: Dask's nanny replaces what a worker has read of its environment by the client's settings.
+    asked = os.environ.get("DASK_DASKEMBED__TORCH_THREADS") or config.get("torch-threads")
+    torch.set_num_threads(int(asked or len(os.sched_getaffinity(0))))
 
 
 def keep_freed_memory() -> None:

@@ -7,6 +7,7 @@ import functools
 import io
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,7 +82,9 @@ def _first_line(error: BaseException) -> str:
     return re.split(r"\n|<\?xml", str(error))[0].rstrip(": ")
 
 
-_REFUSED = re.compile(r"\b(401|403)\b|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken")
+_REFUSED = re.compile(
+    r"status(?: code)?:? (?:401|403)\b|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken"
+)
 
 
 def _denied(url: str, error: BaseException) -> str:
@@ -115,6 +118,8 @@ class Storage:
 
     def __post_init__(self) -> None:
         root = local_path(self.url).as_posix() if is_local(self.url) else self.url
+        if root.rstrip("/").endswith(":"):
+            raise InputError(f"{self.url} names no bucket: expected a URL such as s3://bucket/folder")
         object.__setattr__(self, "url", root.rstrip("/") or "/")
         if not is_local(root) and root.partition("://")[0] not in SCHEMES:
             raise InputError(f"{self.url}: unknown scheme; give a folder or a URL in {'://, '.join(SCHEMES)}://")
@@ -168,15 +173,17 @@ class Storage:
     @contextlib.contextmanager
     def open_writer(self, path: str) -> Iterator[BinaryIO]:
         """A file to write `path` through; the object appears when the block ends well, and not at all otherwise."""
-        with _explained(self.url_of(path)):
-            if is_local(self.url):
-                with _local_writer(Path(self.url) / PurePosixPath(path)) as file:
-                    yield file
-            else:
-                # Not `with`: closing is what makes the object appear, so a failed block must not close.
-                writer = obstore.open_writer(self._store, path)
-                yield cast(BinaryIO, _RemoteWriter(writer))
-                writer.close()
+        if is_local(self.url):
+            with _local_writer(Path(self.url) / PurePosixPath(path)) as file:
+                yield file
+            return
+        # By way of a temporary file: an upload in parts that a failed block left behind would be there, and paid
+        # for, until somebody removes it.
+        with tempfile.TemporaryFile(prefix="daskembed-") as file:
+            yield cast(BinaryIO, file)
+            file.seek(0)
+            with _explained(self.url_of(path)):
+                obstore.put(self._store, path, cast(BinaryIO, file))
 
     def open_reader(self, path: str) -> Any:
         """A seekable file of `path` that fetches what is read from it, for `pyarrow`."""
@@ -226,37 +233,20 @@ class _RemoteReader(io.RawIOBase):
         return int(self._reader.tell())
 
 
-class _RemoteWriter:
-    """A file to write an object through, as `pyarrow` expects one; whoever opened it closes it."""
-
-    closed = False
-
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-
-    def write(self, data: Any) -> int:
-        return int(self._writer.write(data))
-
-    def writable(self) -> bool:
-        return True
-
-    def flush(self) -> None:
-        """Left to the end: flushing would cut an upload into small pieces."""
-
-    def close(self) -> None:
-        """Left to the end: closing makes the object appear."""
-
-
 @contextlib.contextmanager
 def _local_writer(path: Path) -> Iterator[BinaryIO]:
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with _explained(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open("xb")
     try:
-        with temporary.open("xb") as file:
+        with file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+            with _explained(str(path)):
+                file.flush()
+                os.fsync(file.fileno())
+        with _explained(str(path)):
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

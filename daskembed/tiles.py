@@ -8,7 +8,7 @@ from pathlib import Path
 
 from daskembed.errors import InputError
 
-_TILE = re.compile(r"(?P<zone>0[1-9]|[1-5]\d|60)(?P<band>[C-HJ-NP-X])(?P<column>[A-HJ-NP-Z])(?P<row>[A-HJ-NP-V])")
+_TILE = re.compile(r"(?P<zone>0[1-9]|[1-5][0-9]|60)(?P<band>[C-HJ-NP-X])(?P<column>[A-HJ-NP-Z])(?P<row>[A-HJ-NP-V])")
 # The letters of a 100 km square's column repeat every three zones (NGA.STND.0037, MGRS, Table B-1).
 _COLUMNS = {1: "ABCDEFGH", 2: "JKLMNPQR", 0: "STUVWXYZ"}
 _EXPECTED = "expected zone (01-60), latitude band (C-X) and two letters of the 100 km square, such as 27WXN"
@@ -27,19 +27,22 @@ def check_tile(text: str) -> str:
     >>> check_tile("27wxn")
     '27WXN'
     """
-    tile = text.strip().upper()
+    tile = text.strip().upper() if text.isascii() else text
+    if problem := _problem(tile):
+        padded = tile.zfill(5)
+        hint = f"; did you mean {padded}?" if padded != tile and not _problem(padded) else ""
+        raise InputError(f"{text!r} is not an MGRS tile id: {problem}{hint}")
+    return tile
+
+
+def _problem(tile: str) -> str | None:
     match = _TILE.fullmatch(tile)
     if match is None:
-        padded = tile.zfill(5)
-        hint = f"; did you mean {padded}?" if len(tile) == 4 and _TILE.fullmatch(padded) else ""
-        raise InputError(f"{text!r} is not an MGRS tile id: {_EXPECTED}{hint}")
+        return _EXPECTED
     columns = _COLUMNS[int(match["zone"]) % 3]
     if match["column"] not in columns:
-        raise InputError(
-            f"{text!r} is not an MGRS tile id: zone {match['zone']} has the columns {columns[0]}-{columns[-1]}, "
-            f"not {match['column']}"
-        )
-    return tile
+        return f"zone {match['zone']} has the columns {columns[0]}-{columns[-1]}, not {match['column']}"
+    return None
 
 
 def parse_tiles(lines: Iterable[str], *, name: str = "tiles") -> tuple[str, ...]:
@@ -80,11 +83,11 @@ def read_tiles(value: str) -> tuple[str, ...]:
         If the file does not exist or cannot be read as text, or an id is bad.
     """
     path = Path(value)
-    if path.is_file():
+    if "," not in value and path.is_file():
         try:
             return parse_tiles(path.read_text(encoding="utf-8-sig").splitlines(), name=value)
         except UnicodeDecodeError:
             raise InputError(f"{value} is not a text file: expected one MGRS tile id a line, such as 27WXN") from None
-    if path.suffix or "/" in value or path.exists():
+    if "," not in value and (path.suffix or "/" in value or path.exists()):
         raise InputError(f"no file {value}: give a text file with one MGRS tile id a line, or ids such as 27WXN,27WXM")
     return tuple(dict.fromkeys(check_tile(tile) for tile in value.split(",")))

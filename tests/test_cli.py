@@ -222,7 +222,7 @@ def test_exit_status(capsys: pytest.CaptureFixture[str], calls: list[Any], resul
             1,
             "daskembed: stopped: s3://me: timeout\nwhat is finished stays; run the same command to go on\n",
         ),
-        (KeyboardInterrupt(), 130, "daskembed: interrupted before the first tile\n"),
+        (KeyboardInterrupt(), 130, "daskembed: interrupted; the same command goes on from here\n"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
@@ -280,7 +280,7 @@ def test_file_of_no_tiles(capsys: pytest.CaptureFixture[str], tmp_path: Path, co
 def test_many_ids_are_no_file_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     ids = ",".join(f"33T{column}{row}" for column in "STUVWXYZ" for row in "ABCDEFGH")
     assert len(ids) > 255
-    assert refused(capsys, tmp_path, tiles=f"{ids},33T").startswith("--tiles 33TSA,33TSB,")
+    assert refused(capsys, tmp_path, tiles=f"{ids},33T").startswith("'33T' is not an MGRS tile id")
 
 
 @pytest.mark.parametrize("tiles", ["nowhere.txt", "./nowhere", "."])

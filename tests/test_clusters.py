@@ -206,22 +206,28 @@ def test_address_that_is_none() -> None:
 # This machine
 
 
-def test_local_starts_processes_that_have_their_threads() -> None:
-    def torch_threads() -> tuple[int, str | None, int]:
-        return os.getpid(), os.environ.get("DASK_DASKEMBED__TORCH_THREADS"), config.get("torch-threads")
+def test_local_starts_processes_that_have_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def torch_threads() -> tuple[int, int]:
+        import torch
+
+        from daskembed.device import set_torch_threads
+
+        set_torch_threads()
+        return os.getpid(), torch.get_num_threads()
 
     # As in a run, settings have been read here before: what is set for the workers must outlast that.
     assert config.get("torch-threads") is None
     cores = len(os.sched_getaffinity(0))
-    workers = max(1, cores // clusters.CORES_A_WORKER)
+    # Two workers: one alone would have all cores anyway.
+    monkeypatch.setattr(clusters, "CORES_A_WORKER", max(1, cores // 2))
+    workers = cores // clusters.CORES_A_WORKER
     with connect("local") as client:
         client.wait_for_workers(workers, timeout=60)
         found = list(client.run(torch_threads).values())
         threads = list(client.nthreads().values())
-    share = max(1, cores // workers)
     assert threads == [2] * workers
-    assert [(text, number) for _, text, number in found] == [(str(share), share)] * workers
-    assert len({pid for pid, _, _ in found} - {os.getpid()}) == workers
+    assert [number for _, number in found] == [cores // workers] * workers
+    assert len({pid for pid, _ in found} - {os.getpid()}) == workers
 
 
 @pytest.fixture

@@ -163,7 +163,7 @@ def test_a_finished_tile_is_skipped_and_other_settings_are_refused(client, chips
         ({"level": "group"}, "level mean, not group"),
         ({"checkpoint": "untrained:tiny:1"}, "checkpoint untrained:tiny:0, not untrained:tiny:1"),
         ({"precision": "bf16"}, "precision fp32, not bf16"),
-        ({"dates": "2019-01-01/2019-12-31"}, "dates None, not 2019-01-01/2019-12-31"),
+        ({"dates": "2019-01-01/2019-12-31"}, "dates all, not 2019-01-01/2019-12-31"),
     ):
         with pytest.raises(ConflictError, match=word):
             run(**options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -327,13 +328,15 @@ def test_pickling(storage):
 # --- Denied -------------------------------------------------------------------------
 
 
-class Denying(BaseHTTPRequestHandler):
-    """Answers every request of S3 with 403."""
+class Refusing(BaseHTTPRequestHandler):
+    """Answers every request of S3 with an error."""
+
+    status, code = 403, "AccessDenied"
 
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
-        self.send_response(403)
+        body = f'<?xml version="1.0"?>\n<Error><Code>{self.code}</Code></Error>'.encode()
+        self.send_response(self.status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
@@ -345,13 +348,26 @@ class Denying(BaseHTTPRequestHandler):
         pass
 
 
+class Failing(Refusing):
+    status, code = 400, "MalformedXML"
+
+
 @pytest.fixture
-def denied(s3_server, monkeypatch, tmp_path) -> Iterator[Storage]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Denying) as server:
+def denied(s3_server, monkeypatch) -> Iterator[Storage]:
+    yield from start_s3(Refusing, monkeypatch)
+
+
+@pytest.fixture
+def failing(s3_server, monkeypatch) -> Iterator[Storage]:
+    yield from start_s3(Failing, monkeypatch)
+
+
+def start_s3(handler: type[Refusing], monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        yield Storage(f"s3://denied-{server.server_port}/{tmp_path.name}")
+        yield Storage(f"s3://test-{uuid.uuid4().hex}/folder")
         server.shutdown()
         thread.join()
 
@@ -376,6 +392,17 @@ def test_denied(denied, act):
         act(denied)
     assert str(e.value).startswith(denied.url)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("path", ["a", "403/a", "folder 401/b"])
+def test_other_errors_are_not_taken_for_a_denial(failing, path):
+    # Numbers in names (and in durations, which messages hold too) are no status.
+    for act in (failing.get, failing.entries, lambda path: failing.put(path, b"one")):
+        with pytest.raises(StorageError) as error:
+            act(path)
+        assert type(error.value) is StorageError
+        assert str(error.value).startswith(failing.url_of(path))
+        assert "\n" not in str(error.value)
 
 
 def test_denied_locally(tmp_path, monkeypatch):

@@ -176,7 +176,7 @@ def test_folder_is_no_list(tmp_path):
         read_tiles(str(tmp_path))
 
 
-@pytest.mark.parametrize("value", ["27WXN,27WXM", "27wxn, 27WXM,", "27WXN,27WXM,27WXN"])
+@pytest.mark.parametrize("value", ["27WXN,27WXM", "27wxn, 27WXM", "27WXN,27WXM,27WXN"])
 def test_ids_with_commas(value):
     assert read_tiles(value) == ("27WXN", "27WXM")
 
@@ -188,5 +188,5 @@ def test_many_ids_with_commas():
 
 
 def test_bad_id_with_commas():
-    with pytest.raises(InputError, match=r"--tiles 27WXN,27WX.*'27WX' is not an MGRS tile id"):
+    with pytest.raises(InputError, match="'27WX' is not an MGRS tile id"):
         read_tiles("27WXN,27WX")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import http.client
 import os
 import pickle
 import re
 import shutil
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 import zipfile
@@ -111,7 +113,8 @@ def fetch(location: str) -> tuple[Path, str]:
         stat = path.stat()
         return path, _sha256(path, stat.st_mtime_ns, stat.st_size)
     folder = Path(config.get("cache") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "daskembed").expanduser()
-    path = folder / f"{hashlib.sha256(location.encode()).hexdigest()[:16]}-{location.rpartition('/')[2]}"
+    name = re.sub(r"[^\w.-]", "_", location.partition("?")[0].rpartition("/")[2])[-100:]
+    path = folder / f"{hashlib.sha256(location.encode()).hexdigest()[:16]}-{name}"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
@@ -142,26 +145,29 @@ def _download(location: str, file: BinaryIO) -> None:
         except (FileNotFoundError, DaskembedError) as error:
             raise CheckpointError(f"cannot fetch the checkpoint: {error}") from None
         return
-    headers = {"User-Agent": f"daskembed/{__version__}"}
+    token = None
     if scheme == "hf":
         match = _HF.fullmatch(location)
         if match is None:
             raise CheckpointError(f"{location} is not of the form hf://OWNER/REPO@REVISION/PATH")
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        url = f"{endpoint}/{match['repo']}/resolve/{match['revision']}/{match['path']}"
-        if token := os.environ.get("HF_TOKEN"):
-            headers["Authorization"] = f"Bearer {token}"
+        url = f"{endpoint}/{match['repo']}/resolve/{match['revision']}/{urllib.parse.quote(match['path'])}"
+        token = os.environ.get("HF_TOKEN")
     elif scheme in ("http", "https"):
         url = location
     else:
         raise CheckpointError(
             f"{location}: unknown scheme {scheme}://; expected a path, https://, hf:// or one of {', '.join(SCHEMES)}"
         )
+    request = urllib.request.Request(url, headers={"User-Agent": f"daskembed/{__version__}"})
+    if token:
+        # The hub redirects to other hosts, which must not see it.
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             shutil.copyfileobj(response, file, 1 << 20)
             expected = response.headers.get("Content-Length")
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise CheckpointError(f"cannot fetch {location}: {error}; download it by hand and give its path") from None
     if expected is not None and file.tell() != int(expected):
         raise CheckpointError(f"{location} broke off after {file.tell()} of {expected} bytes: run the command again")
@@ -198,20 +204,25 @@ def _read(path: Path, location: str, module: EncoderModule) -> dict[str, Tensor]
             raise CheckpointError(f"{location} is a damaged safetensors file: {error}") from None
     else:
         try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # By the open file: of a path, torch would believe the suffix.
+            with path.open("rb") as file:
+                loaded = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            found = re.search(r"(?:GLOBAL|global|Unsupported)\s+`?([\w.]+)", str(error))
+            found = re.search(r"GLOBAL\s+`?([\w.]+)", str(error))
             raise CheckpointError(
                 f"{location} would execute code when loaded{f' ({found[1]})' if found else ''}: refused. A checkpoint "
                 "holds tensors and plain values only; save its state_dict alone, or as .safetensors"
             ) from None
-        except (RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:
+            # A damaged pickle can make the unpickler fail in any way.
             raise CheckpointError(f"{location} is a damaged checkpoint: {str(error).partition(chr(10))[0]}") from None
         found_state = loaded.get("state_dict") if isinstance(loaded, dict) else None
         if not isinstance(found_state, dict):
             found_keys = ", ".join(map(str, loaded))[:200] if isinstance(loaded, dict) else type(loaded).__name__
             raise CheckpointError(f"{location} has no state_dict: found {found_keys}; expected a Lightning checkpoint")
         state = found_state
+    if odd := [name for name in state if not isinstance(name, str)]:
+        raise CheckpointError(f"{location} has keys that are no names: {_some([repr(name) for name in odd])}")
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(module.IGNORED)}
     foreign = [name for name in kept if not name.startswith(module.PREFIX)]
     if foreign:

@@ -91,7 +91,7 @@ def size_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
     CheckpointError
         If no size has them.
     """
-    dim = shapes.get("transformer.norm.weight", (0,))[0]
+    dim = (*shapes.get("transformer.norm.weight", ()), 0)[0]
     depth = sum(name.endswith(".to_qkv.weight") for name in shapes)
     for size, (known_dim, known_depth, *_) in SIZES.items():
         if (dim, depth) == (known_dim, known_depth):

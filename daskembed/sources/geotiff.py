@@ -104,6 +104,8 @@ def read_chip(url: str, bands: tuple[int, ...]) -> NDArray[np.generic]:
 
 def decode_chip(data: bytes, bands: tuple[int, ...]) -> NDArray[np.generic]:
     """Decode a chip's bytes; see `read_chip`."""
+    if data[:4] not in _SIGNATURES:
+        raise ChipError(f"cannot be decoded, it is no longer a TIFF: it starts with {data[:4]!r}")
     try:
         with rasterio.Env(**_GDAL), MemoryFile(data, ext=".tif") as memory, memory.open(driver="GTiff") as dataset:
             _check_grid(dataset)
@@ -180,9 +182,11 @@ def _read_header(storage: Storage, entry: Entry, tile: str) -> _Header:
         with rasterio.Env(**_GDAL), rasterio.open(name, opener=opener, driver="GTiff") as dataset:
             return _check_header(dataset, entry.path, tile)
     except (RasterioError, ValueError) as error:
-        if file.failure is not None:
-            raise file.failure from None
         raise ChipError(f"has a damaged header: {_oneline(error)}") from None
+    finally:
+        # GDAL goes on without what could not be fetched: that is not the chip's fault.
+        if file.failure is not None:
+            raise file.failure
 
 
 def _check_grid(dataset: Any) -> None:
