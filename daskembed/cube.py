@@ -112,7 +112,8 @@ def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) ->
     Parameters
     ----------
     index
-        Index of one or more tiles, as `daskembed.index_tile` gives it. Quarantined chips are left out.
+        Index of one or more tiles, as `daskembed.index_tile` gives it. Quarantined chips are left out. To choose
+        chips, choose rows here: choosing them by number from the array reads whole blocks.
     chips_a_block
         Chips of one Dask block: the unit that is sent to a worker.
 

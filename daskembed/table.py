@@ -86,7 +86,9 @@ def block_frame(
 ) -> gpd.GeoDataFrame:
     """One partition of `to_geodataframe`: a block's vectors, ``(chip, ...)``, beside its rows."""
     length = int(np.prod(vectors.shape[1:]))
-    bad = pa.array([reason is not None for reason in quarantined], pa.bool_())
+    # xarray turns the None of a computed object array into NaN.
+    reasons = [reason if isinstance(reason, str) else None for reason in quarantined]
+    bad = pa.array([reason is not None for reason in reasons], pa.bool_())
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     storage = pa.FixedSizeListArray.from_arrays(flat, length, mask=bad)
     return gpd.GeoDataFrame(
@@ -94,7 +96,7 @@ def block_frame(
             "source_url": pd.array(list(rows["source_url"]), dtype=pd.ArrowDtype(pa.string())),
             "date": pd.array(list(rows["date"]), dtype=pd.ArrowDtype(pa.date32())),
             "embeddings": pd.arrays.ArrowExtensionArray(storage),
-            "quarantined": pd.array(list(quarantined), dtype=pd.ArrowDtype(pa.string())),
+            "quarantined": pd.array(reasons, dtype=pd.ArrowDtype(pa.string())),
             "filled": filled,
         },
         geometry=rows.geometry.to_numpy(),
