@@ -24,9 +24,8 @@ def run() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         paths = real or write_chips(Path(folder), rows=3, cols=4)
         files = [path.read_bytes() for path in paths]
-    print(
-        f"{len(files)} {'real' if real else 'synthetic'} chips, {sum(map(len, files)) / len(files) / 1e6:.1f} MB each"
-    )
+    size = sum(map(len, files)) / len(files) / 1e6
+    print(f"{len(files)} {'real' if real else 'synthetic'} chips, {size:.1f} MB each")
     wanted = [decode_chip(data, BANDS) for data in files]
     rows: list[Row] = []
     for name, decode in _decoders().items():

@@ -81,8 +81,7 @@ def s3_server() -> Iterator[tuple[str, Counter[str]]]:
         "AWS_ALLOW_HTTP": "true",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
     }
-    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1").create_bucket(
-        Bucket="bench"
-    )
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
+    client.create_bucket(Bucket="bench")
     yield "s3://bench/tiles", requests
     server.shutdown()

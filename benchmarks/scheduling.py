@@ -53,21 +53,16 @@ def _tiles(folder: Path, count: int) -> list[str]:
 
 def _measure(chips: list[str], output: Path, count: int) -> Row:
     scheduler_file = output.with_suffix(".json")
-    python = [sys.executable, "-m", "distributed.cli"]
     env = os.environ | {"DASK_DASKEMBED__ENCODER": "benchmarks.fake_encoder", "OMP_NUM_THREADS": "1"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": env}
-    scheduler = subprocess.Popen(
-        [*python[:2], "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1"]
-        + ["--scheduler-file", str(scheduler_file)],
-        **quiet,
-    )
+
+    def start(module: str, *flags: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.{module}", "--no-dashboard"]
+        command += ["--scheduler-file", str(scheduler_file), *flags]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+
+    scheduler = start("dask_scheduler", "--port", "0", "--host", "127.0.0.1")
     workers = [
-        subprocess.Popen(
-            [*python[:2], "distributed.cli.dask_worker", "--scheduler-file", str(scheduler_file), "--nthreads", "2"]
-            + ["--no-nanny", "--no-dashboard", "--local-directory", str(output.parent)],
-            **quiet,
-        )
-        for _ in range(2)
+        start("dask_worker", "--nthreads", "2", "--no-nanny", "--local-directory", str(output.parent)) for _ in range(2)
     ]
     try:
         with (

@@ -79,9 +79,9 @@ def keep_freed_memory() -> None:
 class Device:
     """An encoder on this process's device, fed by a pool of reading threads.
 
-    One thread alone computes, batch after batch in the order in which their reading began. Blocks take turns at
-    reading, so that the next block is read while the last one is encoded. At most ``readers`` chips and two device
-    batches are in memory at once, however many blocks run.
+    One thread alone computes, batch after batch in the order in which their reading began; another puts the next
+    batch together and on the device meanwhile. Blocks take turns at reading, so that the next block is read while the
+    last one is encoded. At most ``readers`` chips and two device batches are held at once, however many blocks run.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -96,7 +96,10 @@ class Device:
         self._bands, self._fill_values = module.BANDS, module.fill_values()
         self._batch = min(encoder.batch_size, CPU_BATCH) if on_cpu else encoder.batch_size
         self._compute = ThreadPoolExecutor(1, "daskembed-device")
+        self._stage = ThreadPoolExecutor(1, "daskembed-stage")
+        self._copies = None if on_cpu else torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._readers = ThreadPoolExecutor(encoder.readers, "daskembed-read")
+        self._limit = self._batch
         self._turn = threading.Lock()
         self._room = threading.Semaphore(encoder.readers + 2 * self._batch)
         self._model = module.build(load_state(encoder, module), device=self._device, dtype=dtype)
@@ -139,9 +142,8 @@ class Device:
                 for chip in chips[rows]:
                     self._room.acquire()
                     reads.append(self._readers.submit(self._read, chip, on_nan))
-                batches.append(
-                    self._compute.submit(self._encode_batch, reads, latlon[rows], time[rows], level, encoded, rows)
-                )
+                staged = self._stage.submit(self._stage_batch, reads, latlon[rows], time[rows], encoded, rows)
+                batches.append(self._compute.submit(self._encode_batch, staged, level, encoded, rows))
         wait(batches)
         for batch in batches:
             batch.result()
@@ -161,28 +163,53 @@ class Device:
         means = self._fill_values[:, None, None].astype(pixels.dtype)
         return np.where(bad, means, pixels), int(bad.sum())
 
-    def _encode_batch(
+    def _stage_batch(
         self,
         reads: list[Future[tuple[NDArray[np.generic], int]]],
         latlon: torch.Tensor,
         time: torch.Tensor,
-        level: str,
         encoded: Encoded,
         rows: slice,
-    ) -> None:
+    ) -> list[torch.Tensor]:
+        """Put a batch on the device, raw pixels in their own type, while the one before it is encoded."""
+        wait(reads)
+        batch = [self._stack(reads, encoded, rows), latlon, time]
+        if self._copies is None:
+            return batch
+        with torch.cuda.stream(self._copies):
+            moved = [tensor.pin_memory().to(self._device, non_blocking=True) for tensor in batch]
+        self._copies.synchronize()
+        return moved
+
+    def _encode_batch(self, staged: Future[list[torch.Tensor]], level: str, encoded: Encoded, rows: slice) -> None:
         try:
             with timed("wait"):
-                wait(reads)
-            pixels = self._stack(reads, encoded, rows)
+                batch = staged.result()
+            with timed("device"), torch.inference_mode():
+                vectors = self._run_model(batch, level)
+                good = np.array([reason is None for reason in encoded.quarantined[rows]])
+                encoded.vectors[rows][good] = vectors.cpu().numpy()[good]
         finally:
-            # Only now may as many others be read: the futures' pixels go with this list.
-            count = len(reads)
-            reads.clear()
-            self._room.release(count)
-        with timed("device"), torch.inference_mode():
-            vectors = self._model(pixels.to(self._device), latlon.to(self._device), time.to(self._device), level)
-            good = np.array([reason is None for reason in encoded.quarantined[rows]])
-            encoded.vectors[rows][good] = vectors.cpu().numpy()[good]
+            # Only now may as many others be read.
+            self._room.release(rows.stop - rows.start)
+
+    def _run_model(self, batch: list[torch.Tensor], level: str) -> torch.Tensor:
+        """Encode a batch, in halves from now on where the device's memory is too small for it."""
+        count = len(batch[0])
+        if count > self._limit:
+            half = (count + 1) // 2
+            halves = [[tensor[:half] for tensor in batch], [tensor[half:] for tensor in batch]]
+            return torch.cat([self._run_model(part, level) for part in halves])
+        try:
+            pixels, latlon, time = batch
+            return self._model(pixels, latlon, time, level)
+        except torch.OutOfMemoryError:
+            if count == 1:
+                raise
+        # Outside of the handler, whose traceback would keep the failed batch's tensors.
+        self._limit = (count + 1) // 2
+        torch.cuda.empty_cache()
+        return self._run_model(batch, level)
 
     def _stack(
         self, reads: list[Future[tuple[NDArray[np.generic], int]]], encoded: Encoded, rows: slice
@@ -199,6 +226,8 @@ class Device:
         kinds = {pixels.dtype for pixels in chips if pixels is not None}
         dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
         shape = next((pixels.shape for pixels in chips if pixels is not None), (len(self._bands), SIZE, SIZE))
+        if len(chips) == 1 and chips[0] is not None:
+            return torch.from_numpy(chips[0][None])
         stacked = np.zeros((len(chips), *shape), dtype)
         for place, chip in zip(stacked, chips, strict=True):
             if chip is not None:

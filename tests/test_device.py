@@ -438,3 +438,64 @@ def test_torch_threads_are_set_on_purpose(module: FakeModule, encoder: Encoder) 
     with dask.config.set({"daskembed.torch-threads": 2}):
         Device(encoder)
     assert torch.get_num_threads() == 2
+
+
+# Limits of the device
+
+
+def test_batch_too_large_for_the_memory_is_halved_and_stays_so(owner: Device, model: FakeModel) -> None:
+    def small(numbers: list[float]) -> None:
+        if len(numbers) > 1:
+            raise torch.OutOfMemoryError("no room")
+
+    model.before = small
+    encoded = encode(owner, [lambda number=number: chip(number) for number in range(6)])
+    assert encoded.vectors[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    # Three and two fail once; from then on chips go one by one.
+    assert [len(batch) for batch in model.batches] == [3, 2, 1, 1, 1, 1, 1, 1]
+
+
+def test_chip_too_large_for_the_memory_is_the_blocks_error(owner: Device, model: FakeModel) -> None:
+    def none(numbers: list[float]) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    model.before = none
+    with pytest.raises(torch.OutOfMemoryError):
+        encode(owner, [lambda: chip(1)])
+
+
+@pytest.mark.parametrize(("read", "compute", "limit"), [(0.02, 0.02, "device"), (0.2, 0.01, "reading")])
+def test_the_slower_of_reading_and_computing_never_waits(
+    module: FakeModule, encoder: Encoder, read: float, compute: float, limit: str
+) -> None:
+    """With 8 readers: 2.5 ms a chip against 20 ms, and 25 ms against 10 ms; counted in sleeps, not in wall time."""
+    owner = Device(replace(encoder, batch_size=4, readers=8))
+    reading, computing, events = [0], [0], []
+
+    def slow_read(number: int) -> np.ndarray:
+        reading[0] += 1
+        time.sleep(read)
+        events.append((reading[0], computing[0]))
+        reading[0] -= 1
+        return chip(number)
+
+    def slow_compute(numbers: list[float]) -> None:
+        computing[0] = 1
+        time.sleep(compute * len(numbers))
+        computing[0] = 0
+
+    module.models[0].before = slow_compute
+    with ThreadPoolExecutor(2) as threads:
+        blocks = [
+            threads.submit(encode, owner, [lambda number=number: slow_read(number) for number in range(32)])
+            for _ in range(3)
+        ]
+        for block in blocks:
+            block.result(LONG)
+    middle = events[16:-16]
+    if limit == "device":
+        busy = [computing for _, computing in middle]
+        assert sum(busy) / len(busy) >= 0.95
+    else:
+        width = [readers for readers, _ in middle]
+        assert sum(width) / len(width) >= 0.8 * 8

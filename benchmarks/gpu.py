@@ -1,0 +1,105 @@
+"""One GPU in one run under ten minutes: parity first, then limits, encoder, copies and the whole way of a block."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import GFLOP_A_CHIP, Row, median_seconds, places, product_rate
+from daskembed import timings
+from daskembed.device import Device
+from daskembed.encoders import Encoder, clay_v0
+from daskembed.encoders.checkpoint import untrained_state
+from daskembed.landscape import landscape
+
+BATCHES = (8, 32, 64, 128)
+
+
+def run() -> list[Row]:
+    """A table of limits and what was reached of them; stops at once if the numbers are wrong."""
+    if not torch.cuda.is_available():
+        sys.exit("no GPU here: this benchmark is for a machine that has one")
+    rows = parity("cuda")
+    rate = product_rate(torch.bfloat16, 8192, "cuda")
+    rows += [_row("limit: product of 8192 x 8192 in bf16", rate / 1e3, "TFLOP/s", 1.0), _copies()]
+    state = untrained_state(clay_v0, "small", 0)
+    model = clay_v0.build(state, device=torch.device("cuda"), dtype=torch.bfloat16)
+    pixels = torch.from_numpy(landscape(512, 512, seed=0))
+    for name, call in (("eager", model), ("compiled", torch.compile(model.__call__, dynamic=False))):
+        for batch in BATCHES:
+            inputs = [pixels.expand(batch, -1, -1, -1).cuda(), torch.zeros(batch, 2).cuda()]
+            inputs.append(torch.zeros(batch, 3).cuda())
+
+            @torch.inference_mode()
+            def encode(call: Any = call, inputs: list[torch.Tensor] = inputs) -> None:
+                call(*inputs, "mean")
+                torch.cuda.synchronize()
+
+            what = f"encoder, {name}, batch {batch}"
+            try:
+                chips = batch / median_seconds(encode, repeats=7, warmup=3)
+            except Exception as error:
+                # A batch too large, or no compiler: the other rows are worth having.
+                rows.append(_row(what, 0.0, f"failed: {str(error)[:60]}", 0.0))
+                continue
+            rows.append(_row(what, chips, "chips/s", chips * GFLOP_A_CHIP / rate))
+    return rows + [_blocks(rate, batch) for batch in (32, 128)]
+
+
+def _row(what: str, value: float, unit: str, share: float) -> Row:
+    return {"what": what, "value": value, "unit": unit, "share of the limit": share}
+
+
+def parity(device: str) -> list[Row]:
+    """The distance from the stored expected numbers of the test-suite, which are of float64 arithmetic."""
+    tests = Path(__file__).parent.parent / "tests"
+    sys.path.insert(0, str(tests))
+    from reference import SCENES
+
+    wanted = np.load(tests / "data" / "expected.npz")["tiny_mean"]
+    seeds, lat, lon, days = zip(*SCENES, strict=True)
+    place = clay_v0.metadata(np.array(lat), np.array(lon), np.array(days, "datetime64[D]"))
+    pixels = torch.from_numpy(np.stack([landscape(512, 512, seed=seed) for seed in seeds])).to(device)
+    rows = []
+    for precision, dtype, limit in (("fp32", torch.float32, 2e-6), ("bf16", torch.bfloat16, 5e-3)):
+        model = clay_v0.build(untrained_state(clay_v0, "tiny", 0), device=torch.device(device), dtype=dtype)
+        with torch.inference_mode():
+            found = model(pixels, *(torch.from_numpy(values).to(device) for values in place), "mean").cpu().numpy()
+        error = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+        if not error <= limit:
+            sys.exit(f"wrong numbers: {precision} is {error:.2e} from the expected ones, more than {limit:.0e}")
+        rows.append(_row(f"parity of {precision}", error, f"at most {limit:.0e}", error / limit))
+    return rows
+
+
+def _copies() -> Row:
+    """Host to device, pinned: what the pixels of a chip (13.6 MB) allow."""
+    batch = torch.empty(32, 13, 512, 512).pin_memory()
+
+    def copy() -> None:
+        batch.to("cuda", non_blocking=True)
+        torch.cuda.synchronize()
+
+    return _row("limit: copies from pinned memory", 32 / median_seconds(copy), "chips/s", 1.0)
+
+
+def _blocks(rate: float, batch: int) -> Row:
+    """Chips in memory by way of the device's threads: how busy the GPU is."""
+    encoder = Encoder("clay-v0", "untrained:small:0", None, "small", "bf16", batch, 16)
+    device, pixels, count = Device(encoder), landscape(512, 512, seed=0), 16 * batch
+
+    def encode() -> None:
+        device.encode([lambda: pixels] * count, *places(count), level="mean", on_nan="quarantine")
+
+    encode()
+    before, start = timings.seconds()["device"], time.perf_counter()
+    encode()
+    wall, busy = time.perf_counter() - start, timings.seconds()["device"] - before
+    chips = count / wall
+    what = f"blocks from memory, batch {batch}"
+    return _row(what, chips, f"chips/s, device busy {busy / wall:.0%}", chips * GFLOP_A_CHIP / rate)
