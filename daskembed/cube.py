@@ -48,6 +48,7 @@ class ChipBlock(np.lib.mixins.NDArrayOperatorsMixin):
 
     ndim = 4
     dtype = np.dtype(np.float32)
+    flags = np.empty(0, np.float32).flags
 
     def __init__(self, chips: tuple[Chip, ...]) -> None:
         self.chips = chips
@@ -58,9 +59,14 @@ class ChipBlock(np.lib.mixins.NDArrayOperatorsMixin):
         return (len(self.chips), len(BANDS), SIZE, SIZE)
 
     @property
+    def size(self) -> int:
+        """Values of the array."""
+        return math.prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the array."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.size * self.dtype.itemsize
 
     def __getitem__(self, key: Any) -> Any:
         first, *rest = key if isinstance(key, tuple) else (key,)

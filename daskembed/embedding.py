@@ -12,8 +12,10 @@ import xarray as xr
 from dask.base import tokenize
 
 from daskembed.cube import CHIPS_A_BLOCK, ChipBlock
+from daskembed.encoders import get_encoder_module
 from daskembed.errors import InputError
 from daskembed.levels import LEVELS, check_level
+from daskembed.sources.geotiff import SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +59,14 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
     dims = ("chip", "band", "y", "x")
     if cube.dims != dims:
         raise InputError(f"the cube has the dimensions {cube.dims}, expected {dims}")
+    bands = get_encoder_module(encoder.name).BANDS
+    if cube.shape[1:] != (len(bands), SIZE, SIZE):
+        raise InputError(f"the cube's chips are {cube.shape[1:]}, expected {(len(bands), SIZE, SIZE)} (band, y, x)")
+    if "band" in cube.coords and tuple(cube.coords["band"].values) != bands:
+        raise InputError(
+            f"the cube has the bands {' '.join(map(str, cube.coords['band'].values))}; "
+            f"expected {' '.join(bands)}, in this order"
+        )
     if missing := [name for name in ("lat", "lon", "date") if name not in cube.coords]:
         raise InputError(f"the cube lacks the coordinates {', '.join(missing)}: daskembed.open_tile sets them")
     if on_nan not in ON_NAN:
@@ -90,8 +100,7 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
         meta=np.empty((0, 0, 0, 0), object),
         name=f"embed-{token}",
     )
-    # One task a block from here on: left to the last optimisation, each of the three arrays picked below would be
-    # fused with an encoding of its own.
+    # Reading and encoding become one task a block here: what is made of the arrays below does not optimise them again.
     (encoded,) = dask.optimize(encoded)
 
     def pick(field: str, dtype: Any, extra: tuple[int, ...] = ()) -> da.Array:

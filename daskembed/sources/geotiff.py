@@ -191,7 +191,9 @@ def _read_header(storage: Storage, entry: Entry, tile: str) -> _Header:
 
 def _check_grid(dataset: Any) -> None:
     if dataset.count != len(BANDS):
-        raise ChipError(f"has {dataset.count} bands, expected {len(BANDS)}: {' '.join(BANDS)}")
+        raise ChipError(
+            f"has {dataset.count} band{'s' * (dataset.count != 1)}, expected {len(BANDS)}: {' '.join(BANDS)}"
+        )
     if dataset.shape != (SIZE, SIZE):
         raise ChipError(f"has {dataset.height} x {dataset.width} pixels, expected {SIZE} x {SIZE}")
     if kinds := sorted({kind for kind in dataset.dtypes if np.dtype(kind).kind not in "iuf"}):
@@ -210,7 +212,7 @@ def _check_header(dataset: Any, path: str, tile: str) -> _Header:
     tag = dataset.tags().get("date")
     if tag is None:
         raise ChipError("has no `date` tag, expected date=YYYY-MM-DD")
-    day = _parse_date(tag)
+    day = _parse_date(tag) if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", tag) else None
     if day is None or not 2014 <= day.year <= 2100:
         raise ChipError(f"has the `date` tag {tag!r}, expected YYYY-MM-DD within the years of Sentinel-1 and -2")
     named = _NAME.fullmatch(path.rpartition("/")[2])
