@@ -114,7 +114,7 @@ def _attend_by_powers(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
     torch.exp2(weights, out=weights)
     # Summed in bfloat16 (whose sums run in float32 and are rounded once) by halves, where they are even: to ask for a
     # float32 sum would copy all weights to float32 first.
-    halves = weights.unflatten(-1, (2 - len(k) % 2, -1)).sum(dim=-1)
+    halves = weights.view(len(q), 2 - len(k) % 2, -1).sum(dim=-1)
     total = halves.sum(dim=-1, keepdim=True, dtype=torch.float32)
     low, high = total.aminmax()
     if low > 2.0**-64 and high < 2.0**64:

@@ -35,6 +35,9 @@ _WRITER: dict[str, Any] = {
     "write_statistics": ["source_url", "date"],
 }
 
+# A part is read once and deleted: compressing it would cost more than it saves.
+_PART_WRITER: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+
 
 def write_part(frame: gpd.GeoDataFrame, output: Storage, path: str, shape: tuple[int, ...]) -> None:
     """Write one partition of `daskembed.to_geodataframe` as a part file.
@@ -49,8 +52,9 @@ def write_part(frame: gpd.GeoDataFrame, output: Storage, path: str, shape: tuple
         Shape of one embedding.
     """
     with timed("write"):
-        good = frame[frame["quarantined"].isna().to_numpy()]
-        bad = frame[frame["quarantined"].notna().to_numpy()]
+        quarantined = frame["quarantined"].notna().to_numpy()
+        # Choosing rows copies all vectors, and nearly always all rows are good.
+        good, bad = (frame[~quarantined], frame[quarantined]) if quarantined.any() else (frame, frame.iloc[:0])
         filled = good[good["filled"] > 0]
         kind = pa.fixed_shape_tensor(pa.float32(), shape)
         vectors = pa.array(good["embeddings"], kind.storage_type)
@@ -68,7 +72,7 @@ def write_part(frame: gpd.GeoDataFrame, output: Storage, path: str, shape: tuple
             metadata={_PART: json.dumps(notes)},
         )
         with output.open_writer(path) as file:
-            pq.write_table(table, file, row_group_size=_rows_a_group(shape), **_WRITER)
+            pq.write_table(table, file, row_group_size=_rows_a_group(shape), **_PART_WRITER)
 
 
 def publish(output: Storage, name: str, parts: list[str], provenance: dict[str, Any]) -> Published:
