@@ -16,16 +16,10 @@ def defaults() -> dict[str, Any]:
     return loaded
 
 
-@functools.cache
-def _register() -> None:
-    import dask
-
-    dask.config.update_defaults({"daskembed": defaults()})
-
-
 def get(name: str) -> Any:
     """The value of ``daskembed.{name}`` in Dask's configuration, or its packaged default, or None."""
     import dask
 
-    _register()
-    return dask.config.get(f"daskembed.{name}", None)
+    # The defaults are not registered with Dask: workers take over the client's configuration, and defaults in it would
+    # hide what their own environment says.
+    return dask.config.get(f"daskembed.{name}", defaults().get(name))
