@@ -139,6 +139,8 @@ class Storage:
 
     def entries(self, prefix: str = "", *, recursive: bool = True) -> list[Entry]:
         """The objects under the folder `prefix`, sorted by path; none if the folder does not exist."""
+        if is_local(self.url) and not Path(self.url).is_dir():
+            return []
         with _explained(self.url_of(prefix)):
             try:
                 found: list[Any]

@@ -413,3 +413,8 @@ def test_denied_locally(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(StorageDeniedError, match=r"/a: access denied .*Permission denied.* and the permissions$"):
         storage.put("a", b"one")
+
+
+def test_folder_that_is_not_there_has_no_entries(tmp_path):
+    assert Storage(str(tmp_path / "nowhere")).entries() == []
+    assert Storage(str(tmp_path / "nowhere")).entries("below", recursive=False) == []
