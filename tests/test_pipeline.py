@@ -376,7 +376,7 @@ def test_ctrl_c_stops_the_command_and_the_same_command_goes_on(tmp_path):
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("dashboard")
-    time.sleep(3)
+    time.sleep(1)
     # As a terminal does: to the command and to its workers at once.
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
