@@ -88,7 +88,7 @@ def run(
         raise InputError("no tiles: give at least one MGRS tile id, such as 27WXN")
     wanted_precision = precision or config.get("precision")
     settings = Settings(
-        source=source or config.get("source"),
+        source=Storage(source or config.get("source")),
         output=Storage(output or config.get("output")),
         encoder=load_encoder(
             checkpoint,
@@ -104,7 +104,7 @@ def run(
     )
     if settings.on_nan not in ON_NAN:
         raise InputError(f"unknown --on-nan {settings.on_nan!r}: choose one of {', '.join(ON_NAN)}")
-    Storage(settings.source).check_exists()
+    settings.source.check_exists()
     _check_writable(settings.output)
     receipts = read_receipts(settings.output, names, settings.version)
 

@@ -20,7 +20,7 @@ BLOCK_BYTES = 160 * 2**20
 class Settings:
     """What one run does to each of its tiles."""
 
-    source: str
+    source: Storage
     output: Storage
     encoder: Encoder
     level: str
@@ -32,7 +32,7 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """What determines a file beside its chips: a file made with another identity is not replaced unasked."""
         return {
-            "source": Storage(self.source).url,
+            "source": self.source.url,
             "encoder": f"{self.encoder.name} {self.encoder.size}",
             "checkpoint": self.encoder.sha256 or self.encoder.checkpoint,
             "level": self.level,

@@ -50,7 +50,7 @@ def index(settings: Settings, tile: str, finished: Receipt | None, files: list[s
     """
     source = get_source("geotiff")
     try:
-        listing = source.list_chips(tile, settings.source, dates=settings.dates)
+        listing = source.list_chips(tile, settings.source.url, dates=settings.dates)
         if finished is not None and listing.fingerprint == finished.listing:
             _tidy(settings, finished, files)
             return None

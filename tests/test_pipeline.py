@@ -246,6 +246,13 @@ def test_a_tile_of_bad_chips_alone_has_a_receipt_and_no_file(client, my_chips, t
     assert list((tmp_path / "out").glob("*.gpq")) == []
 
 
+def test_relative_paths_are_the_callers_not_the_workers(client, my_chips, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = daskembed.run("33TUL", source=my_chips.name, output="out", cluster=client, **TINY)
+    assert result.exit_status == 0
+    assert (tmp_path / "out" / "33TUL_20190416_20190416_v001.gpq").exists()
+
+
 def test_a_missing_tile_fails_and_the_others_are_made(client, chips, tmp_path):
     result = daskembed.run(["27WXN", "33TUL"], source=str(chips), output=str(tmp_path), cluster=client, **TINY)
     assert result.exit_status == 4
@@ -319,7 +326,7 @@ def test_blocks_are_built_without_computing(chips, tmp_path, small_blocks, monke
     import dask
 
     chosen = settings.Settings(
-        source=str(chips),
+        source=Storage(str(chips)),
         output=Storage(str(tmp_path)),
         encoder=daskembed.load_encoder(**TINY),
         level="group",
@@ -338,7 +345,7 @@ def test_blocks_are_built_without_computing(chips, tmp_path, small_blocks, monke
 def test_blocks_get_smaller_as_vectors_get_larger():
     def chips_a_block(level: str) -> int:
         encoder = daskembed.load_encoder("untrained:small", precision="fp32")
-        chosen = settings.Settings("s", Storage("o"), encoder, level, "quarantine", None, "001")
+        chosen = settings.Settings(Storage("s"), Storage("o"), encoder, level, "quarantine", None, "001")
         return chosen.chips_a_block
 
     assert (chips_a_block("mean"), chips_a_block("patch"), chips_a_block("group")) == (64, 64, 35)
