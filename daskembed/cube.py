@@ -58,6 +58,9 @@ class ChipBlock(np.lib.mixins.NDArrayOperatorsMixin):
         """Shape of the array."""
         return (len(self.chips), len(BANDS), SIZE, SIZE)
 
+    def __len__(self) -> int:
+        return len(self.chips)
+
     @property
     def size(self) -> int:
         """Values of the array."""
@@ -141,15 +144,15 @@ def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) ->
     if good.empty:
         raise InputError("the index has no usable chip: the column `quarantined` says why")
     rows = zip(good["source"], good["source_url"], good["bands"], strict=True)
-    block = ChipBlock(tuple(Chip(source, url, bands) for source, url, bands in rows))
+    chips = tuple(Chip(source, url, bands) for source, url, bands in rows)
     # Sizes and tags of the files are part of the name: a chip that changed is another array.
-    token = tokenize(block, tuple(good["size"]), tuple(good["etag"]))
-    data = da.from_array(
-        block,
-        chunks=(chips_a_block, *block.shape[1:]),
-        name=f"open_tile-{token}",
-        asarray=False,
-        inline_array=True,
+    name = f"open_tile-{tokenize(chips, tuple(good['size']), tuple(good['etag']), chips_a_block)}"
+    # Each block is in the graph by itself, so that the task of one does not carry the whole tile's chips.
+    blocks = [ChipBlock(chips[start : start + chips_a_block]) for start in range(0, len(chips), chips_a_block)]
+    data = da.Array(
+        {(name, number, 0, 0, 0): block for number, block in enumerate(blocks)},
+        name,
+        chunks=(tuple(len(block) for block in blocks), *((length,) for length in blocks[0].shape[1:])),
         meta=np.empty((0, 0, 0, 0), np.float32),
     )
     return xr.DataArray(

@@ -18,8 +18,6 @@ from daskembed.levels import LEVELS, check_level
 from daskembed.sources.geotiff import SIZE
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from daskembed.device import Encoded
     from daskembed.encoders import Encoder
 
@@ -83,14 +81,7 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
     encoded = da.map_blocks(
         encode_block,
         data,
-        da.from_array(
-            _Sliced(place),
-            chunks=(data.chunks[0], 1, 1, 1),
-            name=f"place-{token}",
-            asarray=False,
-            inline_array=True,
-            meta=place[:0],
-        ),
+        da.from_array(place, chunks=(data.chunks[0], 1, 1, 1), name=f"place-{token}"),
         encoder=encoder,
         level=level,
         on_nan=on_nan,
@@ -100,7 +91,7 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
         meta=np.empty((0, 0, 0, 0), object),
         name=f"embed-{token}",
     )
-    # Reading and encoding become one task a block here: what is made of the arrays below does not optimise them again.
+    # What is picked below comes of one encoding: fused with each of its three users, it would be done three times.
     (encoded,) = dask.optimize(encoded)
 
     def pick(field: str, dtype: Any, extra: tuple[int, ...] = ()) -> da.Array:
@@ -150,19 +141,6 @@ def encode_block(block: Any, place: Any, *, encoder: Encoder, level: str, on_nan
     else:
         reads = [partial(np.asarray, pixels) for pixels in block]
     return get_device(encoder).encode(reads, place["lat"], place["lon"], place["date"], level=level, on_nan=on_nan)
-
-
-class _Sliced:
-    """An array that is sliced when a block is computed: of a plain one Dask makes a task a slice, which never fuses."""
-
-    def __init__(self, array: NDArray[np.void]) -> None:
-        self.shape, self.ndim, self.dtype, self._array = array.shape, array.ndim, array.dtype, array
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._array[key]
-
-    def __dask_tokenize__(self) -> object:
-        return self._array
 
 
 def _pick(encoded: Any, *, field: str) -> Any:

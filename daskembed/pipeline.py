@@ -15,7 +15,7 @@ from daskembed.errors import ConflictError, DaskembedError, InputError, StorageD
 from daskembed.levels import check_level
 from daskembed.receipts import STATE, Receipt, check_version, published_files, read_receipts, receipt_path
 from daskembed.results import Progress, RunResult, TileResult
-from daskembed.settings import Settings, parse_dates
+from daskembed.settings import Settings, chips_a_block, parse_dates
 from daskembed.sinks import get_sink
 from daskembed.storage import Storage
 from daskembed.tiles import check_tile, read_tiles
@@ -87,20 +87,23 @@ def run(
     if not names:
         raise InputError("no tiles: give at least one MGRS tile id, such as 27WXN")
     wanted_precision = precision or config.get("precision")
+    encoder = load_encoder(
+        checkpoint,
+        # What `auto` means is for the workers to say, once there are some.
+        precision="fp32" if wanted_precision == "auto" else wanted_precision,
+        batch_size=batch_size,
+        readers=readers,
+    )
+    level = check_level(level or config.get("level"))
     settings = Settings(
         source=Storage(source or config.get("source")),
         output=Storage(output or config.get("output")),
-        encoder=load_encoder(
-            checkpoint,
-            # What `auto` means is for the workers to say, once there are some.
-            precision="fp32" if wanted_precision == "auto" else wanted_precision,
-            batch_size=batch_size,
-            readers=readers,
-        ),
-        level=check_level(level or config.get("level")),
+        encoder=encoder,
+        level=level,
         on_nan=on_nan or config.get("on-nan"),
         dates=None if dates is None else parse_dates(dates),
         version=check_version(str(version or config.get("version"))),
+        chips_a_block=chips_a_block(encoder, level),
     )
     if settings.on_nan not in ON_NAN:
         raise InputError(f"unknown --on-nan {settings.on_nan!r}: choose one of {', '.join(ON_NAN)}")
@@ -183,9 +186,8 @@ class _Job:
     order: int
     started: str
     indexed: stages.Indexed | None = None
-    parts: list[str] = field(default_factory=list)
-    waiting: dict[str, int] = field(default_factory=dict)
-    """Parts that are not written yet -> their chips."""
+    waiting: dict[Future, stages.Block] = field(default_factory=dict)
+    """Blocks that are not done yet."""
     stage: str = "index"
 
 
@@ -209,6 +211,7 @@ class _Flow:
         self._jobs: dict[Future, _Job] = {}
         self._state = Progress(len(names), client.dashboard_link)
         self._tell = progress or (lambda state: None)
+        self._room, self._room_until = 1, 0.0
 
     def run(self) -> RunResult:
         start, before = time.perf_counter(), self._client.run(timings.seconds)
@@ -240,8 +243,11 @@ class _Flow:
 
     def _fill(self) -> None:
         """Start tiles until every thread has blocks waiting: fewer starve it, more only fill the scheduler."""
-        room = 3 * max(1, sum(self._client.nthreads().values()))
-        while len(self._jobs) < room and (following := next(self._todo, None)) is not None:
+        if time.monotonic() > self._room_until:
+            # Workers come and go, but asking for each block would cost as much as the block.
+            self._room = 3 * max(1, sum(self._client.nthreads().values()))
+            self._room_until = time.monotonic() + 1
+        while len(self._jobs) < self._room and (following := next(self._todo, None)) is not None:
             order, tile = following
             job = _Job(tile, order, stages.now())
             files = self._published.get(tile, [])
@@ -263,7 +269,7 @@ class _Flow:
             if error is not None:
                 self._fail(job, error)
             else:
-                getattr(self, f"_after_{job.stage}")(job, future.result())
+                getattr(self, f"_after_{job.stage}")(job, future)
             self._tell(self._state)
             refill()
 
@@ -278,41 +284,50 @@ class _Flow:
         self._jobs[future] = job
         self._queue.add(future)
 
-    def _after_index(self, job: _Job, indexed: stages.Indexed | TileError | None) -> None:
-        if isinstance(indexed, TileError):
-            self._fail(job, indexed)
+    def _after_index(self, job: _Job, future: Future) -> None:
+        found: tuple[stages.Indexed, list[stages.Block]] | TileError | None = future.result()
+        if isinstance(found, TileError):
+            self._fail(job, found)
             return
-        job.indexed = indexed
         self._state.indexed += 1
-        if job.indexed is None:
+        if found is None:
             self._finish(job, "skipped", self._receipts[job.tile])
             return
-        blocks = stages.blocks(self._settings, job.tile, job.indexed)
-        missing = [block for block in blocks if block.task is not None]
-        job.stage, job.parts = "embed", [block.path for block in blocks]
-        self._state.quarantined += int(job.indexed.index["quarantined"].notna().sum())
-        self._state.chips += sum(block.chips for block in missing)
-        # Earlier tiles first, so that they finish in order and early results can be used early.
-        tasks = self._client.compute([block.task for block in missing], priority=-job.order, retries=RETRIES)
-        for task, block in zip(tasks, missing, strict=True):
-            job.waiting[block.path] = block.chips
-            self._watch(job, task)
-        if not missing:
+        job.indexed, blocks = found
+        self._state.quarantined += len(job.indexed.quarantined)
+        self._state.chips += sum(block.chips for block in blocks)
+        if not blocks:
             self._publish(job)
+            return
+        job.stage = "embed"
+        futures = self._client.map(
+            stages.embed_block,
+            blocks,
+            key=[f"embed-{job.tile}-{job.indexed.parts.index(block.path)}-{job.started}" for block in blocks],
+            pure=False,
+            # Earlier tiles first, so that they finish in order and early results can be used early.
+            priority=-job.order,
+            retries=RETRIES,
+            settings=self._settings,
+        )
+        job.waiting = dict(zip(futures, blocks, strict=True))
+        for future in futures:
+            self._watch(job, future)
 
-    def _after_embed(self, job: _Job, written: tuple[str, int]) -> None:
-        path, quarantined = written
-        self._state.encoded += job.waiting.pop(path)
-        self._state.quarantined += quarantined
+    def _after_embed(self, job: _Job, future: Future) -> None:
+        self._state.encoded += job.waiting.pop(future).chips
         if not job.waiting:
             self._publish(job)
 
     def _publish(self, job: _Job) -> None:
         job.stage = "publish"
         old = self._published.get(job.tile, [])
-        self._submit(job, stages.publish, self._settings, job.tile, job.indexed, job.parts, job.started, old)
+        self._submit(job, stages.publish, self._settings, job.tile, job.indexed, job.started, old)
 
-    def _after_publish(self, job: _Job, receipt: Receipt) -> None:
+    def _after_publish(self, job: _Job, future: Future) -> None:
+        receipt: Receipt = future.result()
+        assert job.indexed is not None
+        self._state.quarantined += len(receipt.quarantined) - len(job.indexed.quarantined)
         self._finish(job, "done", receipt)
 
     def _finish(self, job: _Job, status: str, receipt: Receipt) -> None:

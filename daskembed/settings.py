@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version as version_of
@@ -27,6 +28,8 @@ class Settings:
     on_nan: str
     dates: tuple[date, date] | None
     version: str
+    chips_a_block: int
+    """Chips of one task."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -57,13 +60,11 @@ class Settings:
             "software": {name: version_of(name) for name in ("daskembed", "torch", "rasterio", "pyarrow", "dask")},
         }
 
-    @property
-    def chips_a_block(self) -> int:
-        """Chips of one task."""
-        vector_bytes = 4
-        for length in self.encoder.shape(self.level):
-            vector_bytes *= length
-        return min(CHIPS_A_BLOCK, max(1, BLOCK_BYTES // vector_bytes))
+
+def chips_a_block(encoder: Encoder, level: str) -> int:
+    """Chips of one task of an encoder: `CHIPS_A_BLOCK`, or fewer where their vectors are large."""
+    vector_bytes = 4 * math.prod(encoder.shape(level))
+    return min(CHIPS_A_BLOCK, max(1, BLOCK_BYTES // vector_bytes))
 
 
 def parse_dates(text: str) -> tuple[date, date]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 import dask
+from dask.optimization import cull
 
 from daskembed import __version__
 from daskembed.cube import open_tile
@@ -21,23 +23,47 @@ from daskembed.table import to_geodataframe
 
 if TYPE_CHECKING:
     import geopandas as gpd
-    from dask.delayed import Delayed
 
     from daskembed.settings import Settings
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """What the index task of a tile brings back."""
+    """What is known of a tile before it is embedded."""
 
-    index: gpd.GeoDataFrame
     listing: str
-    present: frozenset[str]
-    """Parts that an earlier run left."""
+    dates: tuple[date, ...]
+    """Acquisition dates of its chips, each once, in order."""
+    quarantined: dict[str, str]
+    """URL -> reason, of chips whose headers are bad."""
+    parts: tuple[str, ...]
+    """Paths of its parts below the output, in the order of their rows; none if all its chips are quarantined."""
 
 
-def index(settings: Settings, tile: str, finished: Receipt | None, files: list[str]) -> Indexed | TileError | None:
-    """On a worker: index a tile, unless it is finished and its chips are still the same (then None).
+@dataclass(frozen=True)
+class Block:
+    """One task of a tile, from its chips to its part: a partition of the tile's lazy frame, cut out of its graph.
+
+    The ten small tasks of which Dask makes a partition would cost the scheduler ten times as much, and blocks share
+    nothing. The graph is pickled once, by the worker that made it: client and scheduler only pass it on.
+    """
+
+    path: str
+    """Of the part, below the output."""
+    chips: int
+    graph: bytes
+    key: Any
+
+    def compute(self) -> gpd.GeoDataFrame:
+        """The partition, computed in this thread."""
+        frame: gpd.GeoDataFrame = dask.get(pickle.loads(self.graph), self.key)
+        return frame
+
+
+def index(
+    settings: Settings, tile: str, finished: Receipt | None, files: list[str]
+) -> tuple[Indexed, list[Block]] | TileError | None:
+    """On a worker: index a tile and say what is left to do, unless it is finished and its chips are the same (None).
 
     Parameters
     ----------
@@ -58,61 +84,53 @@ def index(settings: Settings, tile: str, finished: Receipt | None, files: list[s
     except TileError as error:
         # Given back, not raised: Dask would try again and log a traceback for what is no fault of the cluster.
         return error
-    present = settings.output.entries(parts_folder(tile, settings.version))
-    return Indexed(found, listing.fingerprint, frozenset(entry.path for entry in present))
+    blocks = all_blocks(settings, tile, found, listing.fingerprint)
+    present = {entry.path for entry in settings.output.entries(parts_folder(tile, settings.version))}
+    bad = found[found["quarantined"].notna()]
+    indexed = Indexed(
+        listing=listing.fingerprint,
+        dates=tuple(sorted(set(found["date"].dropna()))),
+        quarantined=dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
+        parts=tuple(block.path for block in blocks),
+    )
+    return indexed, [block for block in blocks if block.path not in present]
 
 
-@dataclass(frozen=True)
-class Block:
-    """One part of a tile: where it goes, and the task that makes it."""
-
-    path: str
-    """Of the part, below the output."""
-    chips: int
-    task: Delayed | None
-    """None if an earlier run left the part."""
-
-
-def blocks(settings: Settings, tile: str, indexed: Indexed) -> list[Block]:
-    """The blocks of a tile in the order of their rows, none if all its chips are quarantined; computes nothing."""
-    if not indexed.index["quarantined"].isna().any():
+def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: str) -> list[Block]:
+    """The blocks of a tile in the order of their rows; computes nothing."""
+    if not index["quarantined"].isna().any():
         return []
-    cube = open_tile(indexed.index, chips_a_block=settings.chips_a_block)
+    cube = open_tile(index, chips_a_block=settings.chips_a_block)
     frame = to_geodataframe(embed(cube, settings.encoder, settings.level, on_nan=settings.on_nan))
-    key = _digest(settings.identity, settings.version, indexed.listing, settings.chips_a_block, __version__)
-    write = dask.delayed(_write_part)
-    found = []
+    key = _digest(settings.identity, settings.version, listing, settings.chips_a_block, __version__)
+    folder = f"{parts_folder(tile, settings.version)}/{key}"
+    blocks = []
     for number, (partition, chips) in enumerate(zip(frame.to_delayed(), cube.chunksizes["chip"], strict=True)):
-        path = f"{parts_folder(tile, settings.version)}/{key}/{number:05d}.parquet"
-        present = path in indexed.present
-        task = None if present else write(partition, settings, path, dask_key_name=f"write-{tile}-{number}-{key}")
-        found.append(Block(path, chips, task))
-    return found
+        graph, _ = cull(partition.dask, [partition.key])
+        blocks.append(Block(f"{folder}/{number:05d}.parquet", chips, pickle.dumps(graph), partition.key))
+    return blocks
 
 
-def _write_part(frame: gpd.GeoDataFrame, settings: Settings, path: str) -> tuple[str, int]:
-    """On a worker: write a block's part; returns its path and how many of its chips are quarantined."""
-    get_sink("geoparquet").write_part(frame, settings.output, path, settings.encoder.shape(settings.level))
-    return path, int(frame["quarantined"].notna().sum())
+def embed_block(block: Block, *, settings: Settings) -> None:
+    """On a worker: make a block's part."""
+    frame = block.compute()
+    get_sink("geoparquet").write_part(frame, settings.output, block.path, settings.encoder.shape(settings.level))
 
 
 def publish(
     settings: Settings,
     tile: str,
     indexed: Indexed,
-    parts: list[str],
     started: str,
     files: list[str],
 ) -> Receipt:
     """On a worker: file, receipt, then the removal of what they replace, in the order that a death leaves sound."""
-    sink, output, index = get_sink("geoparquet"), settings.output, indexed.index
-    bad = index[index["quarantined"].notna()]
-    days = index["date"].dropna()
+    sink, output = get_sink("geoparquet"), settings.output
     published = None
-    if parts:
-        name = f"{tile}_{min(days):%Y%m%d}_{max(days):%Y%m%d}_v{settings.version}{sink.SUFFIX}"
+    if indexed.parts:
+        name = f"{tile}_{indexed.dates[0]:%Y%m%d}_{indexed.dates[-1]:%Y%m%d}_v{settings.version}{sink.SUFFIX}"
         published = sink.publish(
-            output, name, parts, {**settings.provenance, "tile": tile, "identity": settings.identity}
+            output, name, indexed.parts, {**settings.provenance, "tile": tile, "identity": settings.identity}
         )
     receipt = Receipt(
         tile=tile,
@@ -121,10 +139,7 @@ def publish(
         size=published.size if published else 0,
         sha256=published.sha256 if published else None,
         chips=published.chips if published else 0,
-        quarantined={
-            **dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
-            **(published.quarantined if published else {}),
-        },
+        quarantined=indexed.quarantined | (published.quarantined if published else {}),
         filled=published.filled if published else {},
         settings=settings.identity,
         listing=indexed.listing,

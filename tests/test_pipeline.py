@@ -333,22 +333,19 @@ def test_blocks_are_built_without_computing(chips, tmp_path, small_blocks, monke
         on_nan="quarantine",
         dates=None,
         version="001",
+        chips_a_block=2,
     )
-    indexed = stages.index(chosen, "33TUL", None, [])
     monkeypatch.setattr("daskembed.sources.geotiff.read_chip", refuse_to_compute)
     with dask.config.set(scheduler=refuse_to_compute):
-        blocks = stages.blocks(chosen, "33TUL", indexed)
+        indexed, blocks = stages.index(chosen, "33TUL", None, [])
     assert [block.chips for block in blocks] == [2, 2]
-    assert len({block.path for block in blocks}) == 2
+    assert list(indexed.parts) == [block.path for block in blocks]
+    assert len(set(indexed.parts)) == 2
 
 
 def test_blocks_get_smaller_as_vectors_get_larger():
-    def chips_a_block(level: str) -> int:
-        encoder = daskembed.load_encoder("untrained:small", precision="fp32")
-        chosen = settings.Settings(Storage("s"), Storage("o"), encoder, level, "quarantine", None, "001")
-        return chosen.chips_a_block
-
-    assert (chips_a_block("mean"), chips_a_block("patch"), chips_a_block("group")) == (64, 64, 35)
+    encoder = daskembed.load_encoder("untrained:small", precision="fp32")
+    assert [settings.chips_a_block(encoder, level) for level in ("mean", "patch", "group")] == [64, 64, 35]
 
 
 def test_windows_of_many_tiles_finish_in_order(client, my_chips, tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import geopandas as gpd
 
     from daskembed.storage import Storage
@@ -41,7 +43,7 @@ class Sink(Protocol):
     def write_part(self, frame: gpd.GeoDataFrame, output: Storage, path: str, shape: tuple[int, ...]) -> None:
         """Write one partition of `daskembed.to_geodataframe` as the part `path`, complete or not at all."""
 
-    def publish(self, output: Storage, name: str, parts: list[str], provenance: dict[str, Any]) -> Published:
+    def publish(self, output: Storage, name: str, parts: Sequence[str], provenance: dict[str, Any]) -> Published:
         """Make the file `name` of the parts, in their order, complete or not at all."""
 
     def read_provenance(self, output: Storage, name: str) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -75,7 +75,7 @@ def write_part(frame: gpd.GeoDataFrame, output: Storage, path: str, shape: tuple
             pq.write_table(table, file, row_group_size=_rows_a_group(shape), **_PART_WRITER)
 
 
-def publish(output: Storage, name: str, parts: list[str], provenance: dict[str, Any]) -> Published:
+def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[str, Any]) -> Published:
     """Make one GeoParquet 1.0.0 file of a tile's parts, a row group in memory at a time.
 
     Parameters
@@ -128,7 +128,7 @@ def _rows_a_group(shape: tuple[int, ...]) -> int:
     return max(1, ROW_GROUP_BYTES // (4 * int(np.prod(shape))))
 
 
-def _row_groups(output: Storage, parts: list[str], rows: int) -> Iterator[pa.Table]:
+def _row_groups(output: Storage, parts: Sequence[str], rows: int) -> Iterator[pa.Table]:
     """The rows of all parts in tables of `rows`, wherever one part ends and the next begins."""
     pending: list[pa.Table] = []
     held = 0
