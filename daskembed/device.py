@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # On a CPU larger batches are no faster, and their activations leave the cache.
 CPU_BATCH = 1
 
+# An encoder on a CPU takes longer for a chip than one thread for reading it; each reader holds a file and its pixels.
+READERS = {"cpu": 8, "cuda": 16}
+
 # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD (no more than 32 MiB is taken) and M_ARENA_MAX of glibc's malloc.h.
 _MALLOPT = {-1: 2**30, -3: 2**25, -8: 1}
 
@@ -95,13 +98,14 @@ class Device:
         self._encoder, self._metadata = encoder, module.metadata
         self._bands, self._fill_values = module.BANDS, module.fill_values()
         self._batch = min(encoder.batch_size, CPU_BATCH) if on_cpu else encoder.batch_size
+        readers = encoder.readers or READERS[self._device.type]
         self._compute = ThreadPoolExecutor(1, "daskembed-device")
         self._stage = ThreadPoolExecutor(1, "daskembed-stage")
         self._copies = None if on_cpu else torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        self._readers = ThreadPoolExecutor(encoder.readers, "daskembed-read")
+        self._readers = ThreadPoolExecutor(readers, "daskembed-read")
         self._limit = self._batch
         self._turn = threading.Lock()
-        self._room = threading.Semaphore(encoder.readers + 2 * self._batch)
+        self._room = threading.Semaphore(readers + 2 * self._batch)
         self._model = module.build(load_state(encoder, module), device=self._device, dtype=dtype)
 
     def encode(

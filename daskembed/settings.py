@@ -13,7 +13,7 @@ from daskembed.encoders import Encoder
 from daskembed.errors import InputError
 from daskembed.storage import Storage, is_local
 
-BLOCK_BYTES = 160 * 2**20
+BLOCK_BYTES = 64 * 2**20
 """Most bytes of vectors in a block: levels with large vectors get smaller blocks."""
 
 

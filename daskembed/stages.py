@@ -80,7 +80,7 @@ def index(
         if finished is not None and listing.fingerprint == finished.listing:
             _tidy(settings, finished, files)
             return None
-        found = source.read_headers(listing, dates=settings.dates, readers=settings.encoder.readers)
+        found = source.read_headers(listing, dates=settings.dates, readers=settings.encoder.readers or 16)
     except TileError as error:
         # Given back, not raised: Dask would try again and log a traceback for what is no fault of the cluster.
         return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import shutil
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import rasterio
 import reference
 import torch
+import torch._inductor.config
 from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import Transformer
@@ -340,3 +342,21 @@ def test_the_independent_implementation_on_a_real_chip(shared):
     state = untrained_state(clay_v0, "tiny", 0)
     found = reference.embed(state, pixels, *reference.metadata(lat, lon, day), heads=4)
     assert relative_error(found.mean(0).numpy(), expected["patch"][0]) <= 1e-6
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_compiled_blocks_give_the_same_numbers_with_and_without_a_compiler(works, monkeypatch, caplog):
+    if works and shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    if not works:
+        monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent",))
+        monkeypatch.setattr(torch._inductor.config, "fx_graph_cache", False)
+    torch._dynamo.reset()
+    model = clay_v0.build(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
+    inputs = (torch.rand(1, 13, 512, 512), torch.zeros(1, 2), torch.zeros(1, 3), "mean")
+    with torch.inference_mode():
+        expected = model(*inputs)
+        model.transformer._step = model.transformer._run_compiled
+        torch.testing.assert_close(model(*inputs), expected, rtol=0, atol=2e-6)
+    assert ("torch.compile failed" in caplog.text) is not works
+    assert (model.transformer._step == model.transformer._run_compiled) is works

@@ -26,6 +26,6 @@ def test_a_setting_without_default_is_none():
 
 def test_the_environment_sets_defaults():
     env = os.environ | {"DASK_DASKEMBED__BATCH_SIZE": "7"}
-    code = "from daskembed import config; print(config.get('batch-size'), config.get('readers'))"
+    code = "from daskembed import config; print(config.get('batch-size'), config.get('level'))"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["7", "16"]
+    assert done.stdout.split() == ["7", "mean"]

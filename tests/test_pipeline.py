@@ -345,7 +345,7 @@ def test_blocks_are_built_without_computing(chips, tmp_path, small_blocks, monke
 
 def test_blocks_get_smaller_as_vectors_get_larger():
     encoder = daskembed.load_encoder("untrained:small", precision="fp32")
-    assert [settings.chips_a_block(encoder, level) for level in ("mean", "patch", "group")] == [64, 64, 35]
+    assert [settings.chips_a_block(encoder, level) for level in ("mean", "patch", "group")] == [64, 64, 14]
 
 
 def test_windows_of_many_tiles_finish_in_order(client, my_chips, tmp_path, monkeypatch):

@@ -91,8 +91,8 @@ class Encoder:
     """Type of the products, ``bf16`` or ``fp32``."""
     batch_size: int
     """Largest number of chips given to the device at once."""
-    readers: int
-    """Threads of a worker that read and decode chips."""
+    readers: int | None
+    """Threads of a worker that read and decode chips; None for 16 beside a GPU and 8 beside a CPU."""
 
     @property
     def untrained(self) -> bool:
@@ -123,7 +123,8 @@ def load_encoder(
     batch_size
         Largest number of chips given to the device at once.
     readers
-        Threads of a worker that read and decode chips.
+        Threads of a worker that read and decode chips; 16 beside a GPU and 8 beside a CPU where the configuration
+        says nothing either.
 
     None takes the configuration's value.
 
@@ -136,6 +137,7 @@ def load_encoder(
 
     name = str(config.get("encoder"))
     location = str(checkpoint or config.get("checkpoint"))
+    wanted = readers if readers is not None else config.get("readers")
     location, sha256, size = inspect_checkpoint(location, get_encoder_module(name))
     return Encoder(
         name=name,
@@ -144,7 +146,7 @@ def load_encoder(
         size=size,
         precision=resolve_precision(precision or config.get("precision")),
         batch_size=_positive("batch size", batch_size if batch_size is not None else config.get("batch-size")),
-        readers=_positive("readers", readers if readers is not None else config.get("readers")),
+        readers=None if wanted is None else _positive("readers", wanted),
     )
 
 

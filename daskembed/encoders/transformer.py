@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ class Transformer:
         self.heads, self.dtype = heads, dtype
         # On a CPU, attention is a power of 2 of scores in bfloat16; see _attend_by_powers.
         self._by_powers = device.type == "cpu" and dtype == torch.bfloat16
+        self._compiled: Callable[[Tensor, Block], Tensor] | None = None
+        # A GPU is fed by many short kernels; a CPU is not limited by them, and may have no compiler.
+        self._step = self._run_compiled if device.type == "cuda" else self._run
         self.norm = norm("norm")
         depth = sum(name.endswith("to_qkv.weight") for name in state)
         self.blocks = [
@@ -74,10 +80,26 @@ class Transformer:
     def __call__(self, x: Tensor) -> Tensor:
         """Run the blocks over `x`, (chip, token, dim) in float32, which is overwritten; the result is normalised."""
         for block in self.blocks:
-            x += self._attention(self._normed(x, block.attention_norm), block)
-            hidden = F.gelu(F.linear(self._normed(x, block.mlp_norm), *block.up))
-            x += F.linear(hidden, *block.down)
+            x = self._step(x, block)
         return F.layer_norm(x, x.shape[-1:], *self.norm)
+
+    def _run(self, x: Tensor, block: Block) -> Tensor:
+        x += self._attention(self._normed(x, block.attention_norm), block)
+        hidden = F.gelu(F.linear(self._normed(x, block.mlp_norm), *block.up))
+        x += F.linear(hidden, *block.down)
+        return x
+
+    def _run_compiled(self, x: Tensor, block: Block) -> Tensor:
+        """A block with its norms, GELU and residual fused; all blocks share one compilation."""
+        if self._compiled is None:
+            self._compiled = torch.compile(self._run)
+        try:
+            return self._compiled(x, block)
+        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+            # Compiling comes before running, so x is as it was.
+            log.warning("blocks run uncompiled: torch.compile failed: %s", str(error).partition("\n")[0])
+            self._step = self._run
+            return self._run(x, block)
 
     def _normed(self, x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], *norm).to(self.dtype)
