@@ -31,5 +31,9 @@ class StorageError(DaskembedError):
     """A store that did not answer as it should after its own retries."""
 
 
-class StorageDeniedError(StorageError):
-    """A store that refused the credentials; nothing else on it would succeed either."""
+class StorageUnusableError(StorageError):
+    """A store on which nothing else would succeed either (no such bucket, disk full): the run stops."""
+
+
+class StorageDeniedError(StorageUnusableError):
+    """A store that refused the credentials."""

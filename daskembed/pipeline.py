@@ -11,7 +11,7 @@ from daskembed import config, stages, timings
 from daskembed.clusters import connect
 from daskembed.embedding import ON_NAN
 from daskembed.encoders import load_encoder, resolve_precision
-from daskembed.errors import ConflictError, DaskembedError, InputError, StorageDeniedError, TileError
+from daskembed.errors import ConflictError, DaskembedError, InputError, StorageUnusableError, TileError
 from daskembed.levels import check_level
 from daskembed.receipts import STATE, Receipt, check_version, published_files, read_receipts, receipt_path
 from daskembed.results import Progress, RunResult, TileResult
@@ -79,9 +79,9 @@ def run(
     ------
     InputError
         If anything is refused before a chip is read.
-    StorageDeniedError
-        If a store refuses the credentials while the run goes on; what is finished stays, and the same run goes on
-        from there.
+    StorageUnusableError
+        If a store refuses the credentials, loses its bucket or is full while the run goes on; what is finished stays,
+        and the same run goes on from there.
     """
     names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
     if not names:
@@ -263,7 +263,7 @@ class _Flow:
             if job is None:
                 continue  # cancelled meanwhile
             error = future.exception() if future.status != "finished" else None
-            if isinstance(error, (StorageDeniedError, InputError)):
+            if isinstance(error, (StorageUnusableError, InputError)):
                 # Nothing else would fare better: what is finished stays, and the same command goes on.
                 raise error
             if error is not None:
