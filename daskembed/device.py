@@ -105,7 +105,8 @@ class Device:
         self._readers = ThreadPoolExecutor(readers, "daskembed-read")
         self._limit = self._batch
         self._turn = threading.Lock()
-        self._room = threading.Semaphore(readers + 2 * self._batch)
+        self._held = readers + 2 * self._batch
+        self._room = threading.Semaphore(self._held)
         self._model = module.build(load_state(encoder, module), device=self._device, dtype=dtype)
 
     def encode(
@@ -152,6 +153,15 @@ class Device:
         for batch in batches:
             batch.result()
         return encoded
+
+    def take_less(self) -> None:
+        """From now on hold half as many chips at once, in batches of half the size: memory was short."""
+        with self._turn:
+            self._batch = max(1, self._batch // 2)
+            kept = max(2 * self._batch, self._held // 2)
+            for _ in range(self._held - kept):
+                self._room.acquire()
+            self._held = kept
 
     def _read(self, chip: Read, on_nan: str) -> tuple[NDArray[np.generic], int]:
         pixels = chip()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import dask
 import dask.array as da
@@ -13,7 +15,7 @@ from dask.base import tokenize
 
 from daskembed.cube import CHIPS_A_BLOCK, ChipBlock
 from daskembed.encoders import get_encoder_module
-from daskembed.errors import InputError
+from daskembed.errors import ChipError, InputError
 from daskembed.levels import LEVELS, check_level
 from daskembed.sources.geotiff import SIZE
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from daskembed.encoders import Encoder
 
 ON_NAN = ("quarantine", "fill")
+set_aside: ContextVar[Mapping[str, str]] = ContextVar("set_aside", default={})  # noqa: B039
+"""URL -> reason, of chips that this thread's blocks quarantine without touching them."""
 _PLACE = np.dtype([("lat", np.float64), ("lon", np.float64), ("date", "datetime64[D]")])
 
 
@@ -137,10 +141,15 @@ def encode_block(block: Any, place: Any, *, encoder: Encoder, level: str, on_nan
 
     place = place.reshape(-1)
     if isinstance(block, ChipBlock):
-        reads = [chip.read for chip in block.chips]
+        aside = set_aside.get()
+        reads = [partial(_refuse, aside[chip.url]) if chip.url in aside else chip.read for chip in block.chips]
     else:
         reads = [partial(np.asarray, pixels) for pixels in block]
     return get_device(encoder).encode(reads, place["lat"], place["lon"], place["date"], level=level, on_nan=on_nan)
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise ChipError(reason)
 
 
 def _pick(encoded: Any, *, field: str) -> Any:

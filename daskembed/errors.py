@@ -27,6 +27,10 @@ class TileError(DaskembedError):
     """One tile that cannot be finished; the other tiles go on."""
 
 
+class ClusterLostError(DaskembedError):
+    """The scheduler or all workers are gone; what is finished stays, and the same run goes on from there."""
+
+
 class StorageError(DaskembedError):
     """A store that did not answer as it should after its own retries."""
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import dask
 from dask.optimization import cull
 
-from daskembed import __version__
+from daskembed import __version__, trial
 from daskembed.cube import open_tile
-from daskembed.embedding import embed
+from daskembed.embedding import embed, set_aside
 from daskembed.errors import TileError
 from daskembed.receipts import Receipt, parts_folder, write_receipt
 from daskembed.sinks import get_sink
@@ -48,15 +50,26 @@ class Block:
     nothing. The graph is pickled once, by the worker that made it: client and scheduler only pass it on.
     """
 
+    number: int
     path: str
     """Of the part, below the output."""
-    chips: int
+    urls: tuple[str, ...]
+    """Of its chips."""
     graph: bytes
     key: Any
 
-    def compute(self) -> gpd.GeoDataFrame:
-        """The partition, computed in this thread."""
-        frame: gpd.GeoDataFrame = dask.get(pickle.loads(self.graph), self.key)
+    @property
+    def chips(self) -> int:
+        """How many chips it has."""
+        return len(self.urls)
+
+    def compute(self, without: Mapping[str, str] | None = None) -> gpd.GeoDataFrame:
+        """The partition, computed in this thread; the chips of `without` (URL -> reason) are quarantined untouched."""
+        token = set_aside.set(without or {})
+        try:
+            frame: gpd.GeoDataFrame = dask.get(pickle.loads(self.graph), self.key)
+        finally:
+            set_aside.reset(token)
         return frame
 
 
@@ -104,16 +117,40 @@ def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: 
     frame = to_geodataframe(embed(cube, settings.encoder, settings.level, on_nan=settings.on_nan))
     key = _digest(settings.identity, settings.version, listing, settings.chips_a_block, __version__)
     folder = f"{parts_folder(tile, settings.version)}/{key}"
-    blocks = []
-    for number, (partition, chips) in enumerate(zip(frame.to_delayed(), cube.chunksizes["chip"], strict=True)):
+    urls, ends = cube.coords["source_url"].to_numpy(), accumulate(cube.chunksizes["chip"])
+    blocks: list[Block] = []
+    for number, (partition, end) in enumerate(zip(frame.to_delayed(), ends, strict=True)):
         graph, _ = cull(partition.dask, [partition.key])
-        blocks.append(Block(f"{folder}/{number:05d}.parquet", chips, pickle.dumps(graph), partition.key))
+        block_urls = tuple(urls[sum(block.chips for block in blocks) : end])
+        blocks.append(Block(number, f"{folder}/{number:05d}.parquet", block_urls, pickle.dumps(graph), partition.key))
     return blocks
 
 
 def embed_block(block: Block, *, settings: Settings) -> None:
     """On a worker: make a block's part."""
-    frame = block.compute()
+    _write(settings, block, block.compute())
+
+
+def embed_gently(settings: Settings, block: Block, without: Mapping[str, str]) -> None:
+    """`embed_block` where workers died of the block: with less memory, and without the chips of `without`."""
+    from daskembed.device import get_device
+
+    get_device(settings.encoder).take_less()
+    _write(settings, block, block.compute(without))
+
+
+def examine(settings: Settings, block: Block) -> dict[str, str]:
+    """On a worker: find the chips of a block of which a process dies, by trying each in a process of its own.
+
+    Returns
+    -------
+    dict
+        URL -> reason.
+    """
+    return trial.deadly_chips(block)
+
+
+def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame) -> None:
     get_sink("geoparquet").write_part(frame, settings.output, block.path, settings.encoder.shape(settings.level))
 
 

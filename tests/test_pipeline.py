@@ -20,7 +20,7 @@ import rasterio
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed import pipeline, settings, stages
+from daskembed import flow, settings, stages
 from daskembed.cli import main
 from daskembed.errors import ConflictError, InputError, StorageError
 from daskembed.storage import Storage
@@ -349,7 +349,7 @@ def test_blocks_get_smaller_as_vectors_get_larger():
 
 
 def test_windows_of_many_tiles_finish_in_order(client, my_chips, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "RETRIES", 0)
+    monkeypatch.setattr(flow, "RETRIES", 0)
     names = ["33TUK", "33TUL", "33TUM", "33TVL", "33TVM"]
     for name in set(names) - {"33TUL"}:
         write_chips(my_chips, tile=name, rows=1, cols=1)

@@ -1,0 +1,301 @@
+"""The tiles' way through the cluster: a window of tasks, driven by what finishes, that outlives workers."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from daskembed import stages, timings
+from daskembed.errors import ClusterLostError, DaskembedError, InputError, StorageUnusableError, TileError
+from daskembed.receipts import Receipt
+from daskembed.results import Progress, RunResult, TileResult
+from daskembed.settings import Settings
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+RETRIES = 2
+"""How often a task is tried again after an error, on top of the stores' own retries."""
+ALLOWED_DEATHS = 2
+"""Workers that may die of a task before the scheduler gives it back (its ``allowed-failures``)."""
+MOST_RETURNS = 4
+"""How often a task that the scheduler gave back is sent again before its tile fails."""
+WORKER_TIMEOUT = 600
+"""Seconds to wait for a worker, at the start or when all are lost: machines in a cloud take minutes."""
+
+
+@dataclass
+class _Job:
+    """One tile on its way."""
+
+    tile: str
+    order: int
+    started: str
+    receipt: Receipt | None
+    """Of an earlier run with the same settings."""
+    files: list[str]
+    """Names of its published files."""
+    indexed: stages.Indexed | None = None
+    waiting: set[str] = field(default_factory=set)
+    """Parts that are not written yet."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One task of a tile on the cluster."""
+
+    job: _Job
+    stage: str
+    """``index``, ``embed``, ``examine`` or ``publish``."""
+    block: stages.Block | None = None
+    returns: int = 0
+    """How often the scheduler gave it back because its workers died."""
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    """URL -> reason, of chips that its worker must not touch."""
+
+    @property
+    def key(self) -> str:
+        """Its name on the cluster."""
+        number = "" if self.block is None else f"-{self.block.number}"
+        again = f"-again{self.returns}" if self.returns else ""
+        return f"{self.stage}-{self.job.tile}{number}-{self.job.started}{again}"
+
+
+class Flow:
+    """The tiles' way through the cluster.
+
+    Parameters
+    ----------
+    client
+        Of the cluster; its scheduler has workers.
+    names
+        Tiles in the order in which they are wanted.
+    settings
+        What to do with each.
+    receipts, published
+        What earlier runs left: receipts by tile, names of published files by tile.
+    check
+        Called every second; raises to stop the run.
+    progress
+        Called with the run's state after every change.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        names: tuple[str, ...],
+        settings: Settings,
+        receipts: dict[str, Receipt],
+        published: dict[str, list[str]],
+        check: Callable[[], None],
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._client, self._settings, self._receipts, self._published = client, settings, receipts, published
+        self._todo = iter(enumerate(names))
+        self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._tasks: dict[Future, _Task] = {}
+        self._state = Progress(len(names), client.dashboard_link)
+        self._check, self._tell = check, progress or (lambda state: None)
+        self._room, self._looked, self._alone_since = 1, 0.0, time.monotonic()
+
+    def run(self) -> RunResult:
+        """Embed all tiles, or as many as can be until Ctrl-C."""
+        start, before = time.perf_counter(), self._client.run(timings.seconds)
+        self._tell(self._state)
+        interrupted = False
+        try:
+            try:
+                self._fill()
+                self._drain(self._fill)
+            except KeyboardInterrupt:
+                interrupted = True
+                # Blocks are given up, files whose blocks are all done are still published.
+                self._cancel([future for future, task in self._tasks.items() if task.stage != "publish"])
+                self._drain(lambda: None)
+        except KeyboardInterrupt:
+            pass  # the second one: stop at once
+        finally:
+            self._cancel(list(self._tasks))
+        seconds = time.perf_counter() - start
+        return RunResult(
+            output=self._settings.output.url,
+            tiles=tuple(self._state.finished),
+            unfinished=self._state.tiles - len(self._state.finished),
+            encoded=self._state.encoded,
+            seconds=seconds,
+            interrupted=interrupted,
+            stage_seconds={} if interrupted else self._stage_seconds(before),
+        )
+
+    def _fill(self) -> None:
+        """Start tiles until every thread has blocks waiting: fewer starve it, more only fill the scheduler."""
+        self._look()
+        while len(self._tasks) < self._room and (following := next(self._todo, None)) is not None:
+            order, tile = following
+            files, receipt = self._published.get(tile, []), self._receipts.get(tile)
+            if receipt and (receipt.settings != self._settings.identity or receipt.file not in (None, *files)):
+                receipt = None
+            self._send(_Task(_Job(tile, order, stages.now(), receipt, files), "index"))
+
+    def _look(self) -> None:
+        """See who works and whether this run may go on, once a second: for each block it would cost as much."""
+        now = time.monotonic()
+        if now < self._looked + 1:
+            return
+        self._looked = now
+        self._check()
+        threads = self._threads()
+        self._room = 3 * max(1, threads)
+        if threads:
+            self._alone_since = now
+        if bool(threads) is self._state.alone:
+            self._state.alone = not threads
+            self._tell(self._state)
+        if now - self._alone_since > WORKER_TIMEOUT:
+            raise ClusterLostError(
+                f"no worker is left at {self._client.scheduler.address}, and none came within {WORKER_TIMEOUT} s: "
+                "start workers again"
+            )
+
+    def _threads(self) -> int:
+        try:
+            return sum(self._client.nthreads().values())
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise ClusterLostError(f"the Dask scheduler does not answer any more: {error}") from None
+
+    def _drain(self, refill: Callable[[], None]) -> None:
+        while self._tasks:
+            try:
+                future = self._done.get(timeout=1)
+            except queue.Empty:
+                self._look()
+                continue
+            task = self._tasks.pop(future, None)
+            if task is None:
+                continue  # cancelled meanwhile
+            if future.status == "finished":
+                getattr(self, f"_after_{task.stage}")(task, future)
+            elif future.status == "error":
+                self._after_error(task, future.exception())
+            else:
+                raise ClusterLostError("the Dask scheduler is gone, and what it knew with it")
+            self._tell(self._state)
+            refill()
+
+    def _send(self, task: _Task) -> None:
+        """Submit one task; the blocks of a tile are sent together by `_after_index`."""
+        job, settings = task.job, self._settings
+        function: Callable[..., Any]
+        args: tuple[Any, ...]
+        if task.stage == "index":
+            function, args = stages.index, (settings, job.tile, job.receipt, job.files)
+        elif task.stage == "embed":
+            function, args = stages.embed_gently, (settings, task.block, task.set_aside)
+        elif task.stage == "examine":
+            function, args = stages.examine, (settings, task.block)
+        else:
+            function, args = stages.publish, (settings, job.tile, job.indexed, job.started, job.files)
+        # Indexing and publishing go ahead of all blocks: a thread that is free does them first, both are short.
+        priority = -job.order if task.block else 10
+        self._watch(
+            task,
+            self._client.submit(function, *args, key=task.key, pure=False, priority=priority, retries=RETRIES),
+        )
+
+    def _watch(self, task: _Task, future: Future) -> None:
+        self._tasks[future] = task
+        future.add_done_callback(self._done.put)
+
+    def _after_index(self, task: _Task, future: Future) -> None:
+        job = task.job
+        found: tuple[stages.Indexed, list[stages.Block]] | TileError | None = future.result()
+        if isinstance(found, TileError):
+            self._fail(task, found)
+            return
+        self._state.indexed += 1
+        if found is None:
+            assert job.receipt is not None
+            self._finish(job, "skipped", job.receipt)
+            return
+        job.indexed, blocks = found
+        self._state.quarantined += len(job.indexed.quarantined)
+        self._state.chips += sum(block.chips for block in blocks)
+        if not blocks:
+            self._send(_Task(job, "publish"))
+            return
+        job.waiting = {block.path for block in blocks}
+        tasks = [_Task(job, "embed", block) for block in blocks]
+        futures = self._client.map(
+            stages.embed_block,
+            blocks,
+            key=[task.key for task in tasks],
+            pure=False,
+            # Earlier tiles first, so that they finish in order and early results can be used early.
+            priority=-job.order,
+            retries=RETRIES,
+            settings=self._settings,
+        )
+        for following, waiting in zip(tasks, futures, strict=True):
+            self._watch(following, waiting)
+
+    def _after_embed(self, task: _Task, future: Future) -> None:
+        assert task.block is not None
+        self._state.encoded += task.block.chips
+        task.job.waiting.discard(task.block.path)
+        if not task.job.waiting:
+            self._send(_Task(task.job, "publish"))
+
+    def _after_examine(self, task: _Task, future: Future) -> None:
+        self._send(replace(task, stage="embed", set_aside=future.result()))
+
+    def _after_publish(self, task: _Task, future: Future) -> None:
+        receipt: Receipt = future.result()
+        assert task.job.indexed is not None
+        self._state.quarantined += len(receipt.quarantined) - len(task.job.indexed.quarantined)
+        self._finish(task.job, "done", receipt)
+
+    def _finish(self, job: _Job, status: str, receipt: Receipt) -> None:
+        file = None if receipt.file is None else self._settings.output.url_of(receipt.file)
+        self._state.finished.append(TileResult(job.tile, status, file, receipt.chips, receipt.quarantined))
+
+    def _after_error(self, task: _Task, error: BaseException) -> None:
+        from distributed import KilledWorker
+
+        if isinstance(error, (StorageUnusableError, InputError)):
+            # Nothing else would fare better: what is finished stays, and the same command goes on.
+            raise error
+        died = isinstance(error, KilledWorker)
+        if not died and not isinstance(error, MemoryError):
+            self._fail(task, error)
+            return
+        if task.returns == MOST_RETURNS:
+            what = "its workers died" if died else "its workers ran out of memory"
+            self._fail(task, TileError(f"{what} again and again during `{task.stage}`: look at their logs"))
+            return
+        # One of a block's chips may be what its workers die of; if none is, memory may be short.
+        stage = "examine" if died and task.stage == "embed" and not task.returns else task.stage
+        self._send(replace(task, stage=stage, returns=task.returns + 1))
+
+    def _fail(self, task: _Task, error: BaseException) -> None:
+        job = task.job
+        if task.stage == "index":
+            self._state.indexed += 1
+        self._cancel([future for future, other in self._tasks.items() if other.job is job])
+        reason = str(error) if isinstance(error, DaskembedError) else f"{type(error).__name__}: {error}"
+        self._state.finished.append(TileResult(job.tile, "failed", reason=reason))
+
+    def _cancel(self, futures: list[Future]) -> None:
+        for future in futures:
+            del self._tasks[future]
+        if futures:
+            self._client.cancel(futures)
+
+    def _stage_seconds(self, before: dict[str, dict[str, float]]) -> dict[str, float]:
+        total = dict.fromkeys(timings.STAGES, 0.0)
+        for worker, spent in self._client.run(timings.seconds).items():
+            for stage in total:
+                total[stage] += spent[stage] - before.get(worker, {}).get(stage, 0.0)
+        return total
