@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -91,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    import distributed  # noqa: F401 (it sets the levels of its loggers)
+
+    # A lost scheduler is told in a line of our own, not in tracebacks of the client's.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     from daskembed.display import show_progress
     from daskembed.pipeline import run
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 import obstore
 import pyarrow as pa
 from obstore.exceptions import (
+    AlreadyExistsError,
     BaseError,
     NotFoundError,
     PermissionDeniedError,
@@ -171,6 +172,23 @@ class Storage:
         """Write a whole object: a reader sees the old one or the new one, never a part."""
         with self.open_writer(path) as file:
             file.write(data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a whole object unless there is one already; whether it was written. Of several writers one wins."""
+        with _explained(self.url_of(path)):
+            try:
+                obstore.put(self._store, path, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+        return True
+
+    def sweep(self, marker: str) -> None:
+        """Remove what dead local writers left, of files whose path holds `marker` and that nobody writes now."""
+        if is_local(self.url):
+            for pattern in (".*.tmp", "_*/**/.*.tmp"):
+                for left in Path(self.url).glob(pattern):
+                    if marker in str(left.relative_to(self.url)):
+                        left.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def open_writer(self, path: str) -> Iterator[BinaryIO]:

@@ -1,0 +1,79 @@
+"""An encoder for tests of faults: Clay v0 that counts what it encodes, and dies of marked chips.
+
+Workers import it by the name that ``DASK_DASKEMBED__ENCODER`` gives, with this folder on their PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time as clock
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from daskembed.encoders import clay_v0
+from daskembed.encoders.clay_v0 import (
+    BANDS,
+    IGNORED,
+    OTHER_MODELS,
+    PREFIX,
+    SIZES,
+    embedding_shape,
+    fill_values,
+    metadata,
+    parameter_shapes,
+    size_of,
+)
+
+__all__ = [
+    "BANDS",
+    "IGNORED",
+    "OTHER_MODELS",
+    "PREFIX",
+    "SIZES",
+    "build",
+    "embedding_shape",
+    "fill_values",
+    "metadata",
+    "parameter_shapes",
+    "size_of",
+]
+
+DEADLY = {661.0: signal.SIGSEGV, 662.0: signal.SIGKILL}
+"""Value of a chip's first pixel -> signal that its encoding ends the process with."""
+
+
+class _Counting:
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, pixels: torch.Tensor, *rest: Any) -> torch.Tensor:
+        clock.sleep(float(os.environ.get("COUNTING_SLEEP", "0")))
+        if deadly := DEADLY.get(float(pixels[0, 0, 0, 0])):
+            os.kill(os.getpid(), deadly)
+        vectors: torch.Tensor = self.model(pixels, *rest)
+        if log := os.environ.get("COUNTING_LOG"):
+            # One short write in append mode: lines of several processes do not mix.
+            with Path(log).open("ab", buffering=0) as file:
+                file.write(b"x" * len(pixels))
+        return vectors
+
+
+def build(state: Mapping[str, torch.Tensor], *, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model, and a watch that ends the process when it holds more memory than COUNTING_LIMIT_MB above now."""
+    model = _Counting(clay_v0.build(state, device=device, dtype=dtype))
+    if limit := os.environ.get("COUNTING_LIMIT_MB"):
+        threading.Thread(target=_watch, args=(psutil.Process().memory_info().rss + int(limit) * 2**20,)).start()
+    return model
+
+
+def _watch(limit: int) -> None:
+    process = psutil.Process()
+    while process.memory_info().rss < limit:
+        clock.sleep(0.002)
+    os.kill(os.getpid(), signal.SIGKILL)

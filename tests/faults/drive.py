@@ -1,0 +1,12 @@
+"""The command with blocks of two chips, so that small tiles have several: ``python drive.py run ...``."""
+
+from __future__ import annotations
+
+import sys
+
+from daskembed import settings
+from daskembed.cli import main
+
+if __name__ == "__main__":
+    settings.CHIPS_A_BLOCK = 2
+    sys.exit(main())
