@@ -1,4 +1,4 @@
-"""What an output folder holds: receipts of finished tiles, parts of unfinished ones, published files."""
+"""What an output folder holds: receipts of finished tiles, records and parts of others, published files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from daskembed.errors import InputError
 from daskembed.storage import Storage
 
 STATE = "_daskembed"
-"""Folder below the output that holds receipts and parts."""
+"""Folder below the output that holds receipts, records and parts."""
+RECEIPTS = f"{STATE}/receipts"
+RECORDS = f"{STATE}/tiles"
 _VERSION = re.compile(r"[0-9A-Za-z]{1,16}")
 
 
@@ -47,6 +49,28 @@ class Receipt:
     """Versions of what made the file."""
 
 
+@dataclass(frozen=True)
+class TileRecord:
+    """What is known of one tile that a run began and did not finish; kept as JSON."""
+
+    tile: str
+    version: str
+    status: Literal["unfinished", "failed"]
+    parts: int
+    """Parts that it has when all its blocks are done; 0 if it was not indexed."""
+    parts_folder: str | None
+    """Folder of them below the output; None if there are none to be written."""
+    quarantined: dict[str, str]
+    """URL -> reason, of chips whose headers are bad."""
+    reason: str | None
+    """Why it failed."""
+    time: str
+    """When this was written; UTC, ISO 8601."""
+
+
+_Kept = TypeVar("_Kept", Receipt, TileRecord)
+
+
 def check_version(version: str) -> str:
     """Return `version` if it can be part of a file name; a number is padded to three digits."""
     if not _VERSION.fullmatch(version):
@@ -56,7 +80,12 @@ def check_version(version: str) -> str:
 
 def receipt_path(tile: str, version: str) -> str:
     """Path of a tile's receipt below the output."""
-    return f"{STATE}/receipts/{tile}_v{version}.json"
+    return f"{RECEIPTS}/{tile}_v{version}.json"
+
+
+def record_path(tile: str, version: str) -> str:
+    """Path of the record of an unfinished or failed tile below the output."""
+    return f"{RECORDS}/{tile}_v{version}.json"
 
 
 def parts_folder(tile: str, version: str) -> str:
@@ -66,23 +95,46 @@ def parts_folder(tile: str, version: str) -> str:
 
 def read_receipts(output: Storage, tiles: Iterable[str], version: str) -> dict[str, Receipt]:
     """Receipts of those of `tiles` that have one."""
-    present = {entry.path for entry in output.entries(f"{STATE}/receipts")}
+    present = {entry.path for entry in output.entries(RECEIPTS)}
     wanted = {tile: path for tile in tiles if (path := receipt_path(tile, version)) in present}
-
-    def read(path: str) -> Receipt:
-        try:
-            return Receipt(**json.loads(output.get(path)))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{output.url_of(path)} is not a receipt of daskembed: {error}; delete it") from None
-
     with ThreadPoolExecutor(16) as pool:
-        return dict(zip(wanted, pool.map(read, wanted.values()), strict=True))
+        return dict(zip(wanted, pool.map(lambda path: read_receipt(output, path), wanted.values()), strict=True))
+
+
+def read_receipt(output: Storage, path: str) -> Receipt:
+    """The receipt `path`; raises `InputError` if that is none."""
+    return _read(output, path, Receipt, "receipt")
+
+
+def read_record(output: Storage, path: str) -> TileRecord:
+    """The record `path` of an unfinished or failed tile; raises `InputError` if that is none."""
+    return _read(output, path, TileRecord, "record")
 
 
 def write_receipt(output: Storage, receipt: Receipt) -> None:
     """Write a tile's receipt; from then on the tile is finished."""
-    text = json.dumps(asdict(receipt), indent=1, sort_keys=True)
-    output.put(receipt_path(receipt.tile, receipt.version), text.encode())
+    _write(output, receipt_path(receipt.tile, receipt.version), receipt)
+
+
+def write_record(output: Storage, record: TileRecord) -> None:
+    """Write the record of a tile that was begun or failed, in the place of an earlier one."""
+    _write(output, record_path(record.tile, record.version), record)
+
+
+def delete_record(output: Storage, tile: str, version: str) -> None:
+    """Delete the record of a tile that is finished, if there is one."""
+    output.delete([record_path(tile, version)])
+
+
+def _read(output: Storage, path: str, kind: type[_Kept], name: str) -> _Kept:
+    try:
+        return kind(**json.loads(output.get(path)))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{output.url_of(path)} is not a {name} of daskembed: {error}; delete it") from None
+
+
+def _write(output: Storage, path: str, kept: Receipt | TileRecord) -> None:
+    output.put(path, json.dumps(asdict(kept), indent=1, sort_keys=True).encode())
 
 
 def published_files(output: Storage, version: str, suffix: str) -> dict[str, list[str]]:

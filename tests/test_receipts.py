@@ -10,12 +10,17 @@ import pytest
 from daskembed.errors import InputError
 from daskembed.receipts import (
     Receipt,
+    TileRecord,
     check_version,
+    delete_record,
     parts_folder,
     published_files,
     read_receipts,
+    read_record,
     receipt_path,
+    record_path,
     write_receipt,
+    write_record,
 )
 from daskembed.storage import Storage
 
@@ -144,3 +149,35 @@ def test_published_files(output):
 def test_suffix_of_published_files_is_taken_literally(output):
     output.put("27WXN_20200101_20200301_v001xgpq", b"")
     assert published_files(output, "001", ".gpq") == {}
+
+
+RECORD = TileRecord(
+    tile="27WXN",
+    version="001",
+    status="unfinished",
+    parts=3,
+    parts_folder="_daskembed/parts/27WXN_v001/abc",
+    quarantined={"s3://chips/1.tif": "no date tag"},
+    reason=None,
+    time="2026-01-01T00:00:00.000+00:00",
+)
+
+
+def test_record_is_written_replaced_and_deleted(output):
+    write_record(output, RECORD)
+    assert read_record(output, record_path("27WXN", "001")) == RECORD
+    failed = replace(RECORD, status="failed", parts=0, parts_folder=None, reason="no chips")
+    write_record(output, failed)
+    assert json.loads(output.get("_daskembed/tiles/27WXN_v001.json"))["reason"] == "no chips"
+    assert read_record(output, record_path("27WXN", "001")) == failed
+    delete_record(output, "27WXN", "002")
+    assert [entry.path for entry in output.entries()] == [record_path("27WXN", "001")]
+    delete_record(output, "27WXN", "001")
+    delete_record(output, "27WXN", "001")
+    assert output.entries() == []
+
+
+def test_damaged_record(output):
+    output.put(record_path("27WXN", "001"), b"{")
+    with pytest.raises(InputError, match=r"27WXN_v001\.json is not a record of daskembed: .*; delete it$"):
+        read_record(output, record_path("27WXN", "001"))
