@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daskembed import __version__, config
-from daskembed.errors import DaskembedError, InputError
+from daskembed.errors import DaskembedError, InputError, StorageError
 from daskembed.levels import LEVELS
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
+    # What ends services and batch jobs is a Ctrl-C to the run: without this, nothing would be closed or published.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        _check_dask_configuration()
         return command(options)
     except InputError as error:
         print(f"daskembed: {error}", file=sys.stderr)
@@ -40,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("daskembed: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _check_dask_configuration() -> None:
+    try:
+        import dask  # noqa: F401 (it reads its files when it is imported)
+    except ValueError as error:
+        raise InputError(" ".join(str(error).split())) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--dates", metavar="START/END", help="acquisition dates wanted, inclusive (default: all)")
     run.add_argument("--overwrite", action="store_true", help="replace files that were made with other settings")
+    run.add_argument(
+        "--listen",
+        metavar="HOST",
+        help="address on which a cluster of this machine listens (default: 127.0.0.1); who reaches it can execute code",
+    )
+    run.add_argument("--tls", action="store_true", help="encrypt a cluster of this machine and let nobody else in")
 
     demo = commands.add_parser(
         "demo",
@@ -88,6 +105,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(command=_demo)
     demo.add_argument("folder", nargs="?", default="daskembed-demo", help="where (default: daskembed-demo)")
+
+    status = commands.add_parser(
+        "status",
+        help="what an output holds: tiles done, unfinished and failed, chips quarantined",
+        description="Say what an output holds, tile by tile. Reads listings, receipts and records, not the files.",
+        epilog="exit status: 0, or 2 if OUTPUT is no output of daskembed",
+    )
+    status.set_defaults(command=_status)
+    status.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="everything as one JSON document")
+    form.add_argument("--quarantined", action="store_true", help="the quarantined chips as CSV")
+
+    validate = commands.add_parser(
+        "validate",
+        help="check published files: footer, values, places, dates, receipt",
+        description="Check published files against what they say of themselves, and against their receipts.",
+        epilog="exit status: 0 all sound, 2 nothing could be looked at, 3 problems found",
+    )
+    validate.set_defaults(command=_validate)
+    validate.add_argument("files", nargs="+", metavar="FILE", help="*.gpq files, or folders of them: paths or URLs")
+    validate.add_argument("--json", action="store_true", help="everything as one JSON document")
     return parser
 
 
@@ -114,6 +153,8 @@ def _run(options: argparse.Namespace) -> int:
             version=options.version,
             on_nan=options.on_nan,
             overwrite=options.overwrite,
+            listen=options.listen,
+            tls=options.tls,
             progress=progress,
         )
     return _summary(result)
@@ -123,6 +164,54 @@ def _demo(options: argparse.Namespace) -> int:
     from daskembed.demo import demo
 
     return demo(Path(options.folder))
+
+
+def _status(options: argparse.Namespace) -> int:
+    import csv
+    import json
+    from dataclasses import asdict
+
+    from daskembed.status import show, status
+
+    try:
+        found = status(options.output)
+    except StorageError as error:
+        raise InputError(str(error)) from None
+    if options.json:
+        print(json.dumps({**asdict(found), "counts": found.counts}, indent=1))
+    elif options.quarantined:
+        lines = csv.writer(sys.stdout, lineterminator="\n")
+        lines.writerow(("tile", "version", "url", "reason"))
+        lines.writerows(found.quarantined)
+    else:
+        show(found)
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
+    from daskembed.validate import files_of, validate
+
+    looked: list[dict[str, object]] = []
+    lost: list[dict[str, str]] = []
+    for given in options.files:
+        try:
+            for url in files_of(given):
+                findings = validate(url)
+                sound = not any(finding.severity == "problem" for finding in findings)
+                looked.append({"file": url, "ok": sound, "findings": [asdict(finding) for finding in findings]})
+                if not options.json:
+                    print(*([f"{url}: ok"] if sound else []), *(f"{url}: {one}" for one in findings), sep="\n")
+        except (InputError, StorageError) as error:
+            print(f"daskembed: {error}", file=sys.stderr)
+            lost.append({"argument": given, "reason": str(error)})
+    if options.json:
+        print(json.dumps({"files": looked, "not_looked_at": lost}, indent=1))
+    if not looked:
+        return 2
+    return 0 if not lost and all(file["ok"] for file in looked) else 3
 
 
 def _summary(result: RunResult) -> int:

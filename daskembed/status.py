@@ -1,0 +1,235 @@
+"""What an output holds: each tile's state, read off receipts, records, parts and published files."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from daskembed.errors import InputError
+from daskembed.receipts import RECEIPTS, RECORDS, STATE, Receipt, TileRecord, parts_folder, read_receipt, read_record
+from daskembed.storage import Entry, Storage
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+STATES = ("done", "unfinished", "failed", "missing", "changed", "damaged")
+MOST_LISTED = 20
+"""Quarantined chips named for people; the CSV has all."""
+_TILE = r"(?P<tile>\d\d[A-Z]{3})"
+_VERSION = r"_v(?P<version>[0-9A-Za-z]+)"
+_STATE_FILE = re.compile(_TILE + _VERSION + r"\.json")
+_PUBLISHED = re.compile(_TILE + r"_\d{8}_\d{8}" + _VERSION + r"\.gpq")
+_PART = re.compile(re.escape(f"{STATE}/parts/") + _TILE + _VERSION + r"/(?P<key>[^/]+)/\d+\.parquet")
+
+_Key = tuple[str, str]
+_Kept = TypeVar("_Kept", Receipt, TileRecord)
+
+
+@dataclass(frozen=True)
+class TileStatus:
+    """What an output holds of one version of a tile."""
+
+    tile: str
+    version: str
+    status: Literal["done", "unfinished", "failed", "missing", "changed", "damaged"]
+    """``missing`` and ``changed`` are finished tiles whose file is gone or of another size than the receipt says;
+    ``damaged`` is one whose receipt or record cannot be read."""
+    file: str | None = None
+    """Name of the published file, which may be an earlier run's; None where there is none."""
+    chips: int | None = None
+    """Chips in the file, as its receipt says; None without a receipt."""
+    parts_done: int = 0
+    """Blocks of which the part is written; 0 once the tile is finished."""
+    parts: int | None = None
+    """Blocks in all; None if nothing says how many."""
+    quarantined: dict[str, str] = field(default_factory=dict)
+    """URL -> reason; of an unfinished tile only the chips whose headers are bad."""
+    reason: str | None = None
+    """Why it failed, or what is not as it should be."""
+
+
+@dataclass(frozen=True)
+class OutputStatus:
+    """What an output holds."""
+
+    output: str
+    """Its URL or absolute path."""
+    tiles: tuple[TileStatus, ...]
+    """In the order of tile and version."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Status -> number of tiles, of those statuses that occur."""
+        seen: Counter[str] = Counter(tile.status for tile in self.tiles)
+        return {state: seen[state] for state in STATES if seen[state]}
+
+    @property
+    def quarantined(self) -> tuple[tuple[str, str, str, str], ...]:
+        """Tile, version, URL and reason of each quarantined chip."""
+        return tuple(
+            (tile.tile, tile.version, url, why) for tile in self.tiles for url, why in sorted(tile.quarantined.items())
+        )
+
+
+def status(output: str) -> OutputStatus:
+    """What an output holds: tiles done, unfinished, failed, missing and changed, and quarantined chips.
+
+    Everything is read off the output's listing, its receipts and its records: two listings, and one small file a tile.
+    Published files are not opened; `daskembed.validate.validate` does that.
+
+    Parameters
+    ----------
+    output
+        The run's ``--output``.
+
+    Raises
+    ------
+    InputError
+        If `output` is no output of daskembed.
+    StorageError
+        If the store does not answer as it should.
+    """
+    storage = Storage(output)
+    published: dict[_Key, list[Entry]] = {}
+    for entry in storage.entries(recursive=False):
+        if match := _PUBLISHED.fullmatch(entry.path):
+            published.setdefault((match["tile"], match["version"]), []).append(entry)
+    state = storage.entries(STATE)
+    if not published and not state:
+        raise InputError(
+            f"{storage.url} is no output of daskembed: it holds neither {STATE}/ nor files such as "
+            "33TUL_20190401_20190416_v001.gpq; give the --output of a run"
+        )
+    parts: dict[_Key, Counter[str]] = {}
+    for entry in state:
+        if match := _PART.fullmatch(entry.path):
+            key = (match["tile"], match["version"])
+            parts.setdefault(key, Counter())[f"{parts_folder(*key)}/{match['key']}"] += 1
+    paths = [entry.path for entry in state]
+    receipts = _read_all(storage, paths, RECEIPTS, read_receipt)
+    records = _read_all(storage, paths, RECORDS, read_record)
+    tiles = (
+        _judge(key, receipts.get(key), records.get(key), published.get(key, []), parts.get(key, Counter()))
+        for key in sorted({*receipts, *records, *published, *parts})
+    )
+    return OutputStatus(storage.url, tuple(tiles))
+
+
+def _read_all(
+    storage: Storage, paths: Iterable[str], folder: str, read: Callable[[Storage, str], _Kept]
+) -> dict[_Key, _Kept | InputError]:
+    found: dict[str, _Key] = {}
+    for path in paths:
+        above, _, name = path.rpartition("/")
+        if above == folder and (match := _STATE_FILE.fullmatch(name)):
+            found[path] = (match["tile"], match["version"])
+
+    def attempt(path: str) -> _Kept | InputError | None:
+        try:
+            return read(storage, path)
+        except FileNotFoundError:
+            return None  # a run at work finished or began the tile since it was listed
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(16) as pool:
+        kept = zip(found.values(), pool.map(attempt, found), strict=True)
+        return {key: one for key, one in kept if one is not None}
+
+
+def _judge(
+    key: _Key,
+    receipt: Receipt | InputError | None,
+    record: TileRecord | InputError | None,
+    published: list[Entry],
+    parts: Counter[str],
+) -> TileStatus:
+    tile, version = key
+    sizes = {entry.path: entry.size for entry in published}
+    newest = max(sizes, default=None)
+    for damaged in (receipt, record):
+        if isinstance(damaged, InputError):
+            return TileStatus(tile, version, "damaged", newest, reason=str(damaged))
+    assert not isinstance(receipt, InputError)
+    assert not isinstance(record, InputError)
+    # A run that dies between receipt and tidying up leaves a record that is older than the receipt.
+    if record is not None and (receipt is None or record.time > receipt.finished):
+        earlier = receipt.file if receipt is not None and receipt.file in sizes else None
+        return TileStatus(
+            tile,
+            version,
+            record.status,
+            file=earlier or newest,
+            chips=receipt.chips if receipt is not None and earlier else None,
+            parts_done=parts[record.parts_folder] if record.parts_folder else 0,
+            parts=record.parts,
+            quarantined=record.quarantined,
+            reason=record.reason,
+        )
+    if receipt is None:
+        reason = f"{newest} has no receipt: its run died, or it was not made by daskembed run" if newest else None
+        return TileStatus(tile, version, "unfinished", newest, parts_done=max(parts.values(), default=0), reason=reason)
+    done = TileStatus(tile, version, "done", receipt.file, receipt.chips, quarantined=receipt.quarantined, reason=None)
+    if receipt.file is not None and receipt.file not in sizes:
+        return replace(done, status="missing", reason=f"{receipt.file} is gone; the next run makes it again")
+    if receipt.file is not None and sizes[receipt.file] != receipt.size:
+        reason = f"{receipt.file} has {sizes[receipt.file]} bytes, its receipt says {receipt.size}"
+        return replace(done, status="changed", reason=f"{reason}; delete the receipt to have it made again")
+    if others := sorted(name for name in sizes if name != receipt.file):
+        return replace(done, reason=f"beside it lies {', '.join(others)}, replaced by it; the next run removes that")
+    return done
+
+
+def show(found: OutputStatus) -> None:
+    """Print a table and a summary for people; where the output is no terminal, plain lines as long as they need be."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        console.print(_table(found), soft_wrap=False)
+        lines = []
+    else:
+        wide = Console(highlight=False, width=100_000)
+        with wide.capture() as table:
+            wide.print(_table(found))
+        lines = [line.rstrip() for line in table.get().splitlines()]
+    for line in [*lines, *summary(found)]:
+        console.print(line, markup=False)
+
+
+def _table(found: OutputStatus) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("tile", "version", "status"):
+        table.add_column(name, no_wrap=True)
+    for name in ("chips", "blocks", "quarantined"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("file, reason", overflow="fold")
+    for tile in found.tiles:
+        unfinished = tile.status in ("unfinished", "failed")
+        blocks = f"{tile.parts_done} of {'?' if tile.parts is None else tile.parts}" if unfinished else ""
+        chips = "" if tile.chips is None else str(tile.chips)
+        what = tile.reason or tile.file or "no file"
+        cells = (tile.tile, tile.version, tile.status, chips, blocks, str(len(tile.quarantined)), what)
+        # As `Text`, so that brackets in names and reasons are no markup.
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def summary(found: OutputStatus) -> list[str]:
+    """The closing lines: how many tiles of each status, and the quarantined chips."""
+    bad = found.quarantined
+    lines = [
+        f"tiles        {', '.join(f'{count} {state}' for state, count in found.counts.items()) or 'none'}",
+        f"quarantined  {len(bad)}",
+        *(f"  {url}  {why}" for _, _, url, why in bad[:MOST_LISTED]),
+    ]
+    if len(bad) > MOST_LISTED:
+        lines.append(f"  and {len(bad) - MOST_LISTED} more: `daskembed status --quarantined` lists all")
+    return lines

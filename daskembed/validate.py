@@ -1,0 +1,490 @@
+"""Published files checked: against the format, their names, what they say of themselves, and their receipts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pyproj
+import shapely
+
+from daskembed.errors import InputError
+from daskembed.grid import SIDE, square_of
+from daskembed.receipts import Receipt, read_receipt, receipt_path
+from daskembed.storage import Storage, is_local, local_path, split_url
+from daskembed.tiles import check_tile
+
+MARGIN = 20_000
+"""Metres by which a chip may lie outside its tile's 100 km square: Sentinel-2 tiles reach 9.8 km beyond it."""
+BATCH_BYTES = 32 * 2**20
+"""Most bytes of rows held at a time."""
+HASHED_BYTES = 8 * 2**20
+_SUFFIX = ".gpq"
+_NAME = re.compile(r"(?P<tile>\w+)_(?P<first>\d{8})_(?P<last>\d{8})_v(?P<version>[0-9A-Za-z]+)" + re.escape(_SUFFIX))
+_COLUMNS = ("source_url", "date", "embeddings", "geometry")
+_KINDS = ("Polygon", "MultiPolygon")
+_PROVENANCE = b"daskembed"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found in a file."""
+
+    check: str
+    """What was looked at: ``name``, ``parquet``, ``geo``, ``schema``, ``vectors``, ``geometry``, ``dates``, ``order``,
+    ``duplicates``, ``provenance`` or ``receipt``."""
+    message: str
+    """What was found and what was expected."""
+    severity: Literal["problem", "note"] = "problem"
+    """A note is a difference that does no harm, or a check that could not be made."""
+
+    def __str__(self) -> str:
+        return f"note: {self.message}" if self.severity == "note" else self.message
+
+
+def files_of(url: str) -> list[str]:
+    """The files that an argument of the command names: a file itself, or all ``*.gpq`` of a folder.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    if url.endswith(_SUFFIX) or (is_local(url) and local_path(url).is_file()):
+        return [url]
+    storage = Storage(url)
+    names = [entry.path for entry in storage.entries(recursive=False) if entry.path.endswith(_SUFFIX)]
+    if not names:
+        raise InputError(f"no file {url}, and no folder of that name with files *{_SUFFIX} in it")
+    return [storage.url_of(name) for name in names]
+
+
+def validate(url: str) -> list[Finding]:
+    """Check a published file; it is read twice, a few rows at a time: once to decode it, once for its SHA-256.
+
+    Files of the reference implementation are taken too: where they are only different, there are notes.
+
+    Parameters
+    ----------
+    url
+        Path or URL of a ``.gpq`` file. Its receipt is looked for in ``_daskembed/receipts/`` beside it.
+
+    Returns
+    -------
+    list of Finding
+        Problems and notes, in the order in which they were found; empty if the file is sound.
+
+    Raises
+    ------
+    InputError
+        If there is no such file.
+    StorageError
+        If the store does not answer as it should.
+    """
+    storage, name = split_url(str(local_path(url)) if is_local(url) else url)
+    if is_local(url) and local_path(url).is_dir():
+        raise InputError(f"{url} is a folder: expected a file *{_SUFFIX}")
+    try:
+        return list(_findings(storage, name))
+    except FileNotFoundError as error:
+        raise InputError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What a file's name says."""
+
+    tile: str
+    first: date
+    last: date
+    version: str
+
+
+@dataclass
+class _Faults:
+    """Rows with faults, counted by fault, the first of each named."""
+
+    seen: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
+
+    def add(self, check: str, what: str, urls: Sequence[str], rows: Any) -> None:
+        """Count `rows`, the numbers in `urls` of the rows that have the fault."""
+        if len(rows):
+            first, count = self.seen.get((check, what), (urls[rows[0]], 0))
+            self.seen[check, what] = (first, count + len(rows))
+
+    def findings(self) -> Iterator[Finding]:
+        """A finding a fault."""
+        for (check, what), (first, count) in self.seen.items():
+            more = f" (and {count - 1} more)" if count > 1 else ""
+            yield Finding(check, f"row {first}{more}: {what}")
+
+
+def _findings(storage: Storage, name: str) -> Iterator[Finding]:
+    try:
+        with storage.open_reader(name) as reader:
+            named = yield from _check_name(name)
+            receipt = None if named is None else (yield from _check_receipt(storage, name, named, reader))
+            reader.seek(0)
+            # Without `buffer_size` a whole column of a row group is fetched at a time, and foreign files have one.
+            with pq.ParquetFile(reader, buffer_size=2**20) as file:
+                yield from _check_content(file, named, receipt)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).partition("\n")[0]
+        yield Finding("parquet", f"cannot be read as Parquet, it is cut off or damaged: {reason}")
+
+
+def _check_name(name: str) -> Generator[Finding, None, _Named | None]:
+    match = _NAME.fullmatch(name)
+    if match is None:
+        yield Finding(
+            "name", f"the name {name} is not of the form {{MGRS}}_{{MINDATE}}_{{MAXDATE}}_v{{VERSION}}{_SUFFIX}"
+        )
+        return None
+    try:
+        tile = check_tile(match["tile"])
+        square_of(tile)
+        if tile != match["tile"]:
+            raise InputError(f"the tile {match['tile']} is not in capitals")
+    except InputError as error:
+        yield Finding("name", f"the name {name}: {error}")
+        return None
+    try:
+        first, last = (datetime.strptime(match[end], "%Y%m%d").date() for end in ("first", "last"))
+    except ValueError:
+        yield Finding("name", f"the name {name}: {match['first']}_{match['last']} are not two dates YYYYMMDD")
+        return None
+    if first > last:
+        yield Finding("name", f"the name {name}: the first date {first} is after the last, {last}")
+    return _Named(tile, first, last, match["version"])
+
+
+def _check_receipt(storage: Storage, name: str, named: _Named, reader: Any) -> Generator[Finding, None, Receipt | None]:
+    path = receipt_path(named.tile, named.version)
+    try:
+        receipt = read_receipt(storage, path)
+    except FileNotFoundError:
+        yield Finding("receipt", f"no receipt {path} beside it, so that its SHA-256 could not be checked", "note")
+        return None
+    except InputError as error:
+        yield Finding("receipt", str(error))
+        return None
+    if receipt.file != name:
+        yield Finding("receipt", f"the receipt {path} is of another file, {receipt.file}")
+        return None
+    if receipt.size != reader.size():
+        yield Finding("receipt", f"{reader.size()} bytes, the receipt says {receipt.size}")
+        return receipt
+    digest = hashlib.sha256()
+    while data := reader.read(HASHED_BYTES):
+        digest.update(data)
+    if digest.hexdigest() != receipt.sha256:
+        yield Finding("receipt", f"SHA-256 {digest.hexdigest()}, the receipt says {receipt.sha256}")
+    return receipt
+
+
+def _check_content(file: pq.ParquetFile, named: _Named | None, receipt: Receipt | None) -> Iterator[Finding]:
+    footer = file.metadata.metadata or {}
+    rows = file.metadata.num_rows
+    foreign = _PROVENANCE not in footer
+    shape = yield from _check_provenance(footer, rows, named, receipt)
+    column = yield from _check_geo(footer)
+    usable = yield from _check_schema(file.schema_arrow, shape, foreign)
+    if receipt is not None and receipt.chips != rows:
+        yield Finding("receipt", f"{rows} rows, the receipt says {receipt.chips} chips")
+    if not rows:
+        yield Finding("schema", "no rows")
+    elif usable:
+        yield from _check_rows(file, usable, named, receipt, column, foreign)
+
+
+def _json(footer: dict[bytes, bytes], key: bytes) -> dict[str, Any] | None:
+    """An object of the footer; None if it is not JSON or no object."""
+    try:
+        value = json.loads(footer[key])
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _check_provenance(
+    footer: dict[bytes, bytes], rows: int, named: _Named | None, receipt: Receipt | None
+) -> Generator[Finding, None, tuple[int, ...] | None]:
+    """Gives the shape of one embedding, where it is known."""
+    if _PROVENANCE not in footer:
+        yield Finding("provenance", "no `daskembed` in the footer: nothing says what made the embeddings", "note")
+        return None
+    made = _json(footer, _PROVENANCE)
+    if made is None:
+        yield Finding("provenance", "`daskembed` in the footer is not a JSON object")
+        return None
+    wanted = ("tile", "chips", "encoder", "checkpoint", "level", "shape", "identity")
+    if missing := [key for key in wanted if key not in made]:
+        yield Finding("provenance", f"`daskembed` in the footer lacks {', '.join(missing)}")
+    if named is not None and made.get("tile", named.tile) != named.tile:
+        yield Finding("provenance", f"the footer says that it is of tile {made['tile']}, its name says {named.tile}")
+    if made.get("chips", rows) != rows:
+        yield Finding("provenance", f"{rows} rows, the footer says {made['chips']} chips")
+    if receipt is not None and made.get("identity", receipt.settings) != receipt.settings:
+        yield Finding("provenance", "the footer says that it was made with other settings than the receipt says")
+    shape = made.get("shape")
+    if isinstance(shape, list) and shape and all(type(side) is int and side > 0 for side in shape):
+        return tuple(shape)
+    if "shape" in made:
+        yield Finding("provenance", f"the footer's shape {shape} is no list of lengths")
+    return None
+
+
+def _check_geo(footer: dict[bytes, bytes]) -> Generator[Finding, None, dict[str, Any]]:
+    """Gives what the footer says of the geometry column."""
+    if b"geo" not in footer:
+        yield Finding("geo", "no `geo` in the footer: not a GeoParquet file")
+        return {}
+    geo = _json(footer, b"geo")
+    if geo is None:
+        yield Finding("geo", "`geo` in the footer is not a JSON object")
+        return {}
+    version, primary = geo.get("version"), geo.get("primary_column")
+    if version != "1.0.0":
+        later = isinstance(version, str) and version.startswith("1.")
+        message = f"GeoParquet version {version}, expected 1.0.0"
+        yield Finding("geo", message, "note" if later else "problem")
+    if primary != "geometry":
+        yield Finding("geo", f"the footer's primary column is {primary}, expected geometry")
+    columns = geo.get("columns")
+    column = columns.get("geometry") if isinstance(columns, dict) else None
+    if not isinstance(column, dict):
+        yield Finding("geo", "the footer's `geo` does not describe a column geometry")
+        return {}
+    if column.get("encoding") != "WKB":
+        yield Finding("geo", f"the footer's encoding of the geometries is {column.get('encoding')}, expected WKB")
+    kinds = column.get("geometry_types")
+    if not isinstance(kinds, list) or not set(map(str, kinds)) <= set(_KINDS):
+        yield Finding("geo", f"the footer's geometry types are {kinds}, expected {' and '.join(_KINDS)} at most")
+        column = {**column, "geometry_types": None}
+    yield from _check_crs(column)
+    bbox = column.get("bbox")
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(edge, (int, float)) for edge in bbox):
+        yield Finding("geo", f"the footer's bbox is {bbox}, expected [west, south, east, north]")
+        column = {**column, "bbox": None}
+    return column
+
+
+def _check_crs(column: dict[str, Any]) -> Iterator[Finding]:
+    if "crs" not in column:
+        return  # GeoParquet: then it is OGC:CRS84
+    try:
+        crs = pyproj.CRS.from_user_input(column["crs"])
+    except pyproj.exceptions.CRSError:
+        yield Finding("geo", "the footer's CRS is none that PROJ knows, expected OGC:CRS84")
+        return
+    if crs.to_authority() != ("OGC", "CRS84") and crs != pyproj.CRS("OGC:CRS84"):
+        yield Finding("geo", f"the footer's CRS is {crs.name} ({crs.to_string()[:40]}), expected OGC:CRS84")
+
+
+def _check_schema(
+    schema: pa.Schema, shape: tuple[int, ...] | None, foreign: bool
+) -> Generator[Finding, None, list[str]]:
+    """Gives the columns that can be looked at row by row."""
+    usable = []
+    for name in _COLUMNS:
+        if schema.names.count(name) != 1:
+            yield Finding("schema", f"{schema.names.count(name)} columns {name}, expected 1")
+            continue
+        kind = schema.field(name).type
+        problem = _vectors_problem(kind, shape, foreign) if name == "embeddings" else _column_problem(name, kind)
+        if problem is None:
+            usable.append(name)
+        elif problem.severity == "note":
+            usable.append(name)
+            yield problem
+        else:
+            yield problem
+    if extra := [f"{name} ({schema.field(name).type})" for name in schema.names if name not in _COLUMNS]:
+        message = f"columns beside {', '.join(_COLUMNS)}: {', '.join(extra)}"
+        yield Finding("schema", message, "note" if foreign else "problem")
+    return usable
+
+
+def _column_problem(name: str, kind: pa.DataType) -> Finding | None:
+    sound, expected = {
+        "source_url": (pa.types.is_string(kind) or pa.types.is_large_string(kind), "string"),
+        "date": (pa.types.is_date32(kind), "date32"),
+        "geometry": (pa.types.is_binary(kind) or pa.types.is_large_binary(kind), "binary"),
+    }[name]
+    return None if sound else Finding("schema", f"column {name} is {kind}, expected {expected}")
+
+
+def _vectors_problem(kind: pa.DataType, shape: tuple[int, ...] | None, foreign: bool) -> Finding | None:
+    if isinstance(kind, pa.FixedShapeTensorType):
+        if not pa.types.is_float32(kind.value_type):
+            return Finding("schema", f"column embeddings is of {kind.value_type}, expected float32")
+        if shape is not None and tuple(kind.shape) != shape:
+            return Finding("schema", f"the embeddings have the shape {kind.shape}, the footer says {list(shape)}")
+        return None
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if foreign and lists and pa.types.is_float32(kind.value_type):
+        return Finding("schema", f"column embeddings is {kind}: nothing says its shape", "note")
+    return Finding("schema", f"column embeddings is {kind}, expected a fixed-shape tensor of float32")
+
+
+def _check_rows(
+    file: pq.ParquetFile,
+    usable: list[str],
+    named: _Named | None,
+    receipt: Receipt | None,
+    column: dict[str, Any],
+    foreign: bool,
+) -> Iterator[Finding]:
+    metadata = file.metadata
+    held = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    rows = max(1, BATCH_BYTES * metadata.num_rows // max(1, held))
+    faults, names, days, start = _Faults(), [], set[Any](), 0
+    look_at = _Places(column, named)
+    length: int | None = None
+    for batch in file.iter_batches(batch_size=rows, columns=usable):
+        if "source_url" in usable:
+            names.append(batch["source_url"].cast(pa.string()))
+            urls = [url or f"{number}, without source_url" for number, url in enumerate(names[-1].to_pylist(), start)]
+            faults.add("schema", "no source_url", urls, np.flatnonzero(names[-1].is_null()))
+        else:
+            urls = [str(number) for number in range(start, start + len(batch))]
+        if "date" in usable:
+            days |= _check_dates(batch["date"], urls, named, faults)
+        if "embeddings" in usable:
+            length = _check_vectors(batch["embeddings"], urls, length, faults)
+        if "geometry" in usable:
+            look_at.check(batch["geometry"], urls, faults)
+        start += len(batch)
+    yield from faults.findings()
+    if named is not None and "date" in usable:
+        yield from _check_ends(days, named, receipt)
+    if names:
+        yield from _check_order(pa.chunked_array(names).combine_chunks(), foreign)
+
+
+def _check_dates(column: pa.Array, urls: Sequence[str], named: _Named | None, faults: _Faults) -> set[date]:
+    days = column.to_numpy(zero_copy_only=False).astype("datetime64[D]")
+    faults.add("dates", "no date", urls, np.flatnonzero(np.isnat(days)))
+    if named is not None:
+        outside = (days < np.datetime64(named.first)) | (days > np.datetime64(named.last))
+        what = f"the date is outside {named.first} to {named.last}, which the name says"
+        faults.add("dates", what, urls, np.flatnonzero(outside))
+    return set(np.unique(days[~np.isnat(days)]).tolist())
+
+
+def _check_ends(days: set[date], named: _Named, receipt: Receipt | None) -> Iterator[Finding]:
+    for day, which in ((named.first, "first"), (named.last, "last")):
+        if day in days:
+            continue
+        message = f"no row is of {day}, the {which} date of its name"
+        if receipt is not None and any(re.search(f"{day:%Y%m%d}|{day}", url) for url in receipt.quarantined):
+            yield Finding("dates", f"{message}; its chips are quarantined", "note")
+        else:
+            yield Finding("dates", message)
+
+
+def _check_vectors(column: pa.Array, urls: Sequence[str], length: int | None, faults: _Faults) -> int | None:
+    """Gives the length that all vectors should have: that of the first."""
+    lists = column.storage if isinstance(column, pa.ExtensionArray) else column
+    faults.add("vectors", "no embedding", urls, np.flatnonzero(lists.is_null()))
+    lengths = pc.list_value_length(lists)
+    if length is None:
+        length = next((one for one in lengths.to_pylist() if one is not None), None)
+    other = pc.not_equal(lengths, length).fill_null(False)
+    faults.add("vectors", f"the embedding has not {length} values, as the first has", urls, np.flatnonzero(other))
+    finite = np.isfinite(lists.flatten().to_numpy(zero_copy_only=False))
+    if not finite.all():
+        parents = pc.list_parent_indices(lists).to_numpy()
+        faults.add("vectors", "NaN or infinity in the embedding", urls, np.unique(parents[~finite]))
+    return length
+
+
+class _Places:
+    """The geometries' checks: each by itself, against the footer, and against the tile of the name."""
+
+    def __init__(self, column: dict[str, Any], named: _Named | None) -> None:
+        self._bbox = column.get("bbox")
+        self._kinds = column.get("geometry_types") or _KINDS
+        self._tile = None if named is None else named.tile
+        if named is not None:
+            self._square = square_of(named.tile)
+            # In the zone's own metres, zones 60 and 1 meet like any others, and 32V and 31X to 37X are no exceptions.
+            self._to_zone = pyproj.Transformer.from_crs("OGC:CRS84", self._square.epsg, always_xy=True)
+
+    def check(self, column: pa.Array, urls: Sequence[str], faults: _Faults) -> None:
+        """Check a batch of WKB."""
+        shapes = shapely.from_wkb(column.to_numpy(zero_copy_only=False), on_invalid="ignore")
+        missing = shapely.is_missing(shapes)
+        kinds = np.array(["" if shape is None else shape.geom_type for shape in shapes])
+        areal = np.isin(kinds, _KINDS)
+
+        def add(check: str, what: str, bad: Any) -> None:
+            faults.add(check, what, urls, np.flatnonzero(bad))
+
+        add("geometry", "no geometry, or none in WKB", missing)
+        for kind in sorted(set(kinds[~missing & ~areal])):
+            add("geometry", f"the geometry is a {kind}, expected a polygon", kinds == kind)
+        for kind in sorted(set(kinds[areal]) - set(self._kinds)):
+            add("geo", f"the geometry is a {kind}, which the footer's geometry types lack", kinds == kind)
+        add("geometry", "the geometry is empty", shapely.is_empty(shapes))
+        add("geometry", "the geometry is not valid", ~missing & ~shapely.is_valid(shapes))
+
+        parts, owners = shapely.get_parts(shapes, return_index=True)
+        west, south, east, north = shapely.bounds(parts).reshape(-1, 4).T
+        bad = np.zeros(len(shapes), bool)
+        bad[owners[east - west > 180]] = True
+        add("geometry", "the geometry spans the globe: one that crosses the antimeridian is a MultiPolygon", bad)
+        if self._bbox is not None:
+            left, bottom, right, top = self._bbox
+            # GeoParquet: a box across the antimeridian has its west edge east of its east edge.
+            inside = (west >= left) & (east <= right) if left <= right else (west >= left) | (east <= right)
+            bad = np.zeros(len(shapes), bool)
+            bad[owners[~(inside & (south >= bottom) & (north <= top))]] = True
+            add("geo", f"the geometry is not inside the footer's bbox {self._bbox}", bad & ~shapely.is_empty(shapes))
+        if self._tile is not None:
+            add("geometry", self._outside, self._far(shapes))
+
+    @property
+    def _outside(self) -> str:
+        square = self._square
+        return (
+            f"the geometry is not at tile {self._tile}: expected within {MARGIN // 1000} km of "
+            f"easting {square.west} to {square.west + SIDE}, northing {square.south} to {square.south + SIDE} "
+            f"of EPSG:{square.epsg}"
+        )
+
+    def _far(self, shapes: Any) -> Any:
+        """Which shapes have a corner too far from the tile's square."""
+        corners, owners = shapely.get_coordinates(shapes, return_index=True)
+        x, y = self._to_zone.transform(corners[:, 0], corners[:, 1])
+        middle_x, middle_y = self._square.west + SIDE / 2, self._square.south + SIDE / 2
+        # PROJ gives infinity for places that the zone's projection does not reach.
+        near = (np.abs(x - middle_x) <= SIDE / 2 + MARGIN) & (np.abs(y - middle_y) <= SIDE / 2 + MARGIN)
+        far = np.zeros(len(shapes), bool)
+        far[owners[~near]] = True
+        return far
+
+
+def _check_order(urls: pa.Array, foreign: bool) -> Iterator[Finding]:
+    behind = pc.less(urls[1:], urls[:-1]).fill_null(False)
+    if pc.any(behind).as_py():
+        number = pc.index(behind, True).as_py() + 1
+        message = f"the rows are not in the order of source_url: {urls[number]} comes after {urls[number - 1]}"
+        yield Finding("order", message, "note" if foreign else "problem")
+    counts = urls.value_counts()
+    counts = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(counts):
+        more = f" (and {len(counts) - 1} more)" if len(counts) > 1 else ""
+        first = counts[0].as_py()
+        yield Finding("duplicates", f"{first['counts']} rows have the source_url {first['values']}{more}")
