@@ -215,7 +215,7 @@ def _table(found: OutputStatus) -> Table:
         unfinished = tile.status in ("unfinished", "failed")
         blocks = f"{tile.parts_done} of {'?' if tile.parts is None else tile.parts}" if unfinished else ""
         chips = "" if tile.chips is None else str(tile.chips)
-        what = tile.reason or tile.file or "no file"
+        what = _line(tile.reason or tile.file or ("no file" if tile.status == "done" else ""))
         cells = (tile.tile, tile.version, tile.status, chips, blocks, str(len(tile.quarantined)), what)
         # As `Text`, so that brackets in names and reasons are no markup.
         table.add_row(*(Text(cell) for cell in cells))
@@ -228,8 +228,13 @@ def summary(found: OutputStatus) -> list[str]:
     lines = [
         f"tiles        {', '.join(f'{count} {state}' for state, count in found.counts.items()) or 'none'}",
         f"quarantined  {len(bad)}",
-        *(f"  {url}  {why}" for _, _, url, why in bad[:MOST_LISTED]),
+        *(f"  {url}  {_line(why)}" for _, _, url, why in bad[:MOST_LISTED]),
     ]
     if len(bad) > MOST_LISTED:
         lines.append(f"  and {len(bad) - MOST_LISTED} more: `daskembed status --quarantined` lists all")
     return lines
+
+
+def _line(text: str) -> str:
+    """`text` without its line breaks: messages of libraries have some."""
+    return " ".join(text.split())
