@@ -83,11 +83,16 @@ def read_tiles(value: str) -> tuple[str, ...]:
         If the file does not exist or cannot be read as text, or an id is bad.
     """
     path = Path(value)
-    if "," not in value and path.is_file():
-        try:
+    if "," in value:
+        return tuple(dict.fromkeys(check_tile(tile) for tile in value.split(",")))
+    try:
+        if path.is_file():
             return parse_tiles(path.read_text(encoding="utf-8-sig").splitlines(), name=value)
-        except UnicodeDecodeError:
-            raise InputError(f"{value} is not a text file: expected one MGRS tile id a line, such as 27WXN") from None
-    if "," not in value and (path.suffix or "/" in value or path.exists()):
+        is_path = bool(path.suffix) or "/" in value or path.exists()
+    except UnicodeDecodeError:
+        raise InputError(f"{value} is not a text file: expected one MGRS tile id a line, such as 27WXN") from None
+    except OSError as error:
+        raise InputError(f"{value[:100]} cannot be read: {error.strerror}; give a text file or tile ids") from None
+    if is_path:
         raise InputError(f"no file {value}: give a text file with one MGRS tile id a line, or ids such as 27WXN,27WXM")
-    return tuple(dict.fromkeys(check_tile(tile) for tile in value.split(",")))
+    return (check_tile(value),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import uuid
@@ -17,6 +18,7 @@ import pandas as pd
 import pyproj
 import rasterio
 import shapely
+from rasterio.enums import Interleaving
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
@@ -33,9 +35,18 @@ BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12", "
 SIZE = 512
 """Pixels along each side of a chip."""
 
+# What a damaged or hostile file may claim is bounded before anything is allocated for it. Without compression a chip of
+# the widest type takes 27 MB; GDAL decodes whole blocks, which may be larger than the image.
+_MOST_BYTES = 128 * 1024**2
+_LARGEST_BLOCK = 1024
+_LARGEST_PIXEL = 1000.0
+# Far above any reflectance, backscatter or height. Damaged strips that inflate without an error mostly hold floats with
+# random exponents; the fill values of 32-bit types (-3.4e38, -2147483648) are beyond it too.
+_LARGEST_VALUE = 1e9
+
 # No sidecar files are looked for, drivers other than GTiff never see the bytes, and blocks are read once.
 _GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 16, "GDAL_NUM_THREADS": 1}
-_NAME = re.compile(r"claytile_(?P<tile>[0-9]{2}[A-Z]{3})_(?P<date>\d{8})_v02_(?P<number>\d{4})\.tif")
+_NAME = re.compile(r"claytile_(?P<tile>[0-9]{2}[A-Z]{3})_(?P<date>[0-9]{8})_v02_(?P<number>[0-9]{4})\.tif")
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -62,7 +73,7 @@ def read_headers(listing: Listing, *, dates: tuple[date, date] | None, readers: 
     """Read the headers of a listing's chips; see `daskembed.index_tile`."""
     with ThreadPoolExecutor(readers) as pool:
         headers = list(pool.map(lambda entry: _header_or_reason(listing, entry), listing.entries))
-    index = _to_frame(listing, headers)
+    index = _to_frame(listing, _set_copies_aside(listing, headers))
     if dates is not None:
         # Chips whose date is not known are kept, so that they are reported.
         index = index[[day is None or _within(day, dates) for day in index["date"]]].reset_index(drop=True)
@@ -88,7 +99,7 @@ def read_chip(url: str, bands: tuple[int, ...]) -> NDArray[np.generic]:
     Raises
     ------
     ChipError
-        If the file is gone, damaged or not of the size that its header said.
+        If the file is gone, damaged, unfinished or not of the size that its header said.
     StorageError
         If the store does not answer.
     """
@@ -109,11 +120,13 @@ def decode_chip(data: bytes, bands: tuple[int, ...]) -> NDArray[np.generic]:
     try:
         with rasterio.Env(**_GDAL), MemoryFile(data, ext=".tif") as memory, memory.open(driver="GTiff") as dataset:
             _check_grid(dataset)
+            _check_blocks(dataset)
             pixels: NDArray[np.generic] = dataset.read(list(bands))
-            return pixels
     except (RasterioError, ValueError, IndexError) as error:
         # rasterio's own errors do not survive pickling.
         raise ChipError(f"cannot be decoded, it is damaged or truncated: {_oneline(error)}") from None
+    _check_values(pixels, bands)
+    return pixels
 
 
 @dataclass(frozen=True)
@@ -152,6 +165,20 @@ def _oneline(error: BaseException) -> str:
     return text or type(cause).__name__
 
 
+def _set_copies_aside(listing: Listing, headers: list[_Header | str]) -> list[_Header | str]:
+    """Keep the first usable one of the chips that share name and date, in the order of their paths."""
+    kept: dict[tuple[str, date], str] = {}
+    unique: list[_Header | str] = []
+    for entry, header in zip(listing.entries, headers, strict=True):
+        url = listing.storage.url_of(entry.path)
+        if isinstance(header, _Header):
+            first = kept.setdefault((entry.path.rpartition("/")[2], header.date), url)
+            if first != url:
+                header = f"is a copy of {first}: a tile may hold a chip's name and date once; remove one of the two"
+        unique.append(header)
+    return unique
+
+
 def _header_or_reason(listing: Listing, entry: Entry) -> _Header | str:
     try:
         return _read_header(listing.storage, entry, listing.tile)
@@ -162,6 +189,10 @@ def _header_or_reason(listing: Listing, entry: Entry) -> _Header | str:
 
 
 def _read_header(storage: Storage, entry: Entry, tile: str) -> _Header:
+    if entry.size > _MOST_BYTES:
+        raise ChipError(
+            f"has {entry.size:,} bytes, expected at most {_MOST_BYTES:,}: a chip without compression has 27 MB"
+        )
     file = _RangedFile(lambda start, end: storage.get_range(entry.path, start, end), entry.size)
     start = file.read(4)
     file.seek(0)
@@ -196,8 +227,47 @@ def _check_grid(dataset: Any) -> None:
         )
     if dataset.shape != (SIZE, SIZE):
         raise ChipError(f"has {dataset.height} x {dataset.width} pixels, expected {SIZE} x {SIZE}")
-    if kinds := sorted({kind for kind in dataset.dtypes if np.dtype(kind).kind not in "iuf"}):
+    # Not by way of NumPy, which lacks some of GDAL's types.
+    if kinds := sorted({kind for kind in dataset.dtypes if not kind.startswith(("int", "uint", "float"))}):
         raise ChipError(f"has {', '.join(kinds)} pixels, expected integers or floats")
+    if (largest := max(dataset.block_shapes, key=max)) and max(largest) > _LARGEST_BLOCK:
+        raise ChipError(
+            f"is cut into blocks of {largest[0]} x {largest[1]} pixels, expected at most "
+            f"{_LARGEST_BLOCK} x {_LARGEST_BLOCK}"
+        )
+
+
+# Made once: there are 512 to look up in a chip of strips of one row.
+@functools.cache
+def _block_items(height: int, width: int) -> tuple[str, ...]:
+    down, across = -(-SIZE // height), -(-SIZE // width)
+    return tuple(f"BLOCK_SIZE_{x}_{y}" for y in range(down) for x in range(across))
+
+
+def _check_blocks(dataset: Any) -> None:
+    """GDAL reads blocks that are not in the file as zeros, and a writer that was killed leaves all of them out."""
+    items = _block_items(*dataset.block_shapes[0])
+    numbers = (1,) if dataset.interleaving is Interleaving.pixel else dataset.indexes
+    sizes = [dataset.get_tag_item(item, "TIFF", number) for number in numbers for item in items]
+    if missing := sizes.count(None):
+        raise ChipError(
+            f"lacks {missing} of its {len(sizes)} blocks of pixels: it was not written to its end, is damaged, or was "
+            "written as a sparse file; write it again"
+        )
+
+
+def _check_values(pixels: NDArray[np.generic], bands: tuple[int, ...]) -> None:
+    # Values that are not finite are for --on-nan to judge, the others still for this. Looking for the bands is slower.
+    extremes = np.array([pixels.min(), pixels.max()], np.float64)
+    if np.isfinite(extremes).all() and np.abs(extremes).max() <= _LARGEST_VALUE:
+        return
+    for number, band in zip(bands, pixels, strict=True):
+        beyond = np.abs(band[np.isfinite(band)].astype(np.float64)).max(initial=0)
+        if beyond > _LARGEST_VALUE:
+            raise ChipError(
+                f"has values of up to {beyond:.3g} in band {number}, expected none beyond {_LARGEST_VALUE:g}: "
+                "it is damaged, or has a fill value"
+            )
 
 
 def _check_header(dataset: Any, path: str, tile: str) -> _Header:
@@ -205,16 +275,25 @@ def _check_header(dataset: Any, path: str, tile: str) -> _Header:
     crs = dataset.crs
     epsg = crs.to_epsg() if crs else None
     if epsg is None or not crs.is_projected:
-        found = "no CRS" if not crs else f"the CRS {crs.to_string()[:60]}"
+        found = "no CRS" if not crs else f"the CRS {_short(crs.to_string())}"
         raise ChipError(f"has {found}, expected a projected one with an EPSG code, such as EPSG:32633")
     if dataset.transform.is_identity:
         raise ChipError("has no georeferencing: expected a geotransform of 10 m pixels")
+    step_x, shear_x, _, shear_y, step_y, _ = dataset.transform[:6]
+    # Written so that NaN is refused.
+    if not (shear_x == shear_y == 0 and 0 < step_x <= _LARGEST_PIXEL and 0 < -step_y <= _LARGEST_PIXEL):
+        raise ChipError(
+            f"has the geotransform {', '.join(f'{value:g}' for value in dataset.transform[:6])}: expected 10 m pixels, "
+            "rows from north to south, not rotated"
+        )
     tag = dataset.tags().get("date")
     if tag is None:
         raise ChipError("has no `date` tag, expected date=YYYY-MM-DD")
     day = _parse_date(tag) if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", tag) else None
     if day is None or not 2014 <= day.year <= 2100:
-        raise ChipError(f"has the `date` tag {tag!r}, expected YYYY-MM-DD within the years of Sentinel-1 and -2")
+        raise ChipError(
+            f"has the `date` tag {_short(tag)!r}, expected YYYY-MM-DD within the years of Sentinel-1 and -2"
+        )
     named = _NAME.fullmatch(path.rpartition("/")[2])
     if named is not None:
         if named["tile"] != tile:
@@ -224,6 +303,10 @@ def _check_header(dataset: Any, path: str, tile: str) -> _Header:
     return _Header(day, epsg, tuple(dataset.bounds), _order_bands(dataset.descriptions))
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
 def _order_bands(descriptions: tuple[str | None, ...]) -> tuple[int, ...]:
     if not any(descriptions):
         return tuple(range(1, len(BANDS) + 1))
@@ -231,7 +314,7 @@ def _order_bands(descriptions: tuple[str | None, ...]) -> tuple[int, ...]:
     missing = [band for band in BANDS if band.lower() not in found]
     if missing:
         raise ChipError(
-            f"has the bands {' '.join(text or '(none)' for text in descriptions)}: {', '.join(missing)} "
+            f"has the bands {' '.join(_short(text or '(none)') for text in descriptions)}: {', '.join(missing)} "
             f"is missing; expected {' '.join(BANDS)} in any order, or no descriptions at all"
         )
     return tuple(found.index(band.lower()) + 1 for band in BANDS)
@@ -289,6 +372,19 @@ class _RangedFile(io.RawIOBase):
 
 def _to_frame(listing: Listing, headers: list[_Header | str]) -> gpd.GeoDataFrame:
     entries = listing.entries
+    headers = list(headers)
+    lon, lat = np.full((2, len(headers)), np.nan)
+    footprints = np.full(len(headers), None, dtype=object)
+    for epsg in sorted({header.epsg for header in headers if isinstance(header, _Header)}):
+        found = {row: h.bounds for row, h in enumerate(headers) if isinstance(h, _Header) and h.epsg == epsg}
+        rows = np.array(list(found))
+        lon[rows], lat[rows], footprints[rows] = _to_lonlat(epsg, np.array(list(found.values())))
+        for row in (row for row in found if footprints[row] is None):
+            west, south, east, north = found[row]
+            headers[row] = (
+                f"has the bounds {west:g}, {south:g}, {east:g}, {north:g} (west, south, east, north), "
+                f"expected a place in EPSG:{epsg}"
+            )
     good = [header if isinstance(header, _Header) else None for header in headers]
     index = pd.DataFrame(
         {
@@ -296,21 +392,14 @@ def _to_frame(listing: Listing, headers: list[_Header | str]) -> gpd.GeoDataFram
             "source": "geotiff",
             "date": pd.Series([header and header.date for header in good], dtype=object),
             "epsg": pd.array([header and header.epsg for header in good], dtype="Int32"),
-            "lat": np.nan,
-            "lon": np.nan,
+            "lat": lat,
+            "lon": lon,
             "bands": pd.Series([header and header.bands for header in good], dtype=object),
             "size": [entry.size for entry in entries],
             "etag": [entry.etag for entry in entries],
             "quarantined": pd.Series([h if isinstance(h, str) else None for h in headers], dtype=object),
         }
     )
-    footprints = np.full(len(index), None, dtype=object)
-    for epsg in index["epsg"].dropna().unique():
-        rows = np.flatnonzero((index["epsg"] == epsg).fillna(False))
-        bounds = np.array([header.bounds for row in rows if (header := good[row]) is not None])
-        lon, lat, polygons = _to_lonlat(int(epsg), bounds)
-        index.loc[rows, "lon"], index.loc[rows, "lat"] = lon, lat
-        footprints[rows] = polygons
     frame = gpd.GeoDataFrame(index, geometry=gpd.GeoSeries(footprints, crs="OGC:CRS84"))
     return frame[list(INDEX_COLUMNS)].sort_values("source_url", ignore_index=True)
 
@@ -318,13 +407,19 @@ def _to_frame(listing: Listing, headers: list[_Header | str]) -> gpd.GeoDataFram
 def _to_lonlat(
     epsg: int, bounds: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.object_]]:
-    """Centres and footprints in degrees of `bounds`, ``(chip, 4)`` as west, south, east, north in `epsg`."""
+    """Centres and footprints in degrees of `bounds`, ``(chip, 4)`` as west, south, east, north in `epsg`.
+
+    Where they are outside of the projection, NaN and None.
+    """
     west, south, east, north = bounds.T
     transform = pyproj.Transformer.from_crs(epsg, "OGC:CRS84", always_xy=True).transform
     lon, lat = transform((west + east) / 2, (south + north) / 2)
     x, y = transform(np.stack([east, east, west, west], axis=1), np.stack([south, north, north, south], axis=1))
-    polygons = shapely.polygons(np.stack([x, y], axis=-1))
-    crossing = np.flatnonzero(np.ptp(x, axis=1) > 180)
+    inside = np.isfinite(lon) & np.isfinite(lat) & np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
+    lon[~inside], lat[~inside] = np.nan, np.nan
+    polygons = np.full(len(bounds), None, dtype=object)
+    polygons[inside] = shapely.polygons(np.stack([x, y], axis=-1)[inside])
+    crossing = np.flatnonzero(inside & (np.ptp(np.where(inside[:, None], x, 0), axis=1) > 180))
     for row in crossing:
         polygons[row] = _split_at_antimeridian(x[row], y[row])
     return lon, lat, polygons
