@@ -206,7 +206,7 @@ def test_piped_it_is_plain_lines(output):
     )
     lines = done.stdout.splitlines()
     assert lines[:5] == [
-        "tile   version  status      chips  blocks   quarantined  file, reason",
+        "tile   version  status      chips   blocks  quarantined  file, reason",
         "22JGS  001      done            0                     1  no file",
         f"33TUL  001      done            3                     1  {FILE}",
         "33TUM  001      unfinished         0 of 12            1",
