@@ -41,6 +41,8 @@ def run(
     version: str | None = None,
     on_nan: str | None = None,
     overwrite: bool = False,
+    listen: str | None = None,
+    tls: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Embed tiles: one published file and one receipt each.
@@ -67,6 +69,8 @@ def run(
         ``quarantine`` or ``fill``.
     overwrite
         Replace files that were made with other settings.
+    listen, tls
+        See `daskembed.clusters.connect`.
     progress
         Called with the run's state after every change.
 
@@ -116,7 +120,7 @@ def run(
             return _run_on(chosen, names, settings, wanted_precision, receipts, overwrite, check, progress)
         with (
             dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_DEATHS}),
-            connect(chosen) as client,
+            connect(chosen, listen=listen, tls=tls) as client,
         ):
             return _run_on(client, names, settings, wanted_precision, receipts, overwrite, check, progress)
 

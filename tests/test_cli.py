@@ -173,12 +173,13 @@ def test_flags_are_handed_over(calls: list[Any]) -> None:
         "dates": "2019-01-01/2019-12-31",
         "version": "002",
         "on_nan": "fill",
+        "listen": "0.0.0.0",
     }
     given = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    assert main(["run", "--tiles", "27WXN", *given, "--overwrite"]) == 0
+    assert main(["run", "--tiles", "27WXN", *given, "--overwrite", "--tls"]) == 0
     ((tiles, options),) = calls
     assert callable(options.pop("progress"))
-    assert (tiles, options) == ("27WXN", {**flags, "overwrite": True})
+    assert (tiles, options) == ("27WXN", {**flags, "overwrite": True, "tls": True})
 
 
 def test_flags_left_out_are_left_to_the_configuration(calls: list[Any]) -> None:
@@ -187,6 +188,7 @@ def test_flags_left_out_are_left_to_the_configuration(calls: list[Any]) -> None:
     ((_, options),) = calls
     del options["progress"]
     assert options.pop("overwrite") is False
+    assert options.pop("tls") is False
     assert set(options.values()) == {None}
 
 

@@ -176,7 +176,9 @@ def _download(location: str, file: BinaryIO) -> None:
 def _check_kind(path: Path, location: str) -> str:
     with path.open("rb") as file:
         start = file.read(512)
-    if zipfile.is_zipfile(path):
+    # By its beginning: where a zip begins later, torch would read what is before it.
+    if start.startswith(b"PK"):
+        _check_zip(path, location)
         return "zip"
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size:
         return "safetensors"
@@ -186,11 +188,24 @@ def _check_kind(path: Path, location: str) -> str:
         what = "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"
     elif start.startswith(b"\x80"):
         what = "a bare pickle, which could execute code: expected a zip as torch.save writes it since 1.6"
-    elif start.startswith(b"PK"):
-        what = "a truncated zip: download it again"
     else:
         what = f"no checkpoint: it starts with {start[:16]!r}; expected a Lightning .ckpt or a .safetensors file"
     raise CheckpointError(f"{location} is {what}")
+
+
+def _check_zip(path: Path, location: str) -> None:
+    """A few kilobytes can hold a compressed file, or one under many names, that is larger than any memory."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            promised = sum(info.file_size for info in file.infolist())
+    except Exception:
+        # As with the pickle inside, a damaged directory can make its reader fail in any way.
+        raise CheckpointError(f"{location} is a truncated zip: download it again") from None
+    if promised > (size := path.stat().st_size):
+        raise CheckpointError(
+            f"{location} promises {promised} bytes in a file of {size}: expected a zip without compression, as "
+            "torch.save writes it"
+        )
 
 
 def _read(path: Path, location: str, module: EncoderModule) -> dict[str, Tensor]:
@@ -215,12 +230,13 @@ def _read(path: Path, location: str, module: EncoderModule) -> dict[str, Tensor]
             ) from None
         except Exception as error:
             # A damaged pickle can make the unpickler fail in any way.
-            raise CheckpointError(f"{location} is a damaged checkpoint: {str(error).partition(chr(10))[0]}") from None
-        found_state = loaded.get("state_dict") if isinstance(loaded, dict) else None
+            raise CheckpointError(f"{location} is a damaged checkpoint: {_plain(str(error))}") from None
+        # By the type: a pickle can give a dict of its own kind attributes that hide its methods.
+        found_state = dict.get(loaded, "state_dict") if isinstance(loaded, dict) else None
         if not isinstance(found_state, dict):
-            found_keys = ", ".join(map(str, loaded))[:200] if isinstance(loaded, dict) else type(loaded).__name__
+            found_keys = _some(list(map(str, loaded))) if isinstance(loaded, dict) else type(loaded).__name__
             raise CheckpointError(f"{location} has no state_dict: found {found_keys}; expected a Lightning checkpoint")
-        state = found_state
+        state = dict(dict.items(found_state))
     if odd := [name for name in state if not isinstance(name, str)]:
         raise CheckpointError(f"{location} has keys that are no names: {_some([repr(name) for name in odd])}")
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(module.IGNORED)}
@@ -231,7 +247,19 @@ def _read(path: Path, location: str, module: EncoderModule) -> dict[str, Tensor]
         )
     if odd := [name for name, tensor in kept.items() if not isinstance(tensor, torch.Tensor)]:
         raise CheckpointError(f"{location} holds no tensor under {_some(odd)}")
+    if odd := [name for name, tensor in kept.items() if not _is_plain_weight(tensor)]:
+        raise CheckpointError(f"{location} holds something else than dense floating-point numbers under {_some(odd)}")
     return {name.removeprefix(module.PREFIX): tensor for name, tensor in kept.items()}
+
+
+def _is_plain_weight(tensor: Tensor) -> bool:
+    # Tensors without values ("meta"), sparse ones and the like have the right shape and fail only in the workers.
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.is_floating_point()
+    )
 
 
 def _check(shapes: dict[str, tuple[int, ...]], location: str, module: EncoderModule) -> str:
@@ -269,5 +297,10 @@ def _parse_untrained(location: str, module: EncoderModule) -> tuple[str, int]:
     return match["size"], int(match["seed"] or 0)
 
 
+def _plain(text: str) -> str:
+    """The first line of what a file says, short and without codes that a terminal would obey."""
+    return text.partition("\n")[0][:200].encode("unicode_escape").decode()
+
+
 def _some(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(_plain, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
