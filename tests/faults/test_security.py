@@ -15,7 +15,6 @@ import struct
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -649,9 +648,7 @@ def started(command: Command) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def test_sigterm_is_a_ctrl_c(
-    command: Command, undisturbed: dict[str, str], started: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_sigterm_is_a_ctrl_c(command: Command, started: Callable[..., subprocess.Popen[str]]) -> None:
     process = started()
     wait_for(lambda: 0 < command.left <= sum(TILES.values()) - 4 or process.poll() is not None)
     process.terminate()
@@ -661,18 +658,21 @@ def test_sigterm_is_a_ctrl_c(
     assert "the same command goes on from here" in text
     assert "Traceback" not in text
     assert not (command.output / "_daskembed/running_v001.json").exists()
-    left = command.left
-    assert 0 < left < sum(TILES.values())
-    status, text = command.run()
-    assert status == 0, text
-    assert command.encoded == left
-    assert command.files == undisturbed
+    assert 0 < command.left < sum(TILES.values())
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("times", [1, pytest.param(15, marks=pytest.mark.long)])
-@pytest.mark.parametrize("to", ["command", "group"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("number", "to", "times"),
+    [
+        (signal.SIGTERM, "group", 1),
+        *(
+            pytest.param(number, to, 15, marks=pytest.mark.long)
+            for number in (signal.SIGTERM, signal.SIGKILL)
+            for to in ("command", "group")
+        ),
+    ],
+)
 def test_a_signal_at_any_time_leaves_no_process(
     command: Command,
     started: Callable[..., subprocess.Popen[str]],
