@@ -199,9 +199,11 @@ class Device:
         try:
             with timed("wait"):
                 batch = staged.result()
+            good = np.array([reason is None for reason in encoded.quarantined[rows]])
+            if not good.any():
+                return
             with timed("device"), torch.inference_mode():
                 vectors = self._run_model(batch, level)
-                good = np.array([reason is None for reason in encoded.quarantined[rows]])
                 encoded.vectors[rows][good] = vectors.cpu().numpy()[good]
         finally:
             # Only now may as many others be read.

@@ -24,15 +24,18 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
 
     console = Console(highlight=False, soft_wrap=True)
     start = time.monotonic()
-    told = 0
+    told, noticed = 0, ""
 
     def tell(state: Progress) -> None:
-        nonlocal told
+        nonlocal told, noticed
         if not told and not state.finished and not state.indexed:
             console.print(f"dashboard: {state.dashboard}", markup=False)
         for result in state.finished[told:]:
             console.print(describe_tile(result), markup=False)
         told = len(state.finished)
+        if state.notice != noticed:
+            noticed = state.notice
+            console.print(noticed or "workers are back", markup=False)
 
     if not console.is_terminal:
         yield tell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from daskembed import stages, timings
-from daskembed.errors import ClusterLostError, DaskembedError, InputError, StorageUnusableError, TileError
+from daskembed.errors import ClusterLostError, DaskembedError, InputError, StorageError, StorageUnusableError, TileError
 from daskembed.receipts import Receipt
 from daskembed.results import Progress, RunResult, TileResult
 from daskembed.settings import Settings
@@ -151,8 +152,9 @@ class Flow:
         self._room = 3 * max(1, threads)
         if threads:
             self._alone_since = now
-        if bool(threads) is self._state.alone:
-            self._state.alone = not threads
+        notice = "" if threads else f"no worker is left: waiting up to {WORKER_TIMEOUT} s for one"
+        if notice != self._state.notice:
+            self._state.notice = notice
             self._tell(self._state)
         if now - self._alone_since > WORKER_TIMEOUT:
             raise ClusterLostError(
@@ -286,6 +288,9 @@ class Flow:
         self._cancel([future for future, other in self._tasks.items() if other.job is job])
         reason = str(error) if isinstance(error, DaskembedError) else f"{type(error).__name__}: {error}"
         self._state.finished.append(TileResult(job.tile, "failed", reason=reason))
+        # Told anyway; a store that does not take this either fails the next tiles too.
+        with contextlib.suppress(StorageError):
+            stages.record(self._settings, job.tile, job.indexed, reason)
 
     def _cancel(self, futures: list[Future]) -> None:
         for future in futures:

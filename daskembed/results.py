@@ -81,5 +81,5 @@ class Progress:
     """Chips encoded."""
     quarantined: int = 0
     """Chips known to be bad."""
-    alone: bool = False
-    """No worker is there at the moment: the run waits for one."""
+    notice: str = ""
+    """What holds the run up at the moment, if anything does."""

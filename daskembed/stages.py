@@ -18,7 +18,7 @@ from daskembed import __version__, trial
 from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
 from daskembed.errors import TileError
-from daskembed.receipts import Receipt, parts_folder, write_receipt
+from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
 from daskembed.sinks import get_sink
 from daskembed.sources import get_source
 from daskembed.table import to_geodataframe
@@ -106,7 +106,26 @@ def index(
         quarantined=dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
         parts=tuple(block.path for block in blocks),
     )
+    # Parts of other chips or settings: no run will ever join them.
+    settings.output.delete(sorted(present - set(indexed.parts)))
+    record(settings, tile, indexed)
     return indexed, [block for block in blocks if block.path not in present]
+
+
+def record(settings: Settings, tile: str, indexed: Indexed | None, failure: str | None = None) -> None:
+    """Write down that a tile was begun, or why it failed."""
+    parts = indexed.parts if indexed else ()
+    found = TileRecord(
+        tile=tile,
+        version=settings.version,
+        status="failed" if failure else "unfinished",
+        parts=len(parts),
+        parts_folder=parts[0].rpartition("/")[0] if parts else None,
+        quarantined=indexed.quarantined if indexed else {},
+        reason=failure,
+        time=now(),
+    )
+    write_record(settings.output, found)
 
 
 def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: str) -> list[Block]:
@@ -193,6 +212,7 @@ def _tidy(settings: Settings, receipt: Receipt, files: list[str]) -> None:
     """Remove a finished tile's parts and the files that its file replaced."""
     parts = settings.output.entries(parts_folder(receipt.tile, receipt.version))
     settings.output.delete([name for name in files if name != receipt.file] + [entry.path for entry in parts])
+    delete_record(settings.output, receipt.tile, receipt.version)
 
 
 def _digest(*parts: Any) -> str:

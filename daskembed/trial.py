@@ -42,7 +42,8 @@ def _try(block: Block, urls: list[str]) -> tuple[int, int]:
     child = subprocess.run(
         [sys.executable, "-m", "daskembed.trial"],
         input=pickle.dumps((block, urls)),
-        stdout=subprocess.PIPE,
+        # What it says of its death is not for the worker's log.
+        capture_output=True,
         # Of a module of the user's own, the worker knows where it is.
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         check=False,
@@ -51,7 +52,8 @@ def _try(block: Block, urls: list[str]) -> tuple[int, int]:
     if child.returncode == 0:
         return len(urls), 0
     if not begun:
-        raise RuntimeError(f"the process that tries chips did not start: exit status {child.returncode}")
+        said = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise RuntimeError(f"the process that tries chips did not start: {said or f'exit status {child.returncode}'}")
     return begun - 1, child.returncode
 
 
@@ -66,6 +68,8 @@ def main() -> None:
         sys.stdout.write(f"{_TRIED}{url}\n")
         sys.stdout.flush()
         block.compute({other: "" for other in block.urls if other != url})
+    # Threads that a library left running must not keep the process.
+    os._exit(0)
 
 
 if __name__ == "__main__":

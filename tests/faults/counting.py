@@ -44,7 +44,7 @@ __all__ = [
     "size_of",
 ]
 
-DEADLY = {661.0: signal.SIGSEGV, 662.0: signal.SIGKILL}
+DEADLY = {-661.0: signal.SIGSEGV, -662.0: signal.SIGKILL}
 """Value of a chip's first pixel -> signal that its encoding ends the process with."""
 
 
@@ -68,7 +68,9 @@ def build(state: Mapping[str, torch.Tensor], *, device: torch.device, dtype: tor
     """The model, and a watch that ends the process when it holds more memory than COUNTING_LIMIT_MB above now."""
     model = _Counting(clay_v0.build(state, device=device, dtype=dtype))
     if limit := os.environ.get("COUNTING_LIMIT_MB"):
-        threading.Thread(target=_watch, args=(psutil.Process().memory_info().rss + int(limit) * 2**20,)).start()
+        threading.Thread(
+            target=_watch, args=(psutil.Process().memory_info().rss + int(limit) * 2**20,), daemon=True
+        ).start()
     return model
 
 

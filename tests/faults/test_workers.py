@@ -1,0 +1,219 @@
+"""Workers that die, join and vanish: nothing is lost, and no innocent tile or chip pays for it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import rasterio
+from conftest import HERE, TILES, receipt
+from distributed import Client, LocalCluster
+
+import daskembed
+from daskembed import flow, settings
+from daskembed.errors import ClusterLostError
+from daskembed.results import Progress
+from daskembed.testing import write_chips
+
+TINY: dict[str, Any] = {"checkpoint": "untrained:tiny", "precision": "fp32"}
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "CHIPS_A_BLOCK", 2)
+    monkeypatch.setenv("DASK_DASKEMBED__ENCODER", "faults.counting")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process names the encoder as the workers do."""
+    import dask
+
+    monkeypatch.syspath_prepend(HERE.parent)
+    with dask.config.set({"daskembed.encoder": "faults.counting"}):
+        yield
+
+
+@contextlib.contextmanager
+def cluster(workers: int, **env: str) -> Iterator[tuple[LocalCluster, Client]]:
+    """Worker processes with the counting encoder."""
+    import dask
+
+    env = {"PYTHONPATH": str(HERE.parent), "DASK_DASKEMBED__TORCH_THREADS": "1"} | env
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": flow.ALLOWED_DEATHS}),
+        LocalCluster(n_workers=workers, threads_per_worker=2, dashboard_address=None, env=env) as started,
+        Client(started) as client,
+    ):
+        yield started, client
+
+
+def digests(output: Path) -> dict[str, str]:
+    """Name -> SHA-256 of the published files."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.glob("*.gpq")}
+
+
+def pids(client: Client) -> list[int]:
+    """Of the workers."""
+    return list(client.run(os.getpid).values())
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("tiles", [3, pytest.param(8, marks=pytest.mark.long)])
+def test_a_worker_killed_every_few_seconds(tmp_path: Path, tiles: int) -> None:
+    names = ["33TUK", "33TUL", "33TUM", "33TVL", "33TVM", "33TWM", "33TWL", "22JGS"][:tiles]
+    for number, name in enumerate(names):
+        write_chips(tmp_path / "chips", tile=name, rows=1, cols=6, seed=number)
+    options: dict[str, Any] = {"source": str(tmp_path / "chips"), **TINY}
+    with cluster(2) as (_, client):
+        assert daskembed.run(names, output=str(tmp_path / "calm"), cluster=client, **options).exit_status == 0
+    chance, kills, ended = random.Random(8), 0, threading.Event()
+    with cluster(2, COUNTING_SLEEP="0.7") as (running, client):
+
+        def kill() -> None:
+            nonlocal kills
+            while not ended.wait(3):
+                if workers := [w for w in running.scheduler.workers.values() if w.nanny]:
+                    victims = psutil.Process().children(recursive=True)
+                    ports = {int(w.address.rpartition(":")[2]) for w in workers}
+                    listening = [
+                        child
+                        for child in victims
+                        if child.is_running() and ports & {c.laddr.port for c in child.net_connections() if c.laddr}
+                    ]
+                    if listening:
+                        chance.choice(listening).kill()
+                        kills += 1
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            result = daskembed.run(names, output=str(tmp_path / "out"), cluster=client, **options)
+        finally:
+            ended.set()
+            killer.join()
+    assert kills >= 2
+    assert (result.exit_status, result.quarantined, len(result.tiles)) == (0, {}, tiles), result.tiles
+    assert digests(tmp_path / "out") == digests(tmp_path / "calm")
+
+
+@pytest.mark.usefixtures("small")
+def test_chips_that_kill_are_found_and_the_rest_is_as_without_them(
+    small_tiles: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    chips = sorted((small_tiles / "33TUL").rglob("*.tif"))
+    for chip in chips:
+        target = tmp_path / "chips/33TUL" / chip.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(chip.read_bytes())
+    deadly = {chips[1].name: (-661.0, "SIGSEGV"), chips[4].name: (-662.0, "SIGKILL")}
+    for name, (mark, _) in deadly.items():
+        with rasterio.open(tmp_path / "chips/33TUL" / name, "r+") as dataset:
+            pixels = dataset.read()
+            pixels[0, 0, 0] = mark
+            dataset.write(pixels)
+    with cluster(1) as (_, client):
+        result = daskembed.run(
+            "33TUL", source=str(tmp_path / "chips"), output=str(tmp_path / "out"), cluster=client, **TINY
+        )
+    assert result.exit_status == 3, result.tiles
+    assert {Path(url).name: reason for url, reason in result.quarantined.items()} == {
+        name: f"ends the process that reads or embeds it ({signal_name}), each time"
+        for name, (_, signal_name) in deadly.items()
+    }
+    assert receipt(tmp_path / "out", "33TUL")["chips"] == 3
+    with cluster(1) as (_, client):
+        for name in deadly:
+            (tmp_path / "chips/33TUL" / name).unlink()
+        daskembed.run("33TUL", source=str(tmp_path / "chips"), output=str(tmp_path / "two"), cluster=client, **TINY)
+    one, two = (daskembed.open_embeddings(str(tmp_path / out)).compute() for out in ("out", "two"))
+    assert [Path(url).name for url in one["source_url"]] == [Path(url).name for url in two["source_url"]]
+    np.testing.assert_array_equal(np.stack(one["embeddings"]), np.stack(two["embeddings"]))
+
+
+@pytest.mark.usefixtures("small")
+def test_short_memory_takes_less_before_a_tile_fails(tmp_path: Path) -> None:
+    write_chips(tmp_path / "chips", tile="33TUL", rows=4, cols=4)
+    settings.CHIPS_A_BLOCK = 16
+    # Ten chips held at once took 359 MB more than the model alone, five 278 MB.
+    env = {"COUNTING_LIMIT_MB": "315", "COUNTING_SLEEP": "0.1"}
+    returned: list[str] = []
+    with cluster(1, **env) as (running, client):
+        result = daskembed.run(
+            "33TUL",
+            source=str(tmp_path / "chips"),
+            output=str(tmp_path / "out"),
+            cluster=client,
+            progress=lambda state: returned.extend(key for key in running.scheduler.tasks if "again" in str(key)),
+            **TINY,
+        )
+    assert (result.exit_status, result.chips, result.quarantined) == (0, 16, {}), result.tiles
+    assert returned, "the limit was never met: the test proves nothing"
+
+
+@pytest.mark.usefixtures("small")
+def test_a_worker_that_joins_helps(small_tiles: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+    with cluster(1, COUNTING_SLEEP="0.5") as (running, client):
+        at_work: set[str] = set()
+
+        def join(state: Progress) -> None:
+            if state.encoded and len(running.workers) == 1:
+                running.scale(2)
+            at_work.update(w.address for w in running.scheduler.workers.values() if w.processing)
+
+        result = daskembed.run(
+            list(TILES), source=str(small_tiles), output=str(tmp_path / "out"), cluster=client, progress=join, **TINY
+        )
+    assert result.exit_status == 0
+    assert len(at_work) == 2
+    assert digests(tmp_path / "out") == undisturbed
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_the_loss_of_all_workers_waits_and_then_stops(
+    comes_back: bool, small_tiles: Path, undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "WORKER_TIMEOUT", 60 if comes_back else 3)
+    alone: list[bool] = []
+    with cluster(1, COUNTING_SLEEP="0.3") as (running, client):
+
+        def lose(state: Progress) -> None:
+            if state.encoded and not alone:
+                alone.append(False)
+                running.scale(0)
+            if state.notice and not alone[-1]:
+                alone.append(True)
+                if comes_back:
+                    running.scale(1)
+
+        def run() -> daskembed.RunResult:
+            return daskembed.run(
+                list(TILES),
+                source=str(small_tiles),
+                output=str(tmp_path / "out"),
+                cluster=client,
+                progress=lose,
+                **TINY,
+            )
+
+        if comes_back:
+            assert run().exit_status == 0
+        else:
+            with pytest.raises(ClusterLostError, match="none came within 3 s"):
+                run()
+            assert digests(tmp_path / "out").items() <= undisturbed.items()
+            running.scale(1)
+            assert run().exit_status == 0
+    assert alone == [False, True]
+    assert digests(tmp_path / "out") == undisturbed
