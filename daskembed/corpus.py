@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,8 +77,7 @@ def _cut(length: float) -> Make:
     """Keep `length` bytes, or that share of them, or all but so many."""
 
     def make(good: Path, path: Path) -> None:
-        _directory_first(good, path)
-        data = path.read_bytes()
+        data = _start_with_directory(good)
         path.write_bytes(data[: int(length * len(data)) if 0 < length < 1 else int(length)])
 
     return make
@@ -90,8 +91,7 @@ def _put(offset: int | Callable[[bytes], int], new: bytes) -> Make:
     """Put other bytes at an offset."""
 
     def make(good: Path, path: Path) -> None:
-        _directory_first(good, path)
-        data = bytearray(path.read_bytes())
+        data = bytearray(_start_with_directory(good))
         start = offset(bytes(data)) if callable(offset) else offset
         data[start : start + len(new)] = new
         path.write_bytes(data)
@@ -137,6 +137,17 @@ def _rewrite(
 
 
 _directory_first = _rewrite()
+
+
+def _start_with_directory(good: Path) -> bytes:
+    return _rewritten(good, good.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _rewritten(good: Path, changed: int) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        _directory_first(good, Path(folder) / good.name)
+        return (Path(folder) / good.name).read_bytes()
 
 
 def _field(tag: int) -> Callable[[bytes], int]:
@@ -272,6 +283,10 @@ CASES = (
     _bad("place of the directory", _put(4, b"\xff\xff\xff\xff"), _DAMAGED),
     _bad("length of the directory", _put(8, b"\xff\xff"), "has .+"),
     _bad("width and height", _put(_field(WIDTH), bytes(24)), "has .+"),
+    _bad("a date that is not UTF-8", _put(lambda data: data.index(b"2019-04-16"), b"\xff" * 10), "has no `date` tag"),
+    _bad(
+        "a band that is not UTF-8", _put(lambda data: data.index(b"B8A"), b"\xff" * 3), "has a damaged header: 'utf-8'"
+    ),
     _bad("codes of the CRS", _put(_values(CODES), b"\xff" * 32), "has (no CRS|the CRS .*|a damaged header.*)"),
     _bad("pixels of the size NaN", _put(_values(SCALE), struct.pack("<d", np.nan)), "has .+"),
     _bad("pixels of the size 1e30", _put(_values(SCALE), struct.pack("<d", 1e30)), "has the geotransform 1e\\+30, .+"),

@@ -444,8 +444,8 @@ def test_truncated_strips_are_found_when_they_are_read(tile: Path, good: bytes) 
 
 
 def test_damaged_strips_are_found_when_they_are_read(tile: Path, good: bytes) -> None:
-    # Zeros over more than one whole strip: at least one has no zlib header left. (The checksum alone does not do: where a
-    # damaged strip inflates to too many bytes, libtiff stops before it and reports nothing.)
+    # Zeros over more than one whole strip: at least one has no zlib header left. (The checksum alone does not do: where
+    # a damaged strip inflates to too many bytes, libtiff stops before it and reports nothing.)
     half, length = len(good) // 2, 60_000
     (tile / name_of(2)).write_bytes(good[:half] + bytes(length) + good[half + length :])
     index = daskembed.index_tile(TILE, str(tile.parent.parent))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
@@ -256,6 +256,8 @@ def test_any_lines_as_a_list(lines):
 
 
 @given(ANY_TEXT | TILE_LIKE | st.text("27WXN/.", min_size=200, max_size=6000))
+@example("W" * 300)
+@example("W/" * 3000)
 @settings(max_examples=300)
 def test_any_value_of_the_flag(text):
     check_value(text)
