@@ -22,6 +22,7 @@ import shapely
 from distributed import Client, LocalCluster
 
 import daskembed
+from daskembed import validate as module
 from daskembed.cli import main
 from daskembed.errors import InputError
 from daskembed.receipts import read_receipt, receipt_path, write_receipt
@@ -155,6 +156,20 @@ def test_a_store(output, s3):
         validate(there.url_of(FILE.replace("33TUL", "33TUM")))
 
 
+def test_a_file_that_goes_while_it_is_read(output, s3, monkeypatch, capsys):
+    there = Storage(f"{s3}/out")
+    there.put(FILE, output.get(FILE))
+    check_name = module._check_name
+
+    def go(name):
+        there.delete([FILE])
+        return (yield from check_name(name))
+
+    monkeypatch.setattr(module, "_check_name", go)
+    assert main(["validate", there.url_of(FILE)]) == 2
+    assert capsys.readouterr().err == f"daskembed: {there.url_of(FILE)} does not exist\n"
+
+
 # Files cut off or damaged
 
 
@@ -272,6 +287,12 @@ def test_other_dates(output):
         ("dates", "no row is of 2019-04-17, the first date of its name"),
         ("dates", "no row is of 2023-01-31, the last date of its name"),
     ]
+
+
+def test_a_last_date_that_is_too_early(output):
+    late, end = rename(output, "33TUL_20190416_20220130_v001.gpq")
+    assert late[1].endswith("(and 2 more): the date is outside 2019-04-16 to 2022-01-30, which the name says")
+    assert end == ("dates", "no row is of 2022-01-30, the last date of its name")
 
 
 def test_dates_the_wrong_way_round(output):
