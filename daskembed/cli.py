@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--listen",
         metavar="HOST",
-        help="address on which a cluster of this machine listens (default: 127.0.0.1); who reaches it can execute code",
+        help="let a cluster of this machine listen to others, who can then execute code; 0.0.0.0 is every address",
     )
     run.add_argument("--tls", action="store_true", help="encrypt a cluster of this machine and let nobody else in")
 
