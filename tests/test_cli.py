@@ -86,7 +86,7 @@ def test_help_shows_the_defaults(capsys: pytest.CaptureFixture[str], monkeypatch
     text = help_of(capsys, monkeypatch, "run", "--help").partition("exit status:")[0]
     lines = {line.split()[0]: line.rstrip() for line in re.split(r"\n {2}(?=--)", text)[1:]}
     defaults = config.defaults()
-    for flag in set(lines) - {"--tiles", "--dates", "--overwrite"}:
+    for flag in set(lines) - {"--tiles", "--dates", "--overwrite", "--listen", "--tls"}:
         assert lines[flag].endswith(f"(default: {defaults[flag.removeprefix('--')]})")
     assert {"--source", "--output", "--checkpoint", "--level", "--cluster", "--version", "--on-nan"} <= set(lines)
     assert lines["--dates"].endswith("(default: all)")
