@@ -41,3 +41,13 @@ class StorageUnusableError(StorageError):
 
 class StorageDeniedError(StorageUnusableError):
     """A store that refused the credentials."""
+
+
+def every_error() -> set[type[DaskembedError]]:
+    """The exceptions above, and those that other modules derive from them."""
+    found, waiting = set[type[DaskembedError]](), [DaskembedError]
+    while waiting:
+        error = waiting.pop()
+        found.add(error)
+        waiting += error.__subclasses__()
+    return found

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from distributed import KilledWorker, WorkerPlugin
+
 from daskembed import stages, timings
-from daskembed.errors import ClusterLostError, DaskembedError, InputError, StorageError, StorageUnusableError, TileError
+from daskembed.errors import (
+    ClusterLostError,
+    DaskembedError,
+    InputError,
+    StorageError,
+    StorageUnusableError,
+    TileError,
+    every_error,
+)
 from daskembed.receipts import Receipt
 from daskembed.results import Progress, RunResult, TileResult
 from daskembed.settings import Settings
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, Worker
 
 RETRIES = 2
 """How often a task is tried again after an error, on top of the stores' own retries."""
@@ -65,6 +76,21 @@ class _Task:
         return f"{self.stage}-{self.job.tile}{number}-{self.job.started}{again}"
 
 
+class _TellOnce(WorkerPlugin):  # type: ignore[misc]
+    """Keeps errors of our own out of the workers' logs: the run tells them, without their tracebacks."""
+
+    name = "daskembed-tell-once"
+
+    def setup(self, worker: Worker) -> None:
+        known = {error.__name__ for error in every_error()}
+
+        def tell(record: logging.LogRecord) -> bool:
+            failed = str(record.msg).startswith("Compute Failed") and isinstance(record.args, tuple)
+            return not (failed and {str(text).partition("(")[0] for text in record.args or ()} & known)
+
+        logging.getLogger("distributed.worker").addFilter(tell)
+
+
 class Flow:
     """The tiles' way through the cluster.
 
@@ -104,6 +130,7 @@ class Flow:
 
     def run(self) -> RunResult:
         """Embed all tiles, or as many as can be until Ctrl-C."""
+        self._client.register_plugin(_TellOnce())
         start, before = time.perf_counter(), self._client.run(timings.seconds)
         self._tell(self._state)
         interrupted = False
@@ -264,8 +291,6 @@ class Flow:
         self._state.finished.append(TileResult(job.tile, status, file, receipt.chips, receipt.quarantined))
 
     def _after_error(self, task: _Task, error: BaseException) -> None:
-        from distributed import KilledWorker
-
         if isinstance(error, (StorageUnusableError, InputError)):
             # Nothing else would fare better: what is finished stays, and the same command goes on.
             raise error

@@ -44,7 +44,7 @@ def test_killed_at_random_points(command: Command, undisturbed: dict[str, str], 
             process = command.start()
             try:
                 # Starting takes about seven seconds, the work five.
-                process.communicate(timeout=chance.uniform(3, 14))
+                text, _ = process.communicate(timeout=chance.uniform(3, 14))
             except subprocess.TimeoutExpired:
                 everyone = psutil.Process(process.pid).children(recursive=True) + [psutil.Process(process.pid)]
                 os.killpg(process.pid, signal.SIGKILL)
@@ -53,7 +53,7 @@ def test_killed_at_random_points(command: Command, undisturbed: dict[str, str], 
                 killed += 1
                 expected = command.left
             else:
-                assert process.returncode == 0
+                assert process.returncode == 0, text
                 expected = 0
             assert command.files.items() <= undisturbed.items()
             if expected == 0 or killed == kills:

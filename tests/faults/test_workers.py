@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import rasterio
-from conftest import HERE, TILES, receipt
+from conftest import HERE, TILES, Command, receipt
 from distributed import Client, LocalCluster
 
 import daskembed
@@ -217,3 +217,14 @@ def test_the_loss_of_all_workers_waits_and_then_stops(
             assert run().exit_status == 0
     assert alone == [False, True]
     assert digests(tmp_path / "out") == undisturbed
+
+
+def test_an_error_of_our_own_is_told_once_without_tracebacks(command: Command) -> None:
+    state = command.output / "_daskembed"
+    state.mkdir(parents=True)
+    (state / "parts").write_text("a file where the parts' folder should be")
+    status, text = command.run()
+    assert status == 4, text
+    assert "Not a directory" in text
+    assert "Traceback" not in text
+    assert "Compute Failed" not in text
