@@ -206,7 +206,11 @@ class Flow:
             if task is None:
                 continue  # cancelled meanwhile
             if future.status == "finished":
-                getattr(self, f"_after_{task.stage}")(task, future)
+                found = future.result()
+                if isinstance(found, DaskembedError):
+                    self._after_error(task, found)
+                else:
+                    getattr(self, f"_after_{task.stage}")(task, found)
             elif future.status == "error":
                 self._after_error(task, future.exception())
             else:
@@ -238,12 +242,8 @@ class Flow:
         self._tasks[future] = task
         future.add_done_callback(self._done.put)
 
-    def _after_index(self, task: _Task, future: Future) -> None:
+    def _after_index(self, task: _Task, found: tuple[stages.Indexed, list[stages.Block]] | None) -> None:
         job = task.job
-        found: tuple[stages.Indexed, list[stages.Block]] | TileError | None = future.result()
-        if isinstance(found, TileError):
-            self._fail(task, found)
-            return
         self._state.indexed += 1
         if found is None:
             assert job.receipt is not None
@@ -270,18 +270,17 @@ class Flow:
         for following, waiting in zip(tasks, futures, strict=True):
             self._watch(following, waiting)
 
-    def _after_embed(self, task: _Task, future: Future) -> None:
+    def _after_embed(self, task: _Task, found: None) -> None:
         assert task.block is not None
         self._state.encoded += task.block.chips
         task.job.waiting.discard(task.block.path)
         if not task.job.waiting:
             self._send(_Task(task.job, "publish"))
 
-    def _after_examine(self, task: _Task, future: Future) -> None:
-        self._send(replace(task, stage="embed", set_aside=future.result()))
+    def _after_examine(self, task: _Task, found: dict[str, str]) -> None:
+        self._send(replace(task, stage="embed", set_aside=found))
 
-    def _after_publish(self, task: _Task, future: Future) -> None:
-        receipt: Receipt = future.result()
+    def _after_publish(self, task: _Task, receipt: Receipt) -> None:
         assert task.job.indexed is not None
         self._state.quarantined += len(receipt.quarantined) - len(task.job.indexed.quarantined)
         self._finish(task.job, "done", receipt)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import dask
 from dask.optimization import cull
@@ -17,7 +18,7 @@ from dask.optimization import cull
 from daskembed import __version__, trial
 from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
-from daskembed.errors import TileError
+from daskembed.errors import DaskembedError, InputError, StorageUnusableError, TileError
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
 from daskembed.sinks import get_sink
 from daskembed.sources import get_source
@@ -27,6 +28,23 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
     from daskembed.settings import Settings
+
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def _told(stage: Callable[_Given, _Result]) -> Callable[_Given, _Result | DaskembedError]:
+    """Give back what ends the tile or the run: raised, Dask would try again, and log a traceback and the arguments."""
+
+    @functools.wraps(stage)
+    def carry_out(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result | DaskembedError:
+        try:
+            return stage(*args, **kwargs)
+        except (TileError, StorageUnusableError, InputError) as error:
+            return error
+
+    return carry_out
 
 
 @dataclass(frozen=True)
@@ -73,9 +91,10 @@ class Block:
         return frame
 
 
+@_told
 def index(
     settings: Settings, tile: str, finished: Receipt | None, files: list[str]
-) -> tuple[Indexed, list[Block]] | TileError | None:
+) -> tuple[Indexed, list[Block]] | None:
     """On a worker: index a tile and say what is left to do, unless it is finished and its chips are the same (None).
 
     Parameters
@@ -89,14 +108,15 @@ def index(
     """
     source = get_source("geotiff")
     try:
-        listing = source.list_chips(tile, settings.source.url, dates=settings.dates)
-        if finished is not None and listing.fingerprint == finished.listing:
-            _tidy(settings, finished, files)
-            return None
-        found = source.read_headers(listing, dates=settings.dates, readers=settings.encoder.readers or 16)
-    except TileError as error:
-        # Given back, not raised: Dask would try again and log a traceback for what is no fault of the cluster.
-        return error
+        settings.source.check_exists()
+    except InputError as error:
+        # It was there when the run began.
+        raise StorageUnusableError(f"{error} any more, or it cannot be seen from this worker") from None
+    listing = source.list_chips(tile, settings.source.url, dates=settings.dates)
+    if finished is not None and listing.fingerprint == finished.listing:
+        _tidy(settings, finished, files)
+        return None
+    found = source.read_headers(listing, dates=settings.dates, readers=settings.encoder.readers or 16)
     blocks = all_blocks(settings, tile, found, listing.fingerprint)
     present = {entry.path for entry in settings.output.entries(parts_folder(tile, settings.version))}
     bad = found[found["quarantined"].notna()]
@@ -145,11 +165,13 @@ def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: 
     return blocks
 
 
+@_told
 def embed_block(block: Block, *, settings: Settings) -> None:
     """On a worker: make a block's part."""
     _write(settings, block, block.compute())
 
 
+@_told
 def embed_gently(settings: Settings, block: Block, without: Mapping[str, str]) -> None:
     """`embed_block` where workers died of the block: with less memory, and without the chips of `without`."""
     from daskembed.device import get_device
@@ -158,6 +180,7 @@ def embed_gently(settings: Settings, block: Block, without: Mapping[str, str]) -
     _write(settings, block, block.compute(without))
 
 
+@_told
 def examine(settings: Settings, block: Block) -> dict[str, str]:
     """On a worker: find the chips of a block of which a process dies, by trying each in a process of its own.
 
@@ -173,6 +196,7 @@ def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame) -> None:
     get_sink("geoparquet").write_part(frame, settings.output, block.path, settings.encoder.shape(settings.level))
 
 
+@_told
 def publish(
     settings: Settings,
     tile: str,

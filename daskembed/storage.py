@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import io
 import os
+import random
 import re
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import obstore
 import pyarrow as pa
@@ -26,9 +30,11 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from daskembed.errors import InputError, StorageDeniedError, StorageError
+from daskembed import config
+from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError
 
 SCHEMES = ("s3", "gs", "az", "file")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -53,14 +59,39 @@ def local_path(url: str) -> Path:
     return Path(url.removeprefix("file://")).expanduser().absolute()
 
 
+_PREFIX = {"s3://": "AWS_", "gs://": "GOOGLE_", "az://": "AZURE_"}
+_CLIENT = (
+    *("allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_ca_certificate", "proxy_excludes"),
+    *("proxy_url", "read_timeout", "timeout", "user_agent"),
+)
+
+
 @functools.cache
 def _open_store(url: str) -> ObjectStore:
+    seconds = config.get("retry-timeout")
+    client: Any = {
+        "connect_timeout": "10s",
+        # Of silence, and of a whole request: a checkpoint of 500 MB takes longer than obstore's 30 s.
+        "read_timeout": f"{round(seconds * 1000 / 3)}ms",
+        "timeout": f"{10 * seconds}s",
+        # obstore no longer looks at the environment for these once it is given any.
+        **{
+            key: os.environ[name]
+            for key in _CLIENT
+            if (name := f"{_PREFIX.get(url[:5], '')}{key.upper()}") in os.environ
+        },
+    }
+    retry: Any = {
+        # Exponential, with jitter, until the time is up; ten retries, obstore's default, may be over within seconds.
+        "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
+        "max_retries": 1000,
+        "retry_timeout": timedelta(seconds=seconds),
+    }
     try:
         if is_local(url):
             return LocalStore(local_path(url))
-        if url.startswith("s3://"):
-            return from_url(url, **_s3_credentials())
-        return from_url(url)
+        credentials = _s3_credentials() if url.startswith("s3://") else {}
+        return from_url(url, client_options=client, retry_config=retry, **credentials)
     except (BaseError, UnknownConfigurationKeyError, ValueError) as error:
         raise InputError(f"{url} cannot be opened: {_first_line(error)}") from None
 
@@ -79,13 +110,48 @@ def _s3_credentials() -> dict[str, Any]:
     return {} if session.get_credentials() is None else {"credential_provider": Boto3CredentialProvider(session)}
 
 
+_SIGNED = re.compile(r"(?i)[?&](?:X-(?:Amz|Goog)-|sig=|signature=|[^=&]*(?:token|key|secret|password)[^=&]*=)")
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
+
+
+def redact(text: str) -> str:
+    """`text` without what its URLs may have of secrets: user names, passwords, and queries."""
+    return re.sub(r"(?<=://)([^?\s]*)\?[^\s)]*", r"\1", _USER.sub("", text))
+
+
 def _first_line(error: BaseException) -> str:
-    return re.split(r"\n|<\?xml", str(error))[0].rstrip(": ")
+    text = redact(re.split(r"\n|<\?xml|<Error>", str(error))[0]).rstrip(": ")
+    code = _CODE.search(str(error))
+    return f"{text} ({code[1]})" if code else text
 
 
-_REFUSED = re.compile(
-    r"status(?: code)?:? (?:401|403)\b|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken"
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_DENIED = re.compile(
+    r"status(?: code)?:? (?:401|403)\b|<Code>(?:AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|"
+    r"InvalidToken|TokenRefreshRequired)</Code>"
 )
+_NO_BUCKET = re.compile(r"<Code>(?:NoSuchBucket|ContainerNotFound)</Code>")
+# obstore repeats requests whose answer is an error of the server, and GETs and plain PUTs that break off. It does not
+# repeat a listing whose body ends early, nor a deletion, a creation or a step of an upload whose answer is lost. The
+# last step of an upload finds no upload any more if it did succeed.
+_BROKE_OFF = re.compile(
+    r"HTTP error: (?:error sending|request or response body)|<Code>(?:RequestTimeout|NoSuchUpload)</Code>"
+)
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+def _persist(act: Callable[[], _Result]) -> _Result:
+    """Carry out `act`, again where the connection broke off and obstore leaves it at that."""
+    end, pause = time.monotonic() + config.get("retry-timeout"), 0.1
+    while True:
+        try:
+            return act()
+        except (BaseError, OSError) as error:
+            wait = random.uniform(0.5, 1) * pause
+            if not _BROKE_OFF.search(str(error)) or time.monotonic() + wait > end:
+                raise
+        time.sleep(wait)
+        pause = min(15.0, 2 * pause)
 
 
 def _denied(url: str, error: BaseException) -> str:
@@ -95,18 +161,34 @@ def _denied(url: str, error: BaseException) -> str:
     )
 
 
+def _is_full(error: BaseException) -> bool:
+    # obstore tells the number in words.
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return getattr(error, "errno", None) in _FULL or (number is not None and int(number[1]) in _FULL)
+
+
 @contextlib.contextmanager
-def _explained(url: str) -> Iterator[None]:
+def _explained(url: str, root: str) -> Iterator[None]:
+    """Raise what the package's errors say of a failure at `url` in the storage `root`."""
     try:
         yield
-    except (FileNotFoundError, NotFoundError):
-        raise FileNotFoundError(f"{url} does not exist") from None
-    except (PermissionError, PermissionDeniedError, UnauthenticatedError) as error:
-        raise StorageDeniedError(_denied(url, error)) from None
+    except StorageError:
+        raise
     except (BaseError, OSError) as error:
+        text = str(error)
+        if _NO_BUCKET.search(text):
+            raise StorageUnusableError(f"{root}: there is no such bucket ({_first_line(error)})") from None
+        if isinstance(error, (FileNotFoundError, NotFoundError)):
+            if is_local(root) and not Path(root).is_dir():
+                raise StorageUnusableError(
+                    f"the folder {root} is gone, or cannot be seen from here: bring it back"
+                ) from None
+            raise FileNotFoundError(f"{url} does not exist") from None
         # For listings and writes obstore tells a refusal only by its words.
-        if _REFUSED.search(str(error)):
+        if isinstance(error, (PermissionError, PermissionDeniedError, UnauthenticatedError)) or _DENIED.search(text):
             raise StorageDeniedError(_denied(url, error)) from None
+        if _is_full(error):
+            raise StorageUnusableError(f"{url} cannot be written: {_first_line(error)}; make room") from None
         raise StorageError(f"{url}: {_first_line(error)}") from None
 
 
@@ -121,6 +203,11 @@ class Storage:
         root = local_path(self.url).as_posix() if is_local(self.url) else self.url
         if root.rstrip("/").endswith(":"):
             raise InputError(f"{self.url} names no bucket: expected a URL such as s3://bucket/folder")
+        if not is_local(root) and (_USER.search(root) or _SIGNED.search(root)):
+            raise InputError(
+                f"{redact(root)}: the URL of a store must not hold a user, password or signature; give credentials in "
+                "the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN)"
+            )
         object.__setattr__(self, "url", root.rstrip("/") or "/")
         if not is_local(root) and root.partition("://")[0] not in SCHEMES:
             raise InputError(f"{self.url}: unknown scheme; give a folder or a URL in {'://, '.join(SCHEMES)}://")
@@ -142,31 +229,36 @@ class Storage:
         """The objects under the folder `prefix`, sorted by path; none if the folder does not exist."""
         if is_local(self.url) and not Path(self.url).is_dir():
             return []
-        with _explained(self.url_of(prefix)):
-            try:
-                found: list[Any]
-                if recursive:
-                    found = [meta for chunk in obstore.list(self._store, prefix or None) for meta in chunk]
-                else:
-                    found = list(obstore.list_with_delimiter(self._store, prefix or None)["objects"])
-            except (FileNotFoundError, NotFoundError):
-                return []
+
+        def look() -> list[Any]:
+            if recursive:
+                return [meta for chunk in obstore.list(self._store, prefix or None) for meta in chunk]
+            return list(obstore.list_with_delimiter(self._store, prefix or None)["objects"])
+
+        try:
+            found = self._carry_out(prefix, look)
+        except FileNotFoundError:
+            return []
         return sorted((Entry(m["path"], m["size"], m["e_tag"] or "") for m in found), key=lambda entry: entry.path)
+
+    def _carry_out(self, path: str, act: Callable[[], _Result]) -> _Result:
+        """Every request goes through here: repeated where it broke off, its failure put into the package's errors."""
+        _check_path(path)
+        with _explained(self.url_of(path), self.url):
+            return _persist(act)
 
     def get(self, path: str) -> bytes:
         """The whole object, in one request.
 
         Raises
         ------
-        FileNotFoundError, StorageDeniedError, StorageError
+        FileNotFoundError, StorageUnusableError, StorageError
         """
-        with _explained(self.url_of(path)):
-            return obstore.get(self._store, path).bytes().to_bytes()
+        return self._carry_out(path, lambda: obstore.get(self._store, path).bytes().to_bytes())
 
     def get_range(self, path: str, start: int, end: int) -> bytes:
         """Bytes `start` to `end` (exclusive) of the object, in one request."""
-        with _explained(self.url_of(path)):
-            return obstore.get_range(self._store, path, start=start, end=end).to_bytes()
+        return self._carry_out(path, lambda: obstore.get_range(self._store, path, start=start, end=end).to_bytes())
 
     def put(self, path: str, data: bytes) -> None:
         """Write a whole object: a reader sees the old one or the new one, never a part."""
@@ -175,11 +267,13 @@ class Storage:
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a whole object unless there is one already; whether it was written. Of several writers one wins."""
-        with _explained(self.url_of(path)):
-            try:
-                obstore.put(self._store, path, data, mode="create", use_multipart=False)
-            except AlreadyExistsError:
-                return False
+        try:
+            self._carry_out(path, lambda: obstore.put(self._store, path, data, mode="create", use_multipart=False))
+        except AlreadyExistsError:
+            # Written by a request whose answer was lost, perhaps.
+            with contextlib.suppress(FileNotFoundError):
+                return self.get(path) == data
+            return False
         return True
 
     def sweep(self, marker: str) -> None:
@@ -193,33 +287,53 @@ class Storage:
     @contextlib.contextmanager
     def open_writer(self, path: str) -> Iterator[BinaryIO]:
         """A file to write `path` through; the object appears when the block ends well, and not at all otherwise."""
+        _check_path(path)
         if is_local(self.url):
-            with _local_writer(Path(self.url) / PurePosixPath(path)) as file:
+            with _local_writer(Path(self.url), path) as file:
                 yield file
             return
         # By way of a temporary file: an upload in parts that a failed block left behind would be there, and paid
         # for, until somebody removes it.
-        with tempfile.TemporaryFile(prefix="daskembed-") as file:
-            yield cast(BinaryIO, file)
-            file.seek(0)
-            with _explained(self.url_of(path)):
-                obstore.put(self._store, path, cast(BinaryIO, file))
+        with _room_for(tempfile.gettempdir()), tempfile.TemporaryFile(prefix="daskembed-") as plain:
+            file = cast(BinaryIO, plain)
+            yield file
+
+            def upload() -> None:
+                file.seek(0)
+                obstore.put(self._store, path, file)
+
+            self._carry_out(path, upload)
 
     def open_reader(self, path: str) -> Any:
         """A seekable file of `path` that fetches what is read from it, for `pyarrow`."""
-        with _explained(self.url_of(path)):
-            if is_local(self.url):
-                return pa.memory_map(self.url_of(path))
-            return pa.PythonFile(_RemoteReader(obstore.open_reader(self._store, path)), mode="r")
+        if is_local(self.url):
+            return self._carry_out(path, lambda: pa.memory_map(self.url_of(path)))
+        return pa.PythonFile(io.BufferedReader(_RemoteReader(self, path), _READ_AHEAD), mode="r")
+
+    def _size(self, path: str) -> int:
+        def ask() -> int:
+            try:
+                return obstore.head(self._store, path)["size"]
+            except (BaseError, OSError):
+                # The answer to a HEAD has no body that would say why, that to a GET has one.
+                obstore.get_range(self._store, path, start=0, end=1)
+                raise
+
+        return self._carry_out(path, ask)
 
     def delete(self, paths: list[str]) -> None:
         """Delete objects, and the local folders that this leaves empty; one that is gone already is no error."""
         for path in paths:
-            with _explained(self.url_of(path)), contextlib.suppress(FileNotFoundError, NotFoundError):
-                obstore.delete(self._store, path)
+            with contextlib.suppress(FileNotFoundError):
+                self._carry_out(path, functools.partial(obstore.delete, self._store, path))
         if is_local(self.url):
             for folder in {parent for path in paths for parent in PurePosixPath(path).parents if parent.name}:
                 _remove_if_empty(Path(self.url) / folder, Path(self.url))
+
+
+def _check_path(path: str) -> None:
+    if path.startswith("/") or ".." in path.split("/"):
+        raise InputError(f"{path!r} leads out of its folder: expected a path below it")
 
 
 def _remove_if_empty(folder: Path, root: Path) -> None:
@@ -231,14 +345,24 @@ def _remove_if_empty(folder: Path, root: Path) -> None:
         folder = folder.parent
 
 
+_READ_AHEAD = 1 << 20
+
+
 class _RemoteReader(io.RawIOBase):
-    """A file to read an object through: obstore's own has methods where `pyarrow` expects attributes."""
+    """A file to read an object through, by ranged requests of the storage's own."""
 
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._storage, self._path, self._position = storage, path, 0
+        self._size = storage._size(path)
 
-    def read(self, size: int = -1) -> bytes:
-        return bytes(self._reader.read(None if size < 0 else size))
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._size)
+        if end <= self._position:
+            return 0
+        data = self._storage.get_range(self._path, self._position, end)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
     def readable(self) -> bool:
         return True
@@ -247,25 +371,38 @@ class _RemoteReader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._reader.seek(offset, whence))
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
 
     def tell(self) -> int:
-        return int(self._reader.tell())
+        return self._position
 
 
 @contextlib.contextmanager
-def _local_writer(path: Path) -> Iterator[BinaryIO]:
+def _room_for(where: str) -> Iterator[None]:
+    """Tell a full disk; what else fails in the block is not about the file that is written."""
+    try:
+        yield
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        raise StorageUnusableError(f"{where} cannot be written: {error.strerror}; make room") from None
+
+
+@contextlib.contextmanager
+def _local_writer(root: Path, name: str) -> Iterator[BinaryIO]:
+    path = root / PurePosixPath(name)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with _explained(str(path)):
+    with _explained(str(path), str(root)):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open("xb")
     try:
-        with file:
+        with _room_for(str(path)), file:
             yield file
-            with _explained(str(path)):
+            with _explained(str(path), str(root)):
                 file.flush()
                 os.fsync(file.fileno())
-        with _explained(str(path)):
+        with _explained(str(path), str(root)):
             temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

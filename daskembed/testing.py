@@ -7,9 +7,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from daskembed.corpus import CASES, Case, write_corpus
+from daskembed.faults import FaultyProxy
 from daskembed.landscape import landscape, write_chips
 
-__all__ = ["CASES", "Case", "landscape", "refuse_to_compute", "write_checkpoint", "write_chips", "write_corpus"]
+__all__ = [
+    "CASES",
+    "Case",
+    "FaultyProxy",
+    "landscape",
+    "refuse_to_compute",
+    "write_checkpoint",
+    "write_chips",
+    "write_corpus",
+]
 
 
 def write_checkpoint(path: Path, *, size: str = "tiny", seed: int = 0) -> Path:
