@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pyproj
 import shapely
 
-from daskembed.errors import InputError, StorageError
+from daskembed.errors import InputError
 from daskembed.grid import SIDE, square_of
 from daskembed.receipts import Receipt, read_receipt, receipt_path
 from daskembed.storage import Storage, is_local, local_path, split_url
@@ -141,8 +141,6 @@ def _findings(storage: Storage, name: str) -> Iterator[Finding]:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0]
-        if "Error performing" in reason:  # a store's answer, which comes through pyarrow as an `OSError` too
-            raise StorageError(f"{storage.url_of(name)} cannot be read: {reason}") from None
         yield Finding("parquet", f"cannot be read as Parquet, it is cut off or damaged: {reason}")
 
 

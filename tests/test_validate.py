@@ -7,9 +7,12 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +171,34 @@ def test_a_file_that_goes_while_it_is_read(output, s3, monkeypatch, capsys):
     monkeypatch.setattr(module, "_check_name", go)
     assert main(["validate", there.url_of(FILE)]) == 2
     assert capsys.readouterr().err == f"daskembed: {there.url_of(FILE)} does not exist\n"
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A store that lists a file and does not give it."""
+
+    def do_HEAD(self):
+        self.send_response(200)
+        for name, value in (("Content-Length", "5000"), ("ETag", '"1"'), ("Last-Modified", self.date_time_string())):
+            self.send_header(name, value)
+        self.end_headers()
+
+    def do_GET(self):
+        self.send_error(404 if "_daskembed" in self.path else 403)
+
+    def log_message(self, *given):
+        pass
+
+
+def test_a_store_that_refuses_is_no_damaged_file(s3_server, monkeypatch, capsys):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        url = f"s3://refusing-{uuid.uuid4().hex}/{FILE}"
+        assert main(["validate", url]) == 2
+        server.shutdown()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"daskembed: {url}: access denied ")
 
 
 # Files cut off or damaged
@@ -639,7 +670,8 @@ def test_their_vectors_are_of_one_length_and_finite(foreign):
 # Size
 
 
-def test_a_large_row_group_is_streamed(output, tmp_path):
+@pytest.mark.parametrize("where", ["folder", "store"])
+def test_a_large_row_group_is_streamed(output, tmp_path, s3, where):
     """190 MB of vectors in one row group, as others write them, take a fraction of that in memory."""
     source = pq.read_table(output.url_of(FILE))
     values = np.random.default_rng(0).standard_normal((40, 6 * 16 * 16 * 768), np.float32)
@@ -657,12 +689,16 @@ def test_a_large_row_group_is_streamed(output, tmp_path):
     path = tmp_path / "33TUL_20190416_20190416_v002.gpq"
     pq.write_table(table, path, row_group_size=40, compression="zstd", use_dictionary=False)
     del values, table
+    url = str(path)
+    if where == "store":
+        url = f"{s3}/{path.name}"
+        Storage(s3).put(path.name, path.read_bytes())
     code = (
         "import pyarrow, sys; from daskembed.validate import validate\n"
         "print([one for one in validate(sys.argv[1]) if one.severity == 'problem'])\n"
         "print(pyarrow.default_memory_pool().max_memory())"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=True)
     problems, most = done.stdout.splitlines()
     assert problems == "[]"
     assert int(most) < 120e6
