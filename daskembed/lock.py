@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import threading
 import time
@@ -20,6 +21,8 @@ from daskembed.storage import Storage
 
 LEASE = 120
 """Seconds without a sign of life after which a run counts as dead."""
+_held: set[str] = set()
+"""Tokens of the locks that this process holds."""
 
 
 @contextlib.contextmanager
@@ -41,6 +44,7 @@ def hold(output: Storage, version: str) -> Iterator[Callable[[], None]]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     _take(output, path, mine)
+    _held.add(str(mine["token"]))
     ended, lost = threading.Event(), threading.Event()
 
     def beat() -> None:
@@ -62,8 +66,11 @@ def hold(output: Storage, version: str) -> Iterator[Callable[[], None]]:
     finally:
         ended.set()
         beating.join()
+        _held.discard(str(mine["token"]))
         if not lost.is_set():
-            output.delete([path])
+            # What stopped the run may keep the lock from going, too; nobody takes it for a living run's.
+            with contextlib.suppress(StorageError):
+                output.delete([path])
 
 
 def _take(output: Storage, path: str, mine: dict[str, Any]) -> None:
@@ -86,6 +93,8 @@ def _take(output: Storage, path: str, mine: dict[str, Any]) -> None:
 
 def _is_alive(other: dict[str, Any]) -> bool:
     if other["host"] == socket.gethostname():
+        if other["process"] == os.getpid():
+            return other["token"] in _held
         try:
             return bool(psutil.Process(other["process"]).create_time() == other["process_started"])
         except psutil.NoSuchProcess:

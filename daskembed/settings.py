@@ -11,7 +11,7 @@ from typing import Any
 from daskembed.cube import CHIPS_A_BLOCK
 from daskembed.encoders import Encoder
 from daskembed.errors import InputError
-from daskembed.storage import Storage, is_local
+from daskembed.storage import Storage, is_local, redact
 
 BLOCK_BYTES = 64 * 2**20
 """Most bytes of vectors in a block: levels with large vectors get smaller blocks."""
@@ -47,11 +47,11 @@ class Settings:
     @property
     def provenance(self) -> dict[str, Any]:
         """What a file's footer says of how it was made."""
-        checkpoint = self.encoder.checkpoint.partition("?")[0]
+        checkpoint = self.encoder.checkpoint
         return {
             "encoder": self.encoder.name,
             "size": self.encoder.size,
-            "checkpoint": checkpoint.rpartition("/")[2] if is_local(checkpoint) else checkpoint,
+            "checkpoint": checkpoint.rpartition("/")[2] if is_local(checkpoint) else redact(checkpoint),
             "sha256": self.encoder.sha256,
             "untrained": self.encoder.untrained,
             "level": self.level,

@@ -35,7 +35,7 @@ _Result = TypeVar("_Result")
 
 
 def _told(stage: Callable[_Given, _Result]) -> Callable[_Given, _Result | DaskembedError]:
-    """Give back what ends the tile or the run: raised, Dask would try again, and log a traceback and the arguments."""
+    """Give back what ends the tile or the run: raised, Dask would compute the same block twice more."""
 
     @functools.wraps(stage)
     def carry_out(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result | DaskembedError:

@@ -89,6 +89,8 @@ def _open_store(url: str) -> ObjectStore:
     }
     try:
         if is_local(url):
+            if not local_path(url).is_dir():
+                raise FileNotFoundError(url)
             return LocalStore(local_path(url))
         credentials = _s3_credentials() if url.startswith("s3://") else {}
         return from_url(url, client_options=client, retry_config=retry, **credentials)
@@ -266,15 +268,24 @@ class Storage:
             file.write(data)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write a whole object unless there is one already; whether it was written. Of several writers one wins."""
-        try:
-            self._carry_out(path, lambda: obstore.put(self._store, path, data, mode="create", use_multipart=False))
-        except AlreadyExistsError:
-            # Written by a request whose answer was lost, perhaps.
-            with contextlib.suppress(FileNotFoundError):
-                return self.get(path) == data
-            return False
-        return True
+        """Write a whole object unless there is one already; whether it was written.
+
+        Of several writers of different data one wins.
+        """
+
+        def write() -> bool:
+            try:
+                obstore.put(self._store, path, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+            return True
+
+        if self._carry_out(path, write):
+            return True
+        with contextlib.suppress(FileNotFoundError):
+            # Written by a request of ours whose answer was lost, perhaps.
+            return self.get(path) == data
+        return False
 
     def sweep(self, marker: str) -> None:
         """Remove what dead local writers left, of files whose path holds `marker` and that nobody writes now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from daskembed import config
@@ -81,8 +81,8 @@ class Encoder:
 
     name: str
     """Key of `ENCODERS`."""
-    checkpoint: str
-    """Path or URL of the weights, or ``untrained:{size}:{seed}``."""
+    checkpoint: str = field(repr=False)
+    """Path or URL of the weights, or ``untrained:{size}:{seed}``; not shown, as the URL may be signed."""
     sha256: str | None
     """Of the checkpoint's bytes; None for untrained weights, which their name determines."""
     size: str

@@ -24,7 +24,7 @@ import torch
 
 from daskembed import __version__, config
 from daskembed.errors import CheckpointError, DaskembedError
-from daskembed.storage import SCHEMES, is_local, local_path, split_url
+from daskembed.storage import SCHEMES, is_local, local_path, redact, split_url
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +49,9 @@ def inspect_checkpoint(location: str, module: EncoderModule) -> tuple[str, str |
     if is_local(location):
         location = str(local_path(location))
     path, digest = fetch(location)
-    shapes = {name: tuple(tensor.shape) for name, tensor in _read(path, location, module).items()}
-    return location, digest, _check(shapes, location, module)
+    shown = location if is_local(location) else redact(location)
+    shapes = {name: tuple(tensor.shape) for name, tensor in _read(path, shown, module).items()}
+    return location, digest, _check(shapes, shown, module)
 
 
 def load_state(encoder: Encoder, module: EncoderModule) -> dict[str, Tensor]:
@@ -65,13 +66,14 @@ def load_state(encoder: Encoder, module: EncoderModule) -> dict[str, Tensor]:
         size, seed = _parse_untrained(encoder.checkpoint, module)
         return untrained_state(module, size, seed)
     path, digest = fetch(encoder.checkpoint)
+    shown = encoder.checkpoint if is_local(encoder.checkpoint) else redact(encoder.checkpoint)
     if digest != encoder.sha256:
         raise CheckpointError(
-            f"{encoder.checkpoint} differs between machines: SHA-256 {digest[:12]} here, {str(encoder.sha256)[:12]} "
+            f"{shown} differs between machines: SHA-256 {digest[:12]} here, {str(encoder.sha256)[:12]} "
             "where the run was started; put the same file everywhere"
         )
-    state = _read(path, encoder.checkpoint, module)
-    _check({name: tuple(tensor.shape) for name, tensor in state.items()}, encoder.checkpoint, module)
+    state = _read(path, shown, module)
+    _check({name: tuple(tensor.shape) for name, tensor in state.items()}, shown, module)
     return {name: tensor.float() for name, tensor in state.items()}
 
 
@@ -122,7 +124,7 @@ def fetch(location: str) -> tuple[Path, str]:
             with temporary.open("xb") as file:
                 _download(location, file)
             # What is not a checkpoint (an error page, say) must not be kept and believed the next time.
-            _check_kind(temporary, location)
+            _check_kind(temporary, redact(location))
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -137,7 +139,7 @@ def _sha256(path: Path, mtime: int, size: int) -> str:
 
 
 def _download(location: str, file: BinaryIO) -> None:
-    scheme = location.partition("://")[0]
+    scheme, shown = location.partition("://")[0], redact(location)
     if scheme in SCHEMES:
         storage, name = split_url(location)
         try:
@@ -154,10 +156,12 @@ def _download(location: str, file: BinaryIO) -> None:
         url = f"{endpoint}/{match['repo']}/resolve/{match['revision']}/{urllib.parse.quote(match['path'])}"
         token = os.environ.get("HF_TOKEN")
     elif scheme in ("http", "https"):
+        if "@" in urllib.parse.urlsplit(location).netloc:
+            raise CheckpointError(f"{shown} was given with a user and password, which is not supported: sign the URL")
         url = location
     else:
         raise CheckpointError(
-            f"{location}: unknown scheme {scheme}://; expected a path, https://, hf:// or one of {', '.join(SCHEMES)}"
+            f"{shown}: unknown scheme {scheme}://; expected a path, https://, hf:// or one of {', '.join(SCHEMES)}"
         )
     request = urllib.request.Request(url, headers={"User-Agent": f"daskembed/{__version__}"})
     if token:
@@ -168,9 +172,9 @@ def _download(location: str, file: BinaryIO) -> None:
             shutil.copyfileobj(response, file, 1 << 20)
             expected = response.headers.get("Content-Length")
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        raise CheckpointError(f"cannot fetch {location}: {error}; download it by hand and give its path") from None
+        raise CheckpointError(f"cannot fetch {shown}: {error}; download it by hand and give its path") from None
     if expected is not None and file.tell() != int(expected):
-        raise CheckpointError(f"{location} broke off after {file.tell()} of {expected} bytes: run the command again")
+        raise CheckpointError(f"{shown} broke off after {file.tell()} of {expected} bytes: run the command again")
 
 
 def _check_kind(path: Path, location: str) -> str:
