@@ -31,8 +31,13 @@ if TYPE_CHECKING:
 
 RETRIES = 2
 """How often a task is tried again after an error, on top of the stores' own retries."""
-ALLOWED_DEATHS = 2
-"""Workers that may die of a task before the scheduler gives it back (its ``allowed-failures``)."""
+DASK_CONFIG = {
+    # Workers that may die of a task before the scheduler gives it back.
+    "distributed.scheduler.allowed-failures": 2,
+    # A worker's threads wait for ours, so a profile of them says nothing; an hour of it is kept, up to gigabytes.
+    "distributed.worker.profile.enabled": False,
+}
+"""What a cluster that is started for a run is told."""
 MOST_RETURNS = 4
 """How often a task that the scheduler gave back is sent again before its tile fails."""
 WORKER_TIMEOUT = 600

@@ -13,7 +13,7 @@ from daskembed.clusters import connect
 from daskembed.embedding import ON_NAN
 from daskembed.encoders import load_encoder, resolve_precision
 from daskembed.errors import ConflictError, DaskembedError, InputError
-from daskembed.flow import ALLOWED_DEATHS, WORKER_TIMEOUT, Flow
+from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT, Flow
 from daskembed.levels import check_level
 from daskembed.receipts import STATE, Receipt, check_version, published_files, read_receipts, receipt_path
 from daskembed.results import Progress, RunResult
@@ -119,7 +119,7 @@ def run(
         if not isinstance(chosen, str):
             return _run_on(chosen, names, settings, wanted_precision, receipts, overwrite, check, progress)
         with (
-            dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_DEATHS}),
+            dask.config.set(DASK_CONFIG),
             connect(chosen, listen=listen, tls=tls) as client,
         ):
             return _run_on(client, names, settings, wanted_precision, receipts, overwrite, check, progress)

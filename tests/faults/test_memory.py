@@ -12,6 +12,7 @@ from conftest import HERE
 from distributed import Client, LocalCluster
 
 from daskembed import settings
+from daskembed.flow import DASK_CONFIG
 from daskembed.pipeline import run
 from daskembed.results import Progress
 
@@ -33,7 +34,7 @@ def test_memory_is_flat(blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyP
     env = {"PYTHONPATH": str(HERE.parent.parent), "DASK_DASKEMBED__ENCODER": "benchmarks.fake_encoder"}
     seen: dict[str, list[int]] = {"client and scheduler": [], "worker": []}
     with (
-        dask.config.set({"daskembed.encoder": "benchmarks.fake_encoder"}),
+        dask.config.set({"daskembed.encoder": "benchmarks.fake_encoder"} | DASK_CONFIG),
         LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None, env=env) as cluster,
         Client(cluster) as client,
     ):

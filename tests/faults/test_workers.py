@@ -50,7 +50,7 @@ def cluster(workers: int, **env: str) -> Iterator[tuple[LocalCluster, Client]]:
 
     env = {"PYTHONPATH": str(HERE.parent), "DASK_DASKEMBED__TORCH_THREADS": "1"} | env
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": flow.ALLOWED_DEATHS}),
+        dask.config.set(flow.DASK_CONFIG),
         LocalCluster(n_workers=workers, threads_per_worker=2, dashboard_address=None, env=env) as started,
         Client(started) as client,
     ):
