@@ -134,8 +134,8 @@ def _findings(storage: Storage, name: str) -> Iterator[Finding]:
             named = yield from _check_name(name)
             receipt = None if named is None else (yield from _check_receipt(storage, name, named, reader))
             reader.seek(0)
-            # Without `buffer_size` a whole column of a row group is fetched at a time, and foreign files have one.
-            with pq.ParquetFile(reader, buffer_size=2**20) as file:
+            # By default whole columns of a row group are fetched ahead, and files of others are one row group.
+            with pq.ParquetFile(reader, buffer_size=2**20, pre_buffer=False) as file:
                 yield from _check_content(file, named, receipt)
     except FileNotFoundError:
         raise
