@@ -672,22 +672,22 @@ def test_their_vectors_are_of_one_length_and_finite(foreign):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_a_large_row_group_is_streamed(output, tmp_path, s3):
-    """380 MB of vectors in one row group, as others write them, take a fraction of that in memory."""
+    """190 MB of vectors in one row group, as others write them, take a fraction of that in memory."""
     source = pq.read_table(output.url_of(FILE))
-    values = np.random.default_rng(0).standard_normal((80, 6 * 16 * 16 * 768), np.float32)
+    values = np.random.default_rng(0).standard_normal((40, 6 * 16 * 16 * 768), np.float32)
     table = pa.table(
         {
-            "source_url": [f"s3://chips/claytile_33TUL_20190416_v02_{number:04d}.tif" for number in range(80)],
-            "date": pa.array([date(2019, 4, 16)] * 80, pa.date32()),
+            "source_url": [f"s3://chips/claytile_33TUL_20190416_v02_{number:04d}.tif" for number in range(40)],
+            "date": pa.array([date(2019, 4, 16)] * 40, pa.date32()),
             "embeddings": pa.ListArray.from_arrays(
-                np.arange(81, dtype=np.int32) * values.shape[1], pa.array(values.ravel())
+                np.arange(41, dtype=np.int32) * values.shape[1], pa.array(values.ravel())
             ),
-            "geometry": pa.array(source["geometry"].to_pylist()[:1] * 80, pa.binary()),
+            "geometry": pa.array(source["geometry"].to_pylist()[:1] * 40, pa.binary()),
         },
         metadata={b"geo": source.schema.metadata[b"geo"]},
     )
     path = tmp_path / "33TUL_20190416_20190416_v002.gpq"
-    pq.write_table(table, path, row_group_size=80, compression="zstd", use_dictionary=False)
+    pq.write_table(table, path, row_group_size=40, compression="zstd", use_dictionary=False)
     del values, table
     url = f"{s3}/{path.name}"
     Storage(s3).put(path.name, path.read_bytes())
