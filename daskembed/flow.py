@@ -135,8 +135,9 @@ class Flow:
 
     def run(self) -> RunResult:
         """Embed all tiles, or as many as can be until Ctrl-C."""
-        self._client.register_plugin(_TellOnce())
-        start, before = time.perf_counter(), self._client.run(timings.seconds)
+        with contextlib.suppress(OSError):  # of a worker that dies at this moment; the others have it
+            self._client.register_plugin(_TellOnce())
+        start, before = time.perf_counter(), self._client.run(timings.seconds, on_error="ignore")
         self._tell(self._state)
         interrupted = False
         try:
@@ -329,7 +330,7 @@ class Flow:
 
     def _stage_seconds(self, before: dict[str, dict[str, float]]) -> dict[str, float]:
         total = dict.fromkeys(timings.STAGES, 0.0)
-        for worker, spent in self._client.run(timings.seconds).items():
+        for worker, spent in self._client.run(timings.seconds, on_error="ignore").items():
             for stage in total:
                 total[stage] += spent[stage] - before.get(worker, {}).get(stage, 0.0)
         return total

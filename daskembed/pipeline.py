@@ -135,14 +135,17 @@ def _run_on(
     check: Callable[[], None],
     progress: Callable[[Progress], None] | None,
 ) -> RunResult:
-    try:
-        client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
-    except TimeoutError:
-        raise InputError(
-            f"no worker joined {client.scheduler.address} within {WORKER_TIMEOUT} s: start one with `dask worker`"
-        ) from None
+    native: set[str] = set()
+    while not native:
+        try:
+            client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
+        except TimeoutError:
+            raise InputError(
+                f"no worker joined {client.scheduler.address} within {WORKER_TIMEOUT} s: start one with `dask worker`"
+            ) from None
+        # A worker that dies at this moment does not answer, and may have been the only one.
+        native = set(client.run(resolve_precision, precision, on_error="ignore").values())
     if precision == "auto":
-        native = set(client.run(resolve_precision, "auto").values())
         chosen = "bf16" if native == {"bf16"} else "fp32"
         settings = replace(settings, encoder=replace(settings.encoder, precision=chosen))
     published = published_files(settings.output, settings.version, get_sink("geoparquet").SUFFIX)

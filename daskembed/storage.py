@@ -406,7 +406,12 @@ def _local_writer(root: Path, name: str) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with _explained(str(path), str(root)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("xb")
+        try:
+            file = temporary.open("xb")
+        except FileNotFoundError:
+            # Another process deleted the last file of the folder, and the folder with it.
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = temporary.open("xb")
     try:
         with _room_for(str(path)), file:
             yield file

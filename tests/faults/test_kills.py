@@ -22,7 +22,7 @@ from daskembed.storage import Storage
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.long)])
 def test_killed_at_random_points(command: Command, undisturbed: dict[str, str], tmp_path: Path, kills: int) -> None:
     chance, killed, runs = random.Random(kills), 0, 0
     torn: list[str] = []
@@ -46,7 +46,7 @@ def test_killed_at_random_points(command: Command, undisturbed: dict[str, str], 
                 # Starting takes about seven seconds, the work five.
                 text, _ = process.communicate(timeout=chance.uniform(3, 14))
             except subprocess.TimeoutExpired:
-                everyone = psutil.Process(process.pid).children(recursive=True) + [psutil.Process(process.pid)]
+                everyone = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
                 os.killpg(process.pid, signal.SIGKILL)
                 wait_until_dead(everyone)
                 process.communicate()

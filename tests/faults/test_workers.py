@@ -69,7 +69,7 @@ def pids(client: Client) -> list[int]:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("tiles", [3, pytest.param(8, marks=pytest.mark.long)])
+@pytest.mark.parametrize("tiles", [2, pytest.param(8, marks=pytest.mark.long)])
 def test_a_worker_killed_every_few_seconds(tmp_path: Path, tiles: int) -> None:
     names = ["33TUK", "33TUL", "33TUM", "33TVL", "33TVM", "33TWM", "33TWL", "22JGS"][:tiles]
     for number, name in enumerate(names):
@@ -102,7 +102,7 @@ def test_a_worker_killed_every_few_seconds(tmp_path: Path, tiles: int) -> None:
         finally:
             ended.set()
             killer.join()
-    assert kills >= 2
+    assert kills
     assert (result.exit_status, result.quarantined, len(result.tiles)) == (0, {}, tiles), result.tiles
     assert digests(tmp_path / "out") == digests(tmp_path / "calm")
 
