@@ -343,6 +343,29 @@ def test_blocks_are_built_without_computing(chips, tmp_path, small_blocks, monke
     assert len(set(indexed.parts)) == 2
 
 
+def test_parts_of_other_chips_or_settings_go_with_the_next_run(chips, tmp_path):
+    chosen = settings.Settings(
+        source=Storage(str(chips)),
+        output=Storage(str(tmp_path)),
+        encoder=daskembed.load_encoder(**TINY),
+        level="mean",
+        on_nan="quarantine",
+        dates=None,
+        version="001",
+        chips_a_block=2,
+    )
+    indexed, _ = stages.index(chosen, "33TUL", None, [])
+    stale = "_daskembed/parts/33TUL_v001/of-other-settings/00000.parquet"
+    elsewhere = "_daskembed/parts/33TUL_v002/of-another-version/00000.parquet"
+    for path in (indexed.parts[0], stale, elsewhere):
+        chosen.output.put(path, b"part")
+    _, blocks = stages.index(chosen, "33TUL", None, [])
+    assert [block.path for block in blocks] == [indexed.parts[1]]
+    assert not (tmp_path / stale).exists()
+    assert (tmp_path / elsewhere).exists()
+    assert (tmp_path / indexed.parts[0]).exists()
+
+
 def test_blocks_get_smaller_as_vectors_get_larger():
     encoder = daskembed.load_encoder("untrained:small", precision="fp32")
     assert [settings.chips_a_block(encoder, level) for level in ("mean", "patch", "group")] == [64, 64, 14]
