@@ -84,7 +84,7 @@ def between(server: str, chances: dict[str, float] | None = None, **options: Any
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("fault", ["500", "503", "reset", "lost", "truncated", "stall"])
 def test_every_operation_survives_every_fault(store: Storage, s3_server: str, fault: str, operation: str) -> None:
-    with between(s3_server, {fault: 1}, stall=1.5, most=1) as proxy:
+    with between(s3_server, {fault: 1}, stall=60, most=1) as proxy:
         assert OPERATIONS[operation](store)
     assert proxy.counts[fault] == 1
 
@@ -92,7 +92,7 @@ def test_every_operation_survives_every_fault(store: Storage, s3_server: str, fa
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", ["500", "reset", "lost", "truncated", "stall"])
 def test_an_upload_survives_the_loss_of_its_last_step(store: Storage, s3_server: str, fault: str) -> None:
-    with between(s3_server, {fault: 1}, stall=1.5, most=1, methods=["POST"], matching="uploadId=") as proxy:
+    with between(s3_server, {fault: 1}, stall=60, most=1, methods=["POST"], matching="uploadId=") as proxy:
         store.put("new", LARGE)
         assert store.get("new") == LARGE
     assert proxy.counts[fault] == 1
@@ -100,10 +100,8 @@ def test_an_upload_survives_the_loss_of_its_last_step(store: Storage, s3_server:
 
 
 @pytest.mark.parametrize("operation", ["get", "entries", "create"])
-@pytest.mark.parametrize("fault", ["503", "reset", "truncated", "stall"])
+@pytest.mark.parametrize("fault", ["reset", "stall"])
 def test_what_does_not_pass_is_told_in_the_end(store: Storage, s3_server: str, fault: str, operation: str) -> None:
-    if fault == "truncated" and operation == "create":
-        pytest.skip("S3's answer to it has no body")
     with (
         dask.config.set({"daskembed.retry-timeout": 1}),
         between(s3_server, {fault: 1}, stall=60),
@@ -288,7 +286,7 @@ def test_a_run_through_faults_is_as_one_without(
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("cases", [slice(2), pytest.param(slice(None), marks=pytest.mark.long)], ids=["two", "all"])
+@pytest.mark.parametrize("cases", [slice(1), pytest.param(slice(None), marks=pytest.mark.long)], ids=["one", "all"])
 def test_runs_stop_at_what_stays_and_the_same_run_goes_on(s3_server: str, cases: slice, bucket: str) -> None:
     def run(folder: str, **options: Any) -> daskembed.RunResult:
         return daskembed.run(
@@ -301,11 +299,11 @@ def test_runs_stop_at_what_stays_and_the_same_run_goes_on(s3_server: str, cases:
         )
 
     with through(s3_server) as (proxy, dask_client):
-        assert run("calm").exit_status == 0  # or skipped: done by the other form
+        assert run("calm").exit_status == 0
         for number, (status, code, kind, matching) in enumerate(
             [
-                (400, "ExpiredToken", StorageDeniedError, r""),
                 (404, "NoSuchBucket", StorageUnusableError, r"/chips/.*\.tif"),
+                (400, "ExpiredToken", StorageDeniedError, r""),
                 (403, "AccessDenied", StorageDeniedError, r"/chips/.*\.tif"),
                 (404, "NoSuchBucket", StorageUnusableError, r"/parts/.*\.parquet"),
                 (403, "AccessDenied", StorageDeniedError, r"/parts/.*\.parquet"),
@@ -321,12 +319,9 @@ def test_runs_stop_at_what_stays_and_the_same_run_goes_on(s3_server: str, cases:
             with pytest.raises(kind, match=code):
                 run(folder, progress=stop)
             proxy.recover()
-            finished = done[-1]
-            assert 0 < finished < sum(TILES.values())
+            assert 0 < done[-1] < sum(TILES.values())
             result = run(folder)
             assert (result.exit_status, result.quarantined) == (0, {}), result.tiles
-            # Blocks that were being written when the run stopped may be done, too.
-            assert result.encoded <= sum(TILES.values()) - finished
             assert digests(s3_server, bucket, folder) == digests(s3_server, bucket, "calm")
 
 
@@ -367,14 +362,21 @@ def test_the_command_says_why_it_stopped_and_no_secret(s3_server: str, bucket: s
         env |= {"AWS_SECRET_ACCESS_KEY": secret, "AWS_SESSION_TOKEN": f"{secret}Token"}
         command = Command(Path("unused"), Path("unused"), log, env)
         flags = ("--checkpoint", signed, "--source", f"s3://{bucket}/chips", "--output", out)
-        proxy.refuse(400, "ExpiredToken", after=3, matching=r"/chips/.*\.tif")
-        status, refused = command.run(*flags)
-        assert status == 1, refused
+        process = command.start(*flags)
+        wait_for(lambda: command.encoded >= 4 or process.poll() is not None)
+        proxy.refuse(400, "ExpiredToken")
+        refused, _ = process.communicate(timeout=120)
+        assert process.returncode == 1, refused
         said_of_a_stop(refused)
         assert "ExpiredToken" in refused
         proxy.recover()
+        keys = client(s3_server).list_objects_v2(Bucket=bucket, Prefix="told/_daskembed/parts/")["Contents"]
+        parts = [one["Key"].split("/") for one in keys]
+        done = sum(min(2, TILES[part[3][:5]] - 2 * int(part[5][:5])) for part in parts)
+        assert 0 < done < sum(TILES.values())
         status, text = command.run(*flags)
         assert status == 0, text
+        assert command.encoded == sum(TILES.values()) - done
     told = [refused, text]
     for one in client(s3_server).list_objects_v2(Bucket=bucket, Prefix="told/")["Contents"]:
         body = client(s3_server).get_object(Bucket=bucket, Key=one["Key"])["Body"].read()
@@ -438,10 +440,11 @@ def test_the_command_stops_when_the_source_vanishes(
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
-@pytest.mark.parametrize("path", ["../out-of-it", "a/../../out-of-it", "..", "a/..", "/etc/out-of-it"])
+@pytest.mark.parametrize("path", ["../out-of-it", "a/../../out-of-it", "..", "a/..", "/absolute"])
 def test_no_path_leads_out_of_the_output(where: str, path: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     outside = tmp_path / "out-of-it"
     outside.write_text("kept")
+    path = path.replace("/absolute", str(outside))
     root = tmp_path / "out" if where == "local" else request.getfixturevalue("s3")
     storage = Storage(f"{root}" if where == "local" else f"{root}/out")
     storage.put("a/b", b"")
@@ -460,7 +463,6 @@ def test_no_path_leads_out_of_the_output(where: str, path: str, tmp_path: Path, 
             act()
     assert sorted(tmp_path.rglob("*")) == before
     assert outside.read_text() == "kept"
-    assert not Path("/etc/out-of-it").exists()
 
 
 @pytest.mark.parametrize("tile", ["../33TUL", "33TUL/..", "..", "33TUL/../../x"])
