@@ -6,13 +6,15 @@ alike on every CPU, whereas an FFT or a sine may differ in the last bit and so, 
 
 from __future__ import annotations
 
-import re
 from datetime import date as calendar_date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from daskembed.grid import SIDE, square_of
+from daskembed.tiles import check_tile
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12", "vh", "vv", "dem")
 CHIP = 512
@@ -242,21 +244,9 @@ def landscape(height: int, width: int, *, seed: int = 0) -> NDArray[np.float32]:
 
 def _origin(tile: str) -> tuple[int, int, int]:
     """EPSG code and upper-left corner (metres) of a tile's grid of chips."""
-    match = re.fullmatch(r"(0[1-9]|[1-5]\d|60)([C-HJ-NP-X])([A-HJ-NP-Z])([A-HJ-NP-V])", tile)
-    if not match:
-        raise ValueError(f"{tile!r} is not an MGRS tile: expected a zone, a band and a square, such as '33TUL'")
-    zone, band = int(match[1]), "CDEFGHJKLMNPQRSTUVWX".index(match[2])
-    column = "ABCDEFGHJKLMNPQRSTUVWXYZ".index(match[3]) - 8 * ((zone - 1) % 3)
-    row = "ABCDEFGHJKLMNPQRSTUV".index(match[4]) - 5 * (zone % 2 == 0)
-    # Row letters repeat every 2,000 km: take the square nearest to the middle of the band, 8 degrees high (X: 12).
-    half = (6 if match[2] == "X" else 4) * 111_086
-    middle, centre = (8 * band - 80) * 111_086 + half, 100_000 * row + 50_000
-    centre += round((middle - centre) / 2_000_000) * 2_000_000
-    if not 0 <= column < 8 or abs(middle - centre) > half + 100_000:
-        raise ValueError(f"{tile!r} is not an MGRS tile: zone {zone}{match[2]} has no square {match[3]}{match[4]}")
-    epsg, false_northing = (32600 + zone, 0) if match[2] >= "N" else (32700 + zone, 10_000_000)
+    square = square_of(check_tile(tile))
     # Clay's chips sit half a pixel north-west of the square's grid.
-    return epsg, 100_000 * (column + 1) - 5, false_northing + centre + 50_000 + 5
+    return square.epsg, square.west - 5, square.south + SIDE + 5
 
 
 def write_chips(
