@@ -8,6 +8,7 @@ import queue
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distributed import KilledWorker, WorkerPlugin
@@ -68,6 +69,8 @@ class _Task:
     stage: str
     """``index``, ``embed``, ``examine`` or ``publish``."""
     block: stages.Block | None = None
+    tries: int = 0
+    """How often it was tried again after an error."""
     returns: int = 0
     """How often the scheduler gave it back because its workers died."""
     set_aside: Mapping[str, str] = field(default_factory=dict)
@@ -77,7 +80,7 @@ class _Task:
     def key(self) -> str:
         """Its name on the cluster."""
         number = "" if self.block is None else f"-{self.block.number}"
-        again = f"-again{self.returns}" if self.returns else ""
+        again = f"-again{self.tries + self.returns}" if self.tries + self.returns else ""
         return f"{self.stage}-{self.job.tile}{number}-{self.job.started}{again}"
 
 
@@ -212,11 +215,9 @@ class Flow:
             if task is None:
                 continue  # cancelled meanwhile
             if future.status == "finished":
-                found = future.result()
-                if isinstance(found, DaskembedError):
-                    self._after_error(task, found)
-                else:
-                    getattr(self, f"_after_{task.stage}")(task, found)
+                # A block has no result, and asking for it would cost as much as the block's task.
+                found = None if task.stage == "embed" else future.result()
+                getattr(self, f"_after_{task.stage}")(task, found)
             elif future.status == "error":
                 self._after_error(task, future.exception())
             else:
@@ -231,6 +232,8 @@ class Flow:
         args: tuple[Any, ...]
         if task.stage == "index":
             function, args = stages.index, (settings, job.tile, job.receipt, job.files)
+        elif task.stage == "embed" and not task.returns:
+            function, args = partial(stages.embed_block, settings=settings), (task.block,)
         elif task.stage == "embed":
             function, args = stages.embed_gently, (settings, task.block, task.set_aside)
         elif task.stage == "examine":
@@ -241,7 +244,7 @@ class Flow:
         priority = -job.order if task.block else 10
         self._watch(
             task,
-            self._client.submit(function, *args, key=task.key, pure=False, priority=priority, retries=RETRIES),
+            self._client.submit(function, *args, key=task.key, pure=False, priority=priority),
         )
 
     def _watch(self, task: _Task, future: Future) -> None:
@@ -270,7 +273,6 @@ class Flow:
             pure=False,
             # Earlier tiles first, so that they finish in order and early results can be used early.
             priority=-job.order,
-            retries=RETRIES,
             settings=self._settings,
         )
         for following, waiting in zip(tasks, futures, strict=True):
@@ -301,7 +303,11 @@ class Flow:
             raise error
         died = isinstance(error, KilledWorker)
         if not died and not isinstance(error, MemoryError):
-            self._fail(task, error)
+            # Counted here and not by Dask, which would also repeat what stops the run.
+            if isinstance(error, TileError) or task.tries == RETRIES:
+                self._fail(task, error)
+            else:
+                self._send(replace(task, tries=task.tries + 1))
             return
         if task.returns == MOST_RETURNS:
             what = "its workers died" if died else "its workers ran out of memory"

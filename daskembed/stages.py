@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import dask
 from dask.optimization import cull
@@ -18,7 +17,7 @@ from dask.optimization import cull
 from daskembed import __version__, trial
 from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
-from daskembed.errors import DaskembedError, InputError, StorageUnusableError, TileError
+from daskembed.errors import InputError, StorageUnusableError
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
 from daskembed.sinks import get_sink
 from daskembed.sources import get_source
@@ -28,23 +27,6 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
     from daskembed.settings import Settings
-
-
-_Given = ParamSpec("_Given")
-_Result = TypeVar("_Result")
-
-
-def _told(stage: Callable[_Given, _Result]) -> Callable[_Given, _Result | DaskembedError]:
-    """Give back what ends the tile or the run: raised, Dask would compute the same block twice more."""
-
-    @functools.wraps(stage)
-    def carry_out(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result | DaskembedError:
-        try:
-            return stage(*args, **kwargs)
-        except (TileError, StorageUnusableError, InputError) as error:
-            return error
-
-    return carry_out
 
 
 @dataclass(frozen=True)
@@ -91,7 +73,6 @@ class Block:
         return frame
 
 
-@_told
 def index(
     settings: Settings, tile: str, finished: Receipt | None, files: list[str]
 ) -> tuple[Indexed, list[Block]] | None:
@@ -165,13 +146,11 @@ def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: 
     return blocks
 
 
-@_told
 def embed_block(block: Block, *, settings: Settings) -> None:
     """On a worker: make a block's part."""
     _write(settings, block, block.compute())
 
 
-@_told
 def embed_gently(settings: Settings, block: Block, without: Mapping[str, str]) -> None:
     """`embed_block` where workers died of the block: with less memory, and without the chips of `without`."""
     from daskembed.device import get_device
@@ -180,7 +159,6 @@ def embed_gently(settings: Settings, block: Block, without: Mapping[str, str]) -
     _write(settings, block, block.compute(without))
 
 
-@_told
 def examine(settings: Settings, block: Block) -> dict[str, str]:
     """On a worker: find the chips of a block of which a process dies, by trying each in a process of its own.
 
@@ -196,7 +174,6 @@ def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame) -> None:
     get_sink("geoparquet").write_part(frame, settings.output, block.path, settings.encoder.shape(settings.level))
 
 
-@_told
 def publish(
     settings: Settings,
     tile: str,
