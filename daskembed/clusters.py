@@ -59,6 +59,7 @@ def connect(cluster: str, *, listen: str | None = None, tls: bool = False) -> It
     """
     from distributed import Client
 
+    # No client becomes Dask's default: one that cannot connect would stay it, and the caller's own work would fail.
     if "://" in cluster:
         if listen is not None:
             raise InputError(
@@ -72,7 +73,7 @@ def connect(cluster: str, *, listen: str | None = None, tls: bool = False) -> It
         if cluster.startswith("tls://"):
             _check_certificates(cluster)
         try:
-            client = Client(cluster, timeout="10s")
+            client = Client(cluster, timeout="10s", set_as_default=False)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"no Dask scheduler answers at {cluster}: {error}; start one with `dask scheduler`"
@@ -80,7 +81,10 @@ def connect(cluster: str, *, listen: str | None = None, tls: bool = False) -> It
         with client:
             yield client
         return
-    with _start(_read_preset(cluster), cluster, listen=listen, tls=tls) as started, Client(started) as client:
+    with (
+        _start(_read_preset(cluster), cluster, listen=listen, tls=tls) as started,
+        Client(started, set_as_default=False) as client,
+    ):
         if listen is not None and not client.scheduler.address.partition("://")[2].startswith((LOOPBACK, "[::1]")):
             _warn(client, tls)
         yield client

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import dask
 import distributed
 import pytest
 import yaml
@@ -190,8 +191,8 @@ def test_address_of_a_scheduler() -> None:
 
 
 def test_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def impatient(address: str, *, timeout: str) -> Client:
-        return Client(address, timeout="300ms")
+    def impatient(address: str, *, timeout: str, set_as_default: bool) -> Client:
+        return Client(address, timeout="300ms", set_as_default=set_as_default)
 
     monkeypatch.setattr(distributed, "Client", impatient)
     message = refusal("tcp://127.0.0.1:1")
@@ -201,6 +202,7 @@ def test_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_address_that_is_none() -> None:
     assert refusal("carrier-pigeon://10.0.0.1:8786").startswith("no Dask scheduler answers at carrier-pigeon://")
+    assert dask.config.get("scheduler", None) is None, "what the caller computes next would look for a client"
 
 
 # This machine
