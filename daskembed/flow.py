@@ -265,7 +265,7 @@ class Flow:
             self._send(_Task(job, "publish"))
             return
         job.waiting = {block.path for block in blocks}
-        tasks = [_Task(job, "embed", block) for block in blocks]
+        tasks = [_Task(job, "embed", block, tries=task.tries) for block in blocks]
         futures = self._client.map(
             stages.embed_block,
             blocks,
@@ -306,6 +306,8 @@ class Flow:
             # Counted here and not by Dask, which would also repeat what stops the run.
             if isinstance(error, TileError) or task.tries == RETRIES:
                 self._fail(task, error)
+            elif task.stage == "publish" and isinstance(error, FileNotFoundError):
+                self._begin_again(task)
             else:
                 self._send(replace(task, tries=task.tries + 1))
             return
@@ -316,6 +318,13 @@ class Flow:
         # One of a block's chips may be what its workers die of; if none is, memory may be short.
         stage = "examine" if died and task.stage == "embed" and not task.returns else task.stage
         self._send(replace(task, stage=stage, returns=task.returns + 1))
+
+    def _begin_again(self, task: _Task) -> None:
+        """Make parts that are gone: the last task of a run that was stopped may have published and removed them."""
+        assert task.job.indexed is not None
+        self._state.indexed -= 1
+        self._state.quarantined -= len(task.job.indexed.quarantined)
+        self._send(_Task(task.job, "index", tries=task.tries + 1))
 
     def _fail(self, task: _Task, error: BaseException) -> None:
         job = task.job

@@ -307,6 +307,24 @@ def test_an_interrupted_run_goes_on_where_it_was(client, chips, tmp_path, small_
     assert not (tmp_path / "out" / "_daskembed" / "parts").exists()
 
 
+def test_parts_that_vanish_are_made_again(client, chips, tmp_path, small_blocks):
+    def run(out: str, **options):
+        return daskembed.run("33TUL", source=str(chips), output=str(tmp_path / out), cluster=client, **TINY, **options)
+
+    def take_away(state):
+        if not taken and state.encoded:
+            taken.extend((tmp_path / "out" / "_daskembed" / "parts").rglob("*.parquet"))
+            for part in taken:
+                part.unlink()
+
+    run("undisturbed")
+    taken: list[Path] = []
+    result = run("out", progress=take_away)
+    assert taken
+    assert (result.exit_status, result.chips, result.encoded) == (0, 4, 4 + 2 * len(taken))
+    assert receipt_of(tmp_path / "out")["sha256"] == receipt_of(tmp_path / "undisturbed")["sha256"]
+
+
 def test_a_killed_worker_costs_nothing(chips, tmp_path, small_blocks):
     def kill_once(state):
         if state.chips and not killed:
