@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 
 from daskembed import config
@@ -58,6 +59,33 @@ def native_precision() -> str:
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if native else "fp32"
+
+
+class Hardware(NamedTuple):
+    """What a worker computes with."""
+
+    device: str
+    """Name of the GPU, or ``CPU``."""
+    memory: int
+    """Bytes of the GPU's memory; of the worker's machine on a CPU."""
+    precision: str
+    """What `native_precision` says."""
+    cores: int
+    """Cores that the process may use."""
+
+    def __str__(self) -> str:
+        size = f"{self.memory / 2**30:.0f} GiB"
+        cores = f"{self.cores} cores, " if self.device == "CPU" else ""
+        return f"{self.device} ({cores}{size}, {self.precision})"
+
+
+def hardware() -> Hardware:
+    """What this process computes with."""
+    cores = len(os.sched_getaffinity(0))
+    if torch.cuda.is_available():
+        found = torch.cuda.get_device_properties(0)
+        return Hardware(found.name, found.total_memory, native_precision(), cores)
+    return Hardware("CPU", psutil.virtual_memory().total, native_precision(), cores)
 
 
 def set_torch_threads() -> None:

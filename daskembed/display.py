@@ -29,7 +29,7 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
     def tell(state: Progress) -> None:
         nonlocal told, noticed
         if not told and not state.finished and not state.indexed:
-            console.print(f"dashboard: {state.dashboard}", markup=False)
+            console.print(f"dashboard: {state.dashboard}\nworkers: {state.workers}", markup=False)
         for result in state.finished[told:]:
             console.print(describe_tile(result), markup=False)
         told = len(state.finished)

@@ -85,7 +85,7 @@ class _Task:
 
 
 class _TellOnce(WorkerPlugin):  # type: ignore[misc]
-    """Keeps errors of our own out of the workers' logs: the run tells them, without their tracebacks."""
+    """Keeps errors of our own, and a scheduler that is gone, out of the workers' logs: the run tells them in a line."""
 
     name = "daskembed-tell-once"
 
@@ -93,6 +93,8 @@ class _TellOnce(WorkerPlugin):  # type: ignore[misc]
         known = {error.__name__ for error in every_error()}
 
         def tell(record: logging.LogRecord) -> bool:
+            if str(record.msg).startswith("Failed to communicate with scheduler"):
+                return False
             failed = str(record.msg).startswith("Compute Failed") and isinstance(record.args, tuple)
             return not (failed and {str(text).partition("(")[0] for text in record.args or ()} & known)
 
@@ -116,6 +118,8 @@ class Flow:
         Called every second; raises to stop the run.
     progress
         Called with the run's state after every change.
+    workers
+        What they are, in a line.
     """
 
     def __init__(
@@ -127,12 +131,13 @@ class Flow:
         published: dict[str, list[str]],
         check: Callable[[], None],
         progress: Callable[[Progress], None] | None,
+        workers: str,
     ) -> None:
         self._client, self._settings, self._receipts, self._published = client, settings, receipts, published
         self._todo = iter(enumerate(names))
         self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._tasks: dict[Future, _Task] = {}
-        self._state = Progress(len(names), client.dashboard_link)
+        self._state = Progress(len(names), client.dashboard_link, workers)
         self._check, self._tell = check, progress or (lambda state: None)
         self._room, self._looked, self._alone_since = 1, 0.0, time.monotonic()
 
@@ -215,9 +220,8 @@ class Flow:
             if task is None:
                 continue  # cancelled meanwhile
             if future.status == "finished":
-                # A block has no result, and asking for it would cost as much as the block's task.
-                found = None if task.stage == "embed" else future.result()
-                getattr(self, f"_after_{task.stage}")(task, found)
+                # A block has no result unless it is carried, and asking for it would cost as much as the block's task.
+                self._go_on(task, None if task.stage == "embed" and not self._settings.carried else _result(future))
             elif future.status == "error":
                 self._after_error(task, future.exception())
             else:
@@ -228,6 +232,9 @@ class Flow:
     def _send(self, task: _Task) -> None:
         """Submit one task; the blocks of a tile are sent together by `_after_index`."""
         job, settings = task.job, self._settings
+        if settings.carried and task.stage == "publish":
+            self._publish_here(task)
+            return
         function: Callable[..., Any]
         args: tuple[Any, ...]
         if task.stage == "index":
@@ -247,18 +254,39 @@ class Flow:
             self._client.submit(function, *args, key=task.key, pure=False, priority=priority),
         )
 
+    def _publish_here(self, task: _Task) -> None:
+        job = task.job
+        assert job.indexed is not None
+        try:
+            receipt = stages.publish(self._settings, job.tile, job.indexed, job.started, job.files)
+        except (StorageError, OSError) as error:
+            self._after_error(task, error)
+        else:
+            self._after_publish(task, receipt)
+
     def _watch(self, task: _Task, future: Future) -> None:
         self._tasks[future] = task
         future.add_done_callback(self._done.put)
 
+    def _go_on(self, task: _Task, found: Any) -> None:
+        try:
+            getattr(self, f"_after_{task.stage}")(task, found)
+        except StorageError as error:  # of the output, where parts are carried
+            self._after_error(task, error)
+
     def _after_index(self, task: _Task, found: tuple[stages.Indexed, list[stages.Block]] | None) -> None:
-        job = task.job
-        self._state.indexed += 1
+        job, carried = task.job, self._settings.carried
         if found is None:
             assert job.receipt is not None
+            if carried:
+                stages.tidy(self._settings, job.receipt, job.files)
+            self._state.indexed += 1
             self._finish(job, "skipped", job.receipt)
             return
         job.indexed, blocks = found
+        if carried:
+            blocks = stages.begin(self._settings, job.tile, job.indexed, blocks)
+        self._state.indexed += 1
         self._state.quarantined += len(job.indexed.quarantined)
         self._state.chips += sum(block.chips for block in blocks)
         if not blocks:
@@ -278,8 +306,10 @@ class Flow:
         for following, waiting in zip(tasks, futures, strict=True):
             self._watch(following, waiting)
 
-    def _after_embed(self, task: _Task, found: None) -> None:
+    def _after_embed(self, task: _Task, found: bytes | None) -> None:
         assert task.block is not None
+        if found is not None:
+            self._settings.output.put(task.block.path, found)
         self._state.encoded += task.block.chips
         task.job.waiting.discard(task.block.path)
         if not task.job.waiting:
@@ -349,3 +379,11 @@ class Flow:
             for stage in total:
                 total[stage] += spent[stage] - before.get(worker, {}).get(stage, 0.0)
         return total
+
+
+def _result(future: Future) -> Any:
+    try:
+        return future.result(timeout=WORKER_TIMEOUT)
+    except TimeoutError:
+        # Its worker died after it was done, and nobody came to do it again.
+        raise ClusterLostError(f"no worker gave the result of {future.key} within {WORKER_TIMEOUT} s") from None

@@ -8,6 +8,8 @@ from daskembed.errors import InputError
 
 SIDE = 100_000
 """Metres of a square's side."""
+CHIPS_A_TILE = 441
+"""Chips of 512 x 512 pixels of 10 m in a whole tile: 21 x 21."""
 _COLUMNS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 _ROWS = "ABCDEFGHJKLMNPQRSTUV"
 _BANDS = "CDEFGHJKLMNPQRSTUVWX"

@@ -250,7 +250,7 @@ def _origin(tile: str) -> tuple[int, int, int]:
 
 
 def write_chips(
-    folder: Path, *, tile: str = "33TUL", date: str = "2019-04-16", rows: int = 4, cols: int = 4, seed: int = 0
+    folder: str | Path, *, tile: str = "33TUL", date: str = "2019-04-16", rows: int = 4, cols: int = 4, seed: int = 0
 ) -> list[Path]:
     """Cut a landscape into chips of 512 x 512 pixels and write them as Clay's GeoTIFFs.
 
@@ -280,7 +280,7 @@ def write_chips(
         raise ValueError(f"{rows} x {cols} chips: a tile has 1 to {GRID} each way")
     day = calendar_date.fromisoformat(date)
     epsg, west, north = _origin(tile)
-    target = folder / tile / f"{day:%Y-%m-%d}"
+    target = Path(folder) / tile / f"{day:%Y-%m-%d}"
     target.mkdir(parents=True, exist_ok=True)
     profile: dict[str, Any] = {"driver": "GTiff", "dtype": "float32", "count": len(BANDS), "crs": f"EPSG:{epsg}"}
     profile |= {"height": CHIP, "width": CHIP, "tiled": False, "blockysize": 1}

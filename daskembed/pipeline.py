@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,8 +11,9 @@ import dask
 
 from daskembed import config, lock
 from daskembed.clusters import connect
+from daskembed.elsewhere import arrange
 from daskembed.embedding import ON_NAN
-from daskembed.encoders import load_encoder, resolve_precision
+from daskembed.encoders import load_encoder
 from daskembed.errors import ConflictError, DaskembedError, InputError
 from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT, Flow
 from daskembed.levels import check_level
@@ -24,6 +26,8 @@ from daskembed.tiles import check_tile, read_tiles
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from daskembed.device import Hardware
 
 
 def run(
@@ -135,8 +139,8 @@ def _run_on(
     check: Callable[[], None],
     progress: Callable[[Progress], None] | None,
 ) -> RunResult:
-    native: set[str] = set()
-    while not native:
+    found: list[Hardware] = []
+    while not found:
         try:
             client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
         except TimeoutError:
@@ -144,14 +148,29 @@ def _run_on(
                 f"no worker joined {client.scheduler.address} within {WORKER_TIMEOUT} s: start one with `dask worker`"
             ) from None
         # A worker that dies at this moment does not answer, and may have been the only one.
-        native = set(client.run(resolve_precision, precision, on_error="ignore").values())
+        found = list(client.run(_hardware, on_error="ignore").values())
     if precision == "auto":
-        chosen = "bf16" if native == {"bf16"} else "fp32"
+        chosen = "bf16" if {one.precision for one in found} == {"bf16"} else "fp32"
         settings = replace(settings, encoder=replace(settings.encoder, precision=chosen))
+    settings = arrange(client, settings, len(names))
     published = published_files(settings.output, settings.version, get_sink("geoparquet").SUFFIX)
     if not overwrite:
         _check_conflicts(settings, names, receipts, published)
-    return Flow(client, names, settings, receipts, published, check, progress).run()
+    return Flow(client, names, settings, receipts, published, check, progress, _describe(found)).run()
+
+
+def _hardware() -> Hardware:
+    from daskembed.device import hardware
+
+    return hardware()
+
+
+def _describe(workers: list[Hardware]) -> str:
+    """What the workers are, in a line; says so where they do not all compute with the same kind of device."""
+    kinds = Counter(map(str, workers))
+    line = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
+    devices = {worker.device for worker in workers}
+    return line + (" (a mixed fleet: each block goes to whoever is free)" if len(devices) > 1 else "")
 
 
 def _check_writable(output: Storage) -> None:

@@ -72,6 +72,8 @@ class Progress:
     """Tiles asked for."""
     dashboard: str
     """Address of the Dask dashboard."""
+    workers: str
+    """What they compute with, in a line."""
     finished: list[TileResult] = field(default_factory=list)
     indexed: int = 0
     """Tiles whose chips are known."""

@@ -30,6 +30,8 @@ class Settings:
     version: str
     chips_a_block: int
     """Chips of one task."""
+    carried: bool = False
+    """Whether parts come back through the client, which publishes: the workers do not see the output."""
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 from collections.abc import Mapping
@@ -86,7 +87,18 @@ def index(
         Its receipt, if these settings finished it before.
     files
         Names of its published files.
+
+    If the parts are carried, all blocks are left to do: what the output holds is for the client to say.
     """
+    found = _look(settings, tile, finished)
+    if found is None:
+        if finished is not None and not settings.carried:
+            tidy(settings, finished, files)
+        return None
+    return found if settings.carried else (found[0], begin(settings, tile, *found))
+
+
+def _look(settings: Settings, tile: str, finished: Receipt | None) -> tuple[Indexed, list[Block]] | None:
     source = get_source("geotiff")
     try:
         settings.source.check_exists()
@@ -95,11 +107,9 @@ def index(
         raise StorageUnusableError(f"{error} any more, or it cannot be seen from this worker") from None
     listing = source.list_chips(tile, settings.source.url, dates=settings.dates)
     if finished is not None and listing.fingerprint == finished.listing:
-        _tidy(settings, finished, files)
         return None
     found = source.read_headers(listing, dates=settings.dates, readers=settings.encoder.readers or 16)
     blocks = all_blocks(settings, tile, found, listing.fingerprint)
-    present = {entry.path for entry in settings.output.entries(parts_folder(tile, settings.version))}
     bad = found[found["quarantined"].notna()]
     indexed = Indexed(
         listing=listing.fingerprint,
@@ -107,10 +117,16 @@ def index(
         quarantined=dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
         parts=tuple(block.path for block in blocks),
     )
+    return indexed, blocks
+
+
+def begin(settings: Settings, tile: str, indexed: Indexed, blocks: list[Block]) -> list[Block]:
+    """Where the output is seen: make it ready for a tile, and say which of its blocks have no part there yet."""
+    present = {entry.path for entry in settings.output.entries(parts_folder(tile, settings.version))}
     # Parts of other chips or settings: no run will ever join them.
     settings.output.delete(sorted(present - set(indexed.parts)))
     record(settings, tile, indexed)
-    return indexed, [block for block in blocks if block.path not in present]
+    return [block for block in blocks if block.path not in present]
 
 
 def record(settings: Settings, tile: str, indexed: Indexed | None, failure: str | None = None) -> None:
@@ -146,17 +162,17 @@ def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: 
     return blocks
 
 
-def embed_block(block: Block, *, settings: Settings) -> None:
-    """On a worker: make a block's part."""
-    _write(settings, block, block.compute())
+def embed_block(block: Block, *, settings: Settings) -> bytes | None:
+    """On a worker: make a block's part; gives its bytes if parts are carried, else None."""
+    return _write(settings, block, block.compute())
 
 
-def embed_gently(settings: Settings, block: Block, without: Mapping[str, str]) -> None:
+def embed_gently(settings: Settings, block: Block, without: Mapping[str, str]) -> bytes | None:
     """`embed_block` where workers died of the block: with less memory, and without the chips of `without`."""
     from daskembed.device import get_device
 
     get_device(settings.encoder).take_less()
-    _write(settings, block, block.compute(without))
+    return _write(settings, block, block.compute(without))
 
 
 def examine(settings: Settings, block: Block) -> dict[str, str]:
@@ -170,8 +186,15 @@ def examine(settings: Settings, block: Block) -> dict[str, str]:
     return trial.deadly_chips(block)
 
 
-def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame) -> None:
-    get_sink("geoparquet").write_part(frame, settings.output, block.path, settings.encoder.shape(settings.level))
+def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame) -> bytes | None:
+    sink, shape = get_sink("geoparquet"), settings.encoder.shape(settings.level)
+    if settings.carried:
+        part = io.BytesIO()
+        sink.write_part(frame, part, shape)
+        return part.getvalue()
+    with settings.output.open_writer(block.path) as file:
+        sink.write_part(frame, file, shape)
+    return None
 
 
 def publish(
@@ -181,7 +204,7 @@ def publish(
     started: str,
     files: list[str],
 ) -> Receipt:
-    """On a worker: file, receipt, then the removal of what they replace, in the order that a death leaves sound."""
+    """Where the output is seen: file, receipt, then the removal of what they replace."""
     sink, output = get_sink("geoparquet"), settings.output
     published = None
     if indexed.parts:
@@ -205,11 +228,11 @@ def publish(
         software=settings.provenance["software"],
     )
     write_receipt(output, receipt)
-    _tidy(settings, receipt, files)
+    tidy(settings, receipt, files)
     return receipt
 
 
-def _tidy(settings: Settings, receipt: Receipt, files: list[str]) -> None:
+def tidy(settings: Settings, receipt: Receipt, files: list[str]) -> None:
     """Remove a finished tile's parts and the files that its file replaced."""
     parts = settings.output.entries(parts_folder(receipt.tile, receipt.version))
     settings.output.delete([name for name in files if name != receipt.file] + [entry.path for entry in parts])

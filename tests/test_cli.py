@@ -448,16 +448,20 @@ def test_line_of_a_tile(result: TileResult, text: str) -> None:
 @pytest.mark.parametrize(
     ("state", "seconds", "parts"),
     [
-        (Progress(3, ""), 0.0, ["tiles 0/3", "chips 0/0+", "0.00 chips/s", "0 quarantined"]),
-        (Progress(3, "", indexed=1, chips=100), 5.0, ["tiles 0/3", "chips 0/100+", "0.00 chips/s", "0 quarantined"]),
+        (Progress(3, "", ""), 0.0, ["tiles 0/3", "chips 0/0+", "0.00 chips/s", "0 quarantined"]),
+        (
+            Progress(3, "", "", indexed=1, chips=100),
+            5.0,
+            ["tiles 0/3", "chips 0/100+", "0.00 chips/s", "0 quarantined"],
+        ),
         # One tile of 100 chips is known; so are the others taken to be: 250 are left at 5 a second.
         (
-            Progress(3, "", indexed=1, chips=100, encoded=50, quarantined=2),
+            Progress(3, "", "", indexed=1, chips=100, encoded=50, quarantined=2),
             10.0,
             ["tiles 0/3", "chips 50/100+", "5.00 chips/s", "50 s left", "2 quarantined"],
         ),
         (
-            Progress(2, "", [DONE], indexed=2, chips=882, encoded=441),
+            Progress(2, "", "", [DONE], indexed=2, chips=882, encoded=441),
             882.0,
             ["tiles 1/2", "chips 441/882", "0.50 chips/s", "14 min 42 s left", "0 quarantined"],
         ),
@@ -554,7 +558,7 @@ def test_piped_progress_is_a_line_a_tile(capsys: pytest.CaptureFixture[str], mon
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     long = TileResult("27WXP", "failed", reason=f"[red]{'no chips of it ' * 20}[/red]")
-    state = Progress(3, "http://127.0.0.1:8787/status")
+    state = Progress(3, "http://127.0.0.1:8787/status", "2 x CPU")
     with display.show_progress() as tell:
         tell(state)
         state.indexed = 1
@@ -566,6 +570,7 @@ def test_piped_progress_is_a_line_a_tile(capsys: pytest.CaptureFixture[str], mon
         tell(state)
     assert capsys.readouterr().out.splitlines() == [
         "dashboard: http://127.0.0.1:8787/status",
+        "workers: 2 x CPU",
         *(display.describe_tile(result) for result in (DONE, BAD, long)),
     ]
 
@@ -581,8 +586,8 @@ def test_live_progress_is_one_line(capsys: pytest.CaptureFixture[str], monkeypat
 
     monkeypatch.setattr(Live, "update", keeping)
     with display.show_progress() as tell:
-        tell(Progress(3, "http://127.0.0.1:8787/status"))
-        tell(Progress(3, "", [DONE], indexed=3, chips=9, encoded=3))
+        tell(Progress(3, "http://127.0.0.1:8787/status", "2 x CPU"))
+        tell(Progress(3, "", "", [DONE], indexed=3, chips=9, encoded=3))
     shown = capsys.readouterr().out
     assert "dashboard: http://127.0.0.1:8787/status" in shown
     assert display.describe_tile(DONE) in shown

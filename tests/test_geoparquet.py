@@ -70,7 +70,8 @@ def write_blocks(output: Storage, vectors: np.ndarray, sizes: tuple[int, ...], *
     for number, size in enumerate(sizes):
         parts.append(f"_daskembed/parts/33TUL_v001/{number:05d}.parquet")
         frame = block(vectors[start : start + size], start, **bad)
-        sink.write_part(frame, output, parts[-1], vectors.shape[1:])
+        with output.open_writer(parts[-1]) as file:
+            sink.write_part(frame, file, vectors.shape[1:])
         start += size
     assert start == len(vectors)
     return parts
@@ -218,7 +219,8 @@ def test_geo_footer_of_footprints_across_the_antimeridian(output: Storage, schem
     frame = block(vectors_of(2, (4,)))
     halves = shapely.MultiPolygon([shapely.box(179.9, 65, 180, 65.1), shapely.box(-180, 65, -179.9, 65.1)])
     frame.geometry = [shapely.box(179.8, 65, 179.9, 65.1), halves]
-    sink.write_part(frame, output, "part", (4,))
+    with output.open_writer("part") as file:
+        sink.write_part(frame, file, (4,))
     sink.publish(output, NAME, ["part"], PROVENANCE)
     path = Path(output.url) / NAME
     geo = json.loads(pq.read_metadata(path).metadata[b"geo"])

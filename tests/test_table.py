@@ -197,7 +197,8 @@ def publish(output: Storage, level: str = "mean") -> dict[str, np.ndarray]:
         parts = []
         for number, part in enumerate(frame.to_delayed()):
             parts.append(f"_daskembed/parts/{tile}_v001/{number:05d}.parquet")
-            geoparquet.write_part(part.compute(), output, parts[-1], SHAPES[level])
+            with output.open_writer(parts[-1]) as file:
+                geoparquet.write_part(part.compute(), file, SHAPES[level])
         geoparquet.publish(output, f"{tile}_20190416_20190422_v001.gpq", parts, {"level": level})
     return {tile: make_embeddings(level=level, west=west).values for tile, west in TILES.items()}
 

@@ -15,7 +15,7 @@ import urllib.request
 import uuid
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -65,7 +65,7 @@ def load_state(encoder: Encoder, module: EncoderModule) -> dict[str, Tensor]:
     if encoder.untrained:
         size, seed = _parse_untrained(encoder.checkpoint, module)
         return untrained_state(module, size, seed)
-    path, digest = fetch(encoder.checkpoint)
+    path, digest = _find(encoder)
     shown = encoder.checkpoint if is_local(encoder.checkpoint) else redact(encoder.checkpoint)
     if digest != encoder.sha256:
         raise CheckpointError(
@@ -75,6 +75,48 @@ def load_state(encoder: Encoder, module: EncoderModule) -> dict[str, Tensor]:
     state = _read(path, shown, module)
     _check({name: tuple(tensor.shape) for name, tensor in state.items()}, shown, module)
     return {name: tensor.float() for name, tensor in state.items()}
+
+
+def is_here(encoder: Encoder) -> bool:
+    """Whether this machine has the file of an encoder's weights, or can fetch it."""
+    if encoder.untrained or not is_local(encoder.checkpoint):
+        return True
+    try:
+        return _find(encoder)[1] == encoder.sha256
+    except CheckpointError:
+        return False
+
+
+def keep(weights: bytes, sha256: str) -> None:
+    """Keep a checkpoint's bytes that were sent here, where `load_state` finds them."""
+    _write_once(_sent_path(sha256), lambda file: file.write(weights))
+
+
+def _find(encoder: Encoder) -> tuple[Path, str]:
+    sent = _sent_path(str(encoder.sha256))
+    return fetch(str(sent) if is_local(encoder.checkpoint) and sent.is_file() else encoder.checkpoint)
+
+
+def _sent_path(sha256: str) -> Path:
+    return _cache() / f"{sha256}.sent"
+
+
+def _cache() -> Path:
+    return Path(config.get("cache") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "daskembed").expanduser()
+
+
+def _write_once(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Make a file that is complete or absent, also when several processes make it at the same time."""
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            write(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def untrained_state(module: EncoderModule, size: str, seed: int) -> dict[str, Tensor]:
@@ -114,20 +156,16 @@ def fetch(location: str) -> tuple[Path, str]:
             )
         stat = path.stat()
         return path, _sha256(path, stat.st_mtime_ns, stat.st_size)
-    folder = Path(config.get("cache") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "daskembed").expanduser()
     name = re.sub(r"[^\w.-]", "_", location.partition("?")[0].rpartition("/")[2])[-100:]
-    path = folder / f"{hashlib.sha256(location.encode()).hexdigest()[:16]}-{name}"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            with temporary.open("xb") as file:
-                _download(location, file)
-            # What is not a checkpoint (an error page, say) must not be kept and believed the next time.
-            _check_kind(temporary, redact(location))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    path = _cache() / f"{hashlib.sha256(location.encode()).hexdigest()[:16]}-{name}"
+
+    def download(file: BinaryIO) -> None:
+        _download(location, file)
+        file.flush()
+        # What is not a checkpoint (an error page, say) must not be kept and believed the next time.
+        _check_kind(Path(file.name), redact(location))
+
+    _write_once(path, download)
     stat = path.stat()
     return path, _sha256(path, stat.st_mtime_ns, stat.st_size)
 

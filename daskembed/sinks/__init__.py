@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +40,8 @@ class Sink(Protocol):
 
     SUFFIX: str
 
-    def write_part(self, frame: gpd.GeoDataFrame, output: Storage, path: str, shape: tuple[int, ...]) -> None:
-        """Write one partition of `daskembed.to_geodataframe` as the part `path`, complete or not at all."""
+    def write_part(self, frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...]) -> None:
+        """Write one partition of `daskembed.to_geodataframe` to the file of its part."""
 
     def publish(self, output: Storage, name: str, parts: Sequence[str], provenance: dict[str, Any]) -> Published:
         """Make the file `name` of the parts, in their order, complete or not at all."""

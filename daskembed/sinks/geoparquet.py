@@ -39,14 +39,14 @@ _WRITER: dict[str, Any] = {
 _PART_WRITER: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
 
 
-def write_part(frame: gpd.GeoDataFrame, output: Storage, path: str, shape: tuple[int, ...]) -> None:
-    """Write one partition of `daskembed.to_geodataframe` as a part file.
+def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Write one partition of `daskembed.to_geodataframe` as a part.
 
     Parameters
     ----------
     frame
         The partition. Its quarantined rows go to the part's footer with their reasons.
-    output, path
+    file
         Where.
     shape
         Shape of one embedding.
@@ -71,8 +71,7 @@ def write_part(frame: gpd.GeoDataFrame, output: Storage, path: str, shape: tuple
             },
             metadata={_PART: json.dumps(notes)},
         )
-        with output.open_writer(path) as file:
-            pq.write_table(table, file, row_group_size=_rows_a_group(shape), **_PART_WRITER)
+        pq.write_table(table, file, row_group_size=_rows_a_group(shape), **_PART_WRITER)
 
 
 def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[str, Any]) -> Published:
