@@ -17,6 +17,8 @@ NAMES = {
     "job": "files to published file, small weights, with the shares of its stages",
     "overlap": "how busy a slow fake device is behind a slow fake source",
     "scheduling": "scheduler and client: CPU time a block, memory from 20 to 1,000 tiles",
+    "workers": "two worker processes against one, and the longest that a worker idled while tiles waited",
+    "fleet": "64 pretended workers on one scheduler: how much of their sum a run gets, by block size",
     "write": "parts and publishing, as a share of the job and with the memory they take",
     "baseline": "ours against a plain DataLoader, eager attention and one write at the end",
     "gpu": "everything about one GPU, parity first",

@@ -28,12 +28,12 @@ def run() -> list[Row]:
     """One-chip blocks of nearly empty chips and an encoder that computes nothing: only overhead is left."""
     settings.CHIPS_A_BLOCK = 1
     with tempfile.TemporaryDirectory() as folder:
-        chips = _tiles(Path(folder) / "chips", 1000)
+        chips = write_tiles(Path(folder) / "chips", 1000)
         return [_measure(chips, Path(folder) / f"out{count}", count) for count in (20, 200, 1000)]
 
 
-def _tiles(folder: Path, count: int) -> list[str]:
-    """Tiles of a few links to one chip of zeros that decodes quickly."""
+def write_tiles(folder: Path, count: int, *, chips_a_tile: int = BLOCKS_A_TILE) -> list[str]:
+    """Tiles of links to one chip of zeros that decodes quickly: the folder and their names."""
     (chip,) = write_chips(folder, tile="33TUL", rows=1, cols=1)
     with rasterio.open(chip, "r+") as dataset:
         profile, names = dataset.profile, dataset.descriptions
@@ -45,7 +45,7 @@ def _tiles(folder: Path, count: int) -> list[str]:
     names = [f"{zone:02}T{column}{row}" for zone in range(3, 60, 3) for column in "STUVWXYZ" for row in letters][:count]
     for tile in names:
         (folder / tile).mkdir(exist_ok=True)
-        for number in range(1, BLOCKS_A_TILE + 1):
+        for number in range(1, chips_a_tile + 1):
             link = folder / tile / f"claytile_{tile}_20190416_v02_{number:04}.tif"
             if not link.exists():
                 os.link(chip, link)
@@ -79,7 +79,7 @@ def _measure(chips: list[str], output: Path, count: int) -> Row:
                 peak["scheduler"] = max(peak["scheduler"], resident_bytes(scheduler.pid))
                 peak["client"] = max(peak["client"], resident_bytes())
 
-            before = _cpu(scheduler.pid), time.process_time()
+            before = cpu_seconds(scheduler.pid), time.process_time()
             result = run_tiles(
                 chips[1 : count + 1],
                 source=chips[0],
@@ -95,7 +95,7 @@ def _measure(chips: list[str], output: Path, count: int) -> Row:
                 "tiles": count,
                 "blocks": blocks,
                 "blocks/s": blocks / result.seconds,
-                "scheduler CPU ms a block": (_cpu(scheduler.pid) - before[0]) / blocks * 1e3,
+                "scheduler CPU ms a block": (cpu_seconds(scheduler.pid) - before[0]) / blocks * 1e3,
                 "client CPU ms a block": (time.process_time() - before[1]) / blocks * 1e3,
                 "scheduler peak MB": peak["scheduler"] / 1e6,
                 "client peak MB": peak["client"] / 1e6,
@@ -106,6 +106,7 @@ def _measure(chips: list[str], output: Path, count: int) -> Row:
             process.wait()
 
 
-def _cpu(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process."""
     times = psutil.Process(pid).cpu_times()
     return times.user + times.system

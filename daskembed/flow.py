@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distributed import KilledWorker, WorkerPlugin
+from distributed import KilledWorker, SpecCluster, WorkerPlugin
 
 from daskembed import stages, timings
 from daskembed.errors import (
@@ -189,6 +189,7 @@ class Flow:
             return
         self._looked = now
         self._check()
+        self._replace_lost()
         threads = self._threads()
         self._room = 3 * max(1, threads)
         if threads:
@@ -202,6 +203,12 @@ class Flow:
                 f"no worker is left at {self._client.scheduler.address}, and none came within {WORKER_TIMEOUT} s: "
                 "start workers again"
             )
+
+    def _replace_lost(self) -> None:
+        """Have a cluster start anew what it gave up: a nanny whose worker dies while it starts goes with it."""
+        cluster = self._client.cluster
+        if isinstance(cluster, SpecCluster) and len(cluster.workers) < len(cluster.worker_spec):
+            cluster.scale(len(cluster.worker_spec))
 
     def _threads(self) -> int:
         try:

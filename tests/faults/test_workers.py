@@ -108,6 +108,29 @@ def test_a_worker_killed_every_few_seconds(tmp_path: Path, tiles: int) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_workers_that_dask_gives_up_are_started_anew(
+    small_tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dask
+
+    monkeypatch.setattr(flow, "WORKER_TIMEOUT", 30)
+    given_up: list[Any] = []
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "500ms"}), cluster(1) as (running, client):
+
+        def give_up(state: Progress) -> None:
+            if not given_up:
+                # What becomes of a nanny when its worker dies at its start.
+                given_up.append(running.workers[0])
+                running.sync(running.workers[0].close)
+
+        result = daskembed.run(
+            "33TUL", source=str(small_tiles), output=str(tmp_path), cluster=client, progress=give_up, **TINY
+        )
+        assert running.workers[0] not in given_up
+    assert (result.exit_status, result.chips) == (0, 5)
+
+
+@pytest.mark.usefixtures("small")
 def test_chips_that_kill_are_found_and_the_rest_is_as_without_them(
     small_tiles: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
