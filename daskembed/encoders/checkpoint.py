@@ -114,7 +114,7 @@ def fetch(location: str) -> tuple[Path, str]:
             )
         stat = path.stat()
         return path, _sha256(path, stat.st_mtime_ns, stat.st_size)
-    folder = Path(config.get("cache") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "daskembed").expanduser()
+    folder = config.cache_folder()
     name = re.sub(r"[^\w.-]", "_", location.partition("?")[0].rpartition("/")[2])[-100:]
     path = folder / f"{hashlib.sha256(location.encode()).hexdigest()[:16]}-{name}"
     if not path.is_file():
