@@ -19,6 +19,7 @@ NAMES = {
     "scheduling": "scheduler and client: CPU time a block, memory from 20 to 1,000 tiles",
     "write": "parts and publishing, as a share of the job and with the memory they take",
     "baseline": "ours against a plain DataLoader, eager attention and one write at the end",
+    "plan": "what `plan` expects of the demo and of a tile of 441 chips, and what their runs take",
     "gpu": "everything about one GPU, parity first",
 }
 

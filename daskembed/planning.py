@@ -20,7 +20,7 @@ from daskembed.results import Expected
 from daskembed.settings import Settings
 from daskembed.sinks import get_sink
 from daskembed.sources import Listing, get_source
-from daskembed.speed import DEVICES, Speed, check_device, measure, of_device
+from daskembed.speed import DEVICES, Speed, measure, of_device
 from daskembed.stages import block_folder
 
 COMPRESSED, FILE_BYTES, ROW_BYTES = 0.83, 7_000, 70
@@ -123,9 +123,11 @@ def plan(
     StorageError
         If a store does not answer.
     """
+    if device is not None and device not in DEVICES:
+        raise InputError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}, or leave it out to measure")
     asked = precision or config.get("precision")
     if device is not None and asked == "auto":
-        asked = "bf16" if DEVICES[check_device(device)].bf16 else "fp32"
+        asked = "bf16" if DEVICES[device].bf16 else "fp32"
     most = _most(workers)
     names, settings = resolve(
         tiles,
@@ -160,10 +162,10 @@ def plan(
     speed = None
     if sizes and device is None:
         speed = measure(settings, next(iter(to_do.values())))
-        if (cluster or config.get("cluster")) == "local":
-            most = 1
-    elif sizes:
-        speed = of_device(check_device(str(device)), settings.encoder, sum(sizes) / len(sizes))
+    elif sizes and device is not None:
+        speed = of_device(device, settings.encoder, sum(sizes) / len(sizes))
+    if device is None and (cluster or config.get("cluster")) == "local":
+        most = 1
     made = Plan(
         output=settings.output.url,
         level=settings.level,

@@ -106,13 +106,6 @@ def of_device(device: str, encoder: Encoder, chip_bytes: float) -> Speed:
     return Speed(limits[limit], limit, 0.0, STARTING, found.basis)
 
 
-def check_device(device: str) -> str:
-    """Return `device` if it is one of `DEVICES`."""
-    if device not in DEVICES:
-        raise InputError(f"unknown --device {device!r}: choose one of {', '.join(DEVICES)}, or leave it out to measure")
-    return device
-
-
 def measure(settings: Settings, listing: Listing) -> Speed:
     """The speed of this machine: some of a tile's chips, by the code of a worker in a process of its own.
 
