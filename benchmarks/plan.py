@@ -12,7 +12,8 @@ from benchmarks.job import write_many
 from daskembed import Plan, plan
 from daskembed import run as run_tiles
 from daskembed.encoders import load_encoder
-from daskembed.planning import LEVELS, file_bytes
+from daskembed.levels import LEVELS
+from daskembed.planning import file_bytes
 from daskembed.settings import chips_a_block
 from daskembed.speed import of_device
 
@@ -21,11 +22,11 @@ CHIP_BYTES = 7_000_000
 """A real chip's file."""
 A_TILE = 441
 PRICES = {"a10g": 1.0, "h100": 7.0}
-"""Assumed price of a machine's hour in dollars: list prices of AWS on demand in 2025 (g5.xlarge, p5.4xlarge), rounded."""
+"""Dollars an hour of a machine, an assumption: AWS on demand in 2025 (g5.xlarge, p5.4xlarge), rounded."""
 
 
 def run() -> list[Row]:
-    """Plans and runs of the demo's chips and of a whole tile with `tiny`, in turn, so that both see the same machine."""
+    """Plan and run, in turn, the demo's chips and a whole tile with `tiny`."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         chips = write_many(Path(folder) / "chips", {"33TUL": 16, "33TUM": A_TILE})

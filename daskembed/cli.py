@@ -106,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
         parents=[run],
         help="what a run will take: chips, bytes, hours, price",
         description="Say what `run` will take with the same flags. Reads listings, and measures this machine on some "
-        "chips unless a device is named. Starts no cluster and leaves the output as it is.",
+        "chips unless a device is named. Starts no cluster and leaves the output as it is. The summary of "
+        "a run with the same flags on this machine says how the plan did.",
         epilog="exit status: 0, or 2 if the run would be refused or a store does not answer",
     )
     plan.set_defaults(command=_plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -224,8 +225,9 @@ def _path(settings: Settings) -> Path:
 def _keep(settings: Settings, made: Plan) -> None:
     path = _path(settings)
     expected = Expected(made.chips_to_do, made.seconds, made.bytes_to_write[made.level], made.workers)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(expected)))
+    with contextlib.suppress(OSError):  # the plan is as good without a run that looks back at it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(expected)))
 
 
 def recall(settings: Settings) -> Expected | None:

@@ -142,16 +142,22 @@ def measure(settings: Settings, listing: Listing) -> Speed:
     return Speed(**found, start_seconds=wall - busy, basis="measured now, on this machine")
 
 
-def _measure(settings: Settings, sample: Listing, seconds: float) -> dict[str, float | str]:
+def _measure(given: bytes) -> dict[str, float | str]:
     """In the child: what a worker does with a tile, one block for its first chip and then many."""
-    import pandas as pd
+    import distributed  # noqa: F401 (without it there is no worker)
 
-    from daskembed import stages, timings
     from daskembed.encoders import resolve_precision
-    from daskembed.sources import get_source
 
     resolve_precision("auto")  # what a run asks its workers before their first task
     began = time.perf_counter()
+    import pandas as pd
+
+    from daskembed import stages, timings
+    from daskembed.sources import get_source
+
+    settings: Settings
+    sample: Listing
+    settings, sample, seconds = pickle.loads(given)
     index = get_source("geotiff").read_headers(sample, dates=settings.dates, readers=settings.encoder.readers or 16)
     good = index[index["quarantined"].isna()]
     if good.empty:
@@ -197,9 +203,8 @@ def _measure(settings: Settings, sample: Listing, seconds: float) -> dict[str, f
 
 def main() -> None:
     """In the child: measure, and say what was found as JSON."""
-    settings, sample, seconds = pickle.load(sys.stdin.buffer)
     try:
-        found = _measure(settings, sample, seconds)
+        found = _measure(sys.stdin.buffer.read())
     except Exception as error:
         sys.exit(f"{error}")
     sys.stdout.write(json.dumps(found))

@@ -69,7 +69,7 @@ def finished(chips, tmp_path_factory) -> tuple[Path, RunResult]:
 
 @pytest.fixture
 def folder(finished, tmp_path) -> Path:
-    """A copy of it that a test may change; plans do not look at what a receipt says of the source's place."""
+    """A folder with a copy of that output, which a test may change."""
     made, _ = finished
     shutil.copytree(made / "out", tmp_path / "out")
     return tmp_path
@@ -139,6 +139,13 @@ def test_chips_in_finished_blocks_are_done(chips, tmp_path, monkeypatch) -> None
     assert (second.chips, second.chips_to_do, second.to_do) == (4, 3, ("33TUL",))
     assert second.bytes_to_read == sum(entry.size for entry in listing.entries[:3])
     assert second.bytes_to_write == first.bytes_to_write
+
+
+def test_a_plan_that_cannot_be_kept_is_made_all_the_same(chips, tmp_path, cache) -> None:
+    cache.parent.mkdir()
+    cache.write_text("a file where the folder would be")
+    given = {"source": str(chips), "output": str(tmp_path / "out"), "device": "cpu", **TINY}
+    assert daskembed.plan("33TUL", **given).chips == 4
 
 
 def test_dates_leave_chips_out(chips, tmp_path) -> None:
