@@ -216,7 +216,7 @@ def test_the_speed_of_a_device_is_that_of_its_narrowest_part() -> None:
     assert speed.of_device("cpu", encoder("small"), 7e6).chips_per_second == pytest.approx(1.44, rel=0.02)
 
 
-def test_precision_is_the_devices_own(chips, tmp_path) -> None:
+def test_speed_follows_the_precision(chips, tmp_path) -> None:
     given = {"source": str(chips), "output": str(tmp_path / "out"), "checkpoint": "untrained:large"}
     t4, l4, asked = (
         daskembed.plan("33TUL", device=device, precision=precision, **given).speed.chips_per_second
@@ -224,6 +224,15 @@ def test_precision_is_the_devices_own(chips, tmp_path) -> None:
     )
     flop = clay_v0.flop("large")
     assert (t4, l4, asked) == pytest.approx((0.35 * 8.1e12 / flop, 0.35 * 121e12 / flop, 0.35 * 30.3e12 / flop))
+
+
+def test_auto_precision_is_the_devices_own(chips, tmp_path) -> None:
+    given = {"source": str(chips), "output": str(tmp_path / "out"), "checkpoint": "untrained:tiny"}
+    none = dict.fromkeys(("level", "batch_size", "readers", "dates", "version", "on_nan"))
+    fp32, bf16 = (planning.resolve("33TUL", precision=one, **given, **none)[1] for one in ("fp32", "bf16"))
+    daskembed.plan("33TUL", device="t4", **given)
+    assert planning.recall(fp32) is not None
+    assert planning.recall(bf16) is None
 
 
 def test_refuses_a_device_that_it_does_not_know() -> None:
