@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-GFLOP_A_CHIP = 353.7
+from daskembed.encoders import clay_v0
+
+GFLOP_A_CHIP = clay_v0.flop("small") / 1e9
 """Of one 512 x 512 chip through the `small` encoder."""
 CORES = len(os.sched_getaffinity(0))
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from daskembed.encoders import Encoder as Encoder
     from daskembed.encoders import load_encoder as load_encoder
     from daskembed.pipeline import run as run
+    from daskembed.planning import Plan as Plan
+    from daskembed.planning import plan as plan
     from daskembed.results import RunResult as RunResult
     from daskembed.results import TileResult as TileResult
     from daskembed.sources import index_tile as index_tile
@@ -32,6 +34,8 @@ _HOME = {
     "to_geodataframe": "table",
     "open_embeddings": "table",
     "run": "pipeline",
+    "plan": "planning",
+    "Plan": "planning",
     "RunResult": "results",
     "TileResult": "results",
 }

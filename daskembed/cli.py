@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from daskembed import __version__, config
 from daskembed.errors import DaskembedError, InputError, StorageError
 from daskembed.levels import LEVELS
+from daskembed.speed import DEVICES
 
 if TYPE_CHECKING:
     from daskembed.results import RunResult
@@ -61,14 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     default = config.defaults()
-    run = commands.add_parser(
-        "run",
-        help="embed tiles: one GeoParquet file each",
-        description="Embed MGRS tiles of chips: one GeoParquet file a tile.",
-        epilog=EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    run.set_defaults(command=_run)
+    # The flags of `run`, which `plan` takes too.
+    run = argparse.ArgumentParser(add_help=False)
     run.add_argument("--tiles", required=True, metavar="FILE|IDS", help="file of MGRS tile ids, one a line, or the ids")
 
     def add(flag: str, help: str, **extra: object) -> None:
@@ -97,6 +92,28 @@ def _parser() -> argparse.ArgumentParser:
         help="let a cluster of this machine listen to others, who can then execute code; 0.0.0.0 is every address",
     )
     run.add_argument("--tls", action="store_true", help="encrypt a cluster of this machine and let nobody else in")
+    commands.add_parser(
+        "run",
+        parents=[run],
+        help="embed tiles: one GeoParquet file each",
+        description="Embed MGRS tiles of chips: one GeoParquet file a tile.",
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).set_defaults(command=_run)
+
+    plan = commands.add_parser(
+        "plan",
+        parents=[run],
+        help="what a run will take: chips, bytes, hours, price",
+        description="Say what `run` will take with the same flags. Reads listings, and measures this machine on some "
+        "chips unless a device is named. Starts no cluster and leaves the output as it is. The summary of "
+        "a run with the same flags on this machine says how the plan did.",
+        epilog="exit status: 0, or 2 if the run would be refused or a store does not answer",
+    )
+    plan.set_defaults(command=_plan)
+    plan.add_argument("--device", choices=list(DEVICES), help="plan for such machines (default: measure this one)")
+    plan.add_argument("--workers", default="1", metavar="N", help="how many machines; of 1..20 the most (default: 1)")
+    plan.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of one machine, in any currency")
 
     demo = commands.add_parser(
         "demo",
@@ -158,6 +175,37 @@ def _run(options: argparse.Namespace) -> int:
             progress=progress,
         )
     return _summary(result)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from daskembed.display import describe_plan
+    from daskembed.planning import plan
+
+    if options.device is None:
+        print("measuring this machine, which takes some seconds", file=sys.stderr)
+    try:
+        made = plan(
+            options.tiles,
+            source=options.source,
+            output=options.output,
+            checkpoint=options.checkpoint,
+            level=options.level,
+            cluster=options.cluster,
+            precision=options.precision,
+            batch_size=options.batch_size,
+            readers=options.readers,
+            dates=options.dates,
+            version=options.version,
+            on_nan=options.on_nan,
+            overwrite=options.overwrite,
+            device=options.device,
+            workers=options.workers,
+            price_per_hour=options.price_per_hour,
+        )
+    except StorageError as error:
+        raise InputError(str(error)) from None
+    print(describe_plan(made))
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:

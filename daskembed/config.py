@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,3 +25,8 @@ def get(name: str) -> Any:
     # The defaults are not registered with Dask: workers take over the client's configuration, and defaults in it would
     # hide what their own environment says.
     return dask.config.get(f"daskembed.{name}", defaults().get(name))
+
+
+def cache_folder() -> Path:
+    """Where downloaded checkpoints and plans are kept; it may not exist yet."""
+    return Path(get("cache") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "daskembed").expanduser()

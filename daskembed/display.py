@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from daskembed.results import Progress, RunResult, TileResult
+    from daskembed.planning import Plan
+    from daskembed.results import Expected, Progress, RunResult, TileResult
 
 MOST_LISTED = 5
 """Quarantined chips and failed tiles named in a summary; the receipts hold all."""
@@ -99,12 +100,61 @@ def summary(result: RunResult) -> str:
         *([f"failed       {statuses['failed']}"] if statuses["failed"] else []),
         *_some(f"  {tile.tile}  {tile.reason}" for tile in result.tiles if tile.status == "failed"),
         *([f"time         {describe_stages(result)}"] if result.encoded and result.stage_seconds else []),
+        *([f"plan         {compare(result, result.expected)}"] if result.encoded and result.expected else []),
         f"files        {result.output}",
     ]
     if result.interrupted:
         lines.append("interrupted: the same command goes on from here")
     elif statuses["failed"]:
         lines.append("the same command tries the failed tiles again")
+    return "\n".join(lines)
+
+
+def compare(result: RunResult, expected: Expected) -> str:
+    """What a plan expected of a run, and what came of it."""
+    # Of other chips than the planned ones, the time says nothing about the plan.
+    same = result.encoded == expected.chips and not result.interrupted and expected.seconds
+    off = f" ({result.seconds / expected.seconds - 1:+.0%})" if same else ""
+    return (
+        f"{_count(expected.chips, 'chip')} in {describe_seconds(expected.seconds)} on "
+        f"{_count(expected.workers, 'worker')}, {describe_bytes(expected.bytes)}; "
+        f"actual {_count(result.encoded, 'chip')} in {describe_seconds(result.seconds)}{off}, "
+        f"{describe_bytes(result.bytes)}"
+    )
+
+
+def describe_bytes(number: float) -> str:
+    """A size for people: ``512 B``, ``1.4 MB``, ``3.1 TB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} TB" if number < 999.5 else f"{number:,.0f} TB"
+
+
+def describe_plan(plan: Plan) -> str:
+    """The lines of a plan."""
+    tiles = ((len(plan.done), "done"), (len(plan.to_do), "to do"), (len(plan.missing), "without chips"))
+    levels = sorted(plan.bytes_to_write, key=lambda level: level != plan.level)
+    sizes = ", ".join(f"{level} {describe_bytes(plan.bytes_to_write[level])}" for level in levels)
+    lines = [
+        f"tiles        {', '.join(f'{count} {what}' for count, what in tiles if count)}",
+        *(f"  {tile}  {reason}" for tile, reason in plan.missing.items()),
+        f"chips        {plan.chips} listed, {plan.chips - plan.chips_to_do} done, {plan.chips_to_do} to do",
+    ]
+    if (speed := plan.speed) is None:
+        return "\n".join([*lines, "nothing is left to encode"])
+    lines += [
+        f"read         {describe_bytes(plan.bytes_to_read)}",
+        f"write        {sizes} (estimates; the level chosen comes first)",
+        f"speed        {speed.chips_per_second:.3g} chips/s a worker, the limit is the {speed.limit}",
+        f"             {speed.basis}",
+        f"device       {plan.device_hours:.3g} h",
+        f"time         {describe_seconds(plan.seconds)} on {_count(plan.workers, 'worker')}, after about "
+        f"{describe_seconds(speed.start_seconds)} to start",
+    ]
+    if plan.price is not None:
+        lines.append(f"price        {plan.price:,.2f}, at {plan.price_per_hour:g} an hour and worker")
     return "\n".join(lines)
 
 

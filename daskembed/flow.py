@@ -178,7 +178,7 @@ class Flow:
         while len(self._tasks) < self._room and (following := next(self._todo, None)) is not None:
             order, tile = following
             files, receipt = self._published.get(tile, []), self._receipts.get(tile)
-            if receipt and (receipt.settings != self._settings.identity or receipt.file not in (None, *files)):
+            if receipt and not receipt.finishes(self._settings.identity, files):
                 receipt = None
             self._send(_Task(_Job(tile, order, stages.now(), receipt, files), "index"))
 
@@ -332,7 +332,9 @@ class Flow:
 
     def _finish(self, job: _Job, status: str, receipt: Receipt) -> None:
         file = None if receipt.file is None else self._settings.output.url_of(receipt.file)
-        self._state.finished.append(TileResult(job.tile, status, file, receipt.chips, receipt.quarantined))
+        self._state.finished.append(
+            TileResult(job.tile, status, file, receipt.chips, receipt.quarantined, size=receipt.size)
+        )
 
     def _after_error(self, task: _Task, error: BaseException) -> None:
         if isinstance(error, (StorageUnusableError, InputError)):

@@ -90,14 +90,56 @@ def run(
         If a store refuses the credentials, loses its bucket or is full while the run goes on; what is finished stays,
         and the same run goes on from there.
     """
+    wanted_precision = precision or config.get("precision")
+    names, settings = resolve(
+        tiles,
+        source=source,
+        output=output,
+        checkpoint=checkpoint,
+        level=level,
+        precision=wanted_precision,
+        batch_size=batch_size,
+        readers=readers,
+        dates=dates,
+        version=version,
+        on_nan=on_nan,
+    )
+    _check_writable(settings.output)
+    chosen = cluster if cluster is not None else config.get("cluster")
+    with lock.hold(settings.output, settings.version) as check:
+        settings.output.sweep(f"_v{settings.version}")
+        receipts = read_receipts(settings.output, names, settings.version)
+        if not isinstance(chosen, str):
+            return _run_on(chosen, names, settings, wanted_precision, receipts, overwrite, check, progress)
+        with (
+            dask.config.set(DASK_CONFIG),
+            connect(chosen, listen=listen, tls=tls) as client,
+        ):
+            return _run_on(client, names, settings, wanted_precision, receipts, overwrite, check, progress)
+
+
+def resolve(
+    tiles: str | Iterable[str],
+    *,
+    source: str | None,
+    output: str | None,
+    checkpoint: str | None,
+    level: str | None,
+    precision: str,
+    batch_size: int | None,
+    readers: int | None,
+    dates: str | None,
+    version: str | None,
+    on_nan: str | None,
+) -> tuple[tuple[str, ...], Settings]:
+    """The tiles and what to do with each, checked as far as that needs neither a cluster nor the output; see `run`."""
     names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
     if not names:
         raise InputError("no tiles: give at least one MGRS tile id, such as 27WXN")
-    wanted_precision = precision or config.get("precision")
     encoder = load_encoder(
         checkpoint,
         # What `auto` means is for the workers to say, once there are some.
-        precision="fp32" if wanted_precision == "auto" else wanted_precision,
+        precision="fp32" if precision == "auto" else precision,
         batch_size=batch_size,
         readers=readers,
     )
@@ -115,18 +157,7 @@ def run(
     if settings.on_nan not in ON_NAN:
         raise InputError(f"unknown --on-nan {settings.on_nan!r}: choose one of {', '.join(ON_NAN)}")
     settings.source.check_exists()
-    _check_writable(settings.output)
-    chosen = cluster if cluster is not None else config.get("cluster")
-    with lock.hold(settings.output, settings.version) as check:
-        settings.output.sweep(f"_v{settings.version}")
-        receipts = read_receipts(settings.output, names, settings.version)
-        if not isinstance(chosen, str):
-            return _run_on(chosen, names, settings, wanted_precision, receipts, overwrite, check, progress)
-        with (
-            dask.config.set(DASK_CONFIG),
-            connect(chosen, listen=listen, tls=tls) as client,
-        ):
-            return _run_on(client, names, settings, wanted_precision, receipts, overwrite, check, progress)
+    return names, settings
 
 
 def _run_on(
@@ -155,8 +186,11 @@ def _run_on(
     settings = arrange(client, settings, len(names))
     published = published_files(settings.output, settings.version, get_sink("geoparquet").SUFFIX)
     if not overwrite:
-        _check_conflicts(settings, names, receipts, published)
-    return Flow(client, names, settings, receipts, published, check, progress, _describe(found)).run()
+        check_conflicts(settings, names, receipts, published)
+    from daskembed.planning import recall  # which is made of parts of this module
+
+    result = Flow(client, names, settings, receipts, published, check, progress, _describe(found)).run()
+    return replace(result, expected=recall(settings))
 
 
 def _hardware() -> Hardware:
@@ -182,9 +216,10 @@ def _check_writable(output: Storage) -> None:
         raise InputError(f"the output {output.url} cannot be written: {error}; give another --output") from None
 
 
-def _check_conflicts(
+def check_conflicts(
     settings: Settings, names: tuple[str, ...], receipts: dict[str, Receipt], published: dict[str, list[str]]
 ) -> None:
+    """Raise `ConflictError` if a tile's file was made with other settings."""
     for tile in names:
         if receipt := receipts.get(tile):
             made, what = receipt.settings, receipt.file or receipt_path(tile, settings.version)

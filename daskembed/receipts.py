@@ -48,6 +48,10 @@ class Receipt:
     software: dict[str, str] = field(default_factory=dict)
     """Versions of what made the file."""
 
+    def finishes(self, settings: dict[str, Any], files: list[str]) -> bool:
+        """Whether the tile is finished for these settings, of its published `files`; its chips may have changed."""
+        return self.settings == settings and self.file in (None, *files)
+
 
 @dataclass(frozen=True)
 class TileRecord:

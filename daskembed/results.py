@@ -20,6 +20,21 @@ class TileResult:
     """URL -> reason."""
     reason: str | None = None
     """Why the tile failed."""
+    size: int = 0
+    """Bytes of the published file."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a plan expected of a run."""
+
+    chips: int
+    """Chips to encode."""
+    seconds: float
+    """As `RunResult.seconds`."""
+    bytes: int
+    """Of the files to publish."""
+    workers: int
 
 
 @dataclass(frozen=True)
@@ -38,11 +53,18 @@ class RunResult:
     interrupted: bool
     stage_seconds: dict[str, float]
     """Seconds by stage, summed over the workers' threads; see `daskembed.timings.STAGES`."""
+    expected: Expected | None = None
+    """By the plan that was made for the same output and settings on this machine, if any."""
 
     @property
     def chips(self) -> int:
         """Chips in the files of all tiles."""
         return sum(tile.chips for tile in self.tiles)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the files that this run published."""
+        return sum(tile.size for tile in self.tiles if tile.status == "done")
 
     @property
     def quarantined(self) -> dict[str, str]:

@@ -151,8 +151,7 @@ def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: 
         return []
     cube = open_tile(index, chips_a_block=settings.chips_a_block)
     frame = to_geodataframe(embed(cube, settings.encoder, settings.level, on_nan=settings.on_nan))
-    key = _digest(settings.identity, settings.version, listing, settings.chips_a_block, __version__)
-    folder = f"{parts_folder(tile, settings.version)}/{key}"
+    folder = block_folder(settings, tile, listing)
     urls, ends = cube.coords["source_url"].to_numpy(), accumulate(cube.chunksizes["chip"])
     blocks: list[Block] = []
     for number, (partition, end) in enumerate(zip(frame.to_delayed(), ends, strict=True)):
@@ -160,6 +159,12 @@ def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: 
         block_urls = tuple(urls[sum(block.chips for block in blocks) : end])
         blocks.append(Block(number, f"{folder}/{number:05d}.parquet", block_urls, pickle.dumps(graph), partition.key))
     return blocks
+
+
+def block_folder(settings: Settings, tile: str, listing: str) -> str:
+    """Folder of a tile's parts below the output: only parts of these settings, chips and size of blocks are in it."""
+    key = _digest(settings.identity, settings.version, listing, settings.chips_a_block, __version__)
+    return f"{parts_folder(tile, settings.version)}/{key}"
 
 
 def embed_block(block: Block, *, settings: Settings) -> bytes | None:

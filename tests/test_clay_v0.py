@@ -19,6 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import Transformer
 from reference import relative_error
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
@@ -360,3 +362,12 @@ def test_compiled_blocks_give_the_same_numbers_with_and_without_a_compiler(works
         torch.testing.assert_close(model(*inputs), expected, rtol=0, atol=2e-6)
     assert ("torch.compile failed" in caplog.text) is not works
     assert (model.transformer._step == model.transformer._run_compiled) is works
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    model = clay_v0.build(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
+    # Of a fused attention on a CPU it counts nothing.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
+        model(torch.zeros(1, 13, 512, 512), torch.zeros(1, 2), torch.zeros(1, 3), "mean")
+    assert clay_v0.flop("tiny") == pytest.approx(counter.get_total_flops(), rel=1e-4)
+    assert clay_v0.flop("small") == pytest.approx(0.3537e12, rel=1e-4)

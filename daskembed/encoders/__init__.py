@@ -45,6 +45,9 @@ class EncoderModule(Protocol):
     def embedding_shape(self, size: str, level: str) -> tuple[int, ...]:
         """Shape of one chip's embedding."""
 
+    def flop(self, size: str) -> int:
+        """Floating-point operations of one chip."""
+
     def metadata(
         self, lat: NDArray[np.float64], lon: NDArray[np.float64], dates: NDArray[np.datetime64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -98,11 +98,7 @@ def _find(encoder: Encoder) -> tuple[Path, str]:
 
 
 def _sent_path(sha256: str) -> Path:
-    return _cache() / f"{sha256}.sent"
-
-
-def _cache() -> Path:
-    return Path(config.get("cache") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "daskembed").expanduser()
+    return config.cache_folder() / f"{sha256}.sent"
 
 
 def _write_once(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -157,7 +153,7 @@ def fetch(location: str) -> tuple[Path, str]:
         stat = path.stat()
         return path, _sha256(path, stat.st_mtime_ns, stat.st_size)
     name = re.sub(r"[^\w.-]", "_", location.partition("?")[0].rpartition("/")[2])[-100:]
-    path = _cache() / f"{hashlib.sha256(location.encode()).hexdigest()[:16]}-{name}"
+    path = config.cache_folder() / f"{hashlib.sha256(location.encode()).hexdigest()[:16]}-{name}"
 
     def download(file: BinaryIO) -> None:
         _download(location, file)

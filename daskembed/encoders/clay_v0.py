@@ -105,6 +105,14 @@ def embedding_shape(size: str, level: str) -> tuple[int, ...]:
     return level_shape(level, groups=len(GROUPS), side=SIDE, dim=SIZES[size][0])
 
 
+def flop(size: str) -> int:
+    """Floating-point operations of one chip: two for each weight that a token meets, and those of attention."""
+    dim, depth, heads, ratio = SIZES[size]
+    inner, tokens = heads * HEAD_DIM, len(GROUPS) * SIDE**2 + 2
+    layer = tokens * (4 * dim * inner + 2 * dim * dim * ratio + 2 * tokens * inner)
+    return 2 * (depth * layer + SIDE**2 * PATCH**2 * len(BANDS) * dim)
+
+
 def sincos(index: NDArray[np.float64], pairs: int) -> NDArray[np.float64]:
     """``[sin(index * omega), cos(index * omega)]`` with omega_k = 10000^-(k/(n-1)), n = `pairs`.
 

@@ -1,0 +1,56 @@
+"""Sixteen workers of a pretended fleet in one process: real Dask workers whose blocks sleep instead of encoding."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distributed import Worker, get_worker
+
+from daskembed import stages
+from daskembed.receipts import Receipt
+
+WORKERS = 16
+"""Of one process."""
+RATE = float(os.environ.get("FLEET_RATE", "0"))
+"""Chips a second of one worker's device; 0 does not sleep."""
+_devices: dict[str, threading.Lock] = {}
+
+
+def index(settings: Any, tile: str, finished: Any, files: Any) -> tuple[stages.Indexed, list[stages.Block]]:
+    """What the real one said of a tile of 441 chips, under another tile's paths."""
+    indexed, blocks = pickle.loads(Path(os.environ["FLEET_BLOCKS"]).read_bytes())
+    return indexed, [replace(block, path=f"{tile}/{block.number}") for block in blocks]
+
+
+def embed_block(block: stages.Block, *, settings: Any) -> None:
+    """Hold the worker's device as long as the block's chips take."""
+    with _devices.setdefault(get_worker().address, threading.Lock()):
+        time.sleep(block.chips / RATE if RATE else 0)
+
+
+def publish(settings: Any, tile: str, indexed: stages.Indexed, started: str, files: Any) -> Receipt:
+    """A receipt, and nothing else."""
+    return Receipt(tile, settings.version, None, 0, None, 441, {}, {}, {}, "", started, started)
+
+
+async def serve(scheduler_file: str) -> None:
+    """Join the scheduler and work until it goes."""
+    workers = [
+        Worker(scheduler_file=scheduler_file, nthreads=2, dashboard=False, host="127.0.0.1", death_timeout=60)
+        for _ in range(WORKERS)
+    ]
+    await asyncio.gather(*workers)
+    await asyncio.gather(*(worker.finished() for worker in workers))
+
+
+if __name__ == "__main__":
+    stages.index, stages.embed_block, stages.publish = index, embed_block, publish
+    asyncio.run(serve(sys.argv[1]))

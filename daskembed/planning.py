@@ -1,0 +1,238 @@
+"""What a run will take: chips, bytes, hours and price, from listings and the speed of a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from daskembed import config
+from daskembed.encoders import resolve_precision
+from daskembed.errors import InputError, TileError
+from daskembed.levels import LEVELS
+from daskembed.pipeline import check_conflicts, resolve
+from daskembed.receipts import published_files, read_receipts
+from daskembed.results import Expected
+from daskembed.settings import Settings
+from daskembed.sinks import get_sink
+from daskembed.sources import Listing, get_source
+from daskembed.speed import DEVICES, Speed, measure, of_device
+from daskembed.stages import block_folder
+
+COMPRESSED, FILE_BYTES, ROW_BYTES = 0.83, 7_000, 70
+"""Of a published file: what is left of its vectors, its footer, and what else a chip takes. Measured on the demo."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take."""
+
+    output: str
+    level: str
+    done: tuple[str, ...]
+    """Tiles that are finished with these settings and of which no chip has changed."""
+    to_do: tuple[str, ...]
+    missing: dict[str, str]
+    """Tile -> why it will fail: it has no chips."""
+    chips: int
+    """Chips of all tiles, as the source lists them."""
+    chips_to_do: int
+    """Of these the ones that no finished tile and no finished block holds."""
+    bytes_to_read: int
+    """Of the files of `chips_to_do`."""
+    bytes_to_write: dict[str, int]
+    """Level -> bytes of the files of the tiles to do; an estimate."""
+    chips_a_block: int
+    """Chips of one task: of fewer blocks than workers, some of these have nothing to do."""
+    speed: Speed | None
+    """Of one worker; None if there is nothing to do."""
+    workers: int
+    price_per_hour: float | None
+    """Of one worker's machine."""
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of encoding, on all workers together."""
+        return self.chips_to_do / self.speed.chips_per_second / 3600 if self.speed else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """From the first task to the last."""
+        if self.speed is None:
+            return 0.0
+        blocks = math.ceil(self.chips_to_do / self.chips_a_block)
+        # Of the worker that has the most to do.
+        chips = min(self.chips_to_do, math.ceil(blocks / self.workers) * self.chips_a_block)
+        return self.speed.first_seconds + chips / self.speed.chips_per_second
+
+    @property
+    def hours(self) -> float:
+        """For which the workers are there: until they have started, and until the last task ends."""
+        return (self.speed.start_seconds + self.seconds) / 3600 if self.speed else 0.0
+
+    @property
+    def price(self) -> float | None:
+        """Of all workers' hours, in the currency of `price_per_hour`."""
+        return None if self.price_per_hour is None else self.workers * self.hours * self.price_per_hour
+
+
+def plan(
+    tiles: str | Iterable[str],
+    *,
+    source: str | None = None,
+    output: str | None = None,
+    checkpoint: str | None = None,
+    level: str | None = None,
+    cluster: str | None = None,
+    precision: str | None = None,
+    batch_size: int | None = None,
+    readers: int | None = None,
+    dates: str | None = None,
+    version: str | None = None,
+    on_nan: str | None = None,
+    overwrite: bool = False,
+    device: str | None = None,
+    workers: int | str = 1,
+    price_per_hour: float | None = None,
+) -> Plan:
+    """What `daskembed.run` will take with the same arguments; starts no cluster and writes nothing to the output.
+
+    The source and the output are listed and receipts are read. Without a `device` some chips are embedded on this
+    machine for about ten seconds, in a process of their own. The plan is kept in the folder of downloaded checkpoints,
+    where a run on this machine finds it to compare itself with.
+
+    Parameters
+    ----------
+    tiles, source, output, checkpoint, level, cluster, precision, batch_size, readers, dates, version, on_nan, overwrite
+        See `daskembed.run`. Here ``auto`` precision is what `device`, or this machine, computes natively.
+    device
+        Key of `daskembed.speed.DEVICES`; None measures this machine.
+    workers
+        How many machines as fast as that; of ``1..20`` the most. Those of the cluster ``local`` are one machine.
+    price_per_hour
+        Of one such machine, in any currency.
+
+    Raises
+    ------
+    InputError
+        If the run would be refused too, or this machine's speed cannot be measured.
+    StorageError
+        If a store does not answer.
+    """
+    if device is not None and device not in DEVICES:
+        raise InputError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}, or leave it out to measure")
+    asked = precision or config.get("precision")
+    if device is not None and asked == "auto":
+        asked = "bf16" if DEVICES[device].bf16 else "fp32"
+    most = _most(workers)
+    names, settings = resolve(
+        tiles,
+        source=source,
+        output=output,
+        checkpoint=checkpoint,
+        level=level,
+        precision=resolve_precision(asked),
+        batch_size=batch_size,
+        readers=readers,
+        dates=dates,
+        version=version,
+        on_nan=on_nan,
+    )
+    receipts = read_receipts(settings.output, names, settings.version)
+    published = published_files(settings.output, settings.version, get_sink("geoparquet").SUFFIX)
+    if not overwrite:
+        check_conflicts(settings, names, receipts, published)
+    with ThreadPoolExecutor(16) as pool:
+        listed = dict(zip(names, pool.map(lambda tile: _list(settings, tile), names), strict=True))
+    listings = {tile: found for tile, found in listed.items() if isinstance(found, Listing)}
+    done = {
+        tile
+        for tile, listing in listings.items()
+        if (receipt := receipts.get(tile))
+        and receipt.finishes(settings.identity, published.get(tile, []))
+        and receipt.listing == listing.fingerprint
+    }
+    to_do = {tile: listing for tile, listing in listings.items() if tile not in done}
+    with ThreadPoolExecutor(16) as pool:
+        sizes = [size for found in pool.map(lambda one: _sizes_to_do(settings, one), to_do.values()) for size in found]
+    speed = None
+    if sizes and device is None:
+        speed = measure(settings, next(iter(to_do.values())))
+    elif sizes and device is not None:
+        speed = of_device(device, settings.encoder, sum(sizes) / len(sizes))
+    if device is None and (cluster or config.get("cluster")) == "local":
+        most = 1
+    made = Plan(
+        output=settings.output.url,
+        level=settings.level,
+        done=tuple(tile for tile in names if tile in done),
+        to_do=tuple(to_do),
+        missing={tile: found for tile, found in listed.items() if isinstance(found, str)},
+        chips=sum(len(listing.entries) for listing in listings.values()),
+        chips_to_do=len(sizes),
+        bytes_to_read=sum(sizes),
+        bytes_to_write={
+            name: sum(file_bytes(len(one.entries), settings.encoder.shape(name)) for one in to_do.values())
+            for name in LEVELS
+        },
+        chips_a_block=settings.chips_a_block,
+        speed=speed,
+        workers=most,
+        price_per_hour=price_per_hour,
+    )
+    _keep(settings, made)
+    return made
+
+
+def file_bytes(chips: int, shape: tuple[int, ...]) -> int:
+    """About how many bytes a published file has, of chips with embeddings of `shape`."""
+    return round(FILE_BYTES + chips * (ROW_BYTES + COMPRESSED * 4 * math.prod(shape)))
+
+
+def _most(workers: int | str) -> int:
+    text = str(workers).rpartition("..")[2]
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--workers {workers}: expected a number of at least 1, or fewest and most, such as 1..20")
+    return int(text)
+
+
+def _list(settings: Settings, tile: str) -> Listing | str:
+    """A tile's chips, or why it has none."""
+    try:
+        return get_source("geotiff").list_chips(tile, settings.source.url, dates=settings.dates)
+    except TileError as error:
+        return str(error)
+
+
+def _sizes_to_do(settings: Settings, listing: Listing) -> list[int]:
+    """Bytes of a tile's chips that no finished block holds; all chips are taken to be usable."""
+    present = settings.output.entries(block_folder(settings, listing.tile, listing.fingerprint))
+    done = {int(Path(entry.path).stem) for entry in present}
+    return [entry.size for row, entry in enumerate(listing.entries) if row // settings.chips_a_block not in done]
+
+
+def _path(settings: Settings) -> Path:
+    """Not in the output: that a run is planned must neither make it nor need the right to write there."""
+    key = json.dumps([settings.output.url, settings.version, settings.identity], sort_keys=True)
+    return config.cache_folder() / "plans" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+
+def _keep(settings: Settings, made: Plan) -> None:
+    path = _path(settings)
+    expected = Expected(made.chips_to_do, made.seconds, made.bytes_to_write[made.level], made.workers)
+    with contextlib.suppress(OSError):  # the plan is as good without a run that looks back at it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(expected)))
+
+
+def recall(settings: Settings) -> Expected | None:
+    """What the latest plan on this machine expected of a run with these settings; None if there is none."""
+    try:
+        return Expected(**json.loads(_path(settings).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
