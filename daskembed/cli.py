@@ -30,8 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
-    # What ends services and batch jobs is a Ctrl-C to the run: without this, nothing would be closed or published.
+    # What ends services and batch jobs, or closes a terminal, is a Ctrl-C to the run: without this, nothing would be
+    # closed or published.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup asks for
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         _check_dask_configuration()
         return command(options)
@@ -80,6 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", "weights: a path or URL, hf://REPO@REVISION/PATH, or untrained:SIZE[:SEED]", metavar="CKPT")
     add("--level", "one vector a chip, 16 x 16, or 6 x 16 x 16", choices=list(LEVELS))
     add("--cluster", "where it runs: a name, a YAML file, or a scheduler's address", metavar="NAME|FILE|ADDRESS")
+    run.add_argument(
+        "--cluster-arg",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an argument of the cluster's class, over its preset's: n_workers=2, worker_options.nthreads=4",
+    )
+    run.add_argument("--workers", metavar="N|N..M", help="how many workers; 1..20 is as many as there is work for")
     add("--precision", "auto is bf16 where the device computes it natively", choices=["auto", "bf16", "fp32"])
     add("--batch-size", "chips given to the device at once", type=int, metavar="N")
     add("--readers", "threads of a worker that read chips", type=int, metavar="N")
@@ -97,6 +108,13 @@ def _parser() -> argparse.ArgumentParser:
         help="let a cluster of this machine listen to others, who can then execute code; 0.0.0.0 is every address",
     )
     run.add_argument("--tls", action="store_true", help="encrypt a cluster of this machine and let nobody else in")
+
+    clusters = commands.add_parser(
+        "clusters",
+        help="what --cluster can name, and whether it is installed",
+        description="List the presets: what each is, what it needs installed, and whether that is.",
+    )
+    clusters.set_defaults(command=_clusters)
 
     demo = commands.add_parser(
         "demo",
@@ -135,6 +153,7 @@ def _run(options: argparse.Namespace) -> int:
 
     # A lost scheduler is told in a line of our own, not in tracebacks of the client's.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    from daskembed.clusters import parse_arguments
     from daskembed.display import show_progress
     from daskembed.pipeline import run
 
@@ -146,6 +165,8 @@ def _run(options: argparse.Namespace) -> int:
             checkpoint=options.checkpoint,
             level=options.level,
             cluster=options.cluster,
+            cluster_arguments=parse_arguments(options.cluster_arg),
+            workers=options.workers,
             precision=options.precision,
             batch_size=options.batch_size,
             readers=options.readers,
@@ -158,6 +179,18 @@ def _run(options: argparse.Namespace) -> int:
             progress=progress,
         )
     return _summary(result)
+
+
+def _clusters(options: argparse.Namespace) -> int:
+    from daskembed.clusters import is_installed, presets, read_preset
+
+    width = max(map(len, presets()))
+    for name in presets():
+        preset = read_preset(name)
+        needs = preset.get("install", "nothing else")
+        found = "installed" if is_installed(preset) else "not installed"
+        print(f"{name:<{width}}  {preset['description']}; needs {needs}: {found}")
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:

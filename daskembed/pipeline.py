@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dask
 
 from daskembed import config, lock
-from daskembed.clusters import connect
+from daskembed.clusters import check_versions, connect
 from daskembed.embedding import ON_NAN
 from daskembed.encoders import load_encoder, resolve_precision
 from daskembed.errors import ConflictError, DaskembedError, InputError
@@ -34,6 +34,8 @@ def run(
     checkpoint: str | None = None,
     level: str | None = None,
     cluster: str | Client | None = None,
+    cluster_arguments: Mapping[str, Any] | None = None,
+    workers: int | str | None = None,
     precision: str | None = None,
     batch_size: int | None = None,
     readers: int | None = None,
@@ -60,7 +62,10 @@ def run(
     level
         ``mean``, ``patch`` or ``group``.
     cluster
-        Name of a preset, path of a YAML preset, address of a scheduler, or a connected ``distributed.Client``.
+        Name of a preset, path of a YAML preset, address or ``.json`` file of a scheduler, or a connected
+        ``distributed.Client``.
+    cluster_arguments, workers
+        See `daskembed.clusters.connect`, which has them as `arguments` and `workers`.
     dates
         ``START/END`` as ISO dates, both inclusive.
     version
@@ -113,6 +118,10 @@ def run(
     settings.source.check_exists()
     _check_writable(settings.output)
     chosen = cluster if cluster is not None else config.get("cluster")
+    if not isinstance(chosen, str) and (cluster_arguments or workers):
+        raise InputError(
+            "cluster_arguments and workers are for a cluster that is started for the run, not for a client"
+        )
     with lock.hold(settings.output, settings.version) as check:
         settings.output.sweep(f"_v{settings.version}")
         receipts = read_receipts(settings.output, names, settings.version)
@@ -120,7 +129,7 @@ def run(
             return _run_on(chosen, names, settings, wanted_precision, receipts, overwrite, check, progress)
         with (
             dask.config.set(DASK_CONFIG),
-            connect(chosen, listen=listen, tls=tls) as client,
+            connect(chosen, arguments=cluster_arguments, workers=workers, listen=listen, tls=tls) as client,
         ):
             return _run_on(client, names, settings, wanted_precision, receipts, overwrite, check, progress)
 
@@ -143,6 +152,7 @@ def _run_on(
             raise InputError(
                 f"no worker joined {client.scheduler.address} within {WORKER_TIMEOUT} s: start one with `dask worker`"
             ) from None
+        check_versions(client)
         # A worker that dies at this moment does not answer, and may have been the only one.
         native = set(client.run(resolve_precision, precision, on_error="ignore").values())
     if precision == "auto":
