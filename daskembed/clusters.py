@@ -152,11 +152,9 @@ def parse_workers(workers: int | str) -> tuple[int, int]:
     try:
         found = int(least), int(most if dots else least)
     except ValueError:
-        raise InputError(f"--workers {workers}: expected a number, or the fewest and the most, such as 1..20") from None
+        found = 0, 0
     if not 1 <= found[0] <= found[1]:
-        raise InputError(
-            f"--workers {workers}: expected at least one worker, and no fewer most than fewest, such as 1..20"
-        )
+        raise InputError(f"--workers {workers}: expected a number from 1, or the fewest and the most, such as 1..20")
     return found
 
 
@@ -458,7 +456,8 @@ def _uninterrupted(doing: str) -> Iterator[None]:
 
 def _takes(cluster_class: Any, argument: str) -> bool:
     """Whether a class names an argument; what it hands on unnamed to its parents counts too."""
-    calls = [kind.__init__ for kind in cluster_class.mro()] if isinstance(cluster_class, type) else [cluster_class]
+    kinds: list[Any] = cluster_class.mro() if isinstance(cluster_class, type) else []
+    calls = [kind.__init__ for kind in kinds] or [cluster_class]
     return any(argument in inspect.signature(call).parameters for call in calls)
 
 
