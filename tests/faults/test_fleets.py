@@ -139,9 +139,12 @@ def test_a_close_that_fails_does_not_hide_the_run(fleet: Preset, caplog: pytest.
 
 # Elsewhere
 
-OTHER_PYTHON = (
-    "import distributed.versions as v, types; v.sys = types.SimpleNamespace(version_info=(3, 99, 0, 'final', 0))"
-)
+OTHER_PYTHON = """
+import sys, types
+from distributed import versions
+
+versions.sys = types.SimpleNamespace(byteorder=sys.byteorder, version_info=(3, 99, 0, "final", 0))
+"""
 
 
 class Elsewhere:
@@ -219,7 +222,8 @@ def test_a_cluster_that_runs_and_one_worker_that_does_not_fit(
 
     same = torch.__version__.partition("+")[0]
     there = write_metadata(tmp_path / "site", daskembed="9.9.9", dask="2020.1.0", torch=f"{same}+other")
-    elsewhere.worker("--preload", OTHER_PYTHON, PYTHONPATH=os.pathsep.join([there, str(HERE.parent)]))
+    (tmp_path / "python.py").write_text(OTHER_PYTHON)
+    elsewhere.worker("--preload", str(tmp_path / "python.py"), PYTHONPATH=os.pathsep.join([there, str(HERE.parent)]))
     elsewhere.wait(2)
     message = refused(command, elsewhere.address)
     here = ".".join(map(str, sys.version_info[:2]))
