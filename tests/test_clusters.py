@@ -315,6 +315,10 @@ def test_workers_come_while_tasks_wait_and_go_afterwards(tmp_path: Path) -> None
         assert len(client.nthreads()) == 1
         # As many as wait for a thread in a run.
         futures = client.map(work, [str(tmp_path / "first")] * 3, pure=False)
+        while client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) < 3:
+            time.sleep(0.05)
+        # So many at once, though tasks of which nothing is known are taken to be short.
+        assert client.cluster.sync(client.cluster._adaptive.target) == 3
         settle(client, 3)
         last = client.submit(work, str(tmp_path / "last"))
         (tmp_path / "first").touch()
