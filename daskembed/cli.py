@@ -31,8 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
-    # What ends services and batch jobs is a Ctrl-C to the run: without this, nothing would be closed or published.
+    # What ends services and batch jobs, or closes a terminal, is a Ctrl-C to the run: without this, nothing would be
+    # closed or published.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup asks for
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         _check_dask_configuration()
         return command(options)
@@ -75,6 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", "weights: a path or URL, hf://REPO@REVISION/PATH, or untrained:SIZE[:SEED]", metavar="CKPT")
     add("--level", "one vector a chip, 16 x 16, or 6 x 16 x 16", choices=list(LEVELS))
     add("--cluster", "where it runs: a name, a YAML file, or a scheduler's address", metavar="NAME|FILE|ADDRESS")
+    run.add_argument(
+        "--cluster-arg",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an argument of the cluster's class, over its preset's: n_workers=2, worker_options.nthreads=4",
+    )
+    run.add_argument("--workers", metavar="N|N..M", help="how many workers; 1..20 is as many as there is work for")
     add("--precision", "auto is bf16 where the device computes it natively", choices=["auto", "bf16", "fp32"])
     add("--batch-size", "chips given to the device at once", type=int, metavar="N")
     add("--readers", "threads of a worker that read chips", type=int, metavar="N")
@@ -112,8 +123,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.set_defaults(command=_plan)
     plan.add_argument("--device", choices=list(DEVICES), help="plan for such machines (default: measure this one)")
-    plan.add_argument("--workers", default="1", metavar="N", help="how many machines; of 1..20 the most (default: 1)")
     plan.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of one machine, in any currency")
+
+    clusters = commands.add_parser(
+        "clusters",
+        help="what --cluster can name, and whether it is installed",
+        description="List the presets: what each is, what it needs installed, and whether that is.",
+    )
+    clusters.set_defaults(command=_clusters)
 
     demo = commands.add_parser(
         "demo",
@@ -152,6 +169,7 @@ def _run(options: argparse.Namespace) -> int:
 
     # A lost scheduler is told in a line of our own, not in tracebacks of the client's.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    from daskembed.clusters import parse_arguments
     from daskembed.display import show_progress
     from daskembed.pipeline import run
 
@@ -163,6 +181,8 @@ def _run(options: argparse.Namespace) -> int:
             checkpoint=options.checkpoint,
             level=options.level,
             cluster=options.cluster,
+            cluster_arguments=parse_arguments(options.cluster_arg),
+            workers=options.workers,
             precision=options.precision,
             batch_size=options.batch_size,
             readers=options.readers,
@@ -199,12 +219,24 @@ def _plan(options: argparse.Namespace) -> int:
             on_nan=options.on_nan,
             overwrite=options.overwrite,
             device=options.device,
-            workers=options.workers,
+            workers=options.workers or 1,
             price_per_hour=options.price_per_hour,
         )
     except StorageError as error:
         raise InputError(str(error)) from None
     print(describe_plan(made))
+    return 0
+
+
+def _clusters(options: argparse.Namespace) -> int:
+    from daskembed.clusters import is_installed, presets, read_preset
+
+    width = max(map(len, presets()))
+    for name in presets():
+        preset = read_preset(name)
+        needs = preset.get("install", "nothing else")
+        found = "installed" if is_installed(preset) else "not installed"
+        print(f"{name:<{width}}  {preset['description']}; needs {needs}: {found}")
     return 0
 
 

@@ -37,6 +37,9 @@ DASK_CONFIG = {
     "distributed.scheduler.allowed-failures": 2,
     # A worker's threads wait for ours, so a profile of them says nothing; an hour of it is kept, up to gigabytes.
     "distributed.worker.profile.enabled": False,
+    # An adaptive cluster is to have a thread for each task that waits, however short: the scheduler knows only those of
+    # the window, and by their time alone it would find too little work there while tiles wait.
+    "distributed.adaptive.target-duration": "10ms",
 }
 """What a cluster that is started for a run is told."""
 MOST_RETURNS = 4

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dask
 
 from daskembed import config, lock
-from daskembed.clusters import connect
-from daskembed.elsewhere import arrange
+from daskembed.clusters import check_versions, connect, shares_files
+from daskembed.elsewhere import arrange, refuse_source
 from daskembed.embedding import ON_NAN
 from daskembed.encoders import load_encoder
 from daskembed.errors import ConflictError, DaskembedError, InputError
@@ -21,7 +21,7 @@ from daskembed.receipts import STATE, Receipt, check_version, published_files, r
 from daskembed.results import Progress, RunResult
 from daskembed.settings import Settings, chips_a_block, parse_dates
 from daskembed.sinks import get_sink
-from daskembed.storage import Storage
+from daskembed.storage import Storage, is_local
 from daskembed.tiles import check_tile, read_tiles
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def run(
     checkpoint: str | None = None,
     level: str | None = None,
     cluster: str | Client | None = None,
+    cluster_arguments: Mapping[str, Any] | None = None,
+    workers: int | str | None = None,
     precision: str | None = None,
     batch_size: int | None = None,
     readers: int | None = None,
@@ -64,7 +66,10 @@ def run(
     level
         ``mean``, ``patch`` or ``group``.
     cluster
-        Name of a preset, path of a YAML preset, address of a scheduler, or a connected ``distributed.Client``.
+        Name of a preset, path of a YAML preset, address or ``.json`` file of a scheduler, or a connected
+        ``distributed.Client``.
+    cluster_arguments, workers
+        See `daskembed.clusters.connect`, which has them as `arguments` and `workers`.
     dates
         ``START/END`` as ISO dates, both inclusive.
     version
@@ -106,14 +111,20 @@ def run(
     )
     _check_writable(settings.output)
     chosen = cluster if cluster is not None else config.get("cluster")
+    if not isinstance(chosen, str) and (cluster_arguments or workers):
+        raise InputError(
+            "cluster_arguments and workers are for a cluster that is started for the run, not for a client"
+        )
     with lock.hold(settings.output, settings.version) as check:
         settings.output.sweep(f"_v{settings.version}")
         receipts = read_receipts(settings.output, names, settings.version)
         if not isinstance(chosen, str):
             return _run_on(chosen, names, settings, wanted_precision, receipts, overwrite, check, progress)
+        if is_local(settings.source.url) and shares_files(chosen) is False:
+            refuse_source(settings.source.url, f"of the cluster {chosen!r}")
         with (
             dask.config.set(DASK_CONFIG),
-            connect(chosen, listen=listen, tls=tls) as client,
+            connect(chosen, arguments=cluster_arguments, workers=workers, listen=listen, tls=tls) as client,
         ):
             return _run_on(client, names, settings, wanted_precision, receipts, overwrite, check, progress)
 
@@ -178,6 +189,7 @@ def _run_on(
             raise InputError(
                 f"no worker joined {client.scheduler.address} within {WORKER_TIMEOUT} s: start one with `dask worker`"
             ) from None
+        check_versions(client)
         # A worker that dies at this moment does not answer, and may have been the only one.
         found = list(client.run(_hardware, on_error="ignore").values())
     if precision == "auto":

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from daskembed import config
+from daskembed.clusters import parse_workers
 from daskembed.encoders import resolve_precision
 from daskembed.errors import InputError, TileError
 from daskembed.levels import LEVELS
@@ -129,7 +130,7 @@ def plan(
     asked = precision or config.get("precision")
     if device is not None and asked == "auto":
         asked = "bf16" if DEVICES[device].bf16 else "fp32"
-    most = _most(workers)
+    most = parse_workers(workers)[1]
     names, settings = resolve(
         tiles,
         source=source,
@@ -192,13 +193,6 @@ def plan(
 def file_bytes(chips: int, shape: tuple[int, ...]) -> int:
     """About how many bytes a published file has, of chips with embeddings of `shape`."""
     return round(FILE_BYTES + chips * (ROW_BYTES + COMPRESSED * 4 * math.prod(shape)))
-
-
-def _most(workers: int | str) -> int:
-    text = str(workers).rpartition("..")[2]
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"--workers {workers}: expected a number of at least 1, or fewest and most, such as 1..20")
-    return int(text)
 
 
 def _list(settings: Settings, tile: str) -> Listing | str:

@@ -14,7 +14,7 @@ import pytest
 from rich.live import Live
 
 import daskembed
-from daskembed import config, display, pipeline
+from daskembed import clusters, config, display, pipeline
 from daskembed.cli import main
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
 from daskembed.results import Progress, RunResult, TileResult
@@ -86,7 +86,7 @@ def test_help_shows_the_defaults(capsys: pytest.CaptureFixture[str], monkeypatch
     text = help_of(capsys, monkeypatch, "run", "--help").partition("exit status:")[0]
     lines = {line.split()[0]: line.rstrip() for line in re.split(r"\n {2}(?=--)", text)[1:]}
     defaults = config.defaults()
-    for flag in set(lines) - {"--tiles", "--dates", "--overwrite", "--listen", "--tls"}:
+    for flag in set(lines) - {"--tiles", "--dates", "--overwrite", "--listen", "--tls", "--cluster-arg", "--workers"}:
         assert lines[flag].endswith(f"(default: {defaults[flag.removeprefix('--')]})")
     assert {"--source", "--output", "--checkpoint", "--level", "--cluster", "--version", "--on-nan"} <= set(lines)
     assert lines["--dates"].endswith("(default: all)")
@@ -174,11 +174,13 @@ def test_flags_are_handed_over(calls: list[Any]) -> None:
         "version": "002",
         "on_nan": "fill",
         "listen": "0.0.0.0",
+        "workers": "1..20",
     }
     given = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    assert main(["run", "--tiles", "27WXN", *given, "--overwrite", "--tls"]) == 0
+    assert main(["run", "--tiles", "27WXN", *given, "--cluster-arg", "a.b=2", "--overwrite", "--tls"]) == 0
     ((tiles, options),) = calls
     assert callable(options.pop("progress"))
+    assert options.pop("cluster_arguments") == {"a": {"b": 2}}
     assert (tiles, options) == ("27WXN", {**flags, "overwrite": True, "tls": True})
 
 
@@ -189,7 +191,25 @@ def test_flags_left_out_are_left_to_the_configuration(calls: list[Any]) -> None:
     del options["progress"]
     assert options.pop("overwrite") is False
     assert options.pop("tls") is False
+    assert options.pop("cluster_arguments") == {}
     assert set(options.values()) == {None}
+
+
+def test_clusters_are_listed_without_their_libraries() -> None:
+    done = command("clusters", options=("-X", "importtime"))
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert done.returncode == 0
+    assert not imported & {"distributed", "torch", "coiled", "dask_cuda"}
+
+
+def test_clusters_are_a_line_each(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "find_spec", lambda name: None if name == "dask_cuda" else name)
+    assert main(["clusters"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(clusters.presets())
+    told = dict(zip(clusters.presets(), lines, strict=True))
+    assert told["local"].endswith("  worker processes on this machine's CPU; needs nothing else: installed")
+    assert told["local-cuda"].endswith("; needs dask-cuda (pip install 'daskembed[cuda]'): not installed")
 
 
 @pytest.mark.parametrize(

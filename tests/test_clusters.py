@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +18,7 @@ import yaml
 from distributed import Client, LocalCluster
 from distributed.core import Status
 
-from daskembed import clusters, config
+from daskembed import clusters, config, flow
 from daskembed.clusters import connect, presets
 from daskembed.errors import InputError
 
@@ -48,16 +51,21 @@ def test_presets_are_the_files_of_the_folder() -> None:
 
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_says_what_it_is(name: str) -> None:
-    preset = clusters._read_preset(name)
+    preset = clusters.read_preset(name)
     module, _, attribute = preset["class"].rpartition(".")
     assert module
     assert attribute.isidentifier()
-    assert isinstance(preset["description"], str)
     assert len(preset["description"]) > 20
-    assert isinstance(preset.get("arguments", {}), dict)
-    assert set(preset) <= {"class", "description", "arguments", "install", "hint"}
+    # Whoever reads it knows whether a folder of this machine can be its source.
+    assert clusters.shares_files(name) is preset["shares_files"]
     if module.partition(".")[0] not in ("daskembed", "distributed"):
         assert preset["install"].startswith(module.partition(".")[0].replace("_", "-"))
+
+
+def test_presets_of_this_machine_share_its_files(tmp_path: Path) -> None:
+    assert [clusters.shares_files(name) for name in ("local", "local-cuda", "coiled")] == [True, True, False]
+    assert clusters.shares_files(write_preset(tmp_path, **{"class": "distributed.LocalCluster"})) is None
+    assert clusters.shares_files("tcp://127.0.0.1:1") is clusters.shares_files("nowhere.json") is None
 
 
 def test_unknown_name() -> None:
@@ -66,6 +74,7 @@ def test_unknown_name() -> None:
     for name in presets():
         assert name in message
     assert "tcp://" in message
+    assert ".json" in message
 
 
 @pytest.mark.parametrize("path", ["nowhere.yaml", "nowhere/mine.yml", "/nowhere/mine.yaml"])
@@ -118,6 +127,28 @@ def test_file_without_a_class(tmp_path: Path, text: str) -> None:
     assert refusal(str(path)) == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("argumens: {n_workers: 2}", "has the key 'argumens', which is none of class, description, install, hint, "),
+        ("1: 2", "has the key 1, which is none of class, "),
+        ("arguments: [n_workers]", "says arguments: ['n_workers'], which is not keys and values"),
+        ("plugins: faults.fleet.Plugin", "says plugins: 'faults.fleet.Plugin', which is not a list of classes"),
+        ("shares_files: 1", "says shares_files: 1, which is not true or false"),
+    ],
+)
+def test_file_that_says_what_no_file_says(tmp_path: Path, line: str, words: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"class: distributed.LocalCluster\n{line}\n")
+    assert refusal(str(path)).startswith(f"{path} {words}")
+
+
+def test_key_whose_lines_are_commented_out(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("class: distributed.LocalCluster\narguments:\n#   n_workers: 2\n")
+    assert clusters.read_preset(str(path)) == {"class": "distributed.LocalCluster"}
+
+
 def test_file_that_is_not_yaml(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("class: distributed.LocalCluster\n  arguments: [1, 2\n")
@@ -136,6 +167,16 @@ def test_class_that_is_not_installed(tmp_path: Path) -> None:
     message = refusal(path)
     assert message.startswith(f"the cluster '{path}' needs {install}, which cannot be imported: ")
     assert "No module named 'no_such_module'" in message
+
+
+def test_what_a_class_requires_is_not_installed(tmp_path: Path) -> None:
+    preset = {"class": "distributed.LocalCluster", "requires": ["yaml", "no_such_module"], "install": "more"}
+    assert refusal(write_preset(tmp_path, **preset)).endswith(
+        "needs more, which cannot be imported: No module named 'no_such_module'"
+    )
+    assert not clusters.is_installed(preset)
+    assert clusters.is_installed(preset | {"requires": ["yaml"]})
+    assert not clusters.is_installed({"class": "no_such_module.sub.Cluster"})
 
 
 def test_class_that_is_not_installed_and_nobody_says_how(tmp_path: Path) -> None:
@@ -173,10 +214,119 @@ def test_cluster_that_does_not_start_without_a_hint(tmp_path: Path, failing_clas
     assert refusal(path) == f"the cluster '{path}' did not start: RuntimeError: quota exceeded for {{}}"
 
 
-@pytest.mark.parametrize("arguments", [{"no_such_argument": 1}, ["n_workers"], "n_workers"])
-def test_arguments_that_the_class_does_not_take(tmp_path: Path, arguments: Any) -> None:
-    path = write_preset(tmp_path, **{"class": "daskembed.clusters.local", "arguments": arguments})
+def test_arguments_that_the_class_does_not_take(tmp_path: Path) -> None:
+    path = write_preset(tmp_path, **{"class": "daskembed.clusters.local", "arguments": {"no_such_argument": 1}})
     assert refusal(path).startswith(f"the cluster '{path}' did not start: ")
+
+
+# Plugins
+
+
+def test_plugins_are_registered_on_the_workers(tmp_path: Path) -> None:
+    preset = {"class": "distributed.LocalCluster", "arguments": THREADS, "plugins": ["faults.fleet.Plugin"]}
+    with connect(write_preset(tmp_path, **preset)) as client:
+        assert list(client.run(lambda dask_worker: dask_worker.daskembed_was_here).values()) == [True]
+
+
+@pytest.mark.parametrize("name", ["faults.fleet.Nothing", "faults.nowhere.Plugin", "Plugin"])
+def test_plugins_that_are_not_there_start_no_cluster(tmp_path: Path, name: str, failing_class: str) -> None:
+    message = refusal(write_preset(tmp_path, **{"class": failing_class, "plugins": [name]}))
+    assert name in message
+    assert "did not start" not in message
+
+
+# Arguments and size
+
+
+@pytest.mark.parametrize(
+    ("pairs", "arguments"),
+    [
+        ([], {}),
+        (["n_workers=2", "name=mine", "nanny=false"], {"n_workers": 2, "name": "mine", "nanny": False}),
+        (["hosts=[a, b]", "note=a=b", "none="], {"hosts": ["a", "b"], "note": "a=b", "none": None}),
+        (["options.nthreads=4", "options.env.A=b"], {"options": {"nthreads": 4, "env": {"A": "b"}}}),
+        (["n_workers=2", "n_workers=3"], {"n_workers": 3}),
+    ],
+)
+def test_arguments_of_the_command_line(pairs: list[str], arguments: dict[str, Any]) -> None:
+    assert clusters.parse_arguments(pairs) == arguments
+
+
+@pytest.mark.parametrize("pair", ["n_workers", "=2", "", "a..b=2", "a b=2", "a=[1"])
+def test_arguments_that_are_none(pair: str) -> None:
+    with pytest.raises(InputError, match=rf"--cluster-arg {re.escape(repr(pair))}: ") as error:
+        clusters.parse_arguments(["n_workers=2", pair])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("workers", "bounds"), [(4, (4, 4)), ("4", (4, 4)), ("1..20", (1, 20)), ("3..3", (3, 3)), ("2 .. 4", (2, 4))]
+)
+def test_sizes(workers: int | str, bounds: tuple[int, int]) -> None:
+    assert clusters.parse_workers(workers) == bounds
+
+
+@pytest.mark.parametrize("workers", [0, -1, "many", "", "0..4", "4..1", "1..", "..4", "1...4", "1.5"])
+def test_sizes_that_are_none(workers: int | str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"--workers {workers}: expected a number from 1, ")):
+        clusters.parse_workers(workers)
+
+
+def test_arguments_asked_for_go_over_those_of_the_file(tmp_path: Path, failing_class: str) -> None:
+    mine = {"region": "a", "options": {"nthreads": 1, "name": "x"}, "n_workers": 9}
+    path = write_preset(tmp_path, **{"class": failing_class, "arguments": mine})
+    with (
+        pytest.raises(InputError, match="quota exceeded") as error,
+        connect(path, arguments={"region": "b", "options": {"nthreads": 2}}),
+    ):
+        pass
+    assert str({"n_workers": 9, "options": {"name": "x", "nthreads": 2}, "region": "b"}) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["distributed.LocalCluster", "faults.fleet.Fleet"])
+def test_size_asked_for_is_the_first_size(tmp_path: Path, kind: str) -> None:
+    # Not scaled afterwards: what the file says would be started, and paid, first.
+    path = write_preset(tmp_path, **{"class": kind, "arguments": THREADS | {"n_workers": 9}})
+    with connect(path, workers=2) as client:
+        assert set(client.cluster.worker_spec) == {0, 1}
+        assert client.cluster._i == 0
+
+
+def test_size_of_a_class_that_takes_none(tmp_path: Path, failing_class: str) -> None:
+    path = write_preset(tmp_path, **{"class": failing_class})
+    with pytest.raises(InputError, match=r"--workers 2 is for a cluster that takes n_workers, which .*Cluster of"):
+        connect(path, workers=2).__enter__()
+
+
+def test_workers_come_while_tasks_wait_and_go_afterwards(tmp_path: Path) -> None:
+    def work(until: str) -> None:
+        while not Path(until).exists():
+            time.sleep(0.02)
+
+    def settle(client: Client, workers: int) -> None:
+        deadline = time.monotonic() + 120
+        while len(client.nthreads()) != workers:
+            assert time.monotonic() < deadline, f"{len(client.nthreads())} workers, not {workers}"
+            time.sleep(0.05)
+
+    path = write_preset(tmp_path, **{"class": "distributed.LocalCluster", "arguments": THREADS | {"n_workers": 3}})
+    with dask.config.set(flow.DASK_CONFIG), connect(path, workers="1..3") as client:
+        client.wait_for_workers(1, timeout=60)
+        assert len(client.nthreads()) == 1
+        # As many as wait for a thread in a run.
+        futures = client.map(work, [str(tmp_path / "first")] * 3, pure=False)
+        while client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) < 3:
+            time.sleep(0.05)
+        # So many at once, though tasks of which nothing is known are taken to be short.
+        assert client.cluster.sync(client.cluster._adaptive.target) == 3
+        settle(client, 3)
+        last = client.submit(work, str(tmp_path / "last"))
+        (tmp_path / "first").touch()
+        settle(client, 1)
+        assert not last.done()
+        (tmp_path / "last").touch()
+        assert client.gather([*futures, last]) == [None] * 4
+    assert client.cluster.status == Status.closed
 
 
 # Addresses
@@ -190,8 +340,31 @@ def test_address_of_a_scheduler() -> None:
         assert cluster.status == Status.running
 
 
+@pytest.mark.parametrize("cluster", ["tcp://127.0.0.1:1", "scheduler.json"])
+@pytest.mark.parametrize(
+    ("flag", "asked"),
+    [("--workers", {"workers": 2}), ("--cluster-arg", {"arguments": {"n_workers": 2}}), ("--tls", {"tls": True})],
+)
+def test_nothing_can_be_asked_of_a_cluster_that_runs(cluster: str, flag: str, asked: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"{flag} is for a cluster that is started .*{cluster}"):
+        connect(cluster, **asked).__enter__()
+
+
+def test_scheduler_file_that_is_missing() -> None:
+    message = refusal("nowhere/scheduler.json")
+    assert message.startswith("the scheduler file nowhere/scheduler.json cannot be read: No such file")
+    assert message.endswith("`dask scheduler --scheduler-file nowhere/scheduler.json` writes it")
+
+
+@pytest.mark.parametrize("text", ["", "tcp://127.0.0.1:1", "[]", "{}", '{"address": 7}', "7"])
+def test_scheduler_file_that_is_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "scheduler.json"
+    path.write_text(text)
+    assert refusal(str(path)).startswith(f"{path} is not a scheduler file: expected JSON with an address")
+
+
 def test_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def impatient(address: str, *, timeout: str, set_as_default: bool) -> Client:
+    def impatient(address: str, *, set_as_default: bool, timeout: str) -> Client:
         return Client(address, timeout="300ms", set_as_default=set_as_default)
 
     monkeypatch.setattr(distributed, "Client", impatient)
@@ -219,7 +392,7 @@ def test_local_starts_processes_that_have_their_threads(monkeypatch: pytest.Monk
 
     # As in a run, settings have been read here before: what is set for the workers must outlast that.
     assert config.get("torch-threads") is None
-    cores = len(os.sched_getaffinity(0))
+    cores = dask.system.cpu_count()
     # Two workers: one alone would have all cores anyway.
     monkeypatch.setattr(clusters, "CORES_A_WORKER", max(1, cores // 2))
     workers = cores // clusters.CORES_A_WORKER
@@ -240,31 +413,121 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return asked
 
 
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, int], Path]:
+    """Makes this machine one of so many cores and GiB of memory; returns the folder of its devices."""
+
+    def make(cores: int, gigabytes: float) -> Path:
+        monkeypatch.setattr(dask.system, "cpu_count", lambda: cores)
+        monkeypatch.setattr(distributed.system, "memory_limit", lambda: int(gigabytes * 2**30))
+        monkeypatch.setattr(clusters, "DEVICES", tmp_path)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        return tmp_path
+
+    return make
+
+
 @pytest.mark.parametrize(
-    ("cores", "workers", "share"), [(1, 1, 1), (4, 1, 4), (8, 1, 8), (15, 1, 15), (16, 2, 8), (20, 2, 10), (64, 8, 8)]
+    ("cores", "gigabytes", "workers", "share"),
+    [
+        *[
+            (1, 64, 1, 1),
+            (4, 64, 1, 4),
+            (8, 64, 1, 8),
+            (15, 64, 1, 15),
+            (16, 64, 2, 8),
+            (20, 64, 2, 10),
+            (64, 64, 8, 8),
+        ],
+        *[(64, 16, 8, 8), (64, 15, 7, 9), (64, 3, 1, 64), (16, 2, 1, 16)],
+    ],
 )
-def test_local_shares_the_cores(
-    monkeypatch: pytest.MonkeyPatch, started: list[dict[str, Any]], cores: int, workers: int, share: int
+def test_local_shares_cores_and_memory(
+    machine: Callable[[int, int], Path],
+    started: list[dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
+    cores: int,
+    gigabytes: int,
+    workers: int,
+    share: int,
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    machine(cores, gigabytes)
     clusters.local()
     assert started[0]["n_workers"] == workers
     assert started[0]["threads_per_worker"] == 2
     assert started[0]["env"]["DASK_DASKEMBED__TORCH_THREADS"] == str(share)
+    assert started[0]["memory_limit"] == gigabytes * 2**30 // workers
+    assert caplog.messages == []
 
 
-def test_local_takes_arguments(monkeypatch: pytest.MonkeyPatch, started: list[dict[str, Any]]) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+def test_local_takes_arguments(machine: Callable[[int, int], Path], started: list[dict[str, Any]]) -> None:
+    machine(8, 64)
     clusters.local(memory_limit="8GiB", threads_per_worker=3)
     assert started[0]["memory_limit"] == "8GiB"
     assert started[0]["threads_per_worker"] == 3
     assert started[0]["n_workers"] == 1
 
 
-def test_local_shares_the_cores_among_the_workers_asked_for(
-    monkeypatch: pytest.MonkeyPatch, started: list[dict[str, Any]]
+@pytest.mark.parametrize(
+    ("asked", "workers"), [({"n_workers": 4}, 4), ({"n_workers": 1, "at_most": 4}, 1), ({"at_most": 4}, 1)]
+)
+def test_local_shares_among_the_workers_asked_for(
+    machine: Callable[[int, int], Path], started: list[dict[str, Any]], asked: dict[str, int], workers: int
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    clusters.local(n_workers=4)
-    assert started[0]["n_workers"] == 4
+    machine(8, 64)
+    clusters.local(**asked)
+    assert started[0]["n_workers"] == workers
     assert started[0]["env"]["DASK_DASKEMBED__TORCH_THREADS"] == "2"
+    assert started[0]["memory_limit"] == 16 * 2**30
+    assert "at_most" not in started[0]
+
+
+def test_local_knows_that_workers_may_come(
+    machine: Callable[[int, int], Path], started: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    machine(8, 64)
+    # It ends here, as nothing was started.
+    with pytest.raises(InputError, match="did not start"):
+        connect("local", workers="1..4").__enter__()
+    assert started[0]["n_workers"] == 1
+    assert started[0]["env"]["DASK_DASKEMBED__TORCH_THREADS"] == "2"
+
+
+def test_local_says_when_memory_is_short(
+    machine: Callable[[int, int], Path], started: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    machine(8, 1.5)
+    clusters.local()
+    assert started[0]["n_workers"] == 1
+    assert caplog.messages == [
+        "warning: a worker has 1.5 GiB of this machine's memory and takes about 2 with the released weights: it may be "
+        "killed"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("devices", "visible", "said"),
+    [
+        (["nvidiactl", "nvidia-uvm", "null"], None, []),
+        (["nvidia0", "nvidiactl"], None, ["this machine has 1 GPU: --cluster local-cuda has a worker for each"]),
+        (["nvidia0", "nvidia1"], "0", ["this machine has 2 GPUs: --cluster local-cuda has a worker for each"]),
+        (["nvidia0"], "", []),
+        (["nvidia0"], "-1", []),
+    ],
+)
+def test_local_says_that_there_are_gpus(
+    machine: Callable[[int, int], Path],
+    started: list[dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    devices: list[str],
+    visible: str | None,
+    said: list[str],
+) -> None:
+    folder = machine(8, 64)
+    for name in devices:
+        (folder / name).touch()
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    clusters.local()
+    assert caplog.messages == said

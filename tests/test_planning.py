@@ -197,7 +197,7 @@ def test_workers(chips, tmp_path, workers, most) -> None:
 
 @pytest.mark.parametrize("workers", [0, "many", "1..", "-1"])
 def test_refuses_workers(workers) -> None:
-    with pytest.raises(InputError, match="expected a number of at least 1, or fewest and most"):
+    with pytest.raises(InputError, match="expected a number from 1, or the fewest and the most"):
         daskembed.plan("33TUL", workers=workers, device="cpu", **TINY)
 
 
