@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import dask
 
-from daskembed import config, lock
+from daskembed import config, dashboard, lock
 from daskembed.clusters import connect
 from daskembed.elsewhere import arrange
 from daskembed.embedding import ON_NAN
@@ -18,7 +19,7 @@ from daskembed.errors import ConflictError, DaskembedError, InputError
 from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT, Flow
 from daskembed.levels import check_level
 from daskembed.receipts import STATE, Receipt, check_version, published_files, read_receipts, receipt_path
-from daskembed.results import Progress, RunResult
+from daskembed.results import Event, Progress, RunResult
 from daskembed.settings import Settings, chips_a_block, parse_dates
 from daskembed.sinks import get_sink
 from daskembed.storage import Storage
@@ -47,7 +48,9 @@ def run(
     overwrite: bool = False,
     listen: str | None = None,
     tls: bool = False,
+    performance_report: str | None = None,
     progress: Callable[[Progress], None] | None = None,
+    events: Callable[[Event], None] | None = None,
 ) -> RunResult:
     """Embed tiles: one published file and one receipt each.
 
@@ -75,8 +78,12 @@ def run(
         Replace files that were made with other settings.
     listen, tls
         See `daskembed.clusters.connect`.
+    performance_report
+        Path of a file on this machine for Dask's report of the run (HTML).
     progress
         Called with the run's state after every change.
+    events
+        Called with what happens, one `daskembed.results.Event` at a time.
 
     None takes the configuration's value.
 
@@ -116,28 +123,43 @@ def run(
         raise InputError(f"unknown --on-nan {settings.on_nan!r}: choose one of {', '.join(ON_NAN)}")
     settings.source.check_exists()
     _check_writable(settings.output)
+    if performance_report is not None:
+        dashboard.check_report(performance_report)
     chosen = cluster if cluster is not None else config.get("cluster")
+    on_client = partial(
+        _run_on,
+        names=names,
+        settings=settings,
+        precision=wanted_precision,
+        overwrite=overwrite,
+        report=performance_report,
+        progress=progress,
+        events=events,
+    )
     with lock.hold(settings.output, settings.version) as check:
         settings.output.sweep(f"_v{settings.version}")
         receipts = read_receipts(settings.output, names, settings.version)
         if not isinstance(chosen, str):
-            return _run_on(chosen, names, settings, wanted_precision, receipts, overwrite, check, progress)
+            return on_client(chosen, receipts=receipts, check=check)
         with (
             dask.config.set(DASK_CONFIG),
             connect(chosen, listen=listen, tls=tls) as client,
         ):
-            return _run_on(client, names, settings, wanted_precision, receipts, overwrite, check, progress)
+            return on_client(client, receipts=receipts, check=check)
 
 
 def _run_on(
     client: Client,
+    *,
     names: tuple[str, ...],
     settings: Settings,
     precision: str,
     receipts: dict[str, Receipt],
     overwrite: bool,
     check: Callable[[], None],
+    report: str | None,
     progress: Callable[[Progress], None] | None,
+    events: Callable[[Event], None] | None,
 ) -> RunResult:
     found: list[Hardware] = []
     while not found:
@@ -156,7 +178,9 @@ def _run_on(
     published = published_files(settings.output, settings.version, get_sink("geoparquet").SUFFIX)
     if not overwrite:
         _check_conflicts(settings, names, receipts, published)
-    return Flow(client, names, settings, receipts, published, check, progress, _describe(found)).run()
+    flow = Flow(client, names, settings, receipts, published, check, progress, events, _describe(found))
+    with dashboard.report(client, report):
+        return flow.run()
 
 
 def _hardware() -> Hardware:

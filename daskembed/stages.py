@@ -23,6 +23,7 @@ from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder,
 from daskembed.sinks import get_sink
 from daskembed.sources import get_source
 from daskembed.table import to_geodataframe
+from daskembed.timings import metered
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -162,11 +163,13 @@ def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: 
     return blocks
 
 
+@metered()
 def embed_block(block: Block, *, settings: Settings) -> bytes | None:
     """On a worker: make a block's part; gives its bytes if parts are carried, else None."""
     return _write(settings, block, block.compute())
 
 
+@metered()
 def embed_gently(settings: Settings, block: Block, without: Mapping[str, str]) -> bytes | None:
     """`embed_block` where workers died of the block: with less memory, and without the chips of `without`."""
     from daskembed.device import get_device
@@ -197,6 +200,7 @@ def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame) -> bytes |
     return None
 
 
+@metered()
 def publish(
     settings: Settings,
     tile: str,
