@@ -152,8 +152,8 @@ class _Page(SchedulerPlugin):  # type: ignore[misc]
             {
                 "worker": worker.address,
                 "threads": worker.nthreads,
-                "working": len(worker.executing),
-                "waiting": len(worker.processing) - len(worker.executing),
+                "working": len(working := worker.processing & worker.executing.keys()),
+                "waiting": len(worker.processing) - len(working),
                 **_live(worker),
             }
             for worker in self._scheduler.workers.values()

@@ -228,10 +228,8 @@ class Flow:
         if self._events is None:
             return
         if task is not None:
-            what = {
-                "worker": self._by.pop(task.key, None),
-                "block": None if task.block is None else task.block.number,
-            } | what
+            number = None if task.block is None else task.block.number
+            what = {"worker": self._by.pop(task.key, None), "block": number} | what
         self._events(Event(stages.now(), event, tile=None if job is None else job.tile, **what))
 
     def _hear(self, heard: tuple[float, dict[str, str]]) -> None:

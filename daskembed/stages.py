@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 from collections.abc import Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import accumulate
@@ -110,7 +111,8 @@ def _look(settings: Settings, tile: str, finished: Receipt | None) -> tuple[Inde
     if finished is not None and listing.fingerprint == finished.listing:
         return None
     found = source.read_headers(listing, dates=settings.dates, readers=settings.encoder.readers or 16)
-    blocks = all_blocks(settings, tile, found, listing.fingerprint)
+    # In a context of its own: dask-dataframe would warn that it ignores the annotation of this task's span.
+    blocks = Context().run(all_blocks, settings, tile, found, listing.fingerprint)
     bad = found[found["quarantined"].notna()]
     indexed = Indexed(
         listing=listing.fingerprint,
