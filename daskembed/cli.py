@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import signal
 import sys
@@ -102,6 +103,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST",
         help="let a cluster of this machine listen to others, who can then execute code; 0.0.0.0 is every address",
     )
+    run.add_argument(
+        "--performance-report",
+        metavar="FILE.html",
+        help="save Dask's own report of the run; its profiles stay empty, as workers started here are not profiled",
+    )
+    run.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        default="text",
+        help="json: on stdout one line an event, and nothing else (default: text)",
+    )
     run.add_argument("--tls", action="store_true", help="encrypt a cluster of this machine and let nobody else in")
     commands.add_parser(
         "run",
@@ -170,10 +182,11 @@ def _run(options: argparse.Namespace) -> int:
     # A lost scheduler is told in a line of our own, not in tracebacks of the client's.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     from daskembed.clusters import parse_arguments
-    from daskembed.display import show_progress
+    from daskembed.display import print_event, show_progress
     from daskembed.pipeline import run
 
-    with show_progress() as progress:
+    as_json = options.log_format == "json"
+    with contextlib.nullcontext() if as_json else show_progress() as progress:
         result = run(
             options.tiles,
             source=options.source,
@@ -192,9 +205,11 @@ def _run(options: argparse.Namespace) -> int:
             overwrite=options.overwrite,
             listen=options.listen,
             tls=options.tls,
+            performance_report=options.performance_report,
             progress=progress,
+            events=print_event if as_json else None,
         )
-    return _summary(result)
+    return result.exit_status if as_json else _summary(result)
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from daskembed.encoders import Encoder, get_encoder_module
 from daskembed.encoders.checkpoint import load_state
 from daskembed.errors import ChipError
 from daskembed.sources.geotiff import SIZE
-from daskembed.timings import timed
+from daskembed.timings import count_chips, for_this_task, timed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -168,15 +168,16 @@ class Device:
             np.zeros(count, np.int64),
         )
         batches = []
+        read, encode = for_this_task(self._read), for_this_task(self._encode_batch)
         with self._turn:
             for start in range(0, count, self._batch):
                 rows = slice(start, min(start + self._batch, count))
                 reads = []
                 for chip in chips[rows]:
                     self._room.acquire()
-                    reads.append(self._readers.submit(self._read, chip, on_nan))
+                    reads.append(self._readers.submit(read, chip, on_nan))
                 staged = self._stage.submit(self._stage_batch, reads, latlon[rows], time[rows], encoded, rows)
-                batches.append(self._compute.submit(self._encode_batch, staged, level, encoded, rows))
+                batches.append(self._compute.submit(encode, staged, level, encoded, rows))
         wait(batches)
         for batch in batches:
             batch.result()
@@ -228,11 +229,11 @@ class Device:
             with timed("wait"):
                 batch = staged.result()
             good = np.array([reason is None for reason in encoded.quarantined[rows]])
-            if not good.any():
-                return
-            with timed("device"), torch.inference_mode():
-                vectors = self._run_model(batch, level)
-                encoded.vectors[rows][good] = vectors.cpu().numpy()[good]
+            if good.any():
+                with timed("device"), torch.inference_mode():
+                    vectors = self._run_model(batch, level)
+                    encoded.vectors[rows][good] = vectors.cpu().numpy()[good]
+            count_chips(rows.stop - rows.start)
         finally:
             # Only now may as many others be read.
             self._room.release(rows.stop - rows.start)

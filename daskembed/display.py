@@ -1,16 +1,19 @@
-"""What a run shows: live progress on a terminal, plain lines when piped, a summary at the end."""
+"""What a run shows: live progress on a terminal, plain lines when piped, a summary at the end, or lines of JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from daskembed.planning import Plan
-    from daskembed.results import Expected, Progress, RunResult, TileResult
+    from daskembed.results import Event, Expected, Progress, RunResult, TileResult
 
 MOST_LISTED = 5
 """Quarantined chips and failed tiles named in a summary; the receipts hold all."""
@@ -30,7 +33,8 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
     def tell(state: Progress) -> None:
         nonlocal told, noticed
         if not told and not state.finished and not state.indexed:
-            console.print(f"dashboard: {state.dashboard}\nworkers: {state.workers}", markup=False)
+            page = f"\nrun's page: {state.page}" if state.page else ""
+            console.print(f"dashboard: {state.dashboard}{page}\nworkers: {state.workers}", markup=False)
         for result in state.finished[told:]:
             console.print(describe_tile(result), markup=False)
         told = len(state.finished)
@@ -49,6 +53,15 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
 
         yield show
         live.update(Text(""))
+
+
+def print_event(event: Event) -> None:
+    """One line of JSON, at once: whoever collects them may wait for it."""
+    found = asdict(event)
+    counts = found.pop("counts")
+    told = {name: value for name, value in found.items() if value is not None}
+    sys.stdout.write(json.dumps(told | counts) + "\n")
+    sys.stdout.flush()
 
 
 def describe_tile(result: TileResult) -> str:

@@ -6,14 +6,15 @@ import contextlib
 import logging
 import queue
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distributed import KilledWorker, SpecCluster, WorkerPlugin
+from distributed import KilledWorker, SpecCluster, WorkerPlugin, span
 
-from daskembed import stages, timings
+from daskembed import dashboard, stages, timings
 from daskembed.errors import (
     ClusterLostError,
     DaskembedError,
@@ -24,8 +25,9 @@ from daskembed.errors import (
     every_error,
 )
 from daskembed.receipts import Receipt
-from daskembed.results import Progress, RunResult, TileResult
+from daskembed.results import Event, Progress, RunResult, TileResult
 from daskembed.settings import Settings
+from daskembed.storage import redact
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -121,6 +123,8 @@ class Flow:
         Called every second; raises to stop the run.
     progress
         Called with the run's state after every change.
+    events
+        Called with what happens.
     workers
         What they are, in a line.
     """
@@ -134,6 +138,7 @@ class Flow:
         published: dict[str, list[str]],
         check: Callable[[], None],
         progress: Callable[[Progress], None] | None,
+        events: Callable[[Event], None] | None,
         workers: str,
     ) -> None:
         self._client, self._settings, self._receipts, self._published = client, settings, receipts, published
@@ -141,29 +146,45 @@ class Flow:
         self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._tasks: dict[Future, _Task] = {}
         self._state = Progress(len(names), client.dashboard_link, workers)
-        self._check, self._tell = check, progress or (lambda state: None)
+        self._check, self._tell, self._events = check, progress or (lambda state: None), events
+        self._started, self._by = stages.now(), dict[str, str]()
         self._room, self._looked, self._alone_since = 1, 0.0, time.monotonic()
 
     def run(self) -> RunResult:
         """Embed all tiles, or as many as can be until Ctrl-C."""
         with contextlib.suppress(OSError):  # of a worker that dies at this moment; the others have it
             self._client.register_plugin(_TellOnce())
+        self._state.page = dashboard.serve(self._client)
+        if self._events is not None:
+            # Which worker did a block is asked of nobody: the scheduler says it before it says that the block is done.
+            self._client.subscribe_topic(dashboard.TASKS, self._hear)
         start, before = time.perf_counter(), self._client.run(timings.seconds, on_error="ignore")
         self._tell(self._state)
+        self._emit(
+            "run_started",
+            counts={"tiles": self._state.tiles},
+            dashboard=self._state.dashboard,
+            page=self._state.page or None,
+        )
         interrupted = False
         try:
-            try:
-                self._fill()
-                self._drain(self._fill)
-            except KeyboardInterrupt:
-                interrupted = True
-                # Blocks are given up, files whose blocks are all done are still published.
-                self._cancel([future for future, task in self._tasks.items() if task.stage != "publish"])
-                self._drain(lambda: None)
+            with span("daskembed", f"{redact(self._settings.output.url)} v{self._settings.version}"):
+                try:
+                    self._fill()
+                    self._drain(self._fill)
+                except KeyboardInterrupt:
+                    interrupted = True
+                    # Blocks are given up, files whose blocks are all done are still published.
+                    self._cancel([future for future, task in self._tasks.items() if task.stage != "publish"])
+                    self._drain(lambda: None)
         except KeyboardInterrupt:
             pass  # the second one: stop at once
+        except DaskembedError as error:
+            self._end("stopped", redact(str(error)))
+            raise
         finally:
             self._cancel(list(self._tasks))
+        self._end("interrupted" if interrupted else "over")
         seconds = time.perf_counter() - start
         return RunResult(
             output=self._settings.output.url,
@@ -175,6 +196,54 @@ class Flow:
             stage_seconds={} if interrupted else self._stage_seconds(before),
         )
 
+    def _end(self, how: str, reason: str | None = None) -> None:
+        self._emit("run_ended", reason=reason or how, counts=self._counts())
+        if self._events is not None:
+            self._client.unsubscribe_topic(dashboard.TASKS)
+        with contextlib.suppress(OSError, RuntimeError, TimeoutError):  # of a scheduler that is gone
+            self._show(how)
+
+    def _show(self, how: str = "running") -> None:
+        """Say on the page how far this run is."""
+        told = {
+            "run": f"{self._client.id} {self._started}",
+            "client": self._client.id,
+            "output": redact(self._settings.output.url),
+            "state": how,
+            "notice": self._state.notice,
+            **self._counts(),
+        }
+        self._client.log_event(dashboard.RUNS, told)
+
+    def _counts(self) -> dict[str, int]:
+        state = self._state
+        ends = Counter(tile.status for tile in state.finished)
+        return {
+            "tiles": state.tiles,
+            **{status: ends[status] for status in ("done", "skipped", "failed")},
+            "indexed": state.indexed,
+            "chips": state.chips,
+            "encoded": state.encoded,
+            "quarantined": state.quarantined,
+        }
+
+    def _emit(self, event: str, job: _Job | None = None, task: _Task | None = None, **what: Any) -> None:
+        if self._events is None:
+            return
+        if task is not None:
+            number = None if task.block is None else task.block.number
+            what = {"worker": self._by.pop(task.key, None), "block": number} | what
+        self._events(Event(stages.now(), event, tile=None if job is None else job.tile, **what))
+
+    def _hear(self, heard: tuple[float, dict[str, str]]) -> None:
+        """In the client's thread: a task of some run changed hands."""
+        if (key := heard[1]["key"]) in self._client.futures:
+            self._by[key] = heard[1]["worker"]
+
+    def _emit_quarantined(self, job: _Job, found: Mapping[str, str]) -> None:
+        for url, reason in found.items():
+            self._emit("quarantined", job, chip=redact(url), reason=redact(reason))
+
     def _fill(self) -> None:
         """Start tiles until every thread has blocks waiting: fewer starve it, more only fill the scheduler."""
         self._look()
@@ -183,7 +252,9 @@ class Flow:
             files, receipt = self._published.get(tile, []), self._receipts.get(tile)
             if receipt and not receipt.finishes(self._settings.identity, files):
                 receipt = None
-            self._send(_Task(_Job(tile, order, stages.now(), receipt, files), "index"))
+            job = _Job(tile, order, stages.now(), receipt, files)
+            self._emit("tile_started", job)
+            self._send(_Task(job, "index"))
 
     def _look(self) -> None:
         """See who works and whether this run may go on, once a second: for each block it would cost as much."""
@@ -201,6 +272,7 @@ class Flow:
         if notice != self._state.notice:
             self._state.notice = notice
             self._tell(self._state)
+            self._emit("notice", reason=notice or "workers are back")
         if now - self._alone_since > WORKER_TIMEOUT:
             raise ClusterLostError(
                 f"no worker is left at {self._client.scheduler.address}, and none came within {WORKER_TIMEOUT} s: "
@@ -215,6 +287,7 @@ class Flow:
 
     def _threads(self) -> int:
         try:
+            self._show()
             return sum(self._client.nthreads().values())
         except (OSError, RuntimeError, TimeoutError) as error:
             raise ClusterLostError(f"the Dask scheduler does not answer any more: {error}") from None
@@ -291,14 +364,17 @@ class Flow:
             if carried:
                 stages.tidy(self._settings, job.receipt, job.files)
             self._state.indexed += 1
-            self._finish(job, "skipped", job.receipt)
+            self._finish(task, "skipped", job.receipt)
             return
         job.indexed, blocks = found
         if carried:
             blocks = stages.begin(self._settings, job.tile, job.indexed, blocks)
         self._state.indexed += 1
         self._state.quarantined += len(job.indexed.quarantined)
-        self._state.chips += sum(block.chips for block in blocks)
+        chips = sum(block.chips for block in blocks)
+        self._state.chips += chips
+        self._emit("indexed", job, task, counts={"blocks": len(blocks), "chips": chips})
+        self._emit_quarantined(job, job.indexed.quarantined)
         if not blocks:
             self._send(_Task(job, "publish"))
             return
@@ -321,6 +397,7 @@ class Flow:
         if found is not None:
             self._settings.output.put(task.block.path, found)
         self._state.encoded += task.block.chips
+        self._emit("embedded", task.job, task, counts={"chips": task.block.chips})
         task.job.waiting.discard(task.block.path)
         if not task.job.waiting:
             self._send(_Task(task.job, "publish"))
@@ -330,14 +407,17 @@ class Flow:
 
     def _after_publish(self, task: _Task, receipt: Receipt) -> None:
         assert task.job.indexed is not None
-        self._state.quarantined += len(receipt.quarantined) - len(task.job.indexed.quarantined)
-        self._finish(task.job, "done", receipt)
+        known = task.job.indexed.quarantined
+        self._state.quarantined += len(receipt.quarantined) - len(known)
+        self._emit_quarantined(task.job, {url: why for url, why in receipt.quarantined.items() if url not in known})
+        self._finish(task, "done", receipt)
 
-    def _finish(self, job: _Job, status: str, receipt: Receipt) -> None:
+    def _finish(self, task: _Task, status: str, receipt: Receipt) -> None:
+        job, quarantined = task.job, receipt.quarantined
         file = None if receipt.file is None else self._settings.output.url_of(receipt.file)
-        self._state.finished.append(
-            TileResult(job.tile, status, file, receipt.chips, receipt.quarantined, size=receipt.size)
-        )
+        self._state.finished.append(TileResult(job.tile, status, file, receipt.chips, quarantined, size=receipt.size))
+        event, counts = "published" if status == "done" else status, {"chips": receipt.chips}
+        self._emit(event, job, task, file=file and redact(file), counts=counts | {"quarantined": len(quarantined)})
 
     def _after_error(self, task: _Task, error: BaseException) -> None:
         if isinstance(error, (StorageUnusableError, InputError)):
@@ -348,7 +428,9 @@ class Flow:
             # Counted here and not by Dask, which would also repeat what stops the run.
             if isinstance(error, TileError) or task.tries == RETRIES:
                 self._fail(task, error)
-            elif task.stage == "publish" and isinstance(error, FileNotFoundError):
+                return
+            self._emit_retried(task, error)
+            if task.stage == "publish" and isinstance(error, FileNotFoundError):
                 self._begin_again(task)
             else:
                 self._send(replace(task, tries=task.tries + 1))
@@ -357,9 +439,14 @@ class Flow:
             what = "its workers died" if died else "its workers ran out of memory"
             self._fail(task, TileError(f"{what} again and again during `{task.stage}`: look at their logs"))
             return
+        self._emit_retried(task, error)
         # One of a block's chips may be what its workers die of; if none is, memory may be short.
         stage = "examine" if died and task.stage == "embed" and not task.returns else task.stage
         self._send(replace(task, stage=stage, returns=task.returns + 1))
+
+    def _emit_retried(self, task: _Task, error: BaseException) -> None:
+        last = {"worker": error.last_worker.address} if isinstance(error, KilledWorker) else {}
+        self._emit("retried", task.job, task, stage=task.stage, reason=redact(_reason(error)), **last)
 
     def _begin_again(self, task: _Task) -> None:
         """Make parts that are gone: the last task of a run that was stopped may have published and removed them."""
@@ -373,8 +460,9 @@ class Flow:
         if task.stage == "index":
             self._state.indexed += 1
         self._cancel([future for future, other in self._tasks.items() if other.job is job])
-        reason = str(error) if isinstance(error, DaskembedError) else f"{type(error).__name__}: {error}"
+        reason = _reason(error)
         self._state.finished.append(TileResult(job.tile, "failed", reason=reason))
+        self._emit("failed", job, task, reason=redact(reason))
         # Told anyway; a store that does not take this either fails the next tiles too.
         with contextlib.suppress(StorageError):
             stages.record(self._settings, job.tile, job.indexed, reason)
@@ -399,3 +487,7 @@ def _result(future: Future) -> Any:
     except TimeoutError:
         # Its worker died after it was done, and nobody came to do it again.
         raise ClusterLostError(f"no worker gave the result of {future.key} within {WORKER_TIMEOUT} s") from None
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, DaskembedError) else f"{type(error).__name__}: {error}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask
 
-from daskembed import config, lock
+from daskembed import config, dashboard, lock
 from daskembed.clusters import check_versions, connect, shares_files
 from daskembed.elsewhere import arrange, refuse_source
 from daskembed.embedding import ON_NAN
@@ -18,7 +19,7 @@ from daskembed.errors import ConflictError, DaskembedError, InputError
 from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT, Flow
 from daskembed.levels import check_level
 from daskembed.receipts import STATE, Receipt, check_version, published_files, read_receipts, receipt_path
-from daskembed.results import Progress, RunResult
+from daskembed.results import Event, Progress, RunResult
 from daskembed.settings import Settings, chips_a_block, parse_dates
 from daskembed.sinks import get_sink
 from daskembed.storage import Storage, is_local
@@ -49,7 +50,9 @@ def run(
     overwrite: bool = False,
     listen: str | None = None,
     tls: bool = False,
+    performance_report: str | None = None,
     progress: Callable[[Progress], None] | None = None,
+    events: Callable[[Event], None] | None = None,
 ) -> RunResult:
     """Embed tiles: one published file and one receipt each.
 
@@ -80,8 +83,12 @@ def run(
         Replace files that were made with other settings.
     listen, tls
         See `daskembed.clusters.connect`.
+    performance_report
+        Path of a file on this machine for Dask's report of the run (HTML).
     progress
         Called with the run's state after every change.
+    events
+        Called with what happens, one `daskembed.results.Event` at a time.
 
     None takes the configuration's value.
 
@@ -110,6 +117,8 @@ def run(
         on_nan=on_nan,
     )
     _check_writable(settings.output)
+    if performance_report is not None:
+        dashboard.check_report(performance_report)
     chosen = cluster if cluster is not None else config.get("cluster")
     if not isinstance(chosen, str) and (cluster_arguments or workers):
         raise InputError(
@@ -118,15 +127,27 @@ def run(
     with lock.hold(settings.output, settings.version) as check:
         settings.output.sweep(f"_v{settings.version}")
         receipts = read_receipts(settings.output, names, settings.version)
+        on_client = partial(
+            _run_on,
+            names=names,
+            settings=settings,
+            precision=wanted_precision,
+            receipts=receipts,
+            overwrite=overwrite,
+            check=check,
+            report=performance_report,
+            progress=progress,
+            events=events,
+        )
         if not isinstance(chosen, str):
-            return _run_on(chosen, names, settings, wanted_precision, receipts, overwrite, check, progress)
+            return on_client(chosen)
         if is_local(settings.source.url) and shares_files(chosen) is False:
             refuse_source(settings.source.url, f"of the cluster {chosen!r}")
         with (
             dask.config.set(DASK_CONFIG),
             connect(chosen, arguments=cluster_arguments, workers=workers, listen=listen, tls=tls) as client,
         ):
-            return _run_on(client, names, settings, wanted_precision, receipts, overwrite, check, progress)
+            return on_client(client)
 
 
 def resolve(
@@ -173,13 +194,16 @@ def resolve(
 
 def _run_on(
     client: Client,
+    *,
     names: tuple[str, ...],
     settings: Settings,
     precision: str,
     receipts: dict[str, Receipt],
     overwrite: bool,
     check: Callable[[], None],
+    report: str | None,
     progress: Callable[[Progress], None] | None,
+    events: Callable[[Event], None] | None,
 ) -> RunResult:
     found: list[Hardware] = []
     while not found:
@@ -201,8 +225,9 @@ def _run_on(
         check_conflicts(settings, names, receipts, published)
     from daskembed.planning import recall  # which is made of parts of this module
 
-    result = Flow(client, names, settings, receipts, published, check, progress, _describe(found)).run()
-    return replace(result, expected=recall(settings))
+    flow = Flow(client, names, settings, receipts, published, check, progress, events, _describe(found))
+    with dashboard.report(client, report):
+        return replace(flow.run(), expected=recall(settings))
 
 
 def _hardware() -> Hardware:

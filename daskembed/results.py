@@ -107,3 +107,32 @@ class Progress:
     """Chips known to be bad."""
     notice: str = ""
     """What holds the run up at the moment, if anything does."""
+    page: str = ""
+    """Address of the runs' own page on the scheduler; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run; what it does not have is None."""
+
+    time: str
+    """UTC, ISO 8601."""
+    event: str
+    """``run_started``, ``tile_started``, ``indexed``, ``embedded`` (a block), ``published``, ``skipped``, ``failed``,
+    ``retried``, ``quarantined``, ``notice`` or ``run_ended``."""
+    tile: str | None = None
+    block: int | None = None
+    """Number of the block in its tile, from 0."""
+    worker: str | None = None
+    """Address of the worker that did it."""
+    stage: str | None = None
+    """Of what is tried again: ``index``, ``embed``, ``examine`` or ``publish``."""
+    reason: str | None = None
+    file: str | None = None
+    """Path or URL of the published file."""
+    chip: str | None = None
+    """URL of the quarantined chip."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Of tiles, blocks and chips."""
+    dashboard: str | None = None
+    page: str | None = None

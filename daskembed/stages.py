@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 from collections.abc import Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import accumulate
@@ -23,6 +24,7 @@ from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder,
 from daskembed.sinks import get_sink
 from daskembed.sources import get_source
 from daskembed.table import to_geodataframe
+from daskembed.timings import metered
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -109,7 +111,8 @@ def _look(settings: Settings, tile: str, finished: Receipt | None) -> tuple[Inde
     if finished is not None and listing.fingerprint == finished.listing:
         return None
     found = source.read_headers(listing, dates=settings.dates, readers=settings.encoder.readers or 16)
-    blocks = all_blocks(settings, tile, found, listing.fingerprint)
+    # In a context of its own: dask-dataframe would warn that it ignores the annotation of this task's span.
+    blocks = Context().run(all_blocks, settings, tile, found, listing.fingerprint)
     bad = found[found["quarantined"].notna()]
     indexed = Indexed(
         listing=listing.fingerprint,
@@ -167,11 +170,13 @@ def block_folder(settings: Settings, tile: str, listing: str) -> str:
     return f"{parts_folder(tile, settings.version)}/{key}"
 
 
+@metered()
 def embed_block(block: Block, *, settings: Settings) -> bytes | None:
     """On a worker: make a block's part; gives its bytes if parts are carried, else None."""
     return _write(settings, block, block.compute())
 
 
+@metered()
 def embed_gently(settings: Settings, block: Block, without: Mapping[str, str]) -> bytes | None:
     """`embed_block` where workers died of the block: with less memory, and without the chips of `without`."""
     from daskembed.device import get_device
@@ -202,6 +207,7 @@ def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame) -> bytes |
     return None
 
 
+@metered()
 def publish(
     settings: Settings,
     tile: str,

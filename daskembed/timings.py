@@ -1,17 +1,29 @@
-"""Where a process's time goes: seconds by stage, summed over its threads."""
+"""Where a process's time goes: chips and seconds by stage, summed over its threads."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import ParamSpec, TypeVar
 
 STAGES = ("source", "decode", "wait", "device", "write")
 """Fetching bytes, decoding them, the device's thread waiting for chips, encoding, writing files."""
+CHIPS = "chips"
+"""What the device is done with: chips embedded or found to be bad."""
+WINDOW = 20
+"""Seconds over which `Recent` takes its means."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _lock = threading.Lock()
 _seconds = dict.fromkeys(STAGES, 0.0)
+_chips = 0
+_task: ContextVar[dict[str, float] | None] = ContextVar("daskembed-task", default=None)
 
 
 @contextlib.contextmanager
@@ -21,12 +33,76 @@ def timed(stage: str) -> Iterator[None]:
     try:
         yield
     finally:
-        spent = time.perf_counter() - start
+        spent, task = time.perf_counter() - start, _task.get()
         with _lock:
             _seconds[stage] += spent
+            if task is not None:
+                task[stage] += spent
+
+
+def count_chips(number: int) -> None:
+    """Add chips that the device is done with."""
+    global _chips
+    task = _task.get()
+    with _lock:
+        _chips += number
+        if task is not None:
+            task[CHIPS] += number
 
 
 def seconds() -> dict[str, float]:
     """Seconds by stage since the process started."""
     with _lock:
         return dict(_seconds)
+
+
+@contextlib.contextmanager
+def metered() -> Iterator[None]:
+    """Give Dask's fine performance metrics what this task spends, also in threads that `for_this_task` reaches.
+
+    They are told once, at the task's end and in its own thread: Dask's meter does not reach other threads.
+    """
+    from distributed.metrics import context_meter
+
+    spent = dict.fromkeys((*STAGES, CHIPS), 0.0)
+    token = _task.set(spent)
+    try:
+        yield
+    finally:
+        _task.reset(token)
+        for name, value in spent.items():
+            if value:
+                context_meter.digest_metric(name, value, "count" if name == CHIPS else "seconds")
+
+
+def for_this_task(function: Callable[P, T]) -> Callable[P, T]:
+    """`function` for another thread, whose time there counts for the task of this one."""
+    task = _task.get()
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        token = _task.set(task)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _task.reset(token)
+
+    return call
+
+
+class Recent:
+    """Chips of this process and how busy its device is: what a worker adds to its heartbeats."""
+
+    def __init__(self) -> None:
+        self._readings: deque[tuple[float, int, dict[str, float]]] = deque()
+
+    def read(self) -> dict[str, float]:
+        """Chips so far; chips a second and the shares of time of the device and of its waiting since `WINDOW`."""
+        self._readings.append((time.perf_counter(), _chips, seconds()))
+        now, chips, spent = self._readings[-1]
+        while len(self._readings) > 2 and self._readings[1][0] <= now - WINDOW:
+            self._readings.popleft()
+        then, chips_then, spent_then = self._readings[0]
+        passed = now - then or 1.0
+        # What is counted at its end may have begun before.
+        share = {stage: min(1.0, (spent[stage] - spent_then[stage]) / passed) for stage in ("device", "wait")}
+        return {"chips": chips, "chips_per_second": (chips - chips_then) / passed, **share}

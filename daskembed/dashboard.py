@@ -1,0 +1,246 @@
+"""What the scheduler serves of the runs: a page beside Dask's dashboard, and metrics beside Dask's own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from distributed import SchedulerPlugin, WorkerPlugin, performance_report
+from tornado.web import RequestHandler
+
+from daskembed import timings
+from daskembed.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed import Client, Scheduler, Worker
+
+STAGES = ("index", "embed", "examine", "publish")
+"""What the names of tasks begin with; the tile follows."""
+RUNS, TASKS = "daskembed-runs", "daskembed-tasks"
+"""Topics of events on the scheduler: where runs say how far they are, and where they hear which worker did a task."""
+MOST_RUNS, MOST_TILES = 5, 20
+"""Runs, the last ones, and tiles in work, the first ones, that the page lists."""
+LIVE = "daskembed"
+"""What a worker's heartbeat calls `daskembed.timings.Recent.read`."""
+# The page shows what it is sent as text; nothing else may be loaded or run in it.
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
+
+
+def serve(client: Client) -> str:
+    """Have the workers tell how they fare, and the scheduler show it, if it can import this.
+
+    Returns
+    -------
+    str
+        The page's address, or nothing if there is none.
+    """
+    with contextlib.suppress(OSError):  # of a worker that dies at this moment; the others have it
+        client.register_plugin(_Live())
+    try:
+        client.register_plugin(_Page())
+    except (ImportError, ValueError):
+        # A scheduler without this package, or one that takes no plugins: the run does not depend on it.
+        return ""
+    return f"{client.dashboard_link}".removesuffix("/status") + "/daskembed"
+
+
+def check_report(path: str) -> None:
+    """Raise `InputError` if Dask's report cannot be written to `path`."""
+    file = Path(path)
+    there = file.exists()
+    try:
+        if "://" in path:
+            raise OSError("it is no path on this machine")
+        with file.open("a"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the performance report {path} cannot be written: {error.strerror or error}; give another path"
+        ) from None
+    if not there:
+        file.unlink()
+
+
+@contextlib.contextmanager
+def report(client: Client, path: str | None) -> Iterator[None]:
+    """Write Dask's own report of what happens in here to `path`, if one is given, however it ends."""
+    if path is None:
+        yield
+        return
+    written = performance_report(path)
+    # It asks for the current client, which ours is not: the caller may have another.
+    with client.as_current():
+        written.__enter__()
+    try:
+        yield
+    finally:
+        try:
+            with client.as_current():
+                written.__exit__(None, None, None)
+        except (OSError, RuntimeError, TimeoutError, ValueError) as error:
+            logging.getLogger(__name__).warning(f"warning: the performance report {path} was not written: {error}")
+
+
+class _Live(WorkerPlugin):  # type: ignore[misc]
+    """Adds a worker's chips and how busy its device is to its heartbeats."""
+
+    name = "daskembed-live"
+    idempotent = True
+
+    def setup(self, worker: Worker) -> None:
+        recent = timings.Recent()
+        worker.metrics[LIVE] = lambda worker: recent.read()
+
+
+class _Page(SchedulerPlugin):  # type: ignore[misc]
+    """Collects what the scheduler knows of runs, and serves it."""
+
+    name = "daskembed-page"
+    idempotent = True
+    latest: ClassVar[_Page | None] = None
+    """Whose metrics this process gives: Prometheus knows one registry a process."""
+
+    async def start(self, scheduler: Scheduler) -> None:
+        self._scheduler, self._runs = scheduler, dict[str, dict[str, Any]]()
+        # Under any prefix that the dashboard may have.
+        routes = [(r".*/daskembed", _PageHandler), (r".*/daskembed\.json", _StateHandler, {"page": self})]
+        scheduler.http_application.add_handlers(".*", routes)
+        self._register(self)
+
+    async def close(self) -> None:
+        if _Page.latest is self:
+            self._register(None)
+
+    @staticmethod
+    def _register(page: _Page | None) -> None:
+        with contextlib.suppress(ImportError):
+            from prometheus_client import REGISTRY
+
+            if _Page.latest is not None:
+                REGISTRY.unregister(_Page.latest)
+            _Page.latest = page
+            if page is not None:
+                REGISTRY.register(page)
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        if topic == RUNS:
+            self._runs[msg["run"]] = msg
+            for old in list(self._runs)[:-MOST_RUNS]:
+                del self._runs[old]
+
+    def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        if start == "processing" and "worker" in kwargs and _parts(key):
+            self._scheduler.log_event(TASKS, {"key": key, "worker": kwargs["worker"]})
+
+    def state(self) -> dict[str, Any]:
+        """What the page shows, as JSON."""
+        stages: dict[str, Counter[str]] = {stage: Counter() for stage in STAGES}
+        tiles: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for key, task in self._scheduler.tasks.items():
+            if (parts := _parts(key)) and (place := _place(task)):
+                stages[parts[0]][place] += 1
+                tiles[parts[1]][f"{parts[0]} {place}"] += 1
+        for stage, prefix in self._scheduler.task_prefixes.items():
+            if stage in stages:
+                stages[stage]["done"] = prefix.state_counts["memory"]
+        workers = [
+            {
+                "worker": worker.address,
+                "threads": worker.nthreads,
+                "working": len(working := worker.processing & worker.executing.keys()),
+                "waiting": len(worker.processing) - len(working),
+                **_live(worker),
+            }
+            for worker in self._scheduler.workers.values()
+        ]
+        return {
+            "runs": [self._run(told) for told in reversed(self._runs.values())],
+            "stages": [{"stage": stage, **_counts(found)} for stage, found in stages.items()],
+            "tiles": [{"tile": tile, **found} for tile, found in list(tiles.items())[:MOST_TILES]],
+            "tiles_in_work": len(tiles),
+            "workers": workers,
+            "chips_per_second": sum(worker["chips_per_second"] for worker in workers),
+            "device": sum(worker["device"] for worker in workers) / max(1, len(workers)),
+        }
+
+    def _run(self, told: dict[str, Any]) -> dict[str, Any]:
+        lost = told["state"] == "running" and told["client"] not in self._scheduler.clients
+        return {**told, "state": "its client is gone"} if lost else told
+
+    def collect(self) -> Iterator[Any]:
+        """What Prometheus reads."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        # Dask's sums outlive the workers: counters must not fall when one leaves.
+        done: defaultdict[str, float] = defaultdict(float)
+        for name, value in self._scheduler.cumulative_worker_metrics.items():
+            if isinstance(name, tuple) and name[0] == "execute" and name[1] in STAGES:
+                done[name[2]] += value
+        yield CounterMetricFamily("daskembed_chips", "Chips embedded or quarantined", value=done["chips"])
+        seconds = CounterMetricFamily(
+            "daskembed_stage_seconds", "Seconds of the workers' threads by stage", labels=["stage"]
+        )
+        for stage in timings.STAGES:
+            seconds.add_metric([stage], done[stage])
+        yield seconds
+        state = self.state()
+        tasks = GaugeMetricFamily("daskembed_tasks", "Tasks by stage and where they are", labels=["stage", "state"])
+        for found in state["stages"]:
+            for place in ("working", "waiting"):
+                tasks.add_metric([found["stage"], place], found[place])
+        yield tasks
+        busy = GaugeMetricFamily(
+            "daskembed_device_busy_ratio",
+            f"Share of the last {timings.WINDOW} seconds in which a worker's device was busy",
+            labels=["worker"],
+        )
+        for worker in state["workers"]:
+            busy.add_metric([worker["worker"]], worker["device"])
+        yield busy
+
+
+def _parts(key: Any) -> list[str] | None:
+    """Stage and tile, if this is the name of a task of ours."""
+    parts = key.split("-", 2) if isinstance(key, str) else []
+    return parts if len(parts) == 3 and parts[0] in STAGES else None
+
+
+def _place(task: Any) -> str:
+    """Nothing, if it is over."""
+    if task.state == "processing" and task in task.processing_on.executing:
+        return "working"
+    return "waiting" if task.state in ("processing", "queued", "no-worker", "waiting") else ""
+
+
+def _live(worker: Any) -> dict[str, float]:
+    """Of a worker that is new, nothing is known yet."""
+    found: dict[str, float] = worker.metrics.get(LIVE, {})
+    return {name: found.get(name, 0) for name in ("chips", "chips_per_second", "device", "wait")}
+
+
+def _counts(found: Counter[str]) -> dict[str, int]:
+    return {place: found[place] for place in ("working", "waiting", "done")}
+
+
+class _Handler(RequestHandler):
+    def set_default_headers(self) -> None:
+        self.set_header("Content-Security-Policy", _POLICY)
+        self.set_header("Cache-Control", "no-store")
+
+
+class _PageHandler(_Handler):
+    def get(self) -> None:
+        self.write(files("daskembed").joinpath("dashboard.html").read_text(encoding="utf-8"))
+
+
+class _StateHandler(_Handler):
+    def initialize(self, page: _Page) -> None:
+        self._page = page
+
+    def get(self) -> None:
+        self.write(self._page.state())
