@@ -162,7 +162,7 @@ def describe_plan(plan: Plan) -> str:
         f"write        {sizes} (estimates; the level chosen comes first)",
         f"speed        {speed.chips_per_second:.3g} chips/s a worker, the limit is the {speed.limit}",
         f"             {speed.basis}",
-        f"device       {plan.device_hours:.3g} h",
+        f"device       {describe_seconds(3600 * plan.device_hours)} of encoding",
         f"time         {describe_seconds(plan.seconds)} on {_count(plan.workers, 'worker')}, after about "
         f"{describe_seconds(speed.start_seconds)} to start",
     ]

@@ -86,8 +86,9 @@ def test_help_shows_the_defaults(capsys: pytest.CaptureFixture[str], monkeypatch
     text = help_of(capsys, monkeypatch, "run", "--help").partition("exit status:")[0]
     lines = {line.split()[0]: line.rstrip() for line in re.split(r"\n {2}(?=--)", text)[1:]}
     defaults = config.defaults()
-    for flag in set(lines) - {"--tiles", "--dates", "--overwrite", "--listen", "--tls", "--cluster-arg", "--workers"}:
-        assert lines[flag].endswith(f"(default: {defaults[flag.removeprefix('--')]})")
+    for flag, value in defaults.items():
+        if f"--{flag}" in lines:
+            assert lines[f"--{flag}"].endswith(f"(default: {value})")
     assert {"--source", "--output", "--checkpoint", "--level", "--cluster", "--version", "--on-nan"} <= set(lines)
     assert lines["--dates"].endswith("(default: all)")
 
@@ -175,12 +176,14 @@ def test_flags_are_handed_over(calls: list[Any]) -> None:
         "on_nan": "fill",
         "listen": "0.0.0.0",
         "workers": "1..20",
+        "performance_report": "/report.html",
     }
     given = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     assert main(["run", "--tiles", "27WXN", *given, "--cluster-arg", "a.b=2", "--overwrite", "--tls"]) == 0
     ((tiles, options),) = calls
     assert callable(options.pop("progress"))
     assert options.pop("cluster_arguments") == {"a": {"b": 2}}
+    assert options.pop("events") is None
     assert (tiles, options) == ("27WXN", {**flags, "overwrite": True, "tls": True})
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,14 +44,23 @@ class Elsewhere:
         env = os.environ | {"DASK_DASKEMBED__TORCH_THREADS": "1", "XDG_CACHE_HOME": str(self.theirs / "cache")}
         if hidden:
             command = [*NAMESPACE, "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(self.mine), *command]
-        known = len(self.client.scheduler_info()["workers"])
+        # Those that were killed before may still be known.
+        known = self.running
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            self.client.wait_for_workers(known + 1, timeout=60)
+            deadline = time.monotonic() + 60
+            while not self.running - known:
+                assert time.monotonic() < deadline, "the worker did not come"
+                time.sleep(0.05)
             yield
         finally:
             process.kill()
             process.wait()
+
+    @property
+    def running(self) -> set[str]:
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        return {address for address, worker in workers.items() if worker["status"] == "running"}
 
     @property
     def sent(self) -> list[str]:

@@ -327,7 +327,7 @@ def test_describe() -> None:
         "write        patch 288 MB, mean 1.2 MB, group 1.73 GB (estimates; the level chosen comes first)",
         "speed        2 chips/s a worker, the limit is the device",
         "             made up",
-        "device       0.0612 h",
+        "device       3 min 40 s of encoding",
         "time         42 s on 20 workers, after about 1 min 30 s to start",
         "price        1.10, at 1.5 an hour and worker",
     ]
