@@ -289,6 +289,7 @@ CASES = (
     ),
     _bad("codes of the CRS", _put(_values(CODES), b"\xff" * 32), "has (no CRS|the CRS .*|a damaged header.*)"),
     _bad("pixels of the size NaN", _put(_values(SCALE), struct.pack("<d", np.nan)), "has .+"),
+    _bad("pixels of the size 1e-9", _put(_values(SCALE), struct.pack("<d", 1e-9)), "has the geotransform 1e-09, .+"),
     _bad("pixels of the size 1e30", _put(_values(SCALE), struct.pack("<d", 1e30)), "has the geotransform 1e\\+30, .+"),
     _unread("places of the strips", _put(_values(OFFSETS), b"\xff" * 64)),
     _unread("lengths of the strips", _put(_values(COUNTS), bytes(64)), "lacks 16 of its 512 blocks of pixels"),

@@ -39,7 +39,7 @@ SIZE = 512
 # the widest type takes 27 MB; GDAL decodes whole blocks, which may be larger than the image.
 _MOST_BYTES = 128 * 1024**2
 _LARGEST_BLOCK = 1024
-_LARGEST_PIXEL = 1000.0
+_SMALLEST_PIXEL, _LARGEST_PIXEL = 0.01, 1000.0
 # Far above any reflectance, backscatter or height. Damaged strips that inflate without an error mostly hold floats with
 # random exponents; the fill values of 32-bit types (-3.4e38, -2147483648) are beyond it too.
 _LARGEST_VALUE = 1e9
@@ -281,7 +281,7 @@ def _check_header(dataset: Any, path: str, tile: str) -> _Header:
         raise ChipError("has no georeferencing: expected a geotransform of 10 m pixels")
     step_x, shear_x, _, shear_y, step_y, _ = dataset.transform[:6]
     # Written so that NaN is refused.
-    if not (shear_x == shear_y == 0 and 0 < step_x <= _LARGEST_PIXEL and 0 < -step_y <= _LARGEST_PIXEL):
+    if not (shear_x == shear_y == 0 and all(_SMALLEST_PIXEL <= step <= _LARGEST_PIXEL for step in (step_x, -step_y))):
         raise ChipError(
             f"has the geotransform {', '.join(f'{value:g}' for value in dataset.transform[:6])}: expected 10 m pixels, "
             "rows from north to south, not rotated"
