@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import importlib
+import inspect
 import os
 import shutil
 import socket
@@ -13,13 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import psutil
 import pytest
+import yaml
 from distributed.system import MEMORY_LIMIT
 
 import daskembed
 from daskembed import settings
-from daskembed.clusters import connect
+from daskembed.clusters import connect, is_installed, presets, read_preset
 from daskembed.errors import InputError
 
 REPOSITORY = Path(__file__).parent.parent
@@ -147,3 +151,72 @@ def test_ssh_that_lets_nobody_in(by_ssh: dict[str, Any], tmp_path: Path) -> None
     assert message.startswith("the cluster 'ssh' did not start: ")
     assert "Permission denied" in message
     assert "name the machines in `hosts` of a copy of this file" in message
+
+
+# What the others ask for
+
+
+def class_of(name: str) -> Any:
+    preset = read_preset(name)
+    if not is_installed(preset):
+        pytest.skip(f"needs {preset['install']}, which is not installed")
+    module, _, attribute = preset["class"].rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_sound(name: str) -> None:
+    preset = read_preset(name)
+    assert preset["description"]
+    assert isinstance(preset["shares_files"], bool)
+    assert name == "local" or preset["install"]
+    signature = inspect.signature(class_of(name))
+    signature.bind(**preset.get("arguments", {}))
+
+
+def test_slurm_asks_for_a_gpu_a_job() -> None:
+    slurm = class_of("slurm")
+    with slurm(**read_preset("slurm")["arguments"] | {"n_workers": 0, "scheduler_options": {"host": "127.0.0.1"}}) as cluster:
+        script = cluster.job_script().splitlines()
+    assert {line.removeprefix("#SBATCH ") for line in script if line.startswith("#SBATCH")} == {
+        "-J dask-worker",
+        "-n 1",
+        "--cpus-per-task=8",
+        "--mem=15G",
+        "-t 04:00:00",
+        "--gres=gpu:1",
+    }
+    (command,) = [line for line in script if "dask_worker" in line]
+    assert " tcp://127.0.0.1:" in command
+    assert " --nthreads 2 " in command
+    assert " --nworkers " not in command
+    assert command.endswith(" --lifetime 230m --lifetime-stagger 5m")
+
+
+def test_kubernetes_asks_for_a_gpu_a_worker_as_the_operator_wants_it() -> None:
+    manifest = read_preset("kubernetes")["arguments"]["custom_cluster_spec"]
+    (worker,) = manifest["spec"]["worker"]["spec"]["containers"]
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert worker["args"][2:4] == ["--nthreads", "2"]
+    (scheduler,) = manifest["spec"]["scheduler"]["spec"]["containers"]
+    assert "nvidia.com/gpu" not in scheduler["resources"]["limits"]
+    assert manifest["spec"]["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == manifest["metadata"]["name"]
+    package = Path(inspect.getfile(class_of("kubernetes"))).parents[1]
+    (definition,) = package.parent.glob("**/helm/**/crds/daskcluster.yaml")
+    (version,) = yaml.safe_load(definition.read_text())["spec"]["versions"]
+    assert manifest["apiVersion"] == f"kubernetes.dask.org/{version['name']}"
+    schema = version["schema"]["openAPIV3Schema"]
+    jsonschema.validate(manifest, schema)
+    worker["resources"]["limits"] = "1 GPU"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(manifest, schema)
+
+
+def test_coiled_pays_for_nothing_that_nobody_uses() -> None:
+    arguments = read_preset("coiled")["arguments"]
+    assert arguments["idle_timeout"]
+    assert arguments["scheduler_gpu"] is False
+    assert arguments["spot_policy"] == "spot_with_fallback"
+    assert arguments["worker_options"] == {"nthreads": 2}
+    names = inspect.signature(class_of("coiled").__init__).parameters
+    assert arguments.keys() <= names.keys()
