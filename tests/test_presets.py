@@ -10,8 +10,9 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import jsonschema
 import psutil
 import pytest
 import yaml
+from distributed import Client, LocalCluster
 from distributed.system import MEMORY_LIMIT
 
 import daskembed
@@ -30,12 +32,14 @@ REPOSITORY = Path(__file__).parent.parent
 TORCH_THREADS = {"DASK_DASKEMBED__TORCH_THREADS": "1"}
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "CHIPS_A_BLOCK", 2)
+@pytest.fixture(scope="module", autouse=True)
+def _small_blocks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "CHIPS_A_BLOCK", 2)
+        yield
 
 
-def embed(chips: Path, output: Path, cluster: str, arguments: dict[str, Any]) -> str:
+def embed(chips: Path, output: Path, cluster: str | Client, arguments: dict[str, Any] | None = None) -> str:
     """SHA-256 of the published file of 2 x 2 chips, embedded on a cluster."""
     job: dict[str, Any] = {"checkpoint": "untrained:tiny", "precision": "fp32", "source": str(chips)}
     result = daskembed.run("33TUL", output=str(output), cluster=cluster, cluster_arguments=arguments, **job)
@@ -44,10 +48,11 @@ def embed(chips: Path, output: Path, cluster: str, arguments: dict[str, Any]) ->
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-@pytest.fixture
-def local_sha256(chips: Path, tmp_path: Path, small_blocks: None) -> str:
+@pytest.fixture(scope="module")
+def local_sha256(chips: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """SHA-256 of the file that `local` publishes with one torch thread a worker."""
-    return embed(chips, tmp_path / "local", "local", {"n_workers": 1, "env": TORCH_THREADS, "dashboard_address": None})
+    arguments = {"n_workers": 1, "env": TORCH_THREADS, "dashboard_address": "127.0.0.1:0"}
+    return embed(chips, tmp_path_factory.mktemp("local"), "local", arguments)
 
 
 def free_port() -> int:
@@ -56,17 +61,19 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def await_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        assert process.poll() is None, f"{process.args!r} ended with status {process.returncode}"
+def await_state(there: Callable[[], object], what: str) -> None:
+    for _ in range(600):
+        if there():
+            return
         time.sleep(0.1)
-    raise AssertionError(f"{process.args!r} does not listen on port {port}")
+    raise AssertionError(f"{what} did not come")
 
 
 # ssh
+
+
+def listens_on(process: psutil.Process) -> list[int]:
+    return [one.laddr.port for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
 
 
 @pytest.fixture
@@ -96,8 +103,9 @@ def sshd(tmp_path: Path) -> Iterator[psutil.Process]:
     port = free_port()
     log = (tmp_path / "sshd.log").open("wb")
     process = subprocess.Popen([program, "-D", "-e", "-f", config, "-o", f"ListenAddress=127.0.0.1:{port}"], stderr=log)
-    await_port(port, process)
-    yield psutil.Process(process.pid)
+    sshd = psutil.Process(process.pid)
+    await_state(lambda: listens_on(sshd), "sshd")
+    yield sshd
     process.terminate()
     process.wait()
     log.close()
@@ -106,12 +114,11 @@ def sshd(tmp_path: Path) -> Iterator[psutil.Process]:
 @pytest.fixture
 def by_ssh(sshd: psutil.Process, tmp_path: Path) -> dict[str, Any]:
     """Arguments that make of the preset a scheduler and two workers on this machine."""
-    (listener,) = (one for one in sshd.net_connections() if one.status == psutil.CONN_LISTEN)
     return {
         "hosts": ["127.0.0.1"] * 3,
         # The fixture's own key, and a host that nobody has met: not for a network.
         "connect_options": {
-            "port": listener.laddr.port,
+            "port": listens_on(sshd)[0],
             "username": getpass.getuser(),
             "client_keys": [str(tmp_path / "key")],
             "known_hosts": None,
@@ -153,15 +160,194 @@ def test_ssh_that_lets_nobody_in(by_ssh: dict[str, Any], tmp_path: Path) -> None
     assert "name the machines in `hosts` of a copy of this file" in message
 
 
-# What the others ask for
+# slurm
 
 
-def class_of(name: str) -> Any:
-    preset = read_preset(name)
-    if not is_installed(preset):
-        pytest.skip(f"needs {preset['install']}, which is not installed")
-    module, _, attribute = preset["class"].rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+def test_slurm_job_script() -> None:
+    jobqueue = pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue, which is not installed")
+    arguments = read_preset("slurm")["arguments"]
+    arguments.pop("n_workers")
+    arguments.pop("scheduler_options")
+    job = jobqueue.SLURMCluster.job_cls("tcp://10.0.0.1:8786", name="worker", python="python", **arguments)
+    assert [line for line in job.job_script().splitlines() if line] == [
+        "#!/usr/bin/env bash",
+        "#SBATCH -J daskembed",
+        "#SBATCH -n 1",
+        "#SBATCH --cpus-per-task=8",
+        "#SBATCH --mem=32G",
+        "#SBATCH -t 04:00:00",
+        "#SBATCH --gres=gpu:1",
+        "python -m distributed.cli.dask_worker tcp://10.0.0.1:8786 --name worker --nthreads 2 --memory-limit 32.00GiB "
+        "--nanny --death-timeout 60",
+    ]
+
+
+def squeue(state: str) -> set[str]:
+    """Ids of Slurm's jobs in a state."""
+    command = ["squeue", "--noheader", "--format=%i", f"--states={state}"]
+    return set(subprocess.run(command, capture_output=True, check=True, text=True).stdout.split())
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Slurm of this test's own on the loopback address, with one node that says it has 16 cores and two GPUs."""
+    pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue, which is not installed")
+    path = f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"
+    daemons = {name: shutil.which(name, path=path) for name in ("munged", "slurmctld", "slurmd")}
+    if missing := [name for name, program in daemons.items() if program is None]:
+        pytest.skip(f"needs {', '.join(missing)} (Debian: slurmctld slurmd munge), not installed")
+    if os.geteuid() != 0:
+        pytest.skip("needs root, as which slurmd starts jobs")
+    for folder in ("state", "spool"):
+        (tmp_path / folder).mkdir()
+    key, socket_path, host = tmp_path / "munge.key", tmp_path / "munge.socket", socket.gethostname().partition(".")[0]
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o600)
+    ports = free_port(), free_port()
+    (tmp_path / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
+    config = tmp_path / "slurm.conf"
+    config.write_text(
+        "ClusterName=test\n"
+        f"SlurmctldHost={host}(127.0.0.1)\n"
+        f"SlurmctldPort={ports[0]}\n"
+        f"SlurmdPort={ports[1]}\n"
+        f"SlurmUser={getpass.getuser()}\n"
+        "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny\n"
+        f"AuthInfo=socket={socket_path}\n"
+        f"StateSaveLocation={tmp_path}/state\n"
+        f"SlurmdSpoolDir={tmp_path}/spool\n"
+        f"SlurmctldPidFile={tmp_path}/slurmctld.pid\n"
+        f"SlurmdPidFile={tmp_path}/slurmd.pid\n"
+        # Containers seldom have control groups of their own.
+        "ProctrackType=proctrack/pgid\n"
+        "TaskPlugin=task/none\n"
+        "JobAcctGatherType=jobacct_gather/none\n"
+        "AccountingStorageType=accounting_storage/none\n"
+        "MpiDefault=none\n"
+        "SelectType=select/cons_tres\n"
+        "SelectTypeParameters=CR_CPU\n"
+        "ReturnToService=2\n"
+        "GresTypes=gpu\n"
+        # What the preset's jobs ask for, whatever this machine has.
+        "SlurmdParameters=config_overrides\n"
+        f"NodeName={host} NodeAddr=127.0.0.1 CPUs=16 RealMemory=100000 Gres=gpu:2\n"
+        f"PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP\n"
+    )
+    monkeypatch.setenv("SLURM_CONF", str(config))
+    # By force: pytest's folders are closed to others, whom munged would serve too.
+    munge = [f"--{name}-file={tmp_path}/munge.{name}" for name in ("key", "pid", "log", "seed")]
+    started: list[subprocess.Popen[bytes]] = []
+    log = (tmp_path / "slurm.log").open("wb")
+    try:
+        started.append(
+            subprocess.Popen(
+                [daemons["munged"], "--foreground", "--force", f"--socket={socket_path}", *munge], stderr=log
+            )
+        )
+        await_state(socket_path.exists, "munged")
+        started += [subprocess.Popen([daemons[name], "-D"], stderr=log) for name in ("slurmctld", "slurmd")]
+        idle = ["sinfo", "--noheader", "--states=idle", "--format=%N"]
+        await_state(lambda: subprocess.run(idle, capture_output=True, check=False).stdout.strip(), "a node of Slurm")
+        yield
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()
+        log.close()
+
+
+def test_slurm_jobs_have_a_gpu_each_publish_what_local_does_and_end(
+    slurm: None, chips: Path, tmp_path: Path, local_sha256: str
+) -> None:
+    arguments = {
+        "n_workers": 2,
+        "scheduler_options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"},
+        "job_script_prologue": [f"export {name}={value}" for name, value in TORCH_THREADS.items()],
+        "log_directory": str(tmp_path / "logs"),
+    }
+    with connect("slurm", arguments=arguments) as client:
+        client.wait_for_workers(2, timeout=120)
+        assert set(client.run(os.getenv, "SLURM_JOB_ID").values()) == squeue("RUNNING")
+        assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["0", "1"]
+        assert set(client.nthreads().values()) == {2}
+        assert embed(chips, tmp_path / "slurm", client) == local_sha256
+    await_state(lambda: not squeue("PENDING,RUNNING,COMPLETING"), "the end of Slurm's jobs")
+
+
+# coiled
+
+
+def test_coiled_takes_the_arguments() -> None:
+    coiled = pytest.importorskip("coiled", reason="needs coiled, which is not installed")
+    from coiled.utils import any_gpu_instance_type
+
+    arguments = read_preset("coiled")["arguments"]
+    inspect.signature(coiled.Cluster.__init__).bind(None, **arguments)
+    # By these it decides whether the machines get packages for GPUs.
+    assert any_gpu_instance_type(arguments["worker_vm_types"])
+    assert arguments["worker_options"]["nthreads"] == 2
+
+
+def test_coiled_is_never_left_running() -> None:
+    arguments = read_preset("coiled")["arguments"]
+    assert {"idle_timeout", "no_client_timeout"} <= set(arguments)
+    # With the name of a cluster that exists, Coiled joins that one and leaves it running.
+    assert not {"name", "shutdown_on_close"} & set(arguments)
+    assert (arguments["scheduler_gpu"], arguments["spot_policy"]) == (False, "spot_with_fallback")
+
+
+# kubernetes
+
+
+def strict(schema: Any) -> Any:
+    """A schema that refuses the fields that it does not name, which Kubernetes would drop."""
+    if isinstance(schema, list):
+        return [strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {key: strict(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        schema.setdefault("additionalProperties", False)
+    return schema
+
+
+def test_kubernetes_asks_for_a_gpu_a_worker_as_the_operator_wants_it() -> None:
+    manifest = read_preset("kubernetes")["arguments"]["custom_cluster_spec"]
+    (worker,) = manifest["spec"]["worker"]["spec"]["containers"]
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    (scheduler,) = manifest["spec"]["scheduler"]["spec"]["containers"]
+    assert "nvidia.com/gpu" not in scheduler["resources"]["limits"]
+    assert manifest["spec"]["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == manifest["metadata"]["name"]
+    operator = pytest.importorskip("dask_kubernetes.operator", reason="needs dask-kubernetes, which is not installed")
+    (path,) = Path(operator.__file__).parent.glob("deployment/helm/*/crds/daskcluster.yaml")
+    (version,) = yaml.safe_load(path.read_text())["spec"]["versions"]
+    schema = version["schema"]["openAPIV3Schema"]
+    # What every object of Kubernetes has, and no schema says.
+    schema["properties"] |= {"apiVersion": {"const": f"kubernetes.dask.org/{version['name']}"}}
+    schema["properties"] |= {"kind": {"const": "DaskCluster"}, "metadata": {"type": "object"}}
+    jsonschema.validate(manifest, strict(schema))
+
+
+def test_kubernetes_workers_find_their_scheduler() -> None:
+    manifest = read_preset("kubernetes")["arguments"]["custom_cluster_spec"]
+    (container,) = manifest["spec"]["worker"]["spec"]["containers"]
+    # The image's PATH, and what the operator gives to a pod.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = [one.replace("$(DASK_WORKER_NAME)", "pod") for one in container["args"]]
+    command[command.index("8788")] = ":0"
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster, Client(cluster) as client:
+        env = os.environ | {"DASK_SCHEDULER_ADDRESS": cluster.scheduler_address, "PATH": path}
+        process = subprocess.Popen([*command, "--host", "127.0.0.1"], env=env, stderr=subprocess.DEVNULL)
+        try:
+            client.wait_for_workers(1, timeout=60)
+            (worker,) = client.scheduler_info()["workers"].values()
+        finally:
+            process.terminate()
+            process.wait()
+    assert (worker["name"], worker["nthreads"], worker["memory_limit"]) == ("pod", 2, int(0.9 * MEMORY_LIMIT))
+
+
+# all
 
 
 @pytest.mark.parametrize("name", presets())
@@ -170,53 +356,6 @@ def test_every_preset_is_sound(name: str) -> None:
     assert preset["description"]
     assert isinstance(preset["shares_files"], bool)
     assert name == "local" or preset["install"]
-    signature = inspect.signature(class_of(name))
-    signature.bind(**preset.get("arguments", {}))
-
-
-def test_slurm_asks_for_a_gpu_a_job() -> None:
-    slurm = class_of("slurm")
-    with slurm(**read_preset("slurm")["arguments"] | {"n_workers": 0, "scheduler_options": {"host": "127.0.0.1"}}) as cluster:
-        script = cluster.job_script().splitlines()
-    assert {line.removeprefix("#SBATCH ") for line in script if line.startswith("#SBATCH")} == {
-        "-J dask-worker",
-        "-n 1",
-        "--cpus-per-task=8",
-        "--mem=15G",
-        "-t 04:00:00",
-        "--gres=gpu:1",
-    }
-    (command,) = [line for line in script if "dask_worker" in line]
-    assert " tcp://127.0.0.1:" in command
-    assert " --nthreads 2 " in command
-    assert " --nworkers " not in command
-    assert command.endswith(" --lifetime 230m --lifetime-stagger 5m")
-
-
-def test_kubernetes_asks_for_a_gpu_a_worker_as_the_operator_wants_it() -> None:
-    manifest = read_preset("kubernetes")["arguments"]["custom_cluster_spec"]
-    (worker,) = manifest["spec"]["worker"]["spec"]["containers"]
-    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert worker["args"][2:4] == ["--nthreads", "2"]
-    (scheduler,) = manifest["spec"]["scheduler"]["spec"]["containers"]
-    assert "nvidia.com/gpu" not in scheduler["resources"]["limits"]
-    assert manifest["spec"]["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == manifest["metadata"]["name"]
-    package = Path(inspect.getfile(class_of("kubernetes"))).parents[1]
-    (definition,) = package.parent.glob("**/helm/**/crds/daskcluster.yaml")
-    (version,) = yaml.safe_load(definition.read_text())["spec"]["versions"]
-    assert manifest["apiVersion"] == f"kubernetes.dask.org/{version['name']}"
-    schema = version["schema"]["openAPIV3Schema"]
-    jsonschema.validate(manifest, schema)
-    worker["resources"]["limits"] = "1 GPU"
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(manifest, schema)
-
-
-def test_coiled_pays_for_nothing_that_nobody_uses() -> None:
-    arguments = read_preset("coiled")["arguments"]
-    assert arguments["idle_timeout"]
-    assert arguments["scheduler_gpu"] is False
-    assert arguments["spot_policy"] == "spot_with_fallback"
-    assert arguments["worker_options"] == {"nthreads": 2}
-    names = inspect.signature(class_of("coiled").__init__).parameters
-    assert arguments.keys() <= names.keys()
+    if is_installed(preset):
+        module, _, attribute = preset["class"].rpartition(".")
+        assert callable(getattr(importlib.import_module(module), attribute))
