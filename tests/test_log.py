@@ -19,6 +19,7 @@ from daskembed.results import Event
 from daskembed.testing import write_chips
 
 TINY = {"checkpoint": "untrained:tiny:0", "precision": "fp32"}
+SHOWN = "https://store.example/bucket/chip.tif"
 SECRET = "https://me:hunter2@store.example/bucket/chip.tif?X-Amz-Signature=abcdef"
 
 
@@ -98,7 +99,7 @@ def test_what_an_earlier_run_finished_is_told(client, source, tmp_path):
 
 def test_what_is_tried_again_is_told_with_stage_and_block(client, source, tmp_path, monkeypatch):
     compute = stages.Block.compute
-    failures = ["the store is slow"]
+    failures = [f"no answer from {SECRET}"]
 
     def fail_once(block: stages.Block) -> Any:
         if failures:
@@ -109,7 +110,7 @@ def test_what_is_tried_again_is_told_with_stage_and_block(client, source, tmp_pa
     events = run(client, source, tmp_path)
     (retried,) = [event for event in events if event.event == "retried"]
     assert (retried.tile, retried.stage, retried.block) == ("33TUL", "embed", 0)
-    assert retried.reason == "OSError: the store is slow"
+    assert retried.reason == f"OSError: no answer from {SHOWN}"
     assert retried.worker is not None
     assert [event.event for event in events][-3:] == ["embedded", "published", "run_ended"]
 
@@ -120,7 +121,16 @@ def test_no_secret_of_a_url_is_told(client, source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(stages, "index", fail)
     (failed,) = [event for event in run(client, source, tmp_path) if event.event == "failed"]
-    assert failed.reason == "cannot list https://store.example/bucket/chip.tif"
+    assert failed.reason == f"cannot list {SHOWN}"
+
+
+def test_no_secret_of_a_quarantined_chip_is_told(client, source, tmp_path, monkeypatch):
+    def find(*_: Any) -> tuple[stages.Indexed, list[stages.Block]]:
+        return stages.Indexed("listing", (), {SECRET: f"is gone: {SECRET}"}, ()), []
+
+    monkeypatch.setattr(stages, "index", find)
+    (bad,) = [event for event in run(client, source, tmp_path) if event.event == "quarantined"]
+    assert (bad.chip, bad.reason) == (SHOWN, f"is gone: {SHOWN}")
 
 
 def test_a_run_that_a_store_stops_ends_with_the_reason(client, source, tmp_path, monkeypatch):
@@ -133,7 +143,7 @@ def test_a_run_that_a_store_stops_ends_with_the_reason(client, source, tmp_path,
         daskembed.run(
             "33TUL", source=str(source), output=str(tmp_path / "out"), cluster=client, events=events.append, **TINY
         )
-    assert (events[-1].event, events[-1].reason) == ("run_ended", "no room at https://store.example/bucket/chip.tif")
+    assert (events[-1].event, events[-1].reason) == ("run_ended", f"no room at {SHOWN}")
 
 
 def test_workers_are_known_without_asking(cluster, client, source, tmp_path, monkeypatch):
