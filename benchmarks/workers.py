@@ -30,7 +30,7 @@ def run() -> list[Row]:
         for tile in TILES:
             write_chips(chips, tile=tile, rows=4, cols=4)
         rows = []
-        for turn in range(3):
+        for turn in range(2):
             for processes in (1, 2):
                 job = {"source": str(chips), "output": f"{folder}/{turn}-{processes}", "checkpoint": "untrained:small"}
                 rows.append(_measure(Path(folder), list(TILES), processes, job))
