@@ -388,9 +388,6 @@ def _start(
                 cluster = _construct(cluster_class, chosen) if is_class else cluster_class(**chosen)
                 if least < most:
                     cluster.adapt(minimum=least, maximum=most)
-                elif most:
-                    # Some take n_workers and start what else they were told, such as the replicas of a manifest.
-                    cluster.scale(most)
             except Exception as error:
                 # Each library fails in its own way (no GPU, no account, no quota): say whose words these are.
                 hint = f"; {preset['hint']}" if "hint" in preset else ""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit, urlunsplit
 
 from distributed import SchedulerPlugin, WorkerPlugin, performance_report
 from tornado.web import RequestHandler
@@ -39,14 +40,15 @@ def serve(client: Client) -> str:
     str
         The page's address, or nothing if there is none.
     """
-    with contextlib.suppress(OSError):  # of a worker that dies at this moment; the others have it
-        client.register_plugin(_Live())
     try:
+        with contextlib.suppress(OSError):  # of a worker that dies at this moment; the others have it
+            client.register_plugin(_Live())
         client.register_plugin(_Page())
-    except (ImportError, ValueError):
-        # A scheduler without this package, or one that takes no plugins: the run does not depend on it.
+    except (AttributeError, ImportError, ValueError):
+        # A cluster without this module, or a scheduler that takes no plugins: the run does not depend on it.
         return ""
-    return f"{client.dashboard_link}".removesuffix("/status") + "/daskembed"
+    link = urlsplit(client.dashboard_link)
+    return str(urlunsplit(link._replace(path=link.path.removesuffix("/status") + "/daskembed")))
 
 
 def check_report(path: str) -> None:

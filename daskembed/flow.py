@@ -163,8 +163,8 @@ class Flow:
         self._emit(
             "run_started",
             counts={"tiles": self._state.tiles},
-            dashboard=self._state.dashboard,
-            page=self._state.page or None,
+            dashboard=redact(self._state.dashboard),
+            page=redact(self._state.page) or None,
         )
         interrupted = False
         try:

@@ -72,7 +72,9 @@ def metered() -> Iterator[None]:
         _task.reset(token)
         for name, value in spent.items():
             if value:
-                context_meter.digest_metric(name, value, "count" if name == CHIPS else "seconds")
+                # Dask takes seconds off the task's own: those of many threads would leave it none.
+                unit = {CHIPS: "count", "source": "thread-seconds", "decode": "thread-seconds"}.get(name, "seconds")
+                context_meter.digest_metric(name, value, unit)
 
 
 def for_this_task(function: Callable[P, T]) -> Callable[P, T]:

@@ -311,40 +311,42 @@ def strict(schema: Any) -> Any:
     return schema
 
 
-def test_kubernetes_asks_for_a_gpu_a_worker_as_the_operator_wants_it() -> None:
-    manifest = read_preset("kubernetes")["arguments"]["custom_cluster_spec"]
-    (worker,) = manifest["spec"]["worker"]["spec"]["containers"]
-    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    (scheduler,) = manifest["spec"]["scheduler"]["spec"]["containers"]
-    assert "nvidia.com/gpu" not in scheduler["resources"]["limits"]
-    assert manifest["spec"]["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == manifest["metadata"]["name"]
+def test_kubernetes_manifest_fits_the_operators_schema() -> None:
     operator = pytest.importorskip("dask_kubernetes.operator", reason="needs dask-kubernetes, which is not installed")
     (path,) = Path(operator.__file__).parent.glob("deployment/helm/*/crds/daskcluster.yaml")
     (version,) = yaml.safe_load(path.read_text())["spec"]["versions"]
+    arguments = read_preset("kubernetes")["arguments"]
+    inspect.signature(operator.KubeCluster.__init__).bind(None, **arguments)
+    own = inspect.signature(operator.make_cluster_spec).parameters
+    manifest = operator.make_cluster_spec("test", **{key: arguments[key] for key in set(arguments) & set(own)})
     schema = version["schema"]["openAPIV3Schema"]
     # What every object of Kubernetes has, and no schema says.
-    schema["properties"] |= {"apiVersion": {"const": f"kubernetes.dask.org/{version['name']}"}}
-    schema["properties"] |= {"kind": {"const": "DaskCluster"}, "metadata": {"type": "object"}}
+    schema["properties"] |= {"apiVersion": {"const": "kubernetes.dask.org/v1"}, "kind": {"const": "DaskCluster"}}
+    schema["properties"]["metadata"] = {"type": "object"}
     jsonschema.validate(manifest, strict(schema))
+    assert (manifest["spec"]["idleTimeout"], manifest["spec"]["worker"]["replicas"]) == (600, 4)
+    (worker,) = manifest["spec"]["worker"]["spec"]["containers"]
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert worker["args"][:4] == ["dask", "worker", "--nthreads", "2"]
 
 
 def test_kubernetes_workers_find_their_scheduler() -> None:
-    manifest = read_preset("kubernetes")["arguments"]["custom_cluster_spec"]
-    (container,) = manifest["spec"]["worker"]["spec"]["containers"]
-    # The image's PATH, and what the operator gives to a pod.
+    command = [*read_preset("kubernetes")["arguments"]["worker_command"], "--host", "127.0.0.1", "--no-dashboard"]
+    # The image's PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [one.replace("$(DASK_WORKER_NAME)", "pod") for one in container["args"]]
-    command[command.index("8788")] = ":0"
+    program = shutil.which(command[0], path=path)
+    assert program is not None
     with LocalCluster(n_workers=0, dashboard_address=None) as cluster, Client(cluster) as client:
-        env = os.environ | {"DASK_SCHEDULER_ADDRESS": cluster.scheduler_address, "PATH": path}
-        process = subprocess.Popen([*command, "--host", "127.0.0.1"], env=env, stderr=subprocess.DEVNULL)
+        # What the operator gives to a pod.
+        env = os.environ | {"DASK_SCHEDULER_ADDRESS": cluster.scheduler_address}
+        process = subprocess.Popen([program, *command[1:]], env=env, stderr=subprocess.DEVNULL)
         try:
             client.wait_for_workers(1, timeout=60)
             (worker,) = client.scheduler_info()["workers"].values()
         finally:
             process.terminate()
             process.wait()
-    assert (worker["name"], worker["nthreads"], worker["memory_limit"]) == ("pod", 2, int(0.9 * MEMORY_LIMIT))
+    assert (worker["nthreads"], worker["memory_limit"]) == (2, int(0.9 * MEMORY_LIMIT))
 
 
 # all
