@@ -63,7 +63,12 @@ def test_a_run_that_ends(command: Command, undisturbed: dict[str, str], fleet: P
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_interrupted(command: Command, fleet: Preset, number: signal.Signals) -> None:
-    process = command.start("--cluster", fleet.write())
+    # The tests may themselves run under nohup, which the command would go by.
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        process = command.start("--cluster", fleet.write())
+    finally:
+        signal.signal(number, before)
     wait_for(lambda: command.encoded or process.poll() is not None)
     process.send_signal(number)
     text, _ = process.communicate(timeout=120)
@@ -97,7 +102,7 @@ def test_a_second_interrupt_does_not_wait(command: Command, fleet: Preset) -> No
     wait_for(lambda: fleet.story or process.poll() is not None)
     assert process.stdout is not None
     process.send_signal(signal.SIGINT)
-    assert process.stdout.readline().startswith("interrupted: ")
+    assert next(line for line in iter(process.stdout.readline, "") if line.startswith("interrupted: "))
     process.send_signal(signal.SIGINT)
     text, _ = process.communicate(timeout=120)
     assert process.returncode == 130, text
