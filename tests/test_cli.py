@@ -318,7 +318,7 @@ REFUSALS: dict[str, tuple[dict[str, str], str]] = {
     "missing source": ({"source": "/no/such/folder"}, "no folder /no/such/folder"),
     "unknown scheme of the source": ({"source": "ftp://chips/02"}, "ftp://chips/02: unknown scheme"),
     "unknown scheme of the output": ({"output": "ftp://me/out"}, "ftp://me/out: unknown scheme"),
-    "unknown cluster": ({"cluster": "lokal"}, "unknown cluster 'lokal': choose one of coiled, local"),
+    "unknown cluster": ({"cluster": "lokal"}, "unknown cluster 'lokal': choose one of coiled, kubernetes, local"),
     "missing checkpoint": ({"checkpoint": "/no/such.ckpt"}, "no checkpoint /no/such.ckpt: give a .ckpt"),
     "unknown size": ({"checkpoint": "untrained:huge"}, "untrained:huge names no untrained weights: expected"),
     "unknown scheme of the checkpoint": ({"checkpoint": "ftp://x/y.ckpt"}, "ftp://x/y.ckpt: unknown scheme ftp://"),

@@ -30,7 +30,7 @@ def test_memory_is_flat(blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     tiles = round(blocks / scheduling.BLOCKS_A_TILE)
     monkeypatch.setattr(settings, "CHIPS_A_BLOCK", 1)
-    source, *names = scheduling._tiles(tmp_path / "chips", tiles)
+    source, *names = scheduling.write_tiles(tmp_path / "chips", tiles)
     env = {"PYTHONPATH": str(HERE.parent.parent), "DASK_DASKEMBED__ENCODER": "benchmarks.fake_encoder"}
     seen: dict[str, list[int]] = {"client and scheduler": [], "worker": []}
     with (
