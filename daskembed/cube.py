@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -11,9 +12,9 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
+from daskembed.encoders.description import CHIP
 from daskembed.errors import ChipError, InputError
-from daskembed.sources import INDEX_COLUMNS, get_source
-from daskembed.sources.geotiff import BANDS, SIZE
+from daskembed.sources import EDGES, INDEX_COLUMNS, Chip
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -21,22 +22,6 @@ if TYPE_CHECKING:
 
 CHIPS_A_BLOCK = 64
 """Chips of a block: few enough to spread a tile over workers, many enough to keep the scheduler's share small."""
-
-
-@dataclass(frozen=True)
-class Chip:
-    """How to read one chip: what travels to a worker in place of pixels."""
-
-    source: str
-    """Kind of source, a key of `daskembed.sources.SOURCES`."""
-    url: str
-    """URL or absolute path."""
-    bands: tuple[int, ...]
-    """1-based numbers of the bands to read, in the encoder's order."""
-
-    def read(self) -> NDArray[np.generic]:
-        """Pixels ``(band, y, x)`` in the source's own type; raises `ChipError` without the chip's name."""
-        return get_source(self.source).read_chip(self.url, self.bands)
 
 
 class ChipBlock(np.lib.mixins.NDArrayOperatorsMixin):
@@ -56,7 +41,7 @@ class ChipBlock(np.lib.mixins.NDArrayOperatorsMixin):
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Shape of the array."""
-        return (len(self.chips), len(BANDS), SIZE, SIZE)
+        return (len(self.chips), len(self.chips[0].bands), CHIP, CHIP)
 
     def __len__(self) -> int:
         return len(self.chips)
@@ -111,6 +96,27 @@ class ChipBlock(np.lib.mixins.NDArrayOperatorsMixin):
         return ("daskembed.ChipBlock", self.chips)
 
 
+def block_ends(units: Sequence[tuple[object, ...]], chips_a_block: int) -> list[int]:
+    """Where the blocks of some chips end: each as large as it may be without parting a row of storage.
+
+    Parameters
+    ----------
+    units
+        Of the chips; see `daskembed.sources.Chip`.
+    chips_a_block
+        Most chips of a block, unless a single row of storage holds more.
+    """
+    groups = [len(list(group)) for _, group in groupby(units, lambda unit: unit if len(unit) == 1 else unit[:-1])]
+    ends: list[int] = []
+    start = end = 0
+    for size in groups:
+        if end > start and end + size - start > chips_a_block:
+            ends.append(end)
+            start = end
+        end += size
+    return [*ends, end] if end > start else ends
+
+
 def _is_whole(part: Any, length: int) -> bool:
     return isinstance(part, slice) and range(*part.indices(length)) == range(length)
 
@@ -130,7 +136,8 @@ def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) ->
     -------
     xarray.DataArray
         float32 of shape ``(chip, band, y, x)``, with the coordinates ``chip`` (number, from 0), ``band``,
-        ``source_url``, ``date``, ``epsg``, ``lat``, ``lon`` (degrees) and ``geometry`` (footprint in OGC:CRS84).
+        ``source_url``, ``date``, ``epsg``, ``lat``, ``lon`` (degrees), ``west``, ``south``, ``east``, ``north``
+        (bounds in ``epsg``) and ``geometry`` (footprint in OGC:CRS84).
 
     Raises
     ------
@@ -143,12 +150,12 @@ def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) ->
     good = index[index["quarantined"].isna()]
     if good.empty:
         raise InputError("the index has no usable chip: the column `quarantined` says why")
-    rows = zip(good["source"], good["source_url"], good["bands"], strict=True)
-    chips = tuple(Chip(source, url, bands) for source, url, bands in rows)
+    chips = tuple(good["chip"])
     # Sizes and tags of the files are part of the name: a chip that changed is another array.
     name = f"open_tile-{tokenize(chips, tuple(good['size']), tuple(good['etag']), chips_a_block)}"
     # Each block is in the graph by itself, so that the task of one does not carry the whole tile's chips.
-    blocks = [ChipBlock(chips[start : start + chips_a_block]) for start in range(0, len(chips), chips_a_block)]
+    ends = block_ends([chip.unit for chip in chips], chips_a_block)
+    blocks = [ChipBlock(chips[start:end]) for start, end in pairwise((0, *ends))]
     data = da.Array(
         {(name, number, 0, 0, 0): block for number, block in enumerate(blocks)},
         name,
@@ -161,12 +168,13 @@ def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) ->
         name="chips",
         coords={
             "chip": np.arange(len(good)),
-            "band": list(BANDS),
+            "band": list(chips[0].bands),
             "source_url": ("chip", good["source_url"].to_numpy(dtype=object)),
             "date": ("chip", np.array(good["date"].tolist(), dtype="datetime64[D]").astype("datetime64[s]")),
             "epsg": ("chip", good["epsg"].to_numpy(dtype=np.int32)),
             "lat": ("chip", good["lat"].to_numpy(dtype=np.float64)),
             "lon": ("chip", good["lon"].to_numpy(dtype=np.float64)),
+            **{edge: ("chip", good[edge].to_numpy(dtype=np.float64)) for edge in EDGES},
             "geometry": ("chip", good.geometry.to_numpy()),
         },
     )

@@ -15,10 +15,10 @@ import psutil
 import torch
 
 from daskembed import config
-from daskembed.encoders import Encoder, get_encoder_module
+from daskembed.encoders import Encoder, Place, get_encoder_module
 from daskembed.encoders.checkpoint import load_state
-from daskembed.errors import ChipError
-from daskembed.sources.geotiff import SIZE
+from daskembed.encoders.description import CHIP
+from daskembed.errors import ChipError, ChipRejectedError
 from daskembed.timings import count_chips, for_this_task, timed
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Encoded(NamedTuple):
     """Embeddings, ``(chip, ...)``; NaN where a chip is quarantined."""
     quarantined: NDArray[np.object_]
     """Why a chip has no embedding, or None, ``(chip,)``."""
+    rejected: NDArray[np.object_]
+    """Which rule a chip breaks, so that it has no embedding either, or None, ``(chip,)``."""
     filled: NDArray[np.int64]
     """Values of a chip that were not finite and were filled with their band's mean, ``(chip,)``."""
 
@@ -124,7 +126,7 @@ class Device:
             keep_freed_memory()
         dtype = torch.bfloat16 if encoder.precision == "bf16" else torch.float32
         self._encoder, self._metadata = encoder, module.metadata
-        self._bands, self._fill_values = module.BANDS, module.fill_values()
+        self._bands, self._fill_values = encoder.description.bands, np.array(encoder.description.fill_values)
         self._batch = min(encoder.batch_size, CPU_BATCH) if on_cpu else encoder.batch_size
         readers = encoder.readers or READERS[self._device.type]
         self._compute = ThreadPoolExecutor(1, "daskembed-device")
@@ -135,17 +137,16 @@ class Device:
         self._turn = threading.Lock()
         self._held = readers + 2 * self._batch
         self._room = threading.Semaphore(self._held)
-        self._model = module.build(load_state(encoder, module), device=self._device, dtype=dtype)
+        self._model = module.build(load_state(encoder, module), encoder.description, device=self._device, dtype=dtype)
 
     def encode(
         self,
         chips: Sequence[Read],
-        lat: NDArray[np.float64],
-        lon: NDArray[np.float64],
-        dates: NDArray[np.datetime64],
+        place: Place,
         *,
         level: str,
         on_nan: str,
+        order: Sequence[int] | None = None,
     ) -> Encoded:
         """Read and embed chips.
 
@@ -153,17 +154,21 @@ class Device:
         ----------
         chips
             One function a chip, called in a reading thread; it returns pixels ``(band, y, x)`` or raises `ChipError`.
-        lat, lon, dates
-            Centres in degrees and acquisition dates, ``(chip,)``.
+        place
+            Where and when they were taken.
         level
-            A key of `daskembed.levels.LEVELS`.
+            One of the encoder's.
         on_nan
             ``quarantine`` or ``fill``, for chips with values that are not finite.
+        order
+            Numbers of the chips in the order in which they are to be read; their own by default.
         """
         count = len(chips)
-        latlon, time = (torch.from_numpy(values) for values in self._metadata(lat, lon, dates))
+        metadata = [torch.from_numpy(values) for values in self._metadata(place)]
+        sequence = np.arange(count) if order is None else np.asarray(order)
         encoded = Encoded(
             np.full((count, *self._encoder.shape(level)), np.nan, np.float32),
+            np.full(count, None, dtype=object),
             np.full(count, None, dtype=object),
             np.zeros(count, np.int64),
         )
@@ -171,12 +176,13 @@ class Device:
         read, encode = for_this_task(self._read), for_this_task(self._encode_batch)
         with self._turn:
             for start in range(0, count, self._batch):
-                rows = slice(start, min(start + self._batch, count))
+                rows = sequence[start : start + self._batch]
                 reads = []
-                for chip in chips[rows]:
+                for row in rows:
                     self._room.acquire()
-                    reads.append(self._readers.submit(read, chip, on_nan))
-                staged = self._stage.submit(self._stage_batch, reads, latlon[rows], time[rows], encoded, rows)
+                    reads.append(self._readers.submit(read, chips[row], on_nan))
+                told = [values[rows] for values in metadata]
+                staged = self._stage.submit(self._stage_batch, reads, told, encoded, rows)
                 batches.append(self._compute.submit(encode, staged, level, encoded, rows))
         wait(batches)
         for batch in batches:
@@ -209,14 +215,13 @@ class Device:
     def _stage_batch(
         self,
         reads: list[Future[tuple[NDArray[np.generic], int]]],
-        latlon: torch.Tensor,
-        time: torch.Tensor,
+        metadata: list[torch.Tensor],
         encoded: Encoded,
-        rows: slice,
+        rows: NDArray[np.intp],
     ) -> list[torch.Tensor]:
         """Put a batch on the device, raw pixels in their own type, while the one before it is encoded."""
         wait(reads)
-        batch = [self._stack(reads, encoded, rows), latlon, time]
+        batch = [self._stack(reads, encoded, rows), *metadata]
         if self._copies is None:
             return batch
         with torch.cuda.stream(self._copies):
@@ -224,19 +229,21 @@ class Device:
         self._copies.synchronize()
         return moved
 
-    def _encode_batch(self, staged: Future[list[torch.Tensor]], level: str, encoded: Encoded, rows: slice) -> None:
+    def _encode_batch(
+        self, staged: Future[list[torch.Tensor]], level: str, encoded: Encoded, rows: NDArray[np.intp]
+    ) -> None:
         try:
             with timed("wait"):
                 batch = staged.result()
-            good = np.array([reason is None for reason in encoded.quarantined[rows]])
+            good = np.array([encoded.quarantined[row] is None is encoded.rejected[row] for row in rows])
             if good.any():
                 with timed("device"), torch.inference_mode():
                     vectors = self._run_model(batch, level)
-                    encoded.vectors[rows][good] = vectors.cpu().numpy()[good]
-            count_chips(rows.stop - rows.start)
+                    encoded.vectors[rows[good]] = vectors.cpu().numpy()[good]
+            count_chips(len(rows))
         finally:
             # Only now may as many others be read.
-            self._room.release(rows.stop - rows.start)
+            self._room.release(len(rows))
 
     def _run_model(self, batch: list[torch.Tensor], level: str) -> torch.Tensor:
         """Encode a batch, in halves from now on where the device's memory is too small for it."""
@@ -246,8 +253,7 @@ class Device:
             halves = [[tensor[:half] for tensor in batch], [tensor[half:] for tensor in batch]]
             return torch.cat([self._run_model(part, level) for part in halves])
         try:
-            pixels, latlon, time = batch
-            return self._model(pixels, latlon, time, level)
+            return self._model(*batch, level=level)
         except torch.OutOfMemoryError:
             if count == 1:
                 raise
@@ -257,20 +263,21 @@ class Device:
         return self._run_model(batch, level)
 
     def _stack(
-        self, reads: list[Future[tuple[NDArray[np.generic], int]]], encoded: Encoded, rows: slice
+        self, reads: list[Future[tuple[NDArray[np.generic], int]]], encoded: Encoded, rows: NDArray[np.intp]
     ) -> torch.Tensor:
         # A quarantined chip leaves zeros in its place: a batch always has the same shape, so the others' embeddings
         # do not depend on it.
         chips: list[NDArray[np.generic] | None] = []
-        for row, read in zip(range(rows.start, rows.stop), reads, strict=True):
+        for row, read in zip(rows, reads, strict=True):
             try:
                 pixels, encoded.filled[row] = read.result()
             except ChipError as error:
-                encoded.quarantined[row], pixels = str(error), None
+                reasons = encoded.rejected if isinstance(error, ChipRejectedError) else encoded.quarantined
+                reasons[row], pixels = str(error), None
             chips.append(pixels)
         kinds = {pixels.dtype for pixels in chips if pixels is not None}
         dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
-        shape = next((pixels.shape for pixels in chips if pixels is not None), (len(self._bands), SIZE, SIZE))
+        shape = next((pixels.shape for pixels in chips if pixels is not None), (len(self._bands), CHIP, CHIP))
         if len(chips) == 1 and chips[0] is not None:
             return torch.from_numpy(chips[0][None])
         stacked = np.zeros((len(chips), *shape), dtype)

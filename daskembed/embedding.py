@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import dask
 import dask.array as da
@@ -14,19 +14,65 @@ import xarray as xr
 from dask.base import tokenize
 
 from daskembed.cube import CHIPS_A_BLOCK, ChipBlock
-from daskembed.encoders import get_encoder_module
+from daskembed.encoders.description import CHIP, Place
 from daskembed.errors import ChipError, InputError
-from daskembed.levels import LEVELS, check_level
-from daskembed.sources.geotiff import SIZE
+from daskembed.footprints import to_lonlat
+from daskembed.sources import EDGES
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from daskembed.device import Encoded
     from daskembed.encoders import Encoder
 
 ON_NAN = ("quarantine", "fill")
 set_aside: ContextVar[Mapping[str, str]] = ContextVar("set_aside", default={})  # noqa: B039
 """URL -> reason, of chips that this thread's blocks quarantine without touching them."""
-_PLACE = np.dtype([("lat", np.float64), ("lon", np.float64), ("date", "datetime64[D]")])
+
+
+class _Windows(NamedTuple):
+    """Squares that an encoder sees at once, of some chips, row-major."""
+
+    lat: NDArray[np.float64]
+    """Of their centres, degrees, ``(chip, window)``."""
+    lon: NDArray[np.float64]
+    footprint: NDArray[np.object_]
+    """In OGC:CRS84, ``(chip, window)``."""
+    resolution: NDArray[np.float64]
+    """Metres of a pixel, ``(chip,)``."""
+
+
+def _place_dtype(windows: int) -> np.dtype[Any]:
+    return np.dtype(
+        [
+            ("lat", np.float64, (windows,)),
+            ("lon", np.float64, (windows,)),
+            ("date", "datetime64[s]"),
+            ("resolution", np.float64),
+        ]
+    )
+
+
+def _windows(cube: xr.DataArray, across: int) -> _Windows:
+    count = len(cube)
+    if not all(edge in cube.coords for edge in EDGES) or "epsg" not in cube.coords:
+        lat, lon = (cube.coords[name].to_numpy().reshape(count, 1) for name in ("lat", "lon"))
+        return _Windows(lat, lon, np.full((count, 1), None, object), np.full(count, np.nan))
+    west, south, east, north = (cube.coords[edge].to_numpy()[:, None] for edge in EDGES)
+    row, col = np.divmod(np.arange(across**2), across)
+    width, height = (east - west) / across, (north - south) / across
+    top, left = north - row * height, west + col * width
+    bounds = np.stack([left, top - height, left + width, top], axis=-1)
+    lat, lon = np.empty((2, count, across**2))
+    footprint = np.empty((count, across**2), object)
+    epsg = cube.coords["epsg"].to_numpy()
+    for code in np.unique(epsg):
+        rows = epsg == code
+        found = to_lonlat(int(code), bounds[rows].reshape(-1, 4))
+        lon[rows], lat[rows], footprint[rows] = (part.reshape(-1, across**2) for part in found)
+    if across == 1 and "lat" in cube.coords:
+        lat, lon = (cube.coords[name].to_numpy().reshape(count, 1) for name in ("lat", "lon"))
+    return _Windows(lat, lon, footprint, (east - west)[:, 0] / CHIP)
 
 
 def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: str = "quarantine") -> xr.DataArray:
@@ -40,7 +86,7 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
     encoder
         From `daskembed.load_encoder`.
     level
-        ``mean``, ``patch`` or ``group``.
+        One of the encoder's, such as ``mean``; see `Description.levels`.
     on_nan
         What to do with a chip that has values that are not finite: ``quarantine`` it, or ``fill`` them with their
         band's mean.
@@ -48,10 +94,11 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
     Returns
     -------
     xarray.DataArray
-        float32 of shape ``(chip, embedding)``, ``(chip, row, col, embedding)`` or
-        ``(chip, group, row, col, embedding)``, with the cube's coordinates along ``chip`` and two lazy ones:
-        ``quarantined``, why a chip has no embedding (its row is NaN) or None, and ``filled``, how many of its values
-        were filled. Compute them together with the embeddings, or the chips are encoded twice.
+        float32 of shape ``(chip, embedding)``, ``(chip, row, col, embedding)`` and so on, as the level has it, with the
+        cube's coordinates along ``chip`` and three lazy ones: ``quarantined``, why a chip has no embedding (its row is
+        NaN) or None, ``rejected``, which rule it breaks (its row is NaN too) or None, and ``filled``, how many of its
+        values were filled. Compute them together with the embeddings, or the chips are encoded twice. Where an encoder
+        sees several windows of a chip, ``footprint`` says where they are.
 
     Raises
     ------
@@ -61,26 +108,33 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
     dims = ("chip", "band", "y", "x")
     if cube.dims != dims:
         raise InputError(f"the cube has the dimensions {cube.dims}, expected {dims}")
-    bands = get_encoder_module(encoder.name).BANDS
-    if cube.shape[1:] != (len(bands), SIZE, SIZE):
-        raise InputError(f"the cube's chips are {cube.shape[1:]}, expected {(len(bands), SIZE, SIZE)} (band, y, x)")
-    if "band" in cube.coords and tuple(cube.coords["band"].values) != bands:
+    needs = encoder.description
+    if cube.shape[1:] != (len(needs.bands), CHIP, CHIP):
+        raise InputError(
+            f"the cube's chips are {cube.shape[1:]}, expected {(len(needs.bands), CHIP, CHIP)} (band, y, x)"
+        )
+    if "band" in cube.coords and tuple(cube.coords["band"].values) != needs.bands:
         raise InputError(
             f"the cube has the bands {' '.join(map(str, cube.coords['band'].values))}; "
-            f"expected {' '.join(bands)}, in this order"
+            f"expected {' '.join(needs.bands)}, in this order"
         )
-    if missing := [name for name in ("lat", "lon", "date") if name not in cube.coords]:
+    across = CHIP // needs.window
+    wanted = ("date", "lat", "lon") if across == 1 and needs.resolution else ("date", "epsg", *EDGES)
+    if missing := [name for name in wanted if name not in cube.coords]:
         raise InputError(f"the cube lacks the coordinates {', '.join(missing)}: daskembed.open_tile sets them")
     if on_nan not in ON_NAN:
         raise InputError(f"unknown on_nan {on_nan!r}: choose one of {', '.join(ON_NAN)}")
-    inner = LEVELS[check_level(level)]
     shape = encoder.shape(level)
+    inner = tuple(needs.levels[level])
 
     lazy = cube if cube.chunks is not None else cube.chunk(chip=CHIPS_A_BLOCK)
     data = lazy.chunk(band=-1, y=-1, x=-1).data
-    place = np.empty((len(cube), 1, 1, 1), _PLACE)
-    for name in ("lat", "lon", "date"):
-        place[name][:, 0, 0, 0] = cube.coords[name].to_numpy()
+    windows = _windows(cube, across)
+    place = np.empty((len(cube), 1, 1, 1), _place_dtype(across**2))
+    place["lat"][:, 0, 0, 0], place["lon"][:, 0, 0, 0] = windows.lat, windows.lon
+    # At noon, as long as only the day is known.
+    place["date"][:, 0, 0, 0] = cube.coords["date"].to_numpy().astype("datetime64[D]") + np.timedelta64(12, "h")
+    place["resolution"][:, 0, 0, 0] = windows.resolution
     token = tokenize(data.name, place, encoder, level, on_nan)
     encoded = da.map_blocks(
         encode_block,
@@ -120,7 +174,9 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
         name="embeddings",
         coords={
             **along_chip,
+            **({"footprint": (("chip", "window"), windows.footprint)} if "window" in inner else {}),
             "quarantined": ("chip", pick("quarantined", object)),
+            "rejected": ("chip", pick("rejected", object)),
             "filled": ("chip", pick("filled", np.int64)),
         },
         attrs={"encoder": encoder.name, "level": level},
@@ -135,17 +191,21 @@ def encode_block(block: Any, place: Any, *, encoder: Encoder, level: str, on_nan
     block
         A `ChipBlock`, read while it is encoded, or an array ``(chip, band, y, x)``.
     place
-        ``lat``, ``lon`` and ``date`` of its chips, a structured array ``(chip, 1, 1, 1)``.
+        ``lat`` and ``lon`` of its windows, ``date`` and ``resolution`` of its chips, a structured array
+        ``(chip, 1, 1, 1)``.
     """
     from daskembed.device import get_device
 
     place = place.reshape(-1)
+    where = Place(*(np.ascontiguousarray(place[name]) for name in Place._fields))
+    order = None
     if isinstance(block, ChipBlock):
+        order = sorted(range(len(block)), key=lambda row: block.chips[row].unit)
         aside = set_aside.get()
         reads = [partial(_refuse, aside[chip.url]) if chip.url in aside else chip.read for chip in block.chips]
     else:
         reads = [partial(np.asarray, pixels) for pixels in block]
-    return get_device(encoder).encode(reads, place["lat"], place["lon"], place["date"], level=level, on_nan=on_nan)
+    return get_device(encoder).encode(reads, where, level=level, on_nan=on_nan, order=order)
 
 
 def _refuse(reason: str) -> NoReturn:

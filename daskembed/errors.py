@@ -23,6 +23,10 @@ class ChipError(DaskembedError):
     """One chip that cannot be embedded; it is quarantined and the rest of its tile goes on."""
 
 
+class ChipRejectedError(ChipError):
+    """One chip that can be read but breaks a rule, such as too much cloud; it is left out by choice."""
+
+
 class TileError(DaskembedError):
     """One tile that cannot be finished; the other tiles go on."""
 

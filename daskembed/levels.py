@@ -1,10 +1,8 @@
-"""Levels: how the patch tokens of a chip become its embedding (pure, the same for NumPy and torch)."""
+"""Levels of Clay v0: how the patch tokens of a chip become its embedding (pure, for NumPy and torch)."""
 
 from __future__ import annotations
 
 from typing import Any
-
-from daskembed.errors import InputError
 
 LEVELS: dict[str, tuple[str, ...]] = {
     "mean": ("embedding",),
@@ -12,25 +10,6 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "group": ("group", "row", "col", "embedding"),
 }
 """The dimensions of one chip's embedding at each level, the chip's own left out."""
-
-
-def check_level(level: str) -> str:
-    """Return `level` if it is one of `LEVELS`.
-
-    Raises
-    ------
-    InputError
-        If it is not.
-    """
-    if level not in LEVELS:
-        raise InputError(f"unknown level {level!r}: choose one of {', '.join(LEVELS)}")
-    return level
-
-
-def level_shape(level: str, *, groups: int, side: int, dim: int) -> tuple[int, ...]:
-    """Shape of one chip's embedding, e.g. ``(16, 16, 768)`` at level ``patch``."""
-    sizes = {"group": groups, "row": side, "col": side, "embedding": dim}
-    return tuple(sizes[name] for name in LEVELS[check_level(level)])
 
 
 def reduce_tokens(tokens: Any, level: str) -> Any:
@@ -46,8 +25,8 @@ def reduce_tokens(tokens: Any, level: str) -> Any:
 
     Returns
     -------
-    Array or tensor of shape ``(chip, *level_shape)``.
+    Array or tensor of shape ``(chip, ...)``, with the dimensions of `LEVELS`.
     """
-    if check_level(level) == "mean":
+    if level == "mean":
         return tokens.mean(axis=(1, 2, 3))
     return tokens.mean(axis=1) if level == "patch" else tokens

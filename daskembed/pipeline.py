@@ -17,11 +17,11 @@ from daskembed.embedding import ON_NAN
 from daskembed.encoders import load_encoder
 from daskembed.errors import ConflictError, DaskembedError, InputError
 from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT, Flow
-from daskembed.levels import check_level
 from daskembed.receipts import STATE, Receipt, check_version, published_files, read_receipts, receipt_path
 from daskembed.results import Event, Progress, RunResult
 from daskembed.settings import Settings, chips_a_block, parse_dates
 from daskembed.sinks import get_sink
+from daskembed.sources import Reading
 from daskembed.storage import Storage, is_local
 from daskembed.tiles import check_tile, read_tiles
 
@@ -175,14 +175,18 @@ def resolve(
         batch_size=batch_size,
         readers=readers,
     )
-    level = check_level(level or config.get("level"))
+    level = encoder.description.check_level(level or config.get("level"))
     settings = Settings(
         source=Storage(source or config.get("source")),
         output=Storage(output or config.get("output")),
         encoder=encoder,
         level=level,
         on_nan=on_nan or config.get("on-nan"),
-        dates=None if dates is None else parse_dates(dates),
+        reading=Reading(
+            sensor=encoder.description.sensor,
+            resolution=encoder.description.resolution,
+            dates=None if dates is None else parse_dates(dates),
+        ),
         version=check_version(str(version or config.get("version"))),
         chips_a_block=chips_a_block(encoder, level),
     )

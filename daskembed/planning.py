@@ -9,19 +9,20 @@ import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from daskembed import config
 from daskembed.clusters import parse_workers
+from daskembed.cube import block_ends
 from daskembed.encoders import resolve_precision
 from daskembed.errors import InputError, TileError
-from daskembed.levels import LEVELS
 from daskembed.pipeline import check_conflicts, resolve
 from daskembed.receipts import published_files, read_receipts
 from daskembed.results import Expected
 from daskembed.settings import Settings
 from daskembed.sinks import get_sink
-from daskembed.sources import Listing, get_source
+from daskembed.sources import Listing, list_tile
 from daskembed.speed import DEVICES, Speed, measure, of_device
 from daskembed.stages import block_folder
 
@@ -179,7 +180,7 @@ def plan(
         bytes_to_read=sum(sizes),
         bytes_to_write={
             name: sum(file_bytes(len(one.entries), settings.encoder.shape(name)) for one in to_do.values())
-            for name in LEVELS
+            for name in settings.encoder.description.levels
         },
         chips_a_block=settings.chips_a_block,
         speed=speed,
@@ -198,7 +199,7 @@ def file_bytes(chips: int, shape: tuple[int, ...]) -> int:
 def _list(settings: Settings, tile: str) -> Listing | str:
     """A tile's chips, or why it has none."""
     try:
-        return get_source("geotiff").list_chips(tile, settings.source.url, dates=settings.dates)
+        return list_tile(tile, settings.source, settings.reading)
     except TileError as error:
         return str(error)
 
@@ -207,7 +208,14 @@ def _sizes_to_do(settings: Settings, listing: Listing) -> list[int]:
     """Bytes of a tile's chips that no finished block holds; all chips are taken to be usable."""
     present = settings.output.entries(block_folder(settings, listing.tile, listing.fingerprint))
     done = {int(Path(entry.path).stem) for entry in present}
-    return [entry.size for row, entry in enumerate(listing.entries) if row // settings.chips_a_block not in done]
+    units = listing.units or [(entry.path,) for entry in listing.entries]
+    ends = block_ends(units, settings.chips_a_block)
+    return [
+        entry.size
+        for block, (start, end) in enumerate(pairwise((0, *ends)))
+        if block not in done
+        for entry in listing.entries[start:end]
+    ]
 
 
 def _path(settings: Settings) -> Path:

@@ -32,9 +32,11 @@ class Receipt:
     sha256: str | None
     """Of it."""
     chips: int
-    """Chips embedded: the file's rows."""
+    """Chips embedded."""
     quarantined: dict[str, str]
     """URL -> reason."""
+    rejected: dict[str, str]
+    """URL -> the rule that it breaks, and by how much."""
     filled: dict[str, int]
     """URL -> number of values that were filled with their band's mean."""
     settings: dict[str, Any]

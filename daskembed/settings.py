@@ -11,6 +11,7 @@ from typing import Any
 from daskembed.cube import CHIPS_A_BLOCK
 from daskembed.encoders import Encoder
 from daskembed.errors import InputError
+from daskembed.sources import Reading
 from daskembed.storage import Storage, is_local, redact
 
 BLOCK_BYTES = 64 * 2**20
@@ -26,7 +27,7 @@ class Settings:
     encoder: Encoder
     level: str
     on_nan: str
-    dates: tuple[date, date] | None
+    reading: Reading
     version: str
     chips_a_block: int
     """Chips of one task."""
@@ -43,7 +44,7 @@ class Settings:
             "level": self.level,
             "precision": self.encoder.precision,
             "on_nan": self.on_nan,
-            "dates": None if self.dates is None else "/".join(map(str, self.dates)),
+            "dates": None if self.reading.dates is None else "/".join(map(str, self.reading.dates)),
         }
 
     @property

@@ -93,12 +93,10 @@ def of_device(device: str, encoder: Encoder, chip_bytes: float) -> Speed:
     chip_bytes
         Mean size of a chip's file.
     """
-    from daskembed.encoders import get_encoder_module
-
     found = DEVICES[device]
     tflops = found.bf16 if encoder.precision == "bf16" and found.bf16 else found.fp32
     limits = {
-        "device": tflops * 1e12 / get_encoder_module(encoder.name).flop(encoder.size),
+        "device": tflops * 1e12 / encoder.description.flop,
         "decoding": DECODED * found.cores,
         "network": found.gbit * 1e9 / 8 / chip_bytes,
     }
@@ -153,12 +151,12 @@ def _measure(given: bytes) -> dict[str, float | str]:
     import pandas as pd
 
     from daskembed import stages, timings
-    from daskembed.sources import get_source
+    from daskembed.sources import read_headers
 
     settings: Settings
     sample: Listing
     settings, sample, seconds = pickle.loads(given)
-    index = get_source("geotiff").read_headers(sample, dates=settings.dates, readers=settings.encoder.readers or 16)
+    index = read_headers(sample, settings.reading, readers=settings.encoder.readers or 16)
     good = index[index["quarantined"].isna()]
     if good.empty:
         raise InputError(f"none of its first {len(index)} chips can be used: {index['quarantined'].iloc[0]}")

@@ -20,11 +20,12 @@ from daskembed import __version__, trial
 from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
 from daskembed.errors import InputError, StorageUnusableError
+from daskembed.parts import read_notes, write_part
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
 from daskembed.sinks import get_sink
-from daskembed.sources import get_source
+from daskembed.sources import list_tile, read_headers
 from daskembed.table import to_geodataframe
-from daskembed.timings import metered
+from daskembed.timings import metered, timed
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -101,16 +102,15 @@ def index(
 
 
 def _look(settings: Settings, tile: str, finished: Receipt | None) -> tuple[Indexed, list[Block]] | None:
-    source = get_source("geotiff")
     try:
         settings.source.check_exists()
     except InputError as error:
         # It was there when the run began.
         raise StorageUnusableError(f"{error} any more, or it cannot be seen from this worker") from None
-    listing = source.list_chips(tile, settings.source.url, dates=settings.dates)
+    listing = list_tile(tile, settings.source, settings.reading)
     if finished is not None and listing.fingerprint == finished.listing:
         return None
-    found = source.read_headers(listing, dates=settings.dates, readers=settings.encoder.readers or 16)
+    found = read_headers(listing, settings.reading, readers=settings.encoder.readers or 16)
     # In a context of its own: dask-dataframe would warn that it ignores the annotation of this task's span.
     blocks = Context().run(all_blocks, settings, tile, found, listing.fingerprint)
     bad = found[found["quarantined"].notna()]
@@ -197,13 +197,13 @@ def examine(settings: Settings, block: Block) -> dict[str, str]:
 
 
 def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame) -> bytes | None:
-    sink, shape = get_sink("geoparquet"), settings.encoder.shape(settings.level)
+    shape = settings.encoder.description.row_shape(settings.level)
     if settings.carried:
         part = io.BytesIO()
-        sink.write_part(frame, part, shape)
+        write_part(frame, part, shape)
         return part.getvalue()
     with settings.output.open_writer(block.path) as file:
-        sink.write_part(frame, file, shape)
+        write_part(frame, file, shape)
     return None
 
 
@@ -218,7 +218,9 @@ def publish(
     """Where the output is seen: file, receipt, then the removal of what they replace."""
     sink, output = get_sink("geoparquet"), settings.output
     published = None
-    if indexed.parts:
+    with timed("write"):
+        notes = read_notes(output, indexed.parts)
+    if notes.rows:
         name = f"{tile}_{indexed.dates[0]:%Y%m%d}_{indexed.dates[-1]:%Y%m%d}_v{settings.version}{sink.SUFFIX}"
         published = sink.publish(
             output, name, indexed.parts, {**settings.provenance, "tile": tile, "identity": settings.identity}
@@ -229,9 +231,10 @@ def publish(
         file=published.name if published else None,
         size=published.size if published else 0,
         sha256=published.sha256 if published else None,
-        chips=published.chips if published else 0,
-        quarantined=indexed.quarantined | (published.quarantined if published else {}),
-        filled=published.filled if published else {},
+        chips=notes.chips,
+        quarantined=indexed.quarantined | notes.quarantined,
+        rejected=notes.rejected,
+        filled=notes.filled,
         settings=settings.identity,
         listing=indexed.listing,
         started=started,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
+from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError
+from daskembed.sources import EDGES
 from daskembed.storage import Storage
 
 if TYPE_CHECKING:
@@ -38,9 +41,11 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
     Returns
     -------
     dask_geopandas.GeoDataFrame
-        In OGC:CRS84, with spatial partitions and the columns ``source_url``, ``date``, ``embeddings`` (flat,
-        row-major vectors as an Arrow fixed-size list; null where a chip is quarantined), ``quarantined`` (why, or
-        null), ``filled`` (values filled) and ``geometry``.
+        In OGC:CRS84, with spatial partitions and the columns ``source_url``, ``chip_url`` (of its chip), ``date``,
+        ``embeddings`` (flat, row-major vectors as an Arrow fixed-size list; null where a chip is quarantined or
+        rejected), ``quarantined`` and ``rejected`` (why, or null), ``filled`` (values filled), ``epsg``, ``west``,
+        ``south``, ``east`` and ``north`` (bounds in ``epsg``, if the embeddings have them), and ``geometry``. Where an
+        encoder sees several windows of a chip, each is a row, its ``source_url`` followed by ``#window=Y,X`` (pixels).
 
     Raises
     ------
@@ -49,55 +54,91 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
     """
     import dask_geopandas
 
-    names = ("source_url", "date", "geometry", "quarantined", "filled")
-    if missing := [name for name in names if name not in embeddings.coords]:
+    found = ("quarantined", "rejected", "filled")
+    if missing := [name for name in ("source_url", "date", "geometry", *found) if name not in embeddings.coords]:
         raise InputError(f"the embeddings lack the coordinates {', '.join(missing)}: make them with daskembed.embed")
     inner = dict.fromkeys(embeddings.dims[1:], -1)
     lazy = embeddings if embeddings.chunks is not None else embeddings.chunk()
-    arrays = [lazy.chunk(inner).data, lazy.coords["quarantined"].data, lazy.coords["filled"].data]
+    arrays = [lazy.chunk(inner).data, *(lazy.coords[name].data for name in found)]
     blocks = [array.to_delayed(optimize_graph=False).ravel() for array in arrays]
-    rows = gpd.GeoDataFrame(
-        {
-            "source_url": embeddings.coords["source_url"].to_numpy().astype(object),
-            "date": embeddings.coords["date"].to_numpy().astype("datetime64[D]").astype(object),
-        },
-        geometry=embeddings.coords["geometry"].to_numpy(),
-        crs="OGC:CRS84",
-    )
-    ends = np.cumsum(arrays[0].chunks[0])
-    row_blocks = [rows.iloc[end - size : end] for end, size in zip(ends, arrays[0].chunks[0], strict=True)]
-    meta = block_frame(
-        np.empty((0, *arrays[0].shape[1:]), np.float32), np.empty(0, object), np.empty(0, np.int64), rows.iloc[:0]
-    )
+    rows = _rows(embeddings)
+    windows = embeddings.sizes.get("window", 1)
+    ends = np.cumsum(arrays[0].chunks[0]) * windows
+    sizes = np.array(arrays[0].chunks[0]) * windows
+    row_blocks = [rows.iloc[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    nothing = (np.empty(0, object), np.empty(0, object), np.empty(0, np.int64))
+    meta = block_frame(np.empty((0, *arrays[0].shape[1:]), np.float32), *nothing, rows.iloc[:0], windows)
     make = dask.delayed(block_frame, pure=True)
     with dask.config.set({"dataframe.convert-string": False}):
         frame = dask_geopandas.from_dask_dataframe(
-            dd.from_delayed([make(*parts) for parts in zip(*blocks, row_blocks, strict=True)], meta=meta)
+            dd.from_delayed([make(*parts, windows) for parts in zip(*blocks, row_blocks, strict=True)], meta=meta)
         )
     frame.spatial_partitions = gpd.GeoSeries([shapely.box(*b.total_bounds) for b in row_blocks], crs="OGC:CRS84")
     return frame
 
 
+def _rows(embeddings: xr.DataArray) -> gpd.GeoDataFrame:
+    """What is known of each row before anything is computed."""
+    coords = embeddings.coords
+    windows = embeddings.sizes.get("window", 1)
+    urls, footprints = coords["source_url"].to_numpy(), coords["geometry"].to_numpy()
+    places = {name: np.repeat(coords[name].to_numpy(), windows) for name in ("epsg", *EDGES) if name in coords}
+    if "window" in embeddings.dims:
+        footprints = coords["footprint"].to_numpy().reshape(-1)
+        places |= _window_bounds(places, math.isqrt(windows))
+        side = CHIP // math.isqrt(windows)
+        starts = [f"window={row * side},{col * side}" for row, col in np.ndindex(CHIP // side, CHIP // side)]
+        urls = [f"{url}{'&' if '#' in url else '#'}{start}" for url in urls for start in starts]
+    dates = coords["date"].to_numpy().astype("datetime64[D]").astype(object)
+    return gpd.GeoDataFrame(
+        {
+            "source_url": list(urls),
+            "chip_url": np.repeat(coords["source_url"].to_numpy().astype(object), windows),
+            "date": np.repeat(dates, windows),
+            **places,
+        },
+        geometry=list(footprints),
+        crs="OGC:CRS84",
+    )
+
+
+def _window_bounds(places: dict[str, NDArray[Any]], across: int) -> dict[str, NDArray[Any]]:
+    west, north = places["west"], places["north"]
+    width, height = (places["east"] - west) / across, (north - places["south"]) / across
+    row, col = np.divmod(np.arange(len(west)) % across**2, across)
+    top, left = north - row * height, west + col * width
+    return {"west": left, "south": top - height, "east": left + width, "north": top}
+
+
 def block_frame(
     vectors: NDArray[np.float32],
     quarantined: NDArray[np.object_],
+    rejected: NDArray[np.object_],
     filled: NDArray[np.int64],
     rows: gpd.GeoDataFrame,
+    windows: int = 1,
 ) -> gpd.GeoDataFrame:
-    """One partition of `to_geodataframe`: a block's vectors, ``(chip, ...)``, beside its rows."""
-    length = int(np.prod(vectors.shape[1:]))
+    """One partition of `to_geodataframe`: a block's vectors, ``(chip, ...)``, beside its rows, `windows` a chip."""
+    length = int(np.prod(vectors.shape[1:])) // windows
     # xarray turns the None of a computed object array into NaN.
-    reasons = [reason if isinstance(reason, str) else None for reason in quarantined]
-    bad = pa.array([reason is not None for reason in reasons], pa.bool_())
+    reasons = {
+        name: [reason if isinstance(reason, str) else None for reason in np.repeat(found, windows)]
+        for name, found in (("quarantined", quarantined), ("rejected", rejected))
+    }
+    bad = pa.array([whys != (None, None) for whys in zip(*reasons.values(), strict=True)], pa.bool_())
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     storage = pa.FixedSizeListArray.from_arrays(flat, length, mask=bad)
+    strings = pd.ArrowDtype(pa.string())
+    others = [name for name in rows.columns if name not in ("source_url", "chip_url", "date", "geometry")]
     return gpd.GeoDataFrame(
         {
-            "source_url": pd.array(list(rows["source_url"]), dtype=pd.ArrowDtype(pa.string())),
+            "source_url": pd.array(list(rows["source_url"]), dtype=strings),
+            "chip_url": pd.array(list(rows["chip_url"]), dtype=strings),
             "date": pd.array(list(rows["date"]), dtype=pd.ArrowDtype(pa.date32())),
             "embeddings": pd.arrays.ArrowExtensionArray(storage),
-            "quarantined": pd.array(reasons, dtype=pd.ArrowDtype(pa.string())),
-            "filled": filled,
+            **{name: pd.array(found, dtype=strings) for name, found in reasons.items()},
+            "filled": np.repeat(filled, windows),
+            **{name: rows[name].to_numpy() for name in others},
         },
         geometry=rows.geometry.to_numpy(),
         crs="OGC:CRS84",

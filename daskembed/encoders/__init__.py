@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from daskembed import config
+from daskembed.encoders.description import Description as Description
+from daskembed.encoders.description import Place as Place
 from daskembed.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,18 +25,39 @@ PRECISIONS = ("auto", "bf16", "fp32")
 class Model(Protocol):
     """An encoder with its weights on a device."""
 
-    def __call__(self, pixels: torch.Tensor, latlon: torch.Tensor, time: torch.Tensor, level: str) -> torch.Tensor:
-        """Embeddings of some chips; see `daskembed.encoders.clay_v0.ClayV0`."""
+    def __call__(self, pixels: torch.Tensor, *metadata: torch.Tensor, level: str) -> torch.Tensor:
+        """Embeddings of some chips.
+
+        Parameters
+        ----------
+        pixels
+            As they are in the file, of any real type, ``(chip, band, y, x)``.
+        metadata
+            What `EncoderModule.metadata` says of the chips.
+        level
+            One of `Description.levels`.
+
+        Returns
+        -------
+        float32 tensor of shape ``(chip, *Description.shape(level))``.
+        """
 
 
 class EncoderModule(Protocol):
     """What a module of this package gives to be an encoder."""
 
-    BANDS: tuple[str, ...]
+    TITLE: str
+    """For people, such as ``Clay v0``."""
+    CHECKPOINT: str
+    """Where its released weights are; see `load_encoder`."""
     PREFIX: str
+    """What the names of its parameters begin with in a checkpoint."""
     IGNORED: tuple[str, ...]
+    """Prefixes of a checkpoint's keys that are not read."""
     OTHER_MODELS: Mapping[str, str]
+    """Keys that only another model's encoder has, and which model that is."""
     SIZES: Mapping[str, Any]
+    """Size -> whatever the module makes it of."""
 
     def parameter_shapes(self, size: str) -> dict[str, tuple[int, ...]]:
         """Names and shapes of a size's parameters."""
@@ -42,22 +65,16 @@ class EncoderModule(Protocol):
     def size_of(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
         """The size that has these parameters."""
 
-    def embedding_shape(self, size: str, level: str) -> tuple[int, ...]:
-        """Shape of one chip's embedding."""
+    def describe(self, size: str, *, sensor: str | None = None, window: int | None = None) -> Description:
+        """What it needs and gives; raises `InputError` for a sensor or window that it cannot take."""
 
-    def flop(self, size: str) -> int:
-        """Floating-point operations of one chip."""
+    def metadata(self, place: Place) -> tuple[NDArray[np.float32], ...]:
+        """What the model is told of place and time: arrays whose first axis is the chip."""
 
-    def metadata(
-        self, lat: NDArray[np.float64], lon: NDArray[np.float64], dates: NDArray[np.datetime64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Inputs of place and time."""
-
-    def fill_values(self) -> NDArray[np.float32]:
-        """What stands for a missing pixel, by band."""
-
-    def build(self, state: Mapping[str, torch.Tensor], *, device: torch.device, dtype: torch.dtype) -> Model:
-        """Put the parameters on a device."""
+    def build(
+        self, state: Mapping[str, torch.Tensor], description: Description, *, device: torch.device, dtype: torch.dtype
+    ) -> Model:
+        """Put the parameters, in float32 and by name without the prefix, on a device."""
 
 
 def get_encoder_module(name: str) -> EncoderModule:
@@ -96,6 +113,8 @@ class Encoder:
     """Largest number of chips given to the device at once."""
     readers: int | None
     """Threads of a worker that read and decode chips; None for 16 beside a GPU and 8 beside a CPU."""
+    description: Description = field(repr=False)
+    """What it needs and gives."""
 
     @property
     def untrained(self) -> bool:
@@ -104,7 +123,7 @@ class Encoder:
 
     def shape(self, level: str) -> tuple[int, ...]:
         """Shape of one chip's embedding at `level`, such as ``(16, 16, 768)``."""
-        return get_encoder_module(self.name).embedding_shape(self.size, level)
+        return self.description.shape(level)
 
 
 def load_encoder(
@@ -150,6 +169,7 @@ def load_encoder(
         precision=resolve_precision(precision or config.get("precision")),
         batch_size=_positive("batch size", batch_size if batch_size is not None else config.get("batch-size")),
         readers=None if wanted is None else _positive("readers", wanted),
+        description=get_encoder_module(name).describe(size),
     )
 
 

@@ -14,29 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from daskembed.encoders.description import CHIP, CLAY_V0, Description, Place
 from daskembed.encoders.transformer import Transformer
-from daskembed.errors import CheckpointError
-from daskembed.levels import level_shape, reduce_tokens
+from daskembed.errors import CheckpointError, InputError
+from daskembed.levels import LEVELS, reduce_tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Mean and standard deviation of each band: Sentinel-2 L2A digital numbers, Sentinel-1 RTC linear power, metres.
-STATISTICS = {
-    "B02": (1369.03, 2026.96),
-    "B03": (1597.68, 2011.88),
-    "B04": (1741.10, 2146.35),
-    "B05": (2053.58, 2138.96),
-    "B06": (2569.82, 2003.27),
-    "B07": (2763.01, 1962.45),
-    "B08": (2858.43, 2016.38),
-    "B8A": (2893.86, 1917.12),
-    "B11": (2303.00, 1679.88),
-    "B12": (1807.79, 1568.06),
-    "vh": (0.026, 0.118),
-    "vv": (0.118, 0.873),
-    "dem": (499.46, 880.35),
-}
+STATISTICS = {band.name: (band.mean, band.std) for band in CLAY_V0.bands}
+"""Mean and standard deviation of each band."""
 BANDS = tuple(STATISTICS)
 GROUPS = {"rgb": (2, 1, 0), "rededge": (3, 4, 5, 7), "nir": (6,), "swir": (8, 9), "sar": (10, 11), "dem": (12,)}
 """Band group -> the indices of its bands; the order is the group axis of level ``group``."""
@@ -49,6 +36,8 @@ SIZES = {
 """Size -> (dim, depth, heads, MLP ratio)."""
 HEAD_DIM, PATCH, SIDE = 64, 32, 16
 
+TITLE = "Clay v0"
+CHECKPOINT = "hf://made-with-clay/Clay@2033cf5/v0/Clay_v0.1_epoch-24_val-loss-0.46.ckpt"
 IGNORED = ("model.decoder.",)
 """Prefixes of a checkpoint's keys that belong to the training and are not read."""
 PREFIX = "model.encoder."
@@ -100,13 +89,33 @@ def size_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
     raise CheckpointError(f"has dim {dim} and {depth} layers, which is no size of Clay v0; expected one of {known}")
 
 
-def embedding_shape(size: str, level: str) -> tuple[int, ...]:
-    """Shape of one chip's embedding."""
-    return level_shape(level, groups=len(GROUPS), side=SIDE, dim=SIZES[size][0])
+def describe(size: str, *, sensor: str | None = None, window: int | None = None) -> Description:
+    """What the encoder needs and gives.
+
+    Raises
+    ------
+    InputError
+        For any sensor but Clay's own 13 bands, and any window but the chip.
+    """
+    if sensor is not None:
+        raise InputError(f"sensor {sensor!r}: {TITLE} reads the bands {' '.join(BANDS)} and no other sensor's")
+    if window not in (None, CHIP):
+        raise InputError(f"window {window}: {TITLE} sees a whole chip of {CHIP} pixels at once")
+    dim = SIZES[size][0]
+    sides = {"group": len(GROUPS), "row": SIDE, "col": SIDE, "embedding": dim}
+    return Description(
+        title=TITLE,
+        sensor=CLAY_V0,
+        resolution=CLAY_V0.gsd,
+        window=CHIP,
+        levels={level: {name: sides[name] for name in names} for level, names in LEVELS.items()},
+        fill_values=tuple(mean for mean, _ in STATISTICS.values()),
+        flop=_flop(size),
+    )
 
 
-def flop(size: str) -> int:
-    """Floating-point operations of one chip: two for each weight that a token meets, and those of attention."""
+def _flop(size: str) -> int:
+    """Two for each weight that a token meets, and those of attention."""
     dim, depth, heads, ratio = SIZES[size]
     inner, tokens = heads * HEAD_DIM, len(GROUPS) * SIDE**2 + 2
     layer = tokens * (4 * dim * inner + 2 * dim * dim * ratio + 2 * tokens * inner)
@@ -136,17 +145,8 @@ def encodings(dim: int) -> NDArray[np.float32]:
     return np.concatenate(both, axis=-1).astype(np.float32)
 
 
-def metadata(
-    lat: NDArray[np.float64], lon: NDArray[np.float64], dates: NDArray[np.datetime64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def metadata(place: Place) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What the model is told of place and time, computed in float64.
-
-    Parameters
-    ----------
-    lat, lon
-        Centres of the chips, degrees, shape ``(chip,)``.
-    dates
-        Acquisition dates, ``datetime64``, shape ``(chip,)``.
 
     Returns
     -------
@@ -160,7 +160,8 @@ def metadata(
         wrapped: NDArray[np.float64] = np.arctan2(np.cos(angle), np.sin(angle))
         return wrapped
 
-    days = dates.astype("datetime64[D]")
+    lat, lon = place.lat[:, 0], place.lon[:, 0]
+    days = place.date.astype("datetime64[D]")
     months = days.astype("datetime64[M]")
     year = months.astype("datetime64[Y]").astype(np.int64) + 1970 - 2012
     month = months.astype(np.int64) % 12
@@ -206,22 +207,23 @@ class ClayV0:
         blocks = {k.removeprefix("transformer."): v for k, v in state.items() if k.startswith("transformer.")}
         self.transformer = Transformer(blocks, heads=heads, out="to_out.0", down="net.4", device=device, dtype=dtype)
 
-    def __call__(self, pixels: Tensor, latlon: Tensor, time: Tensor, level: str) -> Tensor:
+    def __call__(self, pixels: Tensor, *metadata: Tensor, level: str) -> Tensor:
         """Embed chips.
 
         Parameters
         ----------
         pixels
             Raw pixels of any real type, shape ``(chip, 13, 512, 512)``.
-        latlon, time
-            `metadata` of the chips.
+        metadata
+            As the function of that name gives it, of the chips.
         level
             A key of `daskembed.levels.LEVELS`.
 
         Returns
         -------
-        float32 tensor of shape ``(chip, *embedding_shape)``.
+        float32 tensor of shape ``(chip, *Description.shape(level))``.
         """
+        latlon, time = metadata
         chips = len(pixels)
         x = self._tokens(pixels)
         extra = torch.stack([F.linear(latlon.to(self.wide), *self.latlon), F.linear(time.to(self.wide), *self.time)], 1)
@@ -243,9 +245,6 @@ class ClayV0:
         return torch.cat(groups, dim=1)
 
 
-def fill_values() -> NDArray[np.float32]:
-    """The value of each band that is 0 once normalised."""
-    return np.array([mean for mean, _ in STATISTICS.values()], dtype=np.float32)
-
-
-build = ClayV0
+def build(state: Mapping[str, Tensor], description: Description, *, device: torch.device, dtype: torch.dtype) -> ClayV0:
+    """The encoder on a device; see `ClayV0`."""
+    return ClayV0(state, device=device, dtype=dtype)

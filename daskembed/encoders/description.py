@@ -44,6 +44,33 @@ class Sensor:
     decibels: bool = False
     """Whether the encoder takes ten times the decimal logarithm of the values, which are linear power."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its bands."""
+        return tuple(band.name for band in self.bands)
+
+
+CLAY_V0 = Sensor(
+    "clay-v0",
+    10.0,
+    (
+        Band("B02", 1369.03, 2026.96),
+        Band("B03", 1597.68, 2011.88),
+        Band("B04", 1741.10, 2146.35),
+        Band("B05", 2053.58, 2138.96),
+        Band("B06", 2569.82, 2003.27),
+        Band("B07", 2763.01, 1962.45),
+        Band("B08", 2858.43, 2016.38),
+        Band("B8A", 2893.86, 1917.12),
+        Band("B11", 2303.00, 1679.88),
+        Band("B12", 1807.79, 1568.06),
+        Band("vh", 0.026, 0.118),
+        Band("vv", 0.118, 0.873),
+        Band("dem", 499.46, 880.35),
+    ),
+)
+"""The 13 bands of a Clay v0 chip: Sentinel-2 L2A digital numbers, Sentinel-1 RTC linear power, metres."""
+
 
 @dataclass(frozen=True)
 class Description:
@@ -71,13 +98,17 @@ class Description:
     @property
     def bands(self) -> tuple[str, ...]:
         """Names of the bands, in the encoder's order."""
-        return tuple(band.name for band in self.sensor.bands)
+        return self.sensor.names
 
     def check_level(self, level: str) -> str:
         """Return `level` if it is one of the encoder's; raises `InputError` if not."""
         if level not in self.levels:
             raise InputError(f"unknown level {level!r}: {self.title} has {', '.join(self.levels)}")
         return level
+
+    def row_shape(self, level: str) -> tuple[int, ...]:
+        """Shape of one row of the published file: of one window."""
+        return tuple(length for name, length in self.levels[self.check_level(level)].items() if name != "window")
 
     def shape(self, level: str) -> tuple[int, ...]:
         """Shape of one chip's embedding, such as ``(16, 16, 768)``."""

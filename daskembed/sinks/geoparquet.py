@@ -1,4 +1,4 @@
-"""GeoParquet files: a part a block, then one published file a tile."""
+"""GeoParquet files: one a tile."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ import pyarrow.parquet as pq
 import pyproj
 import shapely
 
+from daskembed.parts import rows_a_group
 from daskembed.sinks import Published
 from daskembed.timings import timed
 
 if TYPE_CHECKING:
-    import geopandas as gpd
-
     from daskembed.storage import Storage
 
 SUFFIX = ".gpq"
-ROW_GROUP_BYTES = 32 * 2**20
-"""Most bytes of vectors in a row group: what a reader that streams a file holds at a time."""
+COLUMNS = ("source_url", "date", "embeddings", "geometry")
 _PROVENANCE = b"daskembed"
-_PART = b"daskembed-part"
 # Vectors hardly compress but for the bytes of their exponents, which BYTE_STREAM_SPLIT brings together; a dictionary
 # would make them larger than they are.
 _WRITER: dict[str, Any] = {
@@ -34,44 +31,6 @@ _WRITER: dict[str, Any] = {
     "column_encoding": {"embeddings.list.element": "BYTE_STREAM_SPLIT"},
     "write_statistics": ["source_url", "date"],
 }
-
-# A part is read once and deleted: compressing it would cost more than it saves.
-_PART_WRITER: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-
-
-def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Write one partition of `daskembed.to_geodataframe` as a part.
-
-    Parameters
-    ----------
-    frame
-        The partition. Its quarantined rows go to the part's footer with their reasons.
-    file
-        Where.
-    shape
-        Shape of one embedding.
-    """
-    with timed("write"):
-        quarantined = frame["quarantined"].notna().to_numpy()
-        # Choosing rows copies all vectors, and nearly always all rows are good.
-        good, bad = (frame[~quarantined], frame[quarantined]) if quarantined.any() else (frame, frame.iloc[:0])
-        filled = good[good["filled"] > 0]
-        kind = pa.fixed_shape_tensor(pa.float32(), shape)
-        vectors = pa.array(good["embeddings"], kind.storage_type)
-        notes = {
-            "quarantined": dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
-            "filled": {url: int(count) for url, count in zip(filled["source_url"], filled["filled"], strict=True)},
-        }
-        table = pa.table(
-            {
-                "source_url": pa.array(good["source_url"], pa.string()),
-                "date": pa.array(good["date"], pa.date32()),
-                "embeddings": pa.ExtensionArray.from_storage(kind, vectors),
-                "geometry": pa.array(shapely.to_wkb(good.geometry.to_numpy()), pa.binary()),
-            },
-            metadata={_PART: json.dumps(notes)},
-        )
-        pq.write_table(table, file, row_group_size=_rows_a_group(shape), **_PART_WRITER)
 
 
 def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[str, Any]) -> Published:
@@ -87,19 +46,15 @@ def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[s
         What made the embeddings: written to the footer under ``daskembed``.
     """
     with timed("write"):
-        bounds, kinds, quarantined, filled, rows = [], set[str](), dict[str, str](), dict[str, int](), 0
+        bounds, kinds, rows = [], set[str](), 0
         for part in parts:
             with pq.ParquetFile(output.open_reader(part)) as file:
-                notes = json.loads(file.metadata.metadata[_PART])
-                quarantined |= notes["quarantined"]
-                filled |= notes["filled"]
                 shapes = shapely.from_wkb(file.read(columns=["geometry"])["geometry"].to_numpy())
                 schema, rows = file.schema_arrow, rows + len(shapes)
                 if len(shapes):
                     bounds.append(shapely.total_bounds(shapes))
                     kinds |= {shape.geom_type for shape in shapes}
-        if not rows:
-            return Published(None, 0, None, 0, quarantined, filled)
+        schema = pa.schema([schema.field(column) for column in COLUMNS])
         shape = tuple(schema.field("embeddings").type.shape)
         metadata = {
             b"geo": json.dumps(_geo(np.array(bounds), sorted(kinds))),
@@ -108,9 +63,9 @@ def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[s
         with output.open_writer(name) as plain:
             file = _Hashing(plain)
             with pq.ParquetWriter(file, schema.with_metadata(metadata), **_WRITER) as writer:
-                for table in _row_groups(output, parts, _rows_a_group(shape)):
+                for table in _row_groups(output, parts, rows_a_group(shape)):
                     writer.write_table(table.replace_schema_metadata(metadata), row_group_size=len(table))
-    return Published(name, file.size, file.hash.hexdigest(), rows, quarantined, filled)
+    return Published(name, file.size, file.hash.hexdigest())
 
 
 def read_provenance(output: Storage, name: str) -> dict[str, Any] | None:
@@ -123,10 +78,6 @@ def read_provenance(output: Storage, name: str) -> dict[str, Any] | None:
     return None if text is None else json.loads(text)
 
 
-def _rows_a_group(shape: tuple[int, ...]) -> int:
-    return max(1, ROW_GROUP_BYTES // (4 * int(np.prod(shape))))
-
-
 def _row_groups(output: Storage, parts: Sequence[str], rows: int) -> Iterator[pa.Table]:
     """The rows of all parts in tables of `rows`, wherever one part ends and the next begins."""
     pending: list[pa.Table] = []
@@ -134,7 +85,7 @@ def _row_groups(output: Storage, parts: Sequence[str], rows: int) -> Iterator[pa
     for part in parts:
         with pq.ParquetFile(output.open_reader(part)) as file:
             for group in range(file.num_row_groups):
-                pending.append(file.read_row_group(group))
+                pending.append(file.read_row_group(group, columns=list(COLUMNS)))
                 held += len(pending[-1])
                 while held >= rows:
                     joined = pa.concat_tables([table.replace_schema_metadata() for table in pending])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Protocol, cast
 
+from daskembed.encoders.description import CLAY_V0, Sensor
+from daskembed.errors import TileError
 from daskembed.storage import Entry, Storage
 from daskembed.tiles import check_tile
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     import geopandas as gpd
     import numpy as np
     from numpy.typing import NDArray
+
+    from daskembed.encoders import Encoder
 
 SOURCES = {"geotiff": "daskembed.sources.geotiff"}
 """Kind of source -> the module that implements `Source`."""
@@ -26,22 +30,111 @@ INDEX_COLUMNS = (
     "epsg",
     "lat",
     "lon",
-    "bands",
+    "west",
+    "south",
+    "east",
+    "north",
+    "chip",
     "size",
     "etag",
     "quarantined",
     "geometry",
 )
 """Columns of a tile's index; `index_tile` says what each holds."""
+EDGES = ("west", "south", "east", "north")
+"""Columns of a chip's bounds."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a chip must be to be embedded; one that is not is rejected."""
+
+    zeros: bool | None = None
+    """Refuse a 0 in the first band of Sentinel-2 (B02), where Sentinel-2 saw nothing."""
+    nan: bool | None = None
+    """Refuse NaN in vv, vh and dem."""
+    max_cloud: float | None = None
+    """Refuse this share and more of cloud, shadow, saturation and nodata in the scene classification, if there is
+    one."""
+    keep_all: bool = False
+    """Refuse nothing."""
+
+    # What is None is for the kind of source to say: whole tiles are judged, ready-made chips were when they were cut.
+    def or_else(self, *, zeros: bool, nan: bool, max_cloud: float) -> Rules:
+        """These rules, with defaults for the ones that are not set."""
+        if self.keep_all:
+            return Rules(False, False, 2.0)
+        return Rules(
+            zeros if self.zeros is None else self.zeros,
+            nan if self.nan is None else self.nan,
+            max_cloud if self.max_cloud is None else self.max_cloud,
+        )
+
+
+NO_RULES = Rules()
+"""All of them left to the kind of source."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How chips are found, cut and judged."""
+
+    sensor: Sensor = CLAY_V0
+    """Whose bands are read."""
+    resolution: float | None = CLAY_V0.gsd
+    """Metres that a pixel of a whole tile must have; None for any."""
+    dates: tuple[date, date] | None = None
+    """First and last acquisition date, both inclusive."""
+    offset: tuple[int, int] = (0, 0)
+    """Pixels (y, x) from a whole tile's north-west corner to that of its first chip."""
+    edge: str = "drop"
+    """Of chips that reach beyond a whole tile: ``drop`` them, or ``pad`` them with the pixels at its edge."""
+    rules: Rules = NO_RULES
+
+
+class Chip(Protocol):
+    """How to read one chip: what travels to a worker in place of pixels; small, frozen and comparable."""
+
+    @property
+    def url(self) -> str:
+        """Its ``source_url``."""
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands that `read` gives."""
+
+    @property
+    def unit(self) -> tuple[object, ...]:
+        """The piece of storage that holds it.
+
+        Blocks keep chips together whose units differ in the last place only, and read those of one unit one after the
+        other.
+        """
+
+    def read(self) -> NDArray[np.generic]:
+        """Pixels ``(band, y, x)`` in the source's own type, in the encoder's order of bands.
+
+        Raises
+        ------
+        ChipError
+            If the chip cannot be used; without its name.
+        StorageError
+            If the store does not answer.
+        """
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A tile's chips as the store lists them, before any is opened."""
+    """A tile's chips as the store lists them, before any is read."""
 
+    kind: str
+    """Key of `SOURCES`."""
     storage: Storage
     tile: str
     entries: tuple[Entry, ...]
+    """One a chip."""
+    units: tuple[tuple[object, ...], ...] = ()
+    """Their `Chip.unit`; empty if each has one of its own."""
 
     @property
     def fingerprint(self) -> str:
@@ -52,23 +145,55 @@ class Listing:
 class Source(Protocol):
     """What a kind of source can do; modules implement it with plain functions."""
 
-    def list_chips(self, tile: str, source: str, *, dates: tuple[date, date] | None) -> Listing:
-        """List a tile's chips; raises `TileError` if there are none."""
+    def list_chips(self, tile: str, storage: Storage, reading: Reading) -> Listing | None:
+        """List a tile's chips; None if there are none of this kind."""
 
-    def read_headers(self, listing: Listing, *, dates: tuple[date, date] | None, readers: int) -> gpd.GeoDataFrame:
+    def read_headers(self, listing: Listing, reading: Reading, *, readers: int) -> gpd.GeoDataFrame:
         """The chips of a listing, one row each, in the columns `INDEX_COLUMNS`."""
 
-    def read_chip(self, url: str, bands: tuple[int, ...]) -> NDArray[np.generic]:
-        """One chip's pixels, ``(band, y, x)``, in their own type, the bands picked by 1-based number."""
+    def describe(self, tile: str, storage: Storage) -> str:
+        """Where chips of this kind are looked for, in words."""
 
 
-def get_source(kind: str) -> Source:
-    """The module of a kind of source."""
+def list_tile(tile: str, source: Storage, reading: Reading) -> Listing:
+    """List a tile's chips, of the first of `SOURCES` that has some.
+
+    Raises
+    ------
+    InputError
+        If the source does not exist.
+    TileError
+        If there are none.
+    StorageError
+        If the source does not answer.
+    """
+    source.check_exists()
+    for kind in SOURCES:
+        if (listing := _module(kind).list_chips(tile, source, reading)) is not None:
+            return listing
+    places = " or ".join(_module(kind).describe(tile, source) for kind in SOURCES)
+    raise TileError(f"no chips of tile {tile}: expected {places}; check the tile id and --source")
+
+
+def read_headers(listing: Listing, reading: Reading, *, readers: int = 16) -> gpd.GeoDataFrame:
+    """The chips of a listing, one row each; see `index_tile`."""
+    return _module(listing.kind).read_headers(listing, reading, readers=readers)
+
+
+def _module(kind: str) -> Source:
     return cast(Source, importlib.import_module(SOURCES[kind]))
 
 
 def index_tile(
-    tile: str, source: str, *, dates: tuple[date, date] | None = None, readers: int = 16
+    tile: str,
+    source: str,
+    *,
+    encoder: Encoder | None = None,
+    dates: tuple[date, date] | None = None,
+    offset: tuple[int, int] = (0, 0),
+    edge: str = "drop",
+    rules: Rules = NO_RULES,
+    readers: int = 16,
 ) -> gpd.GeoDataFrame:
     """List a tile's chips and read their headers, no pixels.
 
@@ -79,8 +204,16 @@ def index_tile(
     source
         Folder or URL above the tiles. The chips are all ``claytile_*.tif`` under ``{source}/{tile}/`` at any depth,
         or, where that folder is empty, ``{source}/claytile_{tile}_*.tif``.
+    encoder
+        Whose bands are read; by default the 13 of Clay v0.
     dates
         First and last acquisition date wanted, both inclusive.
+    offset
+        Pixels (y, x) from a whole tile's north-west corner to that of its first chip.
+    edge
+        Of chips that reach beyond a whole tile: ``drop`` or ``pad``, with the pixels at its edge.
+    rules
+        What a chip must be to be embedded; what they leave open is for the kind of source to say.
     readers
         How many headers are read at a time.
 
@@ -88,9 +221,10 @@ def index_tile(
     -------
     geopandas.GeoDataFrame
         One row a chip in the order of ``source_url``, in OGC:CRS84: ``source_url`` (full URL, or absolute path of
-        a local file), ``source`` (kind), ``date``, ``epsg``, ``lat`` and ``lon`` of the centre (degrees), ``bands``
-        (1-based numbers in the file of the encoder's bands), ``size`` (bytes), ``etag``, ``quarantined`` (why the
-        chip cannot be used; None if it can) and ``geometry`` (footprint). A row with a reason may lack the rest.
+        a local file), ``source`` (kind), ``date``, ``epsg``, ``lat`` and ``lon`` of the centre (degrees),
+        ``west``, ``south``, ``east`` and ``north`` (bounds in the chip's own CRS), ``chip`` (a `Chip`, which reads
+        it), ``size`` (bytes), ``etag``, ``quarantined`` (why the chip cannot be used; None if it can) and ``geometry``
+        (footprint). A row with a reason may lack the rest.
 
     Raises
     ------
@@ -101,5 +235,7 @@ def index_tile(
     StorageError
         If the source does not answer.
     """
-    kind = get_source("geotiff")
-    return kind.read_headers(kind.list_chips(check_tile(tile), source, dates=dates), dates=dates, readers=readers)
+    reading = Reading(dates=dates, offset=offset, edge=edge, rules=rules)
+    if encoder is not None:
+        reading = replace(reading, sensor=encoder.description.sensor, resolution=encoder.description.resolution)
+    return read_headers(list_tile(check_tile(tile), Storage(source), reading), reading, readers=readers)

@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING, Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyproj
 import rasterio
-import shapely
 from rasterio.enums import Interleaving
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
+from daskembed.encoders.description import CHIP, CLAY_V0, Sensor
 from daskembed.errors import ChipError, TileError
-from daskembed.sources import INDEX_COLUMNS, Listing
+from daskembed.footprints import to_lonlat
+from daskembed.sources import EDGES, INDEX_COLUMNS, NO_RULES, Listing, Reading, Rules
+from daskembed.sources.judging import NEVER, check_pixels, order_bands, short
 from daskembed.storage import Entry, Storage, split_url
 from daskembed.timings import timed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12", "vh", "vv", "dem")
-"""Bands of a chip in the encoder's order, by their descriptions in the file."""
-SIZE = 512
-"""Pixels along each side of a chip."""
+BANDS = tuple(band.name for band in CLAY_V0.bands)
+"""Bands of a chip in Clay's layout, by their descriptions in the file and in the order of files without any."""
+SIZE = CHIP
 
 # What a damaged or hostile file may claim is bounded before anything is allocated for it. Without compression a chip of
 # the widest type takes 27 MB; GDAL decodes whole blocks, which may be larger than the image.
@@ -50,31 +50,53 @@ _NAME = re.compile(r"claytile_(?P<tile>[0-9]{2}[A-Z]{3})_(?P<date>[0-9]{8})_v02_
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def list_chips(tile: str, source: str, *, dates: tuple[date, date] | None) -> Listing:
+@dataclass(frozen=True)
+class GeotiffChip:
+    """How to read one chip."""
+
+    url: str
+    bands: tuple[str, ...]
+    numbers: tuple[int, ...]
+    """1-based, of the bands in the file."""
+    rules: Rules = NO_RULES
+
+    @property
+    def unit(self) -> tuple[object, ...]:
+        """Its file."""
+        return (self.url,)
+
+    def read(self) -> NDArray[np.generic]:
+        """See `read_chip`; raises `ChipRejectedError` if it breaks a rule."""
+        pixels = read_chip(self.url, self.numbers)
+        check_pixels(pixels, self.bands, self.rules)
+        return pixels
+
+
+def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
     """List a tile's chips in one request (two where its folder is empty); see `daskembed.index_tile`."""
-    storage = Storage(source)
-    storage.check_exists()
     entries = [entry for entry in storage.entries(tile) if _is_chip(entry.path)]
     if not entries:
         flat = storage.entries(recursive=False)
         entries = [entry for entry in flat if _is_chip(entry.path) and f"_{tile}_" in entry.path]
     if not entries:
-        raise TileError(
-            f"no chips of tile {tile}: expected claytile_*.tif under {storage.url_of(tile)}/ "
-            f"or claytile_{tile}_*.tif in {storage.url}/; check the tile id and --source"
-        )
-    if dates is not None:
+        return None
+    if (dates := reading.dates) is not None:
         # Names are trusted to leave chips out without opening them; one whose tag disagrees is quarantined later.
         entries = [entry for entry in entries if (named := _named_date(entry.path)) is None or _within(named, dates)]
-    return Listing(storage, tile, tuple(entries))
+    return Listing("geotiff", storage, tile, tuple(entries))
 
 
-def read_headers(listing: Listing, *, dates: tuple[date, date] | None, readers: int) -> gpd.GeoDataFrame:
+def describe(tile: str, storage: Storage) -> str:
+    """Where chips are looked for."""
+    return f"claytile_*.tif under {storage.url_of(tile)}/, claytile_{tile}_*.tif in {storage.url}/"
+
+
+def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.GeoDataFrame:
     """Read the headers of a listing's chips; see `daskembed.index_tile`."""
     with ThreadPoolExecutor(readers) as pool:
-        headers = list(pool.map(lambda entry: _header_or_reason(listing, entry), listing.entries))
-    index = _to_frame(listing, _set_copies_aside(listing, headers))
-    if dates is not None:
+        headers = list(pool.map(lambda entry: _header_or_reason(listing, entry, reading.sensor), listing.entries))
+    index = _to_frame(listing, reading, _set_copies_aside(listing, headers))
+    if (dates := reading.dates) is not None:
         # Chips whose date is not known are kept, so that they are reported.
         index = index[[day is None or _within(day, dates) for day in index["date"]]].reset_index(drop=True)
         if index.empty:
@@ -121,6 +143,8 @@ def decode_chip(data: bytes, bands: tuple[int, ...]) -> NDArray[np.generic]:
         with rasterio.Env(**_GDAL), MemoryFile(data, ext=".tif") as memory, memory.open(driver="GTiff") as dataset:
             _check_grid(dataset)
             _check_blocks(dataset)
+            if dataset.count < max(bands):
+                raise ChipError(f"has {dataset.count} bands, its header had at least {max(bands)}: it was replaced")
             pixels: NDArray[np.generic] = dataset.read(list(bands))
     except (RasterioError, ValueError, IndexError) as error:
         # rasterio's own errors do not survive pickling.
@@ -179,16 +203,16 @@ def _set_copies_aside(listing: Listing, headers: list[_Header | str]) -> list[_H
     return unique
 
 
-def _header_or_reason(listing: Listing, entry: Entry) -> _Header | str:
+def _header_or_reason(listing: Listing, entry: Entry, sensor: Sensor) -> _Header | str:
     try:
-        return _read_header(listing.storage, entry, listing.tile)
+        return _read_header(listing.storage, entry, listing.tile, sensor)
     except ChipError as error:
         return str(error)
     except FileNotFoundError:
         return "is gone: it was listed, but the store no longer has it"
 
 
-def _read_header(storage: Storage, entry: Entry, tile: str) -> _Header:
+def _read_header(storage: Storage, entry: Entry, tile: str, sensor: Sensor = CLAY_V0) -> _Header:
     if entry.size > _MOST_BYTES:
         raise ChipError(
             f"has {entry.size:,} bytes, expected at most {_MOST_BYTES:,}: a chip without compression has 27 MB"
@@ -200,7 +224,7 @@ def _read_header(storage: Storage, entry: Entry, tile: str) -> _Header:
         raise file.failure
     if start not in _SIGNATURES:
         found = "is empty" if not start else f"is not a TIFF: it starts with {start!r}"
-        raise ChipError(f"{found}; expected a GeoTIFF of {len(BANDS)} bands")
+        raise ChipError(f"{found}; expected a GeoTIFF of {len(sensor.bands)} bands")
     name = f"{uuid.uuid4().hex}.tif"
 
     def opener(path: str, mode: str = "rb") -> _RangedFile:
@@ -211,7 +235,7 @@ def _read_header(storage: Storage, entry: Entry, tile: str) -> _Header:
 
     try:
         with rasterio.Env(**_GDAL), rasterio.open(name, opener=opener, driver="GTiff") as dataset:
-            return _check_header(dataset, entry.path, tile)
+            return _check_header(dataset, entry.path, tile, sensor)
     except (RasterioError, ValueError) as error:
         raise ChipError(f"has a damaged header: {_oneline(error)}") from None
     finally:
@@ -221,10 +245,6 @@ def _read_header(storage: Storage, entry: Entry, tile: str) -> _Header:
 
 
 def _check_grid(dataset: Any) -> None:
-    if dataset.count != len(BANDS):
-        raise ChipError(
-            f"has {dataset.count} band{'s' * (dataset.count != 1)}, expected {len(BANDS)}: {' '.join(BANDS)}"
-        )
     if dataset.shape != (SIZE, SIZE):
         raise ChipError(f"has {dataset.height} x {dataset.width} pixels, expected {SIZE} x {SIZE}")
     # Not by way of NumPy, which lacks some of GDAL's types.
@@ -270,12 +290,13 @@ def _check_values(pixels: NDArray[np.generic], bands: tuple[int, ...]) -> None:
             )
 
 
-def _check_header(dataset: Any, path: str, tile: str) -> _Header:
+def _check_header(dataset: Any, path: str, tile: str, sensor: Sensor) -> _Header:
     _check_grid(dataset)
+    numbers = order_bands(dataset.descriptions, sensor)
     crs = dataset.crs
     epsg = crs.to_epsg() if crs else None
     if epsg is None or not crs.is_projected:
-        found = "no CRS" if not crs else f"the CRS {_short(crs.to_string())}"
+        found = "no CRS" if not crs else f"the CRS {short(crs.to_string())}"
         raise ChipError(f"has {found}, expected a projected one with an EPSG code, such as EPSG:32633")
     if dataset.transform.is_identity:
         raise ChipError("has no georeferencing: expected a geotransform of 10 m pixels")
@@ -291,33 +312,14 @@ def _check_header(dataset: Any, path: str, tile: str) -> _Header:
         raise ChipError("has no `date` tag, expected date=YYYY-MM-DD")
     day = _parse_date(tag) if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", tag) else None
     if day is None or not 2014 <= day.year <= 2100:
-        raise ChipError(
-            f"has the `date` tag {_short(tag)!r}, expected YYYY-MM-DD within the years of Sentinel-1 and -2"
-        )
+        raise ChipError(f"has the `date` tag {short(tag)!r}, expected YYYY-MM-DD within the years of Sentinel-1 and -2")
     named = _NAME.fullmatch(path.rpartition("/")[2])
     if named is not None:
         if named["tile"] != tile:
             raise ChipError(f"is named after tile {named['tile']}, expected {tile}")
         if (dated := _parse_date(named["date"])) is not None and dated != day:
             raise ChipError(f"is named after {dated}, but its `date` tag says {day}")
-    return _Header(day, epsg, tuple(dataset.bounds), _order_bands(dataset.descriptions))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-def _order_bands(descriptions: tuple[str | None, ...]) -> tuple[int, ...]:
-    if not any(descriptions):
-        return tuple(range(1, len(BANDS) + 1))
-    found = [(text or "").strip().lower() for text in descriptions]
-    missing = [band for band in BANDS if band.lower() not in found]
-    if missing:
-        raise ChipError(
-            f"has the bands {' '.join(_short(text or '(none)') for text in descriptions)}: {', '.join(missing)} "
-            f"is missing; expected {' '.join(BANDS)} in any order, or no descriptions at all"
-        )
-    return tuple(found.index(band.lower()) + 1 for band in BANDS)
+    return _Header(day, epsg, tuple(dataset.bounds), numbers)
 
 
 class _RangedFile(io.RawIOBase):
@@ -370,15 +372,16 @@ class _RangedFile(io.RawIOBase):
         return None
 
 
-def _to_frame(listing: Listing, headers: list[_Header | str]) -> gpd.GeoDataFrame:
+def _to_frame(listing: Listing, reading: Reading, headers: list[_Header | str]) -> gpd.GeoDataFrame:
     entries = listing.entries
     headers = list(headers)
     lon, lat = np.full((2, len(headers)), np.nan)
     footprints = np.full(len(headers), None, dtype=object)
+    bounds = np.array([h.bounds if isinstance(h, _Header) else (np.nan,) * 4 for h in headers]).reshape(-1, 4)
     for epsg in sorted({header.epsg for header in headers if isinstance(header, _Header)}):
         found = {row: h.bounds for row, h in enumerate(headers) if isinstance(h, _Header) and h.epsg == epsg}
         rows = np.array(list(found))
-        lon[rows], lat[rows], footprints[rows] = _to_lonlat(epsg, np.array(list(found.values())))
+        lon[rows], lat[rows], footprints[rows] = to_lonlat(epsg, np.array(list(found.values())))
         for row in (row for row in found if footprints[row] is None):
             west, south, east, north = found[row]
             headers[row] = (
@@ -386,15 +389,19 @@ def _to_frame(listing: Listing, headers: list[_Header | str]) -> gpd.GeoDataFram
                 f"expected a place in EPSG:{epsg}"
             )
     good = [header if isinstance(header, _Header) else None for header in headers]
+    urls = [listing.storage.url_of(entry.path) for entry in entries]
+    names, rules = reading.sensor.names, reading.rules.or_else(zeros=False, nan=False, max_cloud=NEVER)
+    chips = [header and GeotiffChip(url, names, header.bands, rules) for url, header in zip(urls, good, strict=True)]
     index = pd.DataFrame(
         {
-            "source_url": [listing.storage.url_of(entry.path) for entry in entries],
+            "source_url": urls,
             "source": "geotiff",
             "date": pd.Series([header and header.date for header in good], dtype=object),
             "epsg": pd.array([header and header.epsg for header in good], dtype="Int32"),
             "lat": lat,
             "lon": lon,
-            "bands": pd.Series([header and header.bands for header in good], dtype=object),
+            **dict(zip(EDGES, bounds.T, strict=True)),
+            "chip": pd.Series(chips, dtype=object),
             "size": [entry.size for entry in entries],
             "etag": [entry.etag for entry in entries],
             "quarantined": pd.Series([h if isinstance(h, str) else None for h in headers], dtype=object),
@@ -402,32 +409,3 @@ def _to_frame(listing: Listing, headers: list[_Header | str]) -> gpd.GeoDataFram
     )
     frame = gpd.GeoDataFrame(index, geometry=gpd.GeoSeries(footprints, crs="OGC:CRS84"))
     return frame[list(INDEX_COLUMNS)].sort_values("source_url", ignore_index=True)
-
-
-def _to_lonlat(
-    epsg: int, bounds: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.object_]]:
-    """Centres and footprints in degrees of `bounds`, ``(chip, 4)`` as west, south, east, north in `epsg`.
-
-    Where they are outside of the projection, NaN and None.
-    """
-    west, south, east, north = bounds.T
-    transform = pyproj.Transformer.from_crs(epsg, "OGC:CRS84", always_xy=True).transform
-    lon, lat = transform((west + east) / 2, (south + north) / 2)
-    x, y = transform(np.stack([east, east, west, west], axis=1), np.stack([south, north, north, south], axis=1))
-    inside = np.isfinite(lon) & np.isfinite(lat) & np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
-    lon[~inside], lat[~inside] = np.nan, np.nan
-    polygons = np.full(len(bounds), None, dtype=object)
-    polygons[inside] = shapely.polygons(np.stack([x, y], axis=-1)[inside])
-    crossing = np.flatnonzero(inside & (np.ptp(np.where(inside[:, None], x, 0), axis=1) > 180))
-    for row in crossing:
-        polygons[row] = _split_at_antimeridian(x[row], y[row])
-    return lon, lat, polygons
-
-
-def _split_at_antimeridian(x: NDArray[np.float64], y: NDArray[np.float64]) -> shapely.MultiPolygon:
-    """Cut a footprint that crosses 180 degrees in two, as RFC 7946 (section 3.1.9) asks."""
-    around = shapely.polygons(np.stack([np.where(x < 0, x + 360, x), y], axis=-1))
-    east = shapely.clip_by_rect(around, 0, -90, 180, 90)
-    west = shapely.transform(shapely.clip_by_rect(around, 180, -90, 360, 90), lambda xy: xy - [360, 0])
-    return shapely.MultiPolygon([east, west])

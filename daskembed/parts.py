@@ -1,0 +1,102 @@
+"""Parts of a tile: the embeddings of one block in one file, from which the sinks make what is published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+
+from daskembed.sources import EDGES
+from daskembed.timings import timed
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+    from daskembed.storage import Storage
+
+ROW_GROUP_BYTES = 32 * 2**20
+"""Most bytes of vectors in a row group: what a reader that streams a file holds at a time."""
+_NOTES = b"daskembed-part"
+# A part is read once and deleted: compressing it would cost more than it saves.
+_WRITER: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+
+
+@dataclass
+class Notes:
+    """What became of the chips of some parts, beside their embeddings."""
+
+    rows: int = 0
+    chips: int = 0
+    """Chips that have an embedding."""
+    quarantined: dict[str, str] = field(default_factory=dict)
+    """URL -> reason."""
+    rejected: dict[str, str] = field(default_factory=dict)
+    """URL -> rule."""
+    filled: dict[str, int] = field(default_factory=dict)
+    """URL -> number of values that were filled with their band's mean."""
+
+
+def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Write one partition of `daskembed.to_geodataframe` as a part.
+
+    Parameters
+    ----------
+    frame
+        The partition. Its rows without an embedding go to the part's footer with the reasons.
+    file
+        Where.
+    shape
+        Shape of the embedding of one row.
+    """
+    with timed("write"):
+        bad = (frame["quarantined"].notna() | frame["rejected"].notna()).to_numpy()
+        # Choosing rows copies all vectors, and nearly always all rows are good.
+        good, rest = (frame[~bad], frame[bad]) if bad.any() else (frame, frame.iloc[:0])
+        kind = pa.fixed_shape_tensor(pa.float32(), shape)
+        vectors = pa.array(good["embeddings"], kind.storage_type)
+        notes = {
+            "chips": int(good["chip_url"].nunique()),
+            **{
+                reason: {
+                    url: why for url, why in zip(rest["chip_url"], rest[reason], strict=True) if isinstance(why, str)
+                }
+                for reason in ("quarantined", "rejected")
+            },
+            "filled": {url: int(count) for url, count in zip(good["chip_url"], good["filled"], strict=True) if count},
+        }
+        table = pa.table(
+            {
+                "source_url": pa.array(good["source_url"], pa.string()),
+                "date": pa.array(good["date"], pa.date32()),
+                "embeddings": pa.ExtensionArray.from_storage(kind, vectors),
+                "geometry": pa.array(shapely.to_wkb(good.geometry.to_numpy()), pa.binary()),
+                "epsg": pa.array(good["epsg"], pa.int32()),
+                **{edge: pa.array(good[edge], pa.float64()) for edge in EDGES},
+            },
+            metadata={_NOTES: json.dumps(notes)},
+        )
+        pq.write_table(table, file, row_group_size=rows_a_group(shape), **_WRITER)
+
+
+def read_notes(output: Storage, parts: Sequence[str]) -> Notes:
+    """What the footers of some parts say, together."""
+    found = Notes()
+    for part in parts:
+        with pq.ParquetFile(output.open_reader(part)) as file:
+            said = json.loads(file.metadata.metadata[_NOTES])
+            found.rows += file.metadata.num_rows
+        found.chips += said["chips"]
+        for name in ("quarantined", "rejected", "filled"):
+            getattr(found, name).update(said[name])
+    return found
+
+
+def rows_a_group(shape: tuple[int, ...]) -> int:
+    """Rows of a row group of embeddings of `shape`."""
+    return max(1, ROW_GROUP_BYTES // (4 * int(np.prod(shape))))
