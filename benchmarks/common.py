@@ -16,7 +16,7 @@ import torch
 
 from daskembed.encoders import clay_v0
 
-GFLOP_A_CHIP = clay_v0.flop("small") / 1e9
+GFLOP_A_CHIP = clay_v0.describe("small").flop / 1e9
 """Of one 512 x 512 chip through the `small` encoder."""
 CORES = len(os.sched_getaffinity(0))
 

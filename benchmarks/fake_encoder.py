@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from daskembed.encoders.clay_v0 import BANDS as BANDS
+from daskembed.encoders import clay_v0
 from daskembed.encoders.clay_v0 import metadata as metadata
-from daskembed.levels import level_shape
+from daskembed.encoders.description import Description
 
+TITLE, CHECKPOINT = "a fake", "untrained:instant"
 PREFIX, IGNORED, OTHER_MODELS = "", (), {}
 SIZES: dict[str, float] = {"instant": 0.0, "ms25": 0.025}
 """Size -> seconds a chip that the device pretends to compute."""
@@ -28,14 +30,9 @@ def size_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return list(SIZES)[shapes["seconds"][0] - 1]
 
 
-def embedding_shape(size: str, level: str) -> tuple[int, ...]:
+def describe(size: str, *, sensor: str | None = None, window: int | None = None) -> Description:
     """As `small`."""
-    return level_shape(level, groups=6, side=16, dim=768)
-
-
-def fill_values() -> np.ndarray:
-    """Zeros."""
-    return np.zeros(len(BANDS), np.float32)
+    return replace(clay_v0.describe("small"), title=TITLE, fill_values=(0.0,) * 13)
 
 
 class _Model:
@@ -43,12 +40,14 @@ class _Model:
         self.seconds = seconds
         self.noise = torch.randn(1179648)
 
-    def __call__(self, pixels: torch.Tensor, latlon: torch.Tensor, time: torch.Tensor, level: str) -> torch.Tensor:
+    def __call__(self, pixels: torch.Tensor, *metadata: torch.Tensor, level: str) -> torch.Tensor:
         clock.sleep(self.seconds * len(pixels))
-        shape = embedding_shape("instant", level)
+        shape = describe("instant").shape(level)
         return self.noise[: int(np.prod(shape))].reshape(shape).expand(len(pixels), *shape)
 
 
-def build(state: Mapping[str, torch.Tensor], *, device: torch.device, dtype: torch.dtype) -> Any:
+def build(
+    state: Mapping[str, torch.Tensor], description: Description, *, device: torch.device, dtype: torch.dtype
+) -> Any:
     """A model that sleeps."""
     return _Model(SIZES[size_of({name: tuple(tensor.shape) for name, tensor in state.items()})])

@@ -20,6 +20,7 @@ from daskembed import load_encoder, settings
 from daskembed.flow import DASK_CONFIG
 from daskembed.pipeline import run as run_tiles
 from daskembed.settings import Settings
+from daskembed.sources import Reading
 from daskembed.stages import index
 from daskembed.storage import Storage
 
@@ -90,7 +91,7 @@ def _blocks(folder: Path, whole: list[str], chips_a_block: int) -> object:
         encoder=load_encoder("untrained:tiny", precision="fp32"),
         level="mean",
         on_nan="quarantine",
-        dates=None,
+        reading=Reading(),
         version="001",
         chips_a_block=chips_a_block,
     )

@@ -17,7 +17,7 @@ from typing import Any
 from werkzeug.serving import make_server
 
 from benchmarks.common import Row
-from daskembed.sources import get_source, index_tile
+from daskembed.sources import index_tile
 from daskembed.storage import Storage
 from daskembed.testing import write_chips
 
@@ -27,7 +27,6 @@ LATENCY = 0.05
 def run() -> list[Row]:
     """Index 16 chips and read them with 1, 4 and 16 readers; requests are counted by kind."""
     rows = []
-    source = get_source("geotiff")
     with tempfile.TemporaryDirectory() as folder, s3_server() as (url, requests):
         storage = Storage(url)
         for path in write_chips(Path(folder), rows=4, cols=4):
@@ -40,7 +39,7 @@ def run() -> list[Row]:
             listed, ranged = requests["list"], requests["range"]
             start = time.perf_counter()
             with ThreadPoolExecutor(readers) as pool:
-                list(pool.map(source.read_chip, index["source_url"], index["bands"]))
+                list(pool.map(lambda chip: chip.read(), index["chip"]))
             wall = time.perf_counter() - start
             rows.append(
                 {

@@ -152,7 +152,8 @@ def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) ->
         raise InputError("the index has no usable chip: the column `quarantined` says why")
     chips = tuple(good["chip"])
     # Sizes and tags of the files are part of the name: a chip that changed is another array.
-    name = f"open_tile-{tokenize(chips, tuple(good['size']), tuple(good['etag']), chips_a_block)}"
+    token = tokenize(chips, *(tuple(good[column]) for column in ("source_url", "size", "etag")), chips_a_block)
+    name = f"open_tile-{token}"
     # Each block is in the graph by itself, so that the task of one does not carry the whole tile's chips.
     ends = block_ends([chip.unit for chip in chips], chips_a_block)
     blocks = [ChipBlock(chips[start:end]) for start, end in pairwise((0, *ends))]

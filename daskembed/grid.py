@@ -1,9 +1,10 @@
-"""Where an MGRS tile lies: arithmetic on the grid of 100 km squares (pure)."""
+"""Where an MGRS tile lies, and its grid of chips (pure)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError
 
 SIDE = 100_000
@@ -57,3 +58,41 @@ def square_of(tile: str) -> Square:
     northern = letter >= "N"
     south = centre - SIDE // 2 + (0 if northern else 10_000_000)
     return Square((32600 if northern else 32700) + zone, SIDE * (column + 1), south)
+
+
+@dataclass(frozen=True)
+class ChipGrid:
+    """The chips of an image: squares of 512 pixels, numbered from 1, row-major."""
+
+    shape: tuple[int, int]
+    """Pixels of the image, (y, x)."""
+    offset: tuple[int, int] = (0, 0)
+    """Of the first chip's north-west corner, (y, x)."""
+    pad: bool = False
+    """Whether chips that reach beyond the image count."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of chips."""
+        rows, cols = (
+            max(0, -(-(length - offset) // CHIP) if self.pad else (length - offset) // CHIP)
+            for length, offset in zip(self.shape, self.offset, strict=True)
+        )
+        return rows, cols
+
+    @property
+    def count(self) -> int:
+        """Chips."""
+        rows, cols = self.size
+        return rows * cols
+
+    def start(self, number: int) -> tuple[int, int]:
+        """First pixel (y, x) of a chip.
+
+        Examples
+        --------
+        >>> ChipGrid((10980, 10980)).size, ChipGrid((10980, 10980)).start(23)
+        ((21, 21), (512, 512))
+        """
+        row, col = divmod(number - 1, self.size[1])
+        return self.offset[0] + row * CHIP, self.offset[1] + col * CHIP

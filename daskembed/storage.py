@@ -170,7 +170,7 @@ def _is_full(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def _explained(url: str, root: str) -> Iterator[None]:
+def explained(url: str, root: str) -> Iterator[None]:
     """Raise what the package's errors say of a failure at `url` in the storage `root`."""
     try:
         yield
@@ -243,10 +243,22 @@ class Storage:
             return []
         return sorted((Entry(m["path"], m["size"], m["e_tag"] or "") for m in found), key=lambda entry: entry.path)
 
+    def folders(self, prefix: str = "") -> list[str]:
+        """Paths of the folders right below the folder `prefix`, sorted; none if it does not exist."""
+        if is_local(self.url) and not Path(self.url).is_dir():
+            return []
+        try:
+            found = self._carry_out(
+                prefix, lambda: list(obstore.list_with_delimiter(self._store, prefix or None)["common_prefixes"])
+            )
+        except FileNotFoundError:
+            return []
+        return sorted(path.rstrip("/") for path in found)
+
     def _carry_out(self, path: str, act: Callable[[], _Result]) -> _Result:
         """Every request goes through here: repeated where it broke off, its failure put into the package's errors."""
         _check_path(path)
-        with _explained(self.url_of(path), self.url):
+        with explained(self.url_of(path), self.url):
             return _persist(act)
 
     def get(self, path: str) -> bytes:
@@ -362,15 +374,20 @@ _READ_AHEAD = 1 << 20
 class _RemoteReader(io.RawIOBase):
     """A file to read an object through, by ranged requests of the storage's own."""
 
-    def __init__(self, storage: Storage, path: str) -> None:
-        self._storage, self._path, self._position = storage, path, 0
+    def __init__(self, storage: Storage, path: str, failed: Callable[[StorageError], None] | None = None) -> None:
+        self._storage, self._path, self._position, self._failed = storage, path, 0, failed
         self._size = storage._size(path)
 
     def readinto(self, buffer: Any) -> int:
         end = min(self._position + len(buffer), self._size)
         if end <= self._position:
             return 0
-        data = self._storage.get_range(self._path, self._position, end)
+        try:
+            data = self._storage.get_range(self._path, self._position, end)
+        except StorageError as error:
+            if self._failed is not None:
+                self._failed(error)
+            raise
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -404,7 +421,7 @@ def _room_for(where: str) -> Iterator[None]:
 def _local_writer(root: Path, name: str) -> Iterator[BinaryIO]:
     path = root / PurePosixPath(name)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with _explained(str(path), str(root)):
+    with explained(str(path), str(root)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = temporary.open("xb")
@@ -415,10 +432,10 @@ def _local_writer(root: Path, name: str) -> Iterator[BinaryIO]:
     try:
         with _room_for(str(path)), file:
             yield file
-            with _explained(str(path), str(root)):
+            with explained(str(path), str(root)):
                 file.flush()
                 os.fsync(file.fileno())
-        with _explained(str(path), str(root)):
+        with explained(str(path), str(root)):
             temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -429,6 +446,18 @@ def _local_writer(root: Path, name: str) -> Iterator[BinaryIO]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def open_remote(storage: Storage, path: str, failed: Callable[[StorageError], None]) -> io.BufferedReader:
+    """A file of an object for a library that swallows errors: `failed` is told them."""
+    return io.BufferedReader(_RemoteReader(storage, path, failed), _READ_AHEAD)
+
+
+def zarr_store(storage: Storage) -> Any:
+    """The folder as a store for Zarr to read from; its errors are for `explained` to tell."""
+    from zarr.storage import ObjectStore
+
+    return ObjectStore(storage._store, read_only=True)
 
 
 def split_url(url: str) -> tuple[Storage, str]:

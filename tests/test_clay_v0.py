@@ -24,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
-from daskembed.errors import CheckpointError
+from daskembed.encoders.description import Place
+from daskembed.errors import CheckpointError, InputError
 from daskembed.levels import LEVELS
 from daskembed.testing import landscape
 
@@ -38,14 +39,18 @@ COSINE = 0.9999
 Embed = Callable[..., np.ndarray]
 
 
+def metadata_of(lat: np.ndarray, lon: np.ndarray, days: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return clay_v0.metadata(Place(lat[:, None], lon[:, None], days, np.full(len(lat), 10.0)))
+
+
 def make_model(size: str, dtype: torch.dtype) -> Embed:
     model = clay_v0.ClayV0(untrained_state(clay_v0, size, 0), device=torch.device("cpu"), dtype=dtype)
 
     def embed(scenes: list[tuple], level: str) -> np.ndarray:
         pixels, lats, lons, days = zip(*scenes, strict=True)
-        latlon, time = clay_v0.metadata(np.array(lats), np.array(lons), np.array(days, "datetime64[D]"))
+        latlon, time = metadata_of(np.array(lats), np.array(lons), np.array(days, "datetime64[D]"))
         with torch.inference_mode():
-            found = model(torch.stack(pixels), torch.from_numpy(latlon), torch.from_numpy(time), level)
+            found = model(torch.stack(pixels), torch.from_numpy(latlon), torch.from_numpy(time), level=level)
         return found.numpy()
 
     return embed
@@ -118,7 +123,7 @@ def test_every_token_has_its_position_then_its_band(dim):
 
 
 def test_metadata_of_the_published_example():
-    latlon, time = clay_v0.metadata(
+    latlon, time = metadata_of(
         np.array([-59.561105]), np.array([177.044855]), np.array(["2022-12-31"], "datetime64[D]")
     )
     np.testing.assert_allclose(latlon, [[-0.86217, -1.51922]], atol=5e-6)
@@ -128,7 +133,7 @@ def test_metadata_of_the_published_example():
 
 @given(st.floats(-90, 90), st.floats(-180, 180), st.dates(date(1990, 1, 1), date(2100, 1, 1)))
 def test_metadata_of_any_place_and_date(lat, lon, day):
-    latlon, time = clay_v0.metadata(np.array([lat]), np.array([lon]), np.array([day], "datetime64[D]"))
+    latlon, time = metadata_of(np.array([lat]), np.array([lon]), np.array([day], "datetime64[D]"))
     for found, expected in zip((latlon, time), reference.metadata(lat, lon, day.isoformat()), strict=True):
         np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-6)
 
@@ -136,9 +141,9 @@ def test_metadata_of_any_place_and_date(lat, lon, day):
 def test_metadata_keeps_chips_apart():
     lat, lon = np.array([10.0, -20.0]), np.array([30.0, -140.0])
     days = np.array(["2017-03-01", "2021-11-30"], "datetime64[D]")
-    both = clay_v0.metadata(lat, lon, days)
+    both = metadata_of(lat, lon, days)
     for i in range(2):
-        one = clay_v0.metadata(lat[i : i + 1], lon[i : i + 1], days[i : i + 1])
+        one = metadata_of(lat[i : i + 1], lon[i : i + 1], days[i : i + 1])
         np.testing.assert_array_equal(both[0][i], one[0][0])
         np.testing.assert_array_equal(both[1][i], one[1][0])
 
@@ -149,7 +154,7 @@ def test_bands_their_statistics_and_groups():
     assert [mean for mean, _ in clay_v0.STATISTICS.values()] == list(reference.MEAN)
     assert [std for _, std in clay_v0.STATISTICS.values()] == list(reference.STD)
     assert [(name, list(bands)) for name, bands in clay_v0.GROUPS.items()] == reference.BAND_GROUPS
-    np.testing.assert_array_equal(clay_v0.fill_values(), np.array(reference.MEAN, np.float32))
+    np.testing.assert_array_equal(clay_v0.describe("tiny").fill_values, reference.MEAN)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +187,28 @@ def test_unknown_size_is_refused():
         clay_v0.size_of(shapes)
 
 
+@pytest.mark.parametrize("level", ["", "Mean", "patches", "embedding"])
+def test_unknown_level(level):
+    with pytest.raises(InputError, match=f"unknown level {level!r}: Clay v0 has mean, patch, group"):
+        clay_v0.describe("tiny").shape(level)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"sensor": "landsat"}, "sensor 'landsat': Clay v0 reads the bands B02"),
+        ({"window": 256}, "window 256: Clay v0 sees a whole chip of 512"),
+    ],
+)
+def test_what_it_cannot_take(given, said):
+    with pytest.raises(InputError, match=said):
+        clay_v0.describe("tiny", **given)
+
+
 def test_embedding_shapes():
-    assert clay_v0.embedding_shape("small", "mean") == (768,)
-    assert clay_v0.embedding_shape("small", "patch") == (16, 16, 768)
-    assert clay_v0.embedding_shape("large", "group") == (6, 16, 16, 1280)
+    assert clay_v0.describe("small").shape("mean") == (768,)
+    assert clay_v0.describe("small").shape("patch") == (16, 16, 768)
+    assert clay_v0.describe("large").shape("group") == (6, 16, 16, 1280)
 
 
 # --- Against stored embeddings of synthetic chips ------------------------------
@@ -194,7 +217,7 @@ def test_embedding_shapes():
 @pytest.mark.parametrize("level", LEVELS)
 def test_tiny_in_float32(scenes, expected, level):
     found = tiny(torch.float32)(scenes, level)
-    assert found.shape == (2, *clay_v0.embedding_shape("tiny", level))
+    assert found.shape == (2, *clay_v0.describe("tiny").shape(level))
     assert found.dtype == np.float32
     assert relative_error(kept_of(level, found, expected), expected[f"tiny_{level}"]) <= FP32
 
@@ -224,7 +247,7 @@ def test_attention_wider_than_the_tokens(scenes, monkeypatch):
     latlon, time = reference.metadata(lat, lon, day)
     expected = reference.embed(state, pixels, latlon, time, heads=3).numpy()
     model = clay_v0.ClayV0(state, device=torch.device("cpu"), dtype=torch.float32)
-    found = model(pixels[None], latlon[None].float(), time[None].float(), "group")
+    found = model(pixels[None], latlon[None].float(), time[None].float(), level="group")
     assert relative_error(found[0].numpy(), expected) <= FP32
 
 
@@ -241,7 +264,7 @@ def test_scores_beyond_the_range_of_exp(scenes, sign):
     latlon, time = reference.metadata(lat, lon, day)
     expected = reference.embed(state, pixels, latlon, time, heads=4).numpy()
     model = clay_v0.ClayV0(state, device=torch.device("cpu"), dtype=torch.bfloat16)
-    found = model(pixels[None], latlon[None].float(), time[None].float(), "group")
+    found = model(pixels[None], latlon[None].float(), time[None].float(), level="group")
     assert_bf16_close(found[0].numpy(), expected, "group")
 
 
@@ -354,20 +377,20 @@ def test_compiled_blocks_give_the_same_numbers_with_and_without_a_compiler(works
         monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent",))
         monkeypatch.setattr(torch._inductor.config, "fx_graph_cache", False)
     torch._dynamo.reset()
-    model = clay_v0.build(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
-    inputs = (torch.rand(1, 13, 512, 512), torch.zeros(1, 2), torch.zeros(1, 3), "mean")
+    model = clay_v0.ClayV0(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
+    inputs = (torch.rand(1, 13, 512, 512), torch.zeros(1, 2), torch.zeros(1, 3))
     with torch.inference_mode():
-        expected = model(*inputs)
+        expected = model(*inputs, level="mean")
         model.transformer._step = model.transformer._run_compiled
-        torch.testing.assert_close(model(*inputs), expected, rtol=0, atol=2e-6)
+        torch.testing.assert_close(model(*inputs, level="mean"), expected, rtol=0, atol=2e-6)
     assert ("torch.compile failed" in caplog.text) is not works
     assert (model.transformer._step == model.transformer._run_compiled) is works
 
 
 def test_operations_are_those_that_torch_counts() -> None:
-    model = clay_v0.build(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
+    model = clay_v0.ClayV0(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
     # Of a fused attention on a CPU it counts nothing.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
-        model(torch.zeros(1, 13, 512, 512), torch.zeros(1, 2), torch.zeros(1, 3), "mean")
-    assert clay_v0.flop("tiny") == pytest.approx(counter.get_total_flops(), rel=1e-4)
-    assert clay_v0.flop("small") == pytest.approx(0.3537e12, rel=1e-4)
+        model(torch.zeros(1, 13, 512, 512), torch.zeros(1, 2), torch.zeros(1, 3), level="mean")
+    assert clay_v0.describe("tiny").flop == pytest.approx(counter.get_total_flops(), rel=1e-4)
+    assert clay_v0.describe("small").flop == pytest.approx(0.3537e12, rel=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,11 @@ def fake_index(count: int) -> gpd.GeoDataFrame:
         "epsg": pd.array([32633] * count, dtype="Int32"),
         "lat": np.linspace(45, 46, count),
         "lon": np.linspace(12, 13, count),
-        "bands": [tuple(range(1, 14))] * count,
+        "west": np.linspace(300_000, 400_000, count),
+        "south": 5_000_000.0,
+        "east": np.linspace(305_120, 405_120, count),
+        "north": 5_005_120.0,
+        "chip": [geotiff.GeotiffChip(name, geotiff.BANDS, tuple(range(1, 14))) for name in names],
         "size": range(9_000_000, 9_000_000 + count),
         "etag": [f'"{n:032x}"' for n in range(count)],
         "quarantined": pd.Series([None] * count, dtype=object),
@@ -94,6 +99,9 @@ def test_the_strict_scheduler_refuses(index: gpd.GeoDataFrame) -> None:
         cube.compute()
 
 
+ALONG_CHIP = ("source_url", "epsg", "lat", "lon", "west", "south", "east", "north", "geometry")
+
+
 def test_form_and_coordinates(index: gpd.GeoDataFrame) -> None:
     cube = daskembed.open_tile(index, chips_a_block=3)
     assert cube.dims == ("chip", "band", "y", "x")
@@ -101,10 +109,10 @@ def test_form_and_coordinates(index: gpd.GeoDataFrame) -> None:
     assert cube.chunks == ((3, 1), (13,), (512,), (512,))
     assert cube.dtype == np.float32
     assert cube.name == "chips"
-    assert set(cube.coords) == {"chip", "band", "source_url", "date", "epsg", "lat", "lon", "geometry"}
+    assert set(cube.coords) == {"chip", "band", *ALONG_CHIP, "date"}
     assert list(cube.coords["chip"].values) == [0, 1, 2, 3]
     assert list(cube.coords["band"].values) == list(geotiff.BANDS)
-    for name in ("source_url", "epsg", "lat", "lon", "geometry"):
+    for name in ALONG_CHIP:
         assert cube.coords[name].dims == ("chip",)
         assert list(cube.coords[name].values) == list(index[name])
     assert cube.coords["date"].dtype.kind == "M"
@@ -202,7 +210,7 @@ def test_numpy_takes_a_cube(index: gpd.GeoDataFrame, expected: np.ndarray) -> No
 
 def test_bands_of_a_file_come_in_the_encoders_order(index: gpd.GeoDataFrame, expected: np.ndarray) -> None:
     turned = index.copy()
-    turned["bands"] = [tuple(range(13, 0, -1))] * len(index)
+    turned["chip"] = [replace(chip, numbers=tuple(range(13, 0, -1))) for chip in index["chip"]]
     np.testing.assert_array_equal(daskembed.open_tile(turned)[0].values, expected[0, ::-1])
 
 
@@ -219,7 +227,7 @@ def test_same_index_same_name(index: gpd.GeoDataFrame, chips: Path) -> None:
         ("etag", '"other"'),
         ("size", 1),
         ("source_url", "/elsewhere/claytile_33TUL_20190416_v02_0001.tif"),
-        ("bands", (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 11, 13)),
+        ("chip", geotiff.GeotiffChip("claytile_33TUL_20190416_v02_0001.tif", geotiff.BANDS, (2, *range(2, 14)))),
         ("quarantined", "has no CRS"),
     ],
 )
@@ -236,7 +244,7 @@ def test_another_order_another_name(index: gpd.GeoDataFrame) -> None:
 def test_quarantined_chips_are_left_out(index: gpd.GeoDataFrame, expected: np.ndarray) -> None:
     some = index.copy()
     some.loc[[0, 2], "quarantined"] = "has no CRS"
-    some.loc[[0, 2], ["date", "epsg", "lat", "lon", "bands", "geometry"]] = None
+    some.loc[[0, 2], ["date", "epsg", "lat", "lon", "chip", "geometry"]] = None
     cube = daskembed.open_tile(some)
     assert list(cube.coords["chip"].values) == [0, 1]
     assert list(cube.coords["source_url"].values) == list(index["source_url"][[1, 3]])
@@ -273,7 +281,7 @@ def test_chip_that_cannot_be_read_is_named(index: gpd.GeoDataFrame, tmp_path: Pa
     cut = tmp_path / whole.name
     cut.write_bytes(whole.read_bytes()[:1_000_000])
     some = index.copy()
-    some.loc[1, "source_url"] = str(cut)
+    some.loc[1, "chip"] = replace(some.loc[1, "chip"], url=str(cut))
     cube = daskembed.open_tile(some)
     with pytest.raises(ChipError, match=f"^{cut} cannot be decoded, it is damaged or truncated"):
         cube[:2].compute()

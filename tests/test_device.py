@@ -19,6 +19,7 @@ import torch
 from daskembed import device
 from daskembed.device import Device, Encoded, get_device
 from daskembed.encoders import ENCODERS, Encoder
+from daskembed.encoders.description import Band, Description, Place, Sensor
 from daskembed.errors import ChipError, StorageDeniedError, StorageError
 
 BANDS = ("red", "nir", "dem")
@@ -27,6 +28,17 @@ MEANS = np.array([10, 20, 30], np.float32)
 # Only ever reached where something hangs that should not.
 LONG = 60
 pytestmark = pytest.mark.timeout(120)
+
+
+DESCRIPTION = Description(
+    title="a fake",
+    sensor=Sensor("fake", 10.0, tuple(Band(name, 0.0, 1.0) for name in BANDS)),
+    resolution=10.0,
+    window=512,
+    levels={"mean": {"embedding": 3}},
+    fill_values=tuple(map(float, MEANS)),
+    flop=1,
+)
 
 
 class FakeModel:
@@ -40,7 +52,7 @@ class FakeModel:
         self.before: Callable[[list[float]], None] = lambda numbers: None
         self._lock = threading.Lock()
 
-    def __call__(self, pixels: torch.Tensor, latlon: torch.Tensor, time: torch.Tensor, level: str) -> torch.Tensor:
+    def __call__(self, pixels: torch.Tensor, latlon: torch.Tensor, time: torch.Tensor, *, level: str) -> torch.Tensor:
         with self._lock:
             self.inside += 1
             self.most_inside = max(self.most_inside, self.inside)
@@ -60,7 +72,7 @@ class FakeModel:
 class FakeModule(ModuleType):
     """What `daskembed.encoders.EncoderModule` asks for, with a model of three numbers a chip."""
 
-    BANDS = BANDS
+    TITLE = "a fake"
     PREFIX = "model."
     IGNORED = ()
     OTHER_MODELS: dict[str, str] = {}  # noqa: RUF012
@@ -77,17 +89,11 @@ class FakeModule(ModuleType):
     def size_of(self, shapes: Any) -> str:
         return "only"
 
-    def embedding_shape(self, size: str, level: str) -> tuple[int, ...]:
-        return (3,)
+    def metadata(self, place: Place) -> tuple[np.ndarray, np.ndarray]:
+        day = place.date.astype("datetime64[D]").astype(np.float32)
+        return np.concatenate([place.lat, place.lon], axis=1).astype(np.float32), day[:, None]
 
-    def metadata(self, lat: np.ndarray, lon: np.ndarray, dates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        day = dates.astype("datetime64[D]").astype(np.float32)
-        return np.stack([lat, lon], axis=1).astype(np.float32), day[:, None]
-
-    def fill_values(self) -> np.ndarray:
-        return MEANS
-
-    def build(self, state: Any, *, device: torch.device, dtype: torch.dtype) -> FakeModel:
+    def build(self, state: Any, description: Description, *, device: torch.device, dtype: torch.dtype) -> FakeModel:
         time.sleep(self.slow)
         self.models.append(FakeModel())
         return self.models[-1]
@@ -110,7 +116,14 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeModule]:
 @pytest.fixture
 def encoder() -> Encoder:
     return Encoder(
-        name="fake", checkpoint="untrained:only:0", sha256=None, size="only", precision="fp32", batch_size=3, readers=2
+        name="fake",
+        checkpoint="untrained:only:0",
+        sha256=None,
+        size="only",
+        precision="fp32",
+        batch_size=3,
+        readers=2,
+        description=DESCRIPTION,
     )
 
 
@@ -129,9 +142,10 @@ def chip(number: float, dtype: str = "float32") -> np.ndarray:
 
 
 def encode(owner: Device, reads: list[Callable[[], np.ndarray]], *, on_nan: str = "quarantine") -> Encoded:
-    lat = np.arange(len(reads), dtype=np.float64) - 100
-    dates = np.full(len(reads), "2019-04-16", "datetime64[D]")
-    return owner.encode(reads, lat, lat, dates, level="mean", on_nan=on_nan)
+    lat = np.arange(len(reads), dtype=np.float64)[:, None] - 100
+    dates = np.full(len(reads), "2019-04-16", "datetime64[s]")
+    place = Place(lat, lat, dates, np.full(len(reads), 10.0))
+    return owner.encode(reads, place, level="mean", on_nan=on_nan)
 
 
 def reads_of(numbers: Any) -> list[Callable[[], np.ndarray]]:

@@ -23,6 +23,7 @@ import daskembed
 from daskembed import device, embedding
 from daskembed.encoders import Encoder, clay_v0
 from daskembed.encoders.checkpoint import untrained_state
+from daskembed.encoders.description import Place
 from daskembed.errors import InputError
 from daskembed.levels import LEVELS
 from daskembed.sources import geotiff
@@ -63,10 +64,11 @@ def expected(loaded: xr.DataArray) -> dict[str, np.ndarray]:
 
 def encode_directly(loaded: xr.DataArray, level: str) -> np.ndarray:
     model = clay_v0.ClayV0(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
-    latlon, time = clay_v0.metadata(*(loaded.coords[name].to_numpy() for name in ("lat", "lon", "date")))
+    lat, lon, day = (loaded.coords[name].to_numpy() for name in ("lat", "lon", "date"))
+    latlon, time = clay_v0.metadata(Place(lat[:, None], lon[:, None], day, np.full(len(lat), 10.0)))
     with torch.inference_mode():
         pixels = torch.from_numpy(loaded.to_numpy())
-        return model(pixels, torch.from_numpy(latlon), torch.from_numpy(time), level).numpy()
+        return model(pixels, torch.from_numpy(latlon), torch.from_numpy(time), level=level).numpy()
 
 
 @pytest.fixture
@@ -202,13 +204,13 @@ def test_embeddings_do_not_depend_on_blocks_and_batches(
 
 def test_coordinates_and_attributes(cube: xr.DataArray, encoder: Encoder) -> None:
     embeddings = daskembed.embed(cube, encoder, "patch")
-    kept = {"chip", "source_url", "date", "epsg", "lat", "lon", "geometry"}
-    assert set(embeddings.coords) == {*kept, "quarantined", "filled"}
+    kept = {"chip", "source_url", "date", "epsg", "lat", "lon", "west", "south", "east", "north", "geometry"}
+    assert set(embeddings.coords) == {*kept, "quarantined", "rejected", "filled"}
     for name in kept:
         assert embeddings.coords[name].identical(cube.coords[name].drop_vars("band", errors="ignore")) or (
             list(embeddings.coords[name].values) == list(cube.coords[name].values)
         )
-    for name in ("quarantined", "filled"):
+    for name in ("quarantined", "rejected", "filled"):
         assert embeddings.coords[name].chunks == ((2, 1),)
     assert embeddings.name == "embeddings"
     assert embeddings.attrs == {"encoder": "clay-v0", "level": "patch"}
@@ -397,7 +399,7 @@ def test_other_dimensions_are_refused(cube: xr.DataArray, encoder: Encoder, chan
         daskembed.embed(change(cube), encoder)
 
 
-@pytest.mark.parametrize("names", [["lat"], ["lon"], ["date"], ["lat", "lon", "date"]], ids=" ".join)
+@pytest.mark.parametrize("names", [["lat"], ["lon"], ["date"], ["date", "lat", "lon"]], ids=" ".join)
 def test_missing_coordinates_are_refused(cube: xr.DataArray, encoder: Encoder, names: list[str]) -> None:
     with pytest.raises(InputError, match=f"the cube lacks the coordinates {', '.join(names)}: daskembed.open_tile"):
         daskembed.embed(cube.drop_vars(names), encoder)
@@ -405,7 +407,7 @@ def test_missing_coordinates_are_refused(cube: xr.DataArray, encoder: Encoder, n
 
 @pytest.mark.parametrize("level", ["Mean", "pixel", ""])
 def test_other_levels_are_refused(cube: xr.DataArray, encoder: Encoder, level: str) -> None:
-    with pytest.raises(InputError, match=f"unknown level '{level}': choose one of mean, patch, group"):
+    with pytest.raises(InputError, match=f"unknown level '{level}': Clay v0 has mean, patch, group"):
         daskembed.embed(cube, encoder, level)
 
 

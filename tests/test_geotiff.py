@@ -21,7 +21,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 import daskembed
 from daskembed.errors import ChipError, InputError, StorageDeniedError, StorageError, TileError
-from daskembed.sources import INDEX_COLUMNS, get_source
+from daskembed.sources import INDEX_COLUMNS, Reading, list_tile, read_headers
 from daskembed.sources.geotiff import BANDS, read_chip
 from daskembed.storage import Storage
 
@@ -109,7 +109,7 @@ def test_index_of_a_good_chip(tile: Path) -> None:
     assert row["source"] == "geotiff"
     assert row["date"] == date(2019, 4, 16)
     assert row["epsg"] == EPSG
-    assert row["bands"] == IN_ORDER
+    assert row["chip"].numbers == IN_ORDER
     assert row["size"] == path.stat().st_size
     assert row["etag"]
     assert row["quarantined"] is None
@@ -268,10 +268,8 @@ def test_missing_source(tmp_path: Path) -> None:
 
 
 def test_listing_changes_with_any_chip(tile: Path, good: bytes) -> None:
-    source = get_source("geotiff")
-
     def fingerprint() -> str:
-        return source.list_chips(TILE, str(tile.parent.parent), dates=None).fingerprint
+        return list_tile(TILE, Storage(str(tile.parent.parent)), Reading()).fingerprint
 
     first = fingerprint()
     assert fingerprint() == first
@@ -299,13 +297,13 @@ def test_bands_are_read_in_the_encoders_order(tmp_path: Path, order: list[str], 
     write_chip(path, pixels=pixels_of(order), descriptions=[write(band) for band in order])
     row = daskembed.index_tile(TILE, str(tmp_path)).iloc[0]
     assert row["quarantined"] is None
-    assert row["bands"] == tuple(order.index(band) + 1 for band in BANDS)
-    np.testing.assert_array_equal(read_chip(row["source_url"], row["bands"]), pixels_of())
+    assert row["chip"].numbers == tuple(order.index(band) + 1 for band in BANDS)
+    np.testing.assert_array_equal(read_chip(row["source_url"], row["chip"].numbers), pixels_of())
 
 
 def test_bands_without_descriptions_go_by_their_position(tmp_path: Path) -> None:
     write_chip(tmp_path / TILE / name_of(1), descriptions=None)
-    assert daskembed.index_tile(TILE, str(tmp_path)).iloc[0]["bands"] == IN_ORDER
+    assert daskembed.index_tile(TILE, str(tmp_path)).iloc[0]["chip"].numbers == IN_ORDER
 
 
 # Chips that cannot be used
@@ -438,7 +436,7 @@ def test_truncated_strips_are_found_when_they_are_read(tile: Path, good: bytes) 
     index = daskembed.index_tile(TILE, str(tile.parent.parent))
     assert index["quarantined"].isna().all()
     with pytest.raises(ChipError, match=r"cannot be decoded, it is damaged or truncated: .+") as error:
-        read_chip(index["source_url"][1], index["bands"][1])
+        read_chip(index["source_url"][1], index["chip"][1].numbers)
     assert "\n" not in str(error.value)
     np.testing.assert_array_equal(read_chip(index["source_url"][0], IN_ORDER), pixels_of())
 
@@ -450,7 +448,7 @@ def test_damaged_strips_are_found_when_they_are_read(tile: Path, good: bytes) ->
     (tile / name_of(2)).write_bytes(good[:half] + bytes(length) + good[half + length :])
     index = daskembed.index_tile(TILE, str(tile.parent.parent))
     with pytest.raises(ChipError, match=r"cannot be decoded, it is damaged or truncated: .+"):
-        read_chip(index["source_url"][1], index["bands"][1])
+        read_chip(index["source_url"][1], index["chip"][1].numbers)
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>", b"II*\0"], ids=["empty", "HTML", "signature"])
@@ -468,10 +466,9 @@ def test_chip_that_changed_its_size_cannot_be_read(tile: Path) -> None:
 
 def test_chip_that_is_gone(tile: Path, good: bytes) -> None:
     (tile / name_of(2)).write_bytes(good)
-    source = get_source("geotiff")
-    listing = source.list_chips(TILE, str(tile.parent.parent), dates=None)
+    listing = list_tile(TILE, Storage(str(tile.parent.parent)), Reading())
     (tile / name_of(2)).unlink()
-    index = source.read_headers(listing, dates=None, readers=2)
+    index = read_headers(listing, Reading(), readers=2)
     assert index["quarantined"][0] is None
     assert index["quarantined"][1].startswith("is gone: it was listed")
     with pytest.raises(ChipError, match="is gone: it was listed, but the store no longer has it"):
@@ -504,7 +501,7 @@ def test_layouts_are_read_to_the_same_pixels(tmp_path: Path, layout: str) -> Non
     path = write_chip(tmp_path / TILE / name_of(1), **LAYOUTS[layout])
     row = daskembed.index_tile(TILE, str(tmp_path)).iloc[0]
     assert row["quarantined"] is None
-    pixels = read_chip(str(path), row["bands"])
+    pixels = read_chip(str(path), row["chip"].numbers)
     assert pixels.dtype == np.float32
     np.testing.assert_array_equal(pixels, pixels_of())
 
@@ -515,7 +512,7 @@ def test_types_are_read_to_the_same_pixels(tmp_path: Path, dtype: str, layout: d
     path = write_chip(tmp_path / TILE / name_of(1), pixels=pixels_of().astype(dtype), **layout)
     row = daskembed.index_tile(TILE, str(tmp_path)).iloc[0]
     assert row["quarantined"] is None
-    pixels = read_chip(str(path), row["bands"])
+    pixels = read_chip(str(path), row["chip"].numbers)
     assert pixels.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(pixels, pixels_of())
 
@@ -589,8 +586,9 @@ def test_source_in_a_bucket(tile: Path, s3: str) -> None:
     index = daskembed.index_tile(TILE, s3)
     local = daskembed.index_tile(TILE, str(tile.parent.parent))
     assert list(index["source_url"]) == [f"{s3}/{TILE}/{DAY}/{name_of(number)}" for number in (1, 2)]
-    same = [column for column in INDEX_COLUMNS if column not in ("source_url", "etag")]
+    same = [column for column in INDEX_COLUMNS if column not in ("source_url", "chip", "etag")]
     assert index[same].equals(local[same])
+    assert [chip.url for chip in index["chip"] if chip] == [index["source_url"][0]]
     np.testing.assert_array_equal(read_chip(index["source_url"][0], IN_ORDER), pixels_of())
     with pytest.raises(TileError, match="no chips of tile 33TUM"):
         daskembed.index_tile("33TUM", s3)
@@ -605,11 +603,10 @@ def test_flat_source_in_a_bucket(tmp_path: Path, s3: str, good: bytes) -> None:
 
 def test_chip_that_is_gone_from_a_bucket(tile: Path, s3: str) -> None:
     upload(s3, tile.parent.parent)
-    source = get_source("geotiff")
-    listing = source.list_chips(TILE, s3, dates=None)
+    listing = list_tile(TILE, Storage(s3), Reading())
     url = listing.storage.url_of(listing.entries[0].path)
     listing.storage.delete([listing.entries[0].path])
-    index = source.read_headers(listing, dates=None, readers=2)
+    index = read_headers(listing, Reading(), readers=2)
     assert index["quarantined"][0].startswith("is gone")
     with pytest.raises(ChipError, match="is gone"):
         read_chip(url, IN_ORDER)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daskembed.errors import InputError
-from daskembed.levels import LEVELS, check_level, level_shape, reduce_tokens
+from daskembed.levels import LEVELS, reduce_tokens
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 5), st.integers(1, 4), st.integers(1, 7))
 
@@ -53,34 +51,9 @@ def test_shapes(tokens, level):
     chips, groups, rows, cols, dim = tokens.shape
     sizes = {"group": groups, "row": rows, "col": cols, "embedding": dim}
     assert reduce_tokens(tokens, level).shape == (chips, *(sizes[name] for name in LEVELS[level]))
-    square = tokens[:, :, :1, :1]
-    expected = level_shape(level, groups=groups, side=1, dim=dim)
-    assert reduce_tokens(square, level).shape == (chips, *expected)
 
 
 @given(tokens=token_arrays(), level=st.sampled_from(list(LEVELS)))
 def test_numpy_and_torch_agree(tokens, level):
     found = reduce_tokens(torch.from_numpy(tokens), level)
     np.testing.assert_allclose(found.numpy(), reduce_tokens(tokens, level), rtol=1e-12, atol=1e-12)
-
-
-def test_level_shape_of_clay_v0():
-    assert level_shape("mean", groups=6, side=16, dim=768) == (768,)
-    assert level_shape("patch", groups=6, side=16, dim=768) == (16, 16, 768)
-    assert level_shape("group", groups=6, side=16, dim=768) == (6, 16, 16, 768)
-
-
-@pytest.mark.parametrize("level", ["", "Mean", "patches", "embedding"])
-def test_unknown_level(level):
-    message = f"unknown level {level!r}: choose one of mean, patch, group"
-    with pytest.raises(InputError, match=message):
-        check_level(level)
-    with pytest.raises(InputError, match=message):
-        level_shape(level, groups=6, side=16, dim=768)
-    with pytest.raises(InputError, match=message):
-        reduce_tokens(np.zeros((1, 1, 1, 1, 1)), level)
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_known_level(level):
-    assert check_level(level) == level

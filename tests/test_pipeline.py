@@ -23,6 +23,7 @@ import daskembed
 from daskembed import flow, settings, stages
 from daskembed.cli import main
 from daskembed.errors import ConflictError, InputError, StorageError
+from daskembed.sources import Reading
 from daskembed.storage import Storage
 from daskembed.testing import refuse_to_compute, write_chips
 
@@ -349,7 +350,7 @@ def test_blocks_are_built_without_computing(chips, tmp_path, small_blocks, monke
         encoder=daskembed.load_encoder(**TINY),
         level="group",
         on_nan="quarantine",
-        dates=None,
+        reading=Reading(),
         version="001",
         chips_a_block=2,
     )
@@ -368,7 +369,7 @@ def test_parts_of_other_chips_or_settings_go_with_the_next_run(chips, tmp_path):
         encoder=daskembed.load_encoder(**TINY),
         level="mean",
         on_nan="quarantine",
-        dates=None,
+        reading=Reading(),
         version="001",
         chips_a_block=2,
     )

@@ -21,7 +21,9 @@ from daskembed.encoders import clay_v0
 from daskembed.errors import ConflictError, InputError
 from daskembed.planning import Plan
 from daskembed.results import Expected, RunResult, TileResult
+from daskembed.sources import Reading
 from daskembed.speed import Speed
+from daskembed.storage import Storage
 
 TINY = {"checkpoint": "untrained:tiny", "precision": "bf16"}
 SPEED = Speed(2.0, "device", first_seconds=10.0, start_seconds=90.0, basis="made up")
@@ -128,7 +130,7 @@ def test_chips_in_finished_blocks_are_done(chips, tmp_path, monkeypatch) -> None
     given = {"source": str(chips), "output": str(tmp_path / "out"), **TINY}
     first = daskembed.plan("33TUL", device="cpu", **given)
     assert (first.chips_a_block, first.chips_to_do) == (3, 4)
-    listing = planning.get_source("geotiff").list_chips("33TUL", str(chips), dates=None)
+    listing = planning.list_tile("33TUL", Storage(str(chips)), Reading())
     _, wanted = planning.resolve(
         "33TUL", **dict.fromkeys(("level", "batch_size", "readers", "dates", "version")), on_nan=None, **given
     )
@@ -209,7 +211,10 @@ def test_the_speed_of_a_device_is_that_of_its_narrowest_part() -> None:
     a10g = speed.of_device("a10g", encoder("small"), 7e6)
     assert (a10g.limit, a10g.chips_per_second) == ("network", pytest.approx(2.5e9 / 8 / 7e6))
     close = speed.of_device("a10g", encoder("small"), 1e6)
-    assert (close.limit, close.chips_per_second) == ("device", pytest.approx(0.35 * 70e12 / clay_v0.flop("small")))
+    assert (close.limit, close.chips_per_second) == (
+        "device",
+        pytest.approx(0.35 * 70e12 / clay_v0.describe("small").flop),
+    )
     assert "assumed, not measured" in close.basis
     h100 = speed.of_device("h100", encoder("small"), 7e6)
     assert (h100.limit, h100.chips_per_second) == ("decoding", 16 * speed.DECODED)
@@ -222,7 +227,7 @@ def test_speed_follows_the_precision(chips, tmp_path) -> None:
         daskembed.plan("33TUL", device=device, precision=precision, **given).speed.chips_per_second
         for device, precision in (("t4", None), ("l4", None), ("l4", "fp32"))
     )
-    flop = clay_v0.flop("large")
+    flop = clay_v0.describe("large").flop
     assert (t4, l4, asked) == pytest.approx((0.35 * 8.1e12 / flop, 0.35 * 121e12 / flop, 0.35 * 30.3e12 / flop))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from daskembed.encoders.description import CLAY_V0, Sensor
 from daskembed.errors import TileError
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
     from daskembed.encoders import Encoder
 
-SOURCES = {"geotiff": "daskembed.sources.geotiff"}
+SOURCES = {
+    "geotiff": "daskembed.sources.geotiff",
+    "zarr": "daskembed.sources.zarr",
+    "raster": "daskembed.sources.raster",
+}
 """Kind of source -> the module that implements `Source`."""
 
 INDEX_COLUMNS = (
@@ -135,6 +140,8 @@ class Listing:
     """One a chip."""
     units: tuple[tuple[object, ...], ...] = ()
     """Their `Chip.unit`; empty if each has one of its own."""
+    scenes: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """URL of a whole tile at one date -> what its kind knows of it."""
 
     @property
     def fingerprint(self) -> str:

@@ -18,27 +18,28 @@ import torch
 
 from daskembed.encoders import clay_v0
 from daskembed.encoders.clay_v0 import (
-    BANDS,
+    CHECKPOINT,
     IGNORED,
     OTHER_MODELS,
     PREFIX,
     SIZES,
-    embedding_shape,
-    fill_values,
+    TITLE,
+    describe,
     metadata,
     parameter_shapes,
     size_of,
 )
+from daskembed.encoders.description import Description
 
 __all__ = [
-    "BANDS",
+    "CHECKPOINT",
     "IGNORED",
     "OTHER_MODELS",
     "PREFIX",
     "SIZES",
+    "TITLE",
     "build",
-    "embedding_shape",
-    "fill_values",
+    "describe",
     "metadata",
     "parameter_shapes",
     "size_of",
@@ -52,11 +53,11 @@ class _Counting:
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def __call__(self, pixels: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def __call__(self, pixels: torch.Tensor, *metadata: torch.Tensor, level: str) -> torch.Tensor:
         clock.sleep(float(os.environ.get("COUNTING_SLEEP", "0")))
         if deadly := DEADLY.get(float(pixels[0, 0, 0, 0])):
             os.kill(os.getpid(), deadly)
-        vectors: torch.Tensor = self.model(pixels, *rest)
+        vectors: torch.Tensor = self.model(pixels, *metadata, level=level)
         if log := os.environ.get("COUNTING_LOG"):
             # One short write in append mode: lines of several processes do not mix.
             with Path(log).open("ab", buffering=0) as file:
@@ -64,9 +65,11 @@ class _Counting:
         return vectors
 
 
-def build(state: Mapping[str, torch.Tensor], *, device: torch.device, dtype: torch.dtype) -> Any:
+def build(
+    state: Mapping[str, torch.Tensor], description: Description, *, device: torch.device, dtype: torch.dtype
+) -> Any:
     """The model, and a watch that ends the process when it holds more memory than COUNTING_LIMIT_MB above now."""
-    model = _Counting(clay_v0.build(state, device=device, dtype=dtype))
+    model = _Counting(clay_v0.build(state, description, device=device, dtype=dtype))
     if limit := os.environ.get("COUNTING_LIMIT_MB"):
         threading.Thread(
             target=_watch, args=(psutil.Process().memory_info().rss + int(limit) * 2**20,), daemon=True

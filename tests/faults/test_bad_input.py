@@ -18,8 +18,9 @@ from distributed import Client, LocalCluster
 
 import daskembed
 from daskembed.errors import ChipError, StorageError, TileError
-from daskembed.sources import get_source
+from daskembed.sources import Reading, list_tile
 from daskembed.sources.geotiff import read_chip
+from daskembed.storage import Storage
 from daskembed.testing import CASES, Case, write_chips, write_corpus
 
 TILE, DAY = "33TUL", "2019-04-16"
@@ -88,11 +89,11 @@ def test_kind(corpus, index, good, name):
     assert row["quarantined"] is None
     if case.fails == "pixels":
         with pytest.raises(ChipError) as error:
-            read_chip(url, row["bands"])
+            read_chip(url, row["chip"].numbers)
         assert case.explains(str(error.value)), error.value
         return
     # Values that are not finite are judged by the device, as --on-nan says: in the test of a whole run.
-    pixels = read_chip(url, row["bands"])
+    pixels = read_chip(url, row["chip"].numbers)
     assert pixels.shape == (13, 512, 512)
     if case.fails is None and case.same:
         np.testing.assert_array_equal(pixels, read_chip(str(good[0]), IN_ORDER))
@@ -149,7 +150,7 @@ def embedded():
     for row in daskembed.index_tile("33TUL", sys.argv[1]).itertuples():
         if row.quarantined is None:
             try:
-                read_chip(row.source_url, row.bands)
+                read_chip(row.source_url, row.chip.numbers)
             except ChipError:
                 pass
 
@@ -201,7 +202,7 @@ os._exit(9)
     row = daskembed.index_tile(TILE, source_of(tile)).iloc[1]
     assert (row["source_url"], row["quarantined"]) == (str(path), None)
     with pytest.raises(ChipError, match="lacks 512 of its 512 blocks of pixels: it was not written to its end"):
-        read_chip(str(path), row["bands"])
+        read_chip(str(path), row["chip"].numbers)
 
 
 def test_flipped_bits_of_strips(tmp_path, good):
@@ -314,7 +315,7 @@ def many(tile: Path, good: Path) -> int:
 def test_20_000_files_are_listed(tile, good):
     count = many(tile, good[0])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    listing = get_source("geotiff").list_chips(TILE, source_of(tile), dates=None)
+    listing = list_tile(TILE, Storage(source_of(tile)), Reading())
     assert len(listing.entries) == len({entry.path for entry in listing.entries}) == count
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 

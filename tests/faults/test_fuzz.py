@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
 from daskembed.errors import ChipError, InputError
-from daskembed.sources import Listing
+from daskembed.sources import Listing, Reading
 from daskembed.sources.geotiff import BANDS, _named_date, _read_header, decode_chip, read_headers
 from daskembed.storage import Storage
 from daskembed.tiles import check_tile, parse_tiles, read_tiles
@@ -139,7 +139,7 @@ def check_damaged(folder: Path, data: bytes) -> str:
     storage = Storage(str(folder))
     (entry,) = storage.entries(TILE)
     outcome = "bad header" if refusal(ChipError, lambda: _read_header(storage, entry, TILE)) else "good"
-    index = read_headers(Listing(storage, TILE, (entry,)), dates=None, readers=1)
+    index = read_headers(Listing("geotiff", storage, TILE, (entry,)), Reading(), readers=1)
     reason = index["quarantined"][0]
     if reason is None:
         assert outcome == "good"
@@ -150,7 +150,9 @@ def check_damaged(folder: Path, data: bytes) -> str:
         outcome = "bad place"
     # Also where the header is bad: a chip may change after it was indexed.
     found: list[np.ndarray] = []
-    if refusal(ChipError, lambda: found.append(decode_chip(data, index["bands"][0] or IN_ORDER))):
+    if refusal(
+        ChipError, lambda: found.append(decode_chip(data, index["chip"][0].numbers if index["chip"][0] else IN_ORDER))
+    ):
         return f"{outcome}, bad pixels"
     (pixels,) = found
     assert pixels.shape == (13, 512, 512)

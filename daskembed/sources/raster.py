@@ -1,0 +1,290 @@
+"""Whole tiles as rasters: ``{MGRS}*.tif``, ``.vrt`` or ``.jp2`` of all bands, or a folder a date of one file a band."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+import rioxarray
+from rasterio.errors import RasterioError
+
+from daskembed.errors import ChipError, StorageError
+from daskembed.sources import Listing, Reading
+from daskembed.sources.judging import order_bands, short
+from daskembed.sources.scenes import (
+    Found,
+    Reader,
+    Scale,
+    Scene,
+    check_resolution,
+    damage_is_the_chips,
+    day_in,
+    fingerprint_of,
+    frame_of,
+    grid_of,
+    listing_of,
+)
+from daskembed.storage import Entry, Storage, is_local, open_remote, split_url
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    from numpy.typing import NDArray
+
+_DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT", ".jp2": "JP2OpenJPEG"}
+_CLASSES = "scl"
+# Each thread decodes for itself; a row of blocks of all bands fits into the cache.
+_GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 256, "GDAL_NUM_THREADS": 1}
+
+
+@dataclass(frozen=True)
+class RasterLayer:
+    """Some bands of a file."""
+
+    url: str
+    bands: tuple[int, ...]
+    """1-based numbers."""
+    scales: tuple[Scale, ...]
+    coarser: int = 1
+    kind: str = "daskembed.sources.raster"
+
+
+@dataclass(frozen=True)
+class _File:
+    """What the header of a file says."""
+
+    url: str
+    shape: tuple[int, int]
+    epsg: int
+    west: float
+    north: float
+    steps: tuple[float, float]
+    block: tuple[int, int]
+    kind: np.dtype[Any]
+    descriptions: tuple[str | None, ...]
+    scales: tuple[Scale, ...]
+    date: str | None
+
+
+def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
+    """The chips of the rasters of a tile, or of those in its folder; see `daskembed.index_tile`."""
+    flat = [entry for entry in storage.entries(recursive=False) if _is_raster(entry.path, tile)]
+    inside = [entry for entry in storage.entries(tile) if PurePosixPath(entry.path).suffix.lower() in _DRIVERS]
+    whole = [*flat, *(entry for entry in inside if _is_raster(entry.path, tile))]
+    folders: dict[str, list[Entry]] = {}
+    for entry in inside:
+        if entry not in whole and (found := _band_of(entry.path, reading)) is not None and found:
+            folders.setdefault(entry.path.rpartition("/")[0], []).append(entry)
+    scenes = [_found(storage, [entry], entry.path, reading) for entry in sorted(whole, key=lambda entry: entry.path)]
+    scenes += [_found(storage, entries, folder, reading) for folder, entries in sorted(folders.items())]
+    return listing_of("raster", tile, storage, reading, scenes)
+
+
+def _is_raster(path: str, tile: str) -> bool:
+    name = PurePosixPath(path)
+    return name.suffix.lower() in _DRIVERS and name.name.startswith((tile, f"T{tile}"))
+
+
+def _band_of(path: str, reading: Reading) -> str | None:
+    """The band or classification that a file of one band is named after."""
+    stem = PurePosixPath(path).stem.lower()
+    names = {name.lower(): band.name for band in reading.sensor.bands for name in (band.name, *band.aliases)}
+    return _CLASSES if stem == _CLASSES else names.get(stem)
+
+
+def describe(tile: str, storage: Storage) -> str:
+    """Where rasters are looked for."""
+    return f"{tile}*.tif, .vrt or .jp2 there or in {storage.url}/, or B02.tif and so on in {storage.url_of(tile)}/DATE/"
+
+
+def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.GeoDataFrame:
+    """The index of a listing; the files' headers were read for the listing."""
+    return frame_of(listing, reading)
+
+
+def _found(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Found:
+    size, etag = sum(entry.size for entry in entries), fingerprint_of(entries)
+    try:
+        scene = (_scene_of_file if path == entries[0].path else _scene_of_folder)(storage, entries, path, reading)
+        scene.check()
+    except ChipError as error:
+        return Found(path, size, etag, None, str(error))
+    return Found(path, size, etag, scene)
+
+
+def _scene_of_file(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Scene:
+    file = _read_header(storage.url_of(path))
+    numbers = order_bands(file.descriptions, reading.sensor, more=True)
+    lower = [(text or "").strip().lower() for text in file.descriptions]
+    classes = RasterLayer(file.url, (lower.index(_CLASSES) + 1,), (Scale(),)) if _CLASSES in lower else None
+    layer = RasterLayer(file.url, numbers, tuple(file.scales[number - 1] for number in numbers))
+    day = _day(file.date, [PurePosixPath(path).name])
+    return _scene(storage, path, entries, reading, file, (layer,), classes, day, file.kind.itemsize * len(lower))
+
+
+def _scene_of_folder(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Scene:
+    names = {_band_of(entry.path, reading): entry for entry in entries}
+    if len(names) < len(entries):
+        raise ChipError(f"holds several files of one band: {', '.join(entry.path for entry in entries)}")
+    if missing := [band for band in reading.sensor.names if band not in names]:
+        raise ChipError(
+            f"lacks the files of {', '.join(missing)}: expected {', '.join(f'{n}.tif' for n in reading.sensor.names)}"
+        )
+    files = {band: _read_header(storage.url_of(entry.path)) for band, entry in names.items()}
+    finest = min(files.values(), key=lambda file: file.steps[0])
+    layers = {band: _fit(file, finest) for band, file in files.items()}
+    tags = {file.date for file in files.values() if file.date}
+    if len(tags) > 1:
+        raise ChipError(f"holds files with the `date` tags {', '.join(sorted(tags))}: expected one date")
+    day = _day(next(iter(tags), None), [path.rpartition("/")[2], *(entry.path.rpartition("/")[2] for entry in entries)])
+    bands = tuple(layers[band] for band in reading.sensor.names)
+    size = sum(files[band].kind.itemsize for band in reading.sensor.names)
+    return _scene(storage, path, entries, reading, finest, bands, layers.get(_CLASSES), day, size)
+
+
+def _fit(file: _File, finest: _File) -> RasterLayer:
+    """A band's file on the grid of the finest one."""
+    name = file.url.rpartition("/")[2]
+    if len(file.descriptions) != 1:
+        raise ChipError(f"holds {name} of {len(file.descriptions)} bands, expected 1 in each file")
+    if file.epsg != finest.epsg:
+        raise ChipError(f"holds {name} in EPSG:{file.epsg} beside others in EPSG:{finest.epsg}")
+    times = file.steps[0] / finest.steps[0]
+    covers = tuple(length * times for length in file.shape)
+    same = np.allclose((file.west, file.north), (finest.west, finest.north), atol=finest.steps[0] / 100)
+    if not (math.isclose(times, round(times), rel_tol=1e-6) and same and np.allclose(covers, finest.shape, atol=0.01)):
+        raise ChipError(
+            f"holds {name} of {file.shape[0]} x {file.shape[1]} pixels of {file.steps[0]:g} m from {file.west:g}, "
+            f"{file.north:g}, which does not fit {finest.url.rpartition('/')[2]}: {finest.shape[0]} x "
+            f"{finest.shape[1]} of {finest.steps[0]:g} m from {finest.west:g}, {finest.north:g}"
+        )
+    return RasterLayer(file.url, (1,), file.scales, round(times))
+
+
+def _day(tag: str | None, names: Sequence[str]) -> date:
+    tagged = day_in(tag) if tag else None
+    named = next((day for name in names if (day := day_in(name))), None)
+    if tagged and named and tagged != named:
+        raise ChipError(f"is named after {named}, but its `date` tag says {tagged}")
+    if not (day := tagged or named):
+        raise ChipError("tells no date: looked for a `date` tag (YYYY-MM-DD) and YYYYMMDD in the name")
+    return day
+
+
+def _scene(
+    storage: Storage,
+    path: str,
+    entries: Sequence[Entry],
+    reading: Reading,
+    file: _File,
+    layers: tuple[RasterLayer, ...],
+    classes: RasterLayer | None,
+    day: date,
+    pixel_bytes: int,
+) -> Scene:
+    resolution = check_resolution(file.steps, reading)
+    return Scene(
+        url=f"{storage.url_of(path)}#{day}",
+        date=day,
+        fingerprint=fingerprint_of(entries),
+        bands=reading.sensor.names,
+        layers=layers,
+        classes=classes,
+        epsg=file.epsg,
+        west=file.west,
+        north=file.north,
+        resolution=resolution,
+        grid=grid_of(file.shape, reading),
+        block=file.block,
+        pixel_bytes=pixel_bytes,
+    )
+
+
+def _read_header(url: str) -> _File:
+    opening = _Opening(url)
+    with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
+        try:
+            with rasterio.open(opening.name, **opening.options) as dataset:
+                return _header_of(url, dataset)
+        except RasterioError as error:
+            if (failure := opening.failure()) is not None:
+                raise failure from None
+            raise ChipError(
+                f"{url.rpartition('/')[2]} cannot be opened: {' '.join(str(error).split())[:200]}"
+            ) from None
+
+
+def _header_of(url: str, dataset: Any) -> _File:
+    name = url.rpartition("/")[2]
+    crs = dataset.crs
+    epsg = crs.to_epsg() if crs else None
+    if epsg is None or not crs.is_projected:
+        found = "no CRS" if not crs else f"the CRS {short(crs.to_string())}"
+        raise ChipError(f"has {found} in {name}, expected a projected one with an EPSG code, such as EPSG:32633")
+    step_x, shear_x, west, shear_y, step_y, north = dataset.transform[:6]
+    if shear_x or shear_y:
+        numbers = ", ".join(f"{value:g}" for value in dataset.transform[:6])
+        raise ChipError(f"has the geotransform {numbers} in {name}: expected one that is not rotated")
+    kinds = set(dataset.dtypes)
+    if len(kinds) > 1 or not kinds.pop().startswith(("int", "uint", "float")):
+        raise ChipError(f"has {', '.join(sorted(set(dataset.dtypes)))} pixels, expected integers or floats of one type")
+    scales = tuple(
+        Scale(None if gap is None or math.isnan(gap) else float(gap), float(scale), float(offset))
+        for gap, scale, offset in zip(dataset.nodatavals, dataset.scales, dataset.offsets, strict=True)
+    )
+    return _File(
+        url=url,
+        shape=dataset.shape,
+        epsg=epsg,
+        west=west,
+        north=north,
+        steps=(step_x, step_y),
+        block=dataset.block_shapes[0],
+        kind=np.dtype(dataset.dtypes[0]),
+        descriptions=dataset.descriptions,
+        scales=scales,
+        date=dataset.tags().get("date"),
+    )
+
+
+class _Opening:
+    """How GDAL opens a file: by its path, or through the storage's own requests."""
+
+    def __init__(self, url: str) -> None:
+        self.name: str = url
+        self.options: dict[str, Any] = {"driver": _DRIVERS[PurePosixPath(url).suffix.lower()]}
+        self._failed = threading.local()
+        if not is_local(url):
+            self.options["opener"] = self._open
+            self._storage, self.name = split_url(url)
+
+    def failure(self) -> StorageError | None:
+        """What the store answered last in this thread instead of data: GDAL swallows it."""
+        failed: StorageError | None = getattr(self._failed, "error", None)
+        self._failed.error = None
+        return failed
+
+    def _open(self, path: str, mode: str = "rb") -> Any:
+        return open_remote(self._storage, path, lambda error: setattr(self._failed, "error", error))
+
+
+def open_layer(layer: RasterLayer) -> Reader:
+    """Open a layer for reading: each thread by a handle of its own."""
+    opening = _Opening(layer.url)
+    with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
+        opened = rioxarray.open_rasterio(opening.name, lock=False, cache=False, **opening.options)
+    assert not isinstance(opened, list)
+    picked = opened.isel(band=[number - 1 for number in layer.bands])
+
+    def read(rows: slice, cols: slice) -> NDArray[np.generic]:
+        with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
+            pixels: NDArray[np.generic] = picked.isel(y=rows, x=cols).to_numpy()
+        return pixels
+
+    return read

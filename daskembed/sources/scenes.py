@@ -1,0 +1,436 @@
+"""Whole tiles cut into chips: what rasters and Zarr stores have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import math
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Protocol
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+
+from daskembed.encoders.description import CHIP
+from daskembed.errors import ChipError, StorageError, TileError
+from daskembed.footprints import to_lonlat
+from daskembed.grid import ChipGrid
+from daskembed.sources import EDGES, INDEX_COLUMNS, Listing, Reading, Rules
+from daskembed.sources.judging import check_pixels
+from daskembed.storage import Entry, Storage
+from daskembed.timings import timed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST_PIECE_BYTES = 512 * 2**20
+"""Most bytes of pixels that may have to be read at once."""
+KEPT_BYTES = 768 * 2**20
+"""Most bytes of pieces that a process keeps for the chips that are still to be cut out of them."""
+MAX_CLOUD = 0.30
+"""Share of a chip that must not be reached by clouds, shadows and nodata."""
+DATE = re.compile(r"(?<!\d)(20\d\d)-?([01]\d)-?([0-3]\d)(?!\d)")
+"""A day in a file's name."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a file's numbers become values."""
+
+    nodata: float | None = None
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def __str__(self) -> str:
+        scaled = f"times {self.scale:g} plus {self.offset:g}" if (self.scale, self.offset) != (1, 0) else ""
+        return ", ".join(filter(None, [f"nodata {self.nodata:g}" if self.nodata is not None else "", scaled]))
+
+    def apply(self, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Values of `pixels`: NaN where there are none; of their own type where nothing changes."""
+        gaps = None
+        if self.nodata is not None and not math.isnan(self.nodata):
+            gaps = pixels == self.nodata
+        if (gaps is None or not gaps.any()) and (self.scale, self.offset) == (1, 0):
+            return pixels
+        values = pixels.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
+        return values if gaps is None else np.where(gaps, np.float32(np.nan), values)
+
+
+class Layer(Hashable, Protocol):
+    """Some bands of a scene in one piece of storage; small, frozen and hashable."""
+
+    @property
+    def kind(self) -> str:
+        """Dotted name of the module whose ``open_layer`` opens it."""
+
+    @property
+    def coarser(self) -> int:
+        """How many pixels of the scene one of its pixels covers, each way."""
+
+    @property
+    def scales(self) -> tuple[Scale, ...]:
+        """Of its bands."""
+
+
+class Reader(Protocol):
+    """An open layer, for any thread."""
+
+    def __call__(self, rows: slice, cols: slice) -> NDArray[np.generic]:
+        """Pixels ``(band, y, x)`` of a layer, in its own grid; raises `ChipError` or `StorageError`."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A tile at one date: what travels to the workers in place of its pixels."""
+
+    url: str
+    """Of the store or file, with the date: what a chip's URL begins with."""
+    date: date
+    fingerprint: str
+    """Changes with the pixels."""
+    bands: tuple[str, ...]
+    """In the encoder's order; those of `layers`, one after the other."""
+    layers: tuple[Layer, ...]
+    classes: Layer | None
+    """Scene classification, if there is one."""
+    epsg: int
+    west: float
+    north: float
+    resolution: float
+    """Metres."""
+    grid: ChipGrid
+    block: tuple[int, int]
+    """Pixels (y, x) that are stored together."""
+    pixel_bytes: int
+    """Of all bands of one pixel."""
+
+    @property
+    def piece(self) -> tuple[int, int]:
+        """Pixels (y, x) that are read together: whole stored blocks, and no less than a chip."""
+        height, width = (min(side, length) for side, length in zip(self.block, self.grid.shape, strict=True))
+        return height * -(-CHIP // height), width * -(-CHIP // width)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether each chip is a piece by itself."""
+        return self.piece == (CHIP, CHIP) and not any(offset % CHIP for offset in self.grid.offset)
+
+    @property
+    def note(self) -> str:
+        """What is done to the file's numbers, if anything."""
+        said = {str(scale) for layer in self.layers for scale in layer.scales}
+        return "; ".join(sorted(filter(None, said)))
+
+    def check(self) -> None:
+        """Raise `ChipError` if too much would have to be read at once."""
+        height, width = self.piece
+        if (size := height * width * self.pixel_bytes) > MOST_PIECE_BYTES:
+            raise ChipError(
+                f"is stored in blocks of {self.block[0]} x {self.block[1]} pixels, of which {size / 1e9:.1f} GB would "
+                "have to be read at once: write it with blocks of 512 x 512"
+            )
+
+
+@dataclass(frozen=True)
+class SceneChip:
+    """How to read one chip of a scene."""
+
+    scene: Scene
+    number: int
+    """From 1, row-major in the grid of chips."""
+    rules: Rules
+
+    @property
+    def url(self) -> str:
+        """Store, date and number."""
+        return f"{self.scene.url}/{self.number:04d}"
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands."""
+        return self.scene.bands
+
+    @property
+    def unit(self) -> tuple[object, ...]:
+        """The scene, and row and column of the piece that it begins in."""
+        (y, x), (height, width) = self.scene.grid.start(self.number), self.scene.piece
+        return (self.scene.url, y // height, x // width)
+
+    def read(self) -> NDArray[np.generic]:
+        """Pixels ``(band, y, x)``; raises `ChipError`, `ChipRejectedError` or `StorageError`."""
+        y, x = self.scene.grid.start(self.number)
+        height, width = (min(CHIP, length - at) for length, at in zip(self.scene.grid.shape, (y, x), strict=True))
+        with timed("decode"):
+            pixels, classes = _cut(self.scene, y, x, height, width)
+            check_pixels(pixels, self.bands, self.rules, classes)
+            if (height, width) != (CHIP, CHIP):
+                pixels = np.pad(pixels, ((0, 0), (0, CHIP - height), (0, CHIP - width)), "edge")
+        return pixels
+
+
+Pixels = tuple["NDArray[np.generic]", "NDArray[np.generic] | None"]
+
+
+def _cut(scene: Scene, y: int, x: int, height: int, width: int) -> Pixels:
+    if scene.aligned:
+        return _read_piece(scene, slice(y, y + height), slice(x, x + width))
+    tall, wide = scene.piece
+    rows = []
+    for row in range(y // tall, (y + height - 1) // tall + 1):
+        found = []
+        for col in range(x // wide, (x + width - 1) // wide + 1):
+            pixels, classes = _pieces.get(scene, row, col)
+            top, left = row * tall, col * wide
+            part = (
+                slice(max(0, y - top), max(0, y + height - top)),
+                slice(max(0, x - left), max(0, x + width - left)),
+            )
+            found.append((pixels[:, *part], None if classes is None else classes[part]))
+        rows.append(_join(found, axis=-1))
+    return _join(rows, axis=-2)
+
+
+def _join(parts: Sequence[Pixels], *, axis: int) -> Pixels:
+    if len(parts) == 1:
+        return parts[0]
+    pixels = np.concatenate([part[0] for part in parts], axis=axis)
+    classes = [part[1] for part in parts if part[1] is not None]
+    return pixels, np.concatenate(classes, axis=axis) if classes else None
+
+
+def _read_piece(scene: Scene, rows: slice, cols: slice) -> Pixels:
+    height, width = rows.stop - rows.start, cols.stop - cols.start
+    found = [_read_layer(layer, rows, cols) for layer in scene.layers]
+    pixels = found[0] if len(found) == 1 else np.concatenate(found)
+    classes = None if scene.classes is None else _read_layer(scene.classes, rows, cols)[0]
+    if pixels.shape[1:] != (height, width):
+        raise ChipError(f"gave {pixels.shape[1:]} pixels where {(height, width)} were expected: it changed since")
+    return pixels, classes
+
+
+def _read_layer(layer: Layer, rows: slice, cols: slice) -> NDArray[np.generic]:
+    times = layer.coarser
+    coarse = [slice(part.start // times, -(-part.stop // times)) for part in (rows, cols)]
+    pixels = _open(layer)(*coarse)
+    kept = [scale.apply(band) for scale, band in zip(layer.scales, pixels, strict=True)]
+    pixels = np.stack(kept) if any(new is not old for new, old in zip(kept, pixels, strict=True)) else pixels
+    if times > 1:
+        pixels = pixels.repeat(times, axis=1).repeat(times, axis=2)
+        start = [part.start - small.start * times for part, small in zip((rows, cols), coarse, strict=True)]
+        pixels = pixels[:, start[0] :, start[1] :][:, : rows.stop - rows.start, : cols.stop - cols.start]
+    return pixels
+
+
+@functools.lru_cache(maxsize=64)
+def _open(layer: Layer) -> Reader:
+    import importlib
+
+    reader: Reader = importlib.import_module(layer.kind).open_layer(layer)
+    return reader
+
+
+class _Pieces:
+    """Pieces of scenes that chips are being cut out of: each is read once, also when several threads want it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: OrderedDict[tuple[object, ...], Future[Pixels]] = OrderedDict()
+
+    def get(self, scene: Scene, row: int, col: int) -> Pixels:
+        """Piece number `col` of row `row`."""
+        key = (scene.url, scene.fingerprint, scene.bands, row, col)
+        with self._lock:
+            future, mine = self._found.get(key), False
+            if future is None:
+                future, mine = Future[Pixels](), True
+                self._found[key] = future
+            self._found.move_to_end(key)
+        if mine:
+            tall, wide = scene.piece
+            height, width = scene.grid.shape
+            parts = slice(row * tall, min(height, (row + 1) * tall)), slice(col * wide, min(width, (col + 1) * wide))
+            self._make_room(tall * wide * scene.pixel_bytes)
+            try:
+                future.set_result(_read_piece(scene, *parts))
+            except BaseException as error:
+                # Not kept: what a store did not give may come the next time.
+                with self._lock:
+                    self._found.pop(key, None)
+                future.set_exception(error)
+        return future.result()
+
+    def _make_room(self, size: int) -> None:
+        with self._lock:
+            done = [key for key, future in self._found.items() if future.done()]
+            held = sum(_size(self._found[key]) for key in done)
+            for key in done:
+                if held + size <= KEPT_BYTES:
+                    return
+                held -= _size(self._found.pop(key))
+
+
+def _size(piece: Future[Pixels]) -> int:
+    pixels, classes = piece.result()
+    return pixels.nbytes + (0 if classes is None else classes.nbytes)
+
+
+_pieces = _Pieces()
+
+
+def day_in(text: str) -> date | None:
+    """The day that a file's name tells, if it tells one and no other."""
+    found = set()
+    for match in DATE.finditer(text):
+        with contextlib.suppress(ValueError):
+            found.add(date(*map(int, match.groups())))
+    return found.pop() if len(found) == 1 else None
+
+
+def grid_of(shape: tuple[int, int], reading: Reading) -> ChipGrid:
+    """The grid of chips of an image; raises `ChipError` if there is none."""
+    grid = ChipGrid(shape, reading.offset, reading.edge == "pad")
+    if not grid.count:
+        raise ChipError(
+            f"has {shape[0]} x {shape[1]} pixels: no chip of {CHIP} x {CHIP} fits in at the offset "
+            f"{reading.offset[0]},{reading.offset[1]} (--edge pad takes parts of chips)"
+        )
+    return grid
+
+
+def check_resolution(steps: tuple[float, float], reading: Reading) -> float:
+    """Metres of a pixel of an image with this step of x, and of y; raises `ChipError` if they will not do."""
+    step_x, step_y = steps
+    if not (math.isclose(step_x, -step_y, rel_tol=1e-6) and 0.01 <= step_x <= 1000):
+        raise ChipError(f"has pixels of {step_x:g} x {-step_y:g}: expected squares in metres, rows from north to south")
+    if reading.resolution is not None and not math.isclose(step_x, reading.resolution, rel_tol=1e-6):
+        raise ChipError(f"has pixels of {step_x:g} m, expected {reading.resolution:g} m: resample it")
+    return step_x
+
+
+def fingerprint_of(entries: Sequence[Entry]) -> str:
+    """Of stored objects."""
+    return hashlib.sha256(repr(list(entries)).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A scene of a tile, or why one cannot be used."""
+
+    path: str
+    """Below the source."""
+    size: int
+    """Bytes."""
+    etag: str
+    scene: Scene | None
+    reason: str | None = None
+
+
+def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: Sequence[Found]) -> Listing | None:
+    """The listing of some scenes: an entry a chip.
+
+    Raises
+    ------
+    TileError
+        If there are scenes, and none of them can be used or is of the dates wanted.
+    """
+    if not found:
+        return None
+    if not any(one.scene for one in found):
+        raise TileError(f"{storage.url_of(found[0].path)} {found[0].reason}")
+    wanted = [one for one in found if one.scene is None or _within(one.scene.date, reading.dates)]
+    if not any(one.scene for one in wanted):
+        assert reading.dates is not None
+        raise TileError(f"no scene of tile {tile} from {reading.dates[0]} to {reading.dates[1]}: check --dates")
+    entries: list[Entry] = []
+    units: list[tuple[object, ...]] = []
+    for one in wanted:
+        if one.scene is None:
+            entries.append(Entry(one.path, one.size, f"{one.etag} {one.reason}"))
+            units.append((one.path,))
+            continue
+        count = one.scene.grid.count
+        label = one.scene.url.rpartition("#")[2]
+        for number in range(1, count + 1):
+            entries.append(Entry(f"{one.path}#{label}/{number:04d}", one.size // count, one.scene.fingerprint))
+            units.append(SceneChip(one.scene, number, Rules()).unit)
+    order = sorted(range(len(entries)), key=lambda row: entries[row].path)
+    scenes = {one.scene.url: one.scene for one in wanted if one.scene is not None}
+    return Listing(
+        kind,
+        storage,
+        tile,
+        tuple(entries[row] for row in order),
+        tuple(units[row] for row in order),
+        scenes | {storage.url_of(one.path): one.reason for one in wanted if one.scene is None},
+    )
+
+
+def _within(day: date, dates: tuple[date, date] | None) -> bool:
+    return dates is None or dates[0] <= day <= dates[1]
+
+
+def frame_of(listing: Listing, reading: Reading) -> gpd.GeoDataFrame:
+    """The index of a listing that `listing_of` made."""
+    rules = reading.rules.or_else(zeros=True, nan=True, max_cloud=MAX_CLOUD)
+    urls = [listing.storage.url_of(entry.path) for entry in listing.entries]
+    found: list[SceneChip | str] = []
+    for url in urls:
+        above, _, number = url.rpartition("/")
+        scene = listing.scenes.get(above) if "#" in url else listing.scenes[url]
+        found.append(SceneChip(scene, int(number), rules) if isinstance(scene, Scene) else str(scene))
+    chips = [one if isinstance(one, SceneChip) else None for one in found]
+    bounds = np.array([_bounds(chip) if chip else (np.nan,) * 4 for chip in chips]).reshape(-1, 4)
+    lon, lat = np.full((2, len(chips)), np.nan)
+    footprints = np.full(len(chips), None, dtype=object)
+    reasons = [one if isinstance(one, str) else None for one in found]
+    for epsg in sorted({chip.scene.epsg for chip in chips if chip}):
+        rows = np.array([row for row, chip in enumerate(chips) if chip and chip.scene.epsg == epsg])
+        lon[rows], lat[rows], footprints[rows] = to_lonlat(epsg, bounds[rows])
+        for row in rows:
+            if footprints[row] is None:
+                reasons[row] = f"lies outside of EPSG:{epsg}: its bounds are {', '.join(f'{b:g}' for b in bounds[row])}"
+    index = pd.DataFrame(
+        {
+            "source_url": urls,
+            "source": listing.kind,
+            "date": pd.Series([chip and chip.scene.date for chip in chips], dtype=object),
+            "epsg": pd.array([chip and chip.scene.epsg for chip in chips], dtype="Int32"),
+            "lat": lat,
+            "lon": lon,
+            **dict(zip(EDGES, bounds.T, strict=True)),
+            "chip": pd.Series(chips, dtype=object),
+            "size": [entry.size for entry in listing.entries],
+            "etag": [entry.etag for entry in listing.entries],
+            "quarantined": pd.Series(reasons, dtype=object),
+        }
+    )
+    frame = gpd.GeoDataFrame(index, geometry=gpd.GeoSeries(footprints, crs="OGC:CRS84"))
+    return frame[list(INDEX_COLUMNS)]
+
+
+def _bounds(chip: SceneChip) -> tuple[float, float, float, float]:
+    (y, x), scene = chip.scene.grid.start(chip.number), chip.scene
+    west, north, side = scene.west + x * scene.resolution, scene.north - y * scene.resolution, CHIP * scene.resolution
+    return west, north - side, west + side, north
+
+
+@contextlib.contextmanager
+def damage_is_the_chips(failures: Callable[[], StorageError | None] = lambda: None) -> Iterator[None]:
+    """Tell what is wrong with the pixels, a `ChipError`, from a store that does not answer, a `StorageError`."""
+    try:
+        yield
+    except (StorageError, ChipError):
+        raise
+    except Exception as error:
+        if (failure := failures()) is not None:
+            raise failure from None
+        text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+        raise ChipError(f"cannot be decoded, its part of the storage is damaged: {text[:200]}") from None
