@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from daskembed import __version__, config
 from daskembed.errors import DaskembedError, InputError, StorageError
 from daskembed.levels import LEVELS
+from daskembed.sources import EDGE, Rules
 from daskembed.speed import DEVICES
 
 if TYPE_CHECKING:
@@ -97,6 +98,32 @@ def _parser() -> argparse.ArgumentParser:
         choices=["quarantine", "fill"],
     )
     run.add_argument("--dates", metavar="START/END", help="acquisition dates wanted, inclusive (default: all)")
+    whole = run.add_argument_group("whole tiles, and what a chip must be")
+    whole.add_argument(
+        "--offset", metavar="Y,X", help="pixels from a whole tile's corner to the first chip (default: 0,0)"
+    )
+    whole.add_argument(
+        "--edge",
+        choices=list(EDGE),
+        help="chips that reach beyond a tile: leave out, or repeat its edge (default: drop)",
+    )
+    whole.add_argument(
+        "--reject-zeros",
+        action=argparse.BooleanOptionalAction,
+        help="leave out chips with a B02 of 0 (default: those cut out of whole tiles)",
+    )
+    whole.add_argument(
+        "--reject-nan",
+        action=argparse.BooleanOptionalAction,
+        help="leave out chips with NaN in vv, vh or dem (default: those cut out of whole tiles)",
+    )
+    whole.add_argument(
+        "--max-cloud",
+        type=float,
+        metavar="SHARE",
+        help="leave out chips of which this share is clouds, shadows or nodata, if SCL is there (default: 0.3)",
+    )
+    whole.add_argument("--keep-all", action="store_true", help="leave out none")
     run.add_argument("--overwrite", action="store_true", help="replace files that were made with other settings")
     run.add_argument(
         "--listen",
@@ -202,6 +229,9 @@ def _run(options: argparse.Namespace) -> int:
             dates=options.dates,
             version=options.version,
             on_nan=options.on_nan,
+            offset=_offset(options.offset),
+            edge=options.edge or EDGE[0],
+            rules=_rules(options),
             overwrite=options.overwrite,
             listen=options.listen,
             tls=options.tls,
@@ -232,6 +262,9 @@ def _plan(options: argparse.Namespace) -> int:
             dates=options.dates,
             version=options.version,
             on_nan=options.on_nan,
+            offset=_offset(options.offset),
+            edge=options.edge or EDGE[0],
+            rules=_rules(options),
             overwrite=options.overwrite,
             device=options.device,
             workers=options.workers or 1,
@@ -241,6 +274,18 @@ def _plan(options: argparse.Namespace) -> int:
         raise InputError(str(error)) from None
     print(describe_plan(made))
     return 0
+
+
+def _offset(text: str | None) -> tuple[int, int]:
+    try:
+        y, x = map(int, (text or "0,0").split(","))
+    except ValueError:
+        raise InputError(f"--offset {text!r}: expected Y,X in pixels, such as 0,256") from None
+    return y, x
+
+
+def _rules(options: argparse.Namespace) -> Rules:
+    return Rules(options.reject_zeros, options.reject_nan, options.max_cloud, options.keep_all)
 
 
 def _clusters(options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from daskembed.receipts import STATE, Receipt, check_version, published_files, r
 from daskembed.results import Event, Progress, RunResult
 from daskembed.settings import Settings, chips_a_block, parse_dates
 from daskembed.sinks import get_sink
-from daskembed.sources import Reading
+from daskembed.sources import NO_RULES, Reading, Rules
 from daskembed.storage import Storage, is_local
 from daskembed.tiles import check_tile, read_tiles
 
@@ -47,6 +47,9 @@ def run(
     dates: str | None = None,
     version: str | None = None,
     on_nan: str | None = None,
+    offset: tuple[int, int] = (0, 0),
+    edge: str = "drop",
+    rules: Rules = NO_RULES,
     overwrite: bool = False,
     listen: str | None = None,
     tls: bool = False,
@@ -79,6 +82,8 @@ def run(
         Part of the files' names: other settings need another version.
     on_nan
         ``quarantine`` or ``fill``.
+    offset, edge, rules
+        See `daskembed.index_tile`.
     overwrite
         Replace files that were made with other settings.
     listen, tls
@@ -115,6 +120,9 @@ def run(
         dates=dates,
         version=version,
         on_nan=on_nan,
+        offset=offset,
+        edge=edge,
+        rules=rules,
     )
     _check_writable(settings.output)
     if performance_report is not None:
@@ -163,6 +171,9 @@ def resolve(
     dates: str | None,
     version: str | None,
     on_nan: str | None,
+    offset: tuple[int, int],
+    edge: str,
+    rules: Rules,
 ) -> tuple[tuple[str, ...], Settings]:
     """The tiles and what to do with each, checked as far as that needs neither a cluster nor the output; see `run`."""
     names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
@@ -186,12 +197,16 @@ def resolve(
             sensor=encoder.description.sensor,
             resolution=encoder.description.resolution,
             dates=None if dates is None else parse_dates(dates),
+            offset=offset,
+            edge=edge,
+            rules=rules,
         ),
         version=check_version(str(version or config.get("version"))),
         chips_a_block=chips_a_block(encoder, level),
     )
     if settings.on_nan not in ON_NAN:
         raise InputError(f"unknown --on-nan {settings.on_nan!r}: choose one of {', '.join(ON_NAN)}")
+    settings.reading.check()
     settings.source.check_exists()
     return names, settings
 

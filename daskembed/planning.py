@@ -22,7 +22,7 @@ from daskembed.receipts import published_files, read_receipts
 from daskembed.results import Expected
 from daskembed.settings import Settings
 from daskembed.sinks import get_sink
-from daskembed.sources import Listing, list_tile
+from daskembed.sources import NO_RULES, Listing, Rules, list_tile
 from daskembed.speed import DEVICES, Speed, measure, of_device
 from daskembed.stages import block_folder
 
@@ -97,6 +97,9 @@ def plan(
     dates: str | None = None,
     version: str | None = None,
     on_nan: str | None = None,
+    offset: tuple[int, int] = (0, 0),
+    edge: str = "drop",
+    rules: Rules = NO_RULES,
     overwrite: bool = False,
     device: str | None = None,
     workers: int | str = 1,
@@ -110,7 +113,8 @@ def plan(
 
     Parameters
     ----------
-    tiles, source, output, checkpoint, level, cluster, precision, batch_size, readers, dates, version, on_nan, overwrite
+    tiles, source, output, checkpoint, level, cluster, precision, batch_size, readers, dates, version, on_nan, offset,
+    edge, rules, overwrite
         See `daskembed.run`. Here ``auto`` precision is what `device`, or this machine, computes natively.
     device
         Key of `daskembed.speed.DEVICES`; None measures this machine.
@@ -144,6 +148,9 @@ def plan(
         dates=dates,
         version=version,
         on_nan=on_nan,
+        offset=offset,
+        edge=edge,
+        rules=rules,
     )
     receipts = read_receipts(settings.output, names, settings.version)
     published = published_files(settings.output, settings.version, get_sink("geoparquet").SUFFIX)

@@ -44,6 +44,7 @@ class Settings:
             "level": self.level,
             "precision": self.encoder.precision,
             "on_nan": self.on_nan,
+            **self.reading.identity,
             "dates": None if self.reading.dates is None else "/".join(map(str, self.reading.dates)),
         }
 

@@ -258,7 +258,8 @@ def test_missing_tile(tile: Path) -> None:
         daskembed.index_tile("33TUM", str(source))
     assert str(error.value) == (
         f"no chips of tile 33TUM: expected claytile_*.tif under {source}/33TUM/ "
-        f"or claytile_33TUM_*.tif in {source}/; check the tile id and --source"
+        f"or claytile_33TUM_*.tif in {source}/, 33TUM*.zarr in either, 33TUM*.tif, .vrt or .jp2 in either, or a file a "
+        f"band (B02.tif) in a folder below {source}/33TUM/; check the tile id and --source"
     )
 
 

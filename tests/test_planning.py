@@ -21,7 +21,7 @@ from daskembed.encoders import clay_v0
 from daskembed.errors import ConflictError, InputError
 from daskembed.planning import Plan
 from daskembed.results import Expected, RunResult, TileResult
-from daskembed.sources import Reading
+from daskembed.sources import Reading, Rules
 from daskembed.speed import Speed
 from daskembed.storage import Storage
 
@@ -132,7 +132,13 @@ def test_chips_in_finished_blocks_are_done(chips, tmp_path, monkeypatch) -> None
     assert (first.chips_a_block, first.chips_to_do) == (3, 4)
     listing = planning.list_tile("33TUL", Storage(str(chips)), Reading())
     _, wanted = planning.resolve(
-        "33TUL", **dict.fromkeys(("level", "batch_size", "readers", "dates", "version")), on_nan=None, **given
+        "33TUL",
+        **dict.fromkeys(("level", "batch_size", "readers", "dates", "version")),
+        on_nan=None,
+        offset=(0, 0),
+        edge="drop",
+        rules=Rules(),
+        **given,
     )
     index = daskembed.index_tile("33TUL", str(chips))
     last = stages.all_blocks(wanted, "33TUL", index, listing.fingerprint)[1]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from daskembed.encoders.description import CLAY_V0, Sensor
-from daskembed.errors import TileError
+from daskembed.errors import InputError, TileError
 from daskembed.storage import Entry, Storage
 from daskembed.tiles import check_tile
 
@@ -46,6 +46,7 @@ INDEX_COLUMNS = (
     "geometry",
 )
 """Columns of a tile's index; `index_tile` says what each holds."""
+EDGE = ("drop", "pad")
 EDGES = ("west", "south", "east", "north")
 """Columns of a chip's bounds."""
 
@@ -95,6 +96,28 @@ class Reading:
     edge: str = "drop"
     """Of chips that reach beyond a whole tile: ``drop`` them, or ``pad`` them with the pixels at its edge."""
     rules: Rules = NO_RULES
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """What is chosen in words, None where it is the default; without the dates and the sensor."""
+        told = ", ".join(f"{name} {value}" for name, value in asdict(self.rules).items() if value not in (None, False))
+        off = ", ".join(name for name in ("zeros", "nan") if getattr(self.rules, name) is False)
+        return {
+            "offset": f"{self.offset[0]},{self.offset[1]}" if any(self.offset) else None,
+            "edge": self.edge if self.edge != EDGE[0] else None,
+            "rules": "; ".join(filter(None, [told, off and f"not {off}"])) or None,
+        }
+
+    def check(self) -> None:
+        """Raise `InputError` if it makes no sense."""
+        if min(self.offset) < 0:
+            raise InputError(
+                f"--offset {self.offset[0]},{self.offset[1]}: expected pixels of at least 0, such as 0,256"
+            )
+        if self.edge not in EDGE:
+            raise InputError(f"unknown --edge {self.edge!r}: choose one of {', '.join(EDGE)}")
+        if self.rules.max_cloud is not None and not 0 <= self.rules.max_cloud <= 1.01:
+            raise InputError(f"--max-cloud {self.rules.max_cloud:g}: expected a share from 0 to 1, such as 0.3")
 
 
 class Chip(Protocol):
@@ -178,7 +201,7 @@ def list_tile(tile: str, source: Storage, reading: Reading) -> Listing:
     for kind in SOURCES:
         if (listing := _module(kind).list_chips(tile, source, reading)) is not None:
             return listing
-    places = " or ".join(_module(kind).describe(tile, source) for kind in SOURCES)
+    places = ", ".join(_module(kind).describe(tile, source) for kind in SOURCES)
     raise TileError(f"no chips of tile {tile}: expected {places}; check the tile id and --source")
 
 
@@ -245,4 +268,5 @@ def index_tile(
     reading = Reading(dates=dates, offset=offset, edge=edge, rules=rules)
     if encoder is not None:
         reading = replace(reading, sensor=encoder.description.sensor, resolution=encoder.description.resolution)
+    reading.check()
     return read_headers(list_tile(check_tile(tile), Storage(source), reading), reading, readers=readers)

@@ -88,7 +88,7 @@ def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
 
 def describe(tile: str, storage: Storage) -> str:
     """Where chips are looked for."""
-    return f"claytile_*.tif under {storage.url_of(tile)}/, claytile_{tile}_*.tif in {storage.url}/"
+    return f"claytile_*.tif under {storage.url_of(tile)}/ or claytile_{tile}_*.tif in {storage.url}/"
 
 
 def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.GeoDataFrame:

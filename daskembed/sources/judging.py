@@ -93,14 +93,14 @@ def check_pixels(
         # Where Sentinel-2's nodata value is declared, its zeros have become NaN.
         empty = float(np.mean((first == 0) | np.isnan(first)))
         if empty:
-            raise ChipRejectedError(f"B02 is 0 in {empty:.2%} of its pixels (--no-reject-zeros keeps it)")
+            raise ChipRejectedError(f"B02 is 0 in {empty:.4%} of its pixels (--no-reject-zeros keeps it)")
     if rules.nan:
         for name in ("vv", "vh", "dem"):
             if name in named and (share := float(np.mean(np.isnan(named[name])))):
-                raise ChipRejectedError(f"{name} is NaN in {share:.2%} of its pixels (--no-reject-nan keeps it)")
+                raise ChipRejectedError(f"{name} is NaN in {share:.4%} of its pixels (--no-reject-nan keeps it)")
     if classes is not None and rules.max_cloud is not None:
         share = float(np.mean(np.isin(classes, UNCLEAR)))
         if share >= rules.max_cloud:
             raise ChipRejectedError(
-                f"clouds, shadows or nodata in {share:.2%} of its pixels (--max-cloud {rules.max_cloud:g})"
+                f"clouds, shadows or nodata in {share:.4%} of its pixels (--max-cloud {rules.max_cloud:g})"
             )

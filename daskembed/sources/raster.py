@@ -100,7 +100,7 @@ def _band_of(path: str, reading: Reading) -> str | None:
 
 def describe(tile: str, storage: Storage) -> str:
     """Where rasters are looked for."""
-    return f"{tile}*.tif, .vrt or .jp2 there or in {storage.url}/, or B02.tif and so on in {storage.url_of(tile)}/DATE/"
+    return f"{tile}*.tif, .vrt or .jp2 in either, or a file a band (B02.tif) in a folder below {storage.url_of(tile)}/"
 
 
 def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.GeoDataFrame:
@@ -215,9 +215,8 @@ def _read_header(url: str) -> _File:
         except RasterioError as error:
             if (failure := opening.failure()) is not None:
                 raise failure from None
-            raise ChipError(
-                f"{url.rpartition('/')[2]} cannot be opened: {' '.join(str(error).split())[:200]}"
-            ) from None
+            said = " ".join(str(error).split())[:200]
+            raise ChipError(f"cannot be opened as a raster ({url.rpartition('/')[2]}): {said}") from None
 
 
 def _header_of(url: str, dataset: Any) -> _File:
@@ -278,7 +277,9 @@ def open_layer(layer: RasterLayer) -> Reader:
     """Open a layer for reading: each thread by a handle of its own."""
     opening = _Opening(layer.url)
     with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
-        opened = rioxarray.open_rasterio(opening.name, lock=False, cache=False, **opening.options)
+        opened = rioxarray.open_rasterio(
+            opening.name, lock=False, cache=False, parse_coordinates=False, **opening.options
+        )
     assert not isinstance(opened, list)
     picked = opened.isel(band=[number - 1 for number in layer.bands])
 

@@ -77,7 +77,7 @@ def _stores(tile: str, storage: Storage) -> list[str]:
 
 def describe(tile: str, storage: Storage) -> str:
     """Where stores are looked for."""
-    return f"{tile}*{_SUFFIX} there or in {storage.url}/"
+    return f"{tile}*{_SUFFIX} in either"
 
 
 def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.GeoDataFrame:
@@ -89,14 +89,20 @@ def _open_dataset(url: str) -> xr.Dataset:
     root = Storage(url)
     with explained(url, url):
         try:
-            # What is a number and what is none is for `Scale` to say, which keeps integers as they are.
-            return xr.open_dataset(
-                zarr_store(root), engine="zarr", chunks=None, cache=False, decode_coords="all", mask_and_scale=False
-            )
+            return _open_either_way(zarr_store(root))
         except (FileNotFoundError, KeyError):
             raise ChipError("is no Zarr group: expected zarr.json, .zgroup or .zmetadata in it") from None
         except (ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise ChipError(f"cannot be opened as Zarr: {' '.join(str(error).split())[:200]}") from None
+
+
+def _open_either_way(store: Any) -> xr.Dataset:
+    # What is a number and what is none is for `Scale` to say, which keeps integers as they are.
+    options: dict[str, Any] = {"engine": "zarr", "chunks": None, "cache": False, "decode_coords": "all"}
+    try:
+        return xr.open_dataset(store, consolidated=True, mask_and_scale=False, **options)
+    except (KeyError, ValueError):
+        return xr.open_dataset(store, consolidated=False, mask_and_scale=False, **options)
 
 
 def _scenes(url: str, etag: str, tile: str, reading: Reading) -> list[Scene]:

@@ -1,0 +1,564 @@
+"""Whole tiles as rasters and Zarr stores: cut into chips that are the same as files of the same pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+import rioxarray  # noqa: F401 (the accessor)
+import xarray as xr
+from rasterio.transform import Affine
+
+import daskembed
+from daskembed.encoders.description import CLAY_V0
+from daskembed.errors import ChipError, ChipRejectedError, TileError
+from daskembed.sources import Rules, scenes
+from daskembed.storage import Storage
+from daskembed.testing import landscape
+
+TILE = "33TUL"
+DAY = "2019-04-16"
+BANDS = CLAY_V0.names
+WEST, NORTH = 300_000.0, 5_100_000.0
+HEIGHT, WIDTH = 1_100, 1_600
+"""Two rows of three chips, and a remainder each way."""
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    """A landscape (13, 1100, 1600) in float32."""
+    return landscape(HEIGHT, WIDTH, seed=3)
+
+
+def write_raster(path: Path, pixels: np.ndarray, *, names: Any = BANDS, tags: Any = None, **profile: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profile = {"driver": "GTiff", "crs": "EPSG:32633", "transform": Affine(10, 0, WEST, 0, -10, NORTH)} | profile
+    shape = {"count": len(pixels), "height": pixels.shape[1], "width": pixels.shape[2]}
+    with rasterio.open(path, "w", dtype=profile.pop("dtype", pixels.dtype), **shape, **profile) as file:
+        file.write(pixels)
+        if names is not None:
+            file.descriptions = tuple(names)
+        file.update_tags(**({"date": DAY} if tags is None else tags))
+    return path
+
+
+def make_cube(pixels: np.ndarray, days: tuple[str, ...] = (DAY,), names: Any = BANDS) -> xr.Dataset:
+    array = xr.DataArray(
+        np.stack([pixels + 7 * number for number in range(len(days))]),
+        dims=("time", "band", "y", "x"),
+        coords={
+            "time": np.array(days, "datetime64[ns]"),
+            "band": list(names),
+            "y": NORTH - 5 - 10 * np.arange(pixels.shape[1]),
+            "x": WEST + 5 + 10 * np.arange(pixels.shape[2]),
+        },
+        name="pixels",
+    )
+    return array.to_dataset().rio.write_crs(32633)
+
+
+def write_zarr(path: Path, cube: xr.Dataset, *, chunk: int = 512, shard: int | None = None, form: int = 3) -> Path:
+    encoding: dict[str, Any] = {"chunks": (1, len(cube.band), chunk, chunk), "grid_mapping": "spatial_ref"}
+    if shard:
+        encoding["shards"] = (1, len(cube.band), shard, shard)
+    cube.pixels.encoding.pop("grid_mapping", None)
+    cube.to_zarr(path, zarr_format=form, consolidated=False, encoding={"pixels": encoding}, mode="w")
+    return path
+
+
+def index(folder: Path, **options: Any) -> Any:
+    return daskembed.index_tile(TILE, str(folder), **options)
+
+
+def cut(pixels: np.ndarray, number: int, offset: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """The pixels of a chip, by arithmetic of the test's own."""
+    across = (pixels.shape[2] - offset[1]) // 512
+    top, left = offset[0] + 512 * ((number - 1) // across), offset[1] + 512 * ((number - 1) % across)
+    return pixels[:, top : top + 512, left : left + 512]
+
+
+def numbers_of(frame: Any) -> list[int]:
+    return [int(url.rpartition("/")[2]) for url in frame["source_url"]]
+
+
+# What is read is what was written
+
+FORMS: dict[str, Callable[[Path, np.ndarray], Any]] = {
+    "striped GeoTIFF": lambda f, p: write_raster(f / f"{TILE}_x.tif", p, compress="deflate", interleave="pixel"),
+    "tiled GeoTIFF": lambda f, p: write_raster(f / f"{TILE}.tif", p, tiled=True, **side(256)),
+    "large tiles": lambda f, p: write_raster(
+        f / TILE / f"T{TILE}.tif", p, tiled=True, blockxsize=1024, blockysize=1024
+    ),
+    "odd strips": lambda f, p: write_raster(f / f"{TILE}.tif", p, blockysize=300, interleave="band"),
+    "uint16 GeoTIFF": lambda f, p: write_raster(f / f"{TILE}.tif", p, dtype="uint16"),
+    "VRT": lambda f, p: vrt(f, write_raster(f / "elsewhere.tif", p)),
+    "Zarr 3": lambda f, p: write_zarr(f / f"{TILE}.zarr", make_cube(p)),
+    "Zarr 3 sharded": lambda f, p: write_zarr(f / f"{TILE}_a.zarr", make_cube(p), chunk=256, shard=1024),
+    "Zarr 3 of large chunks": lambda f, p: write_zarr(f / TILE / f"{TILE}.zarr", make_cube(p), chunk=1024),
+    "Zarr 2": lambda f, p: write_zarr(f / f"{TILE}.zarr", make_cube(p), form=2),
+    "odd chunks": lambda f, p: write_zarr(f / f"{TILE}.zarr", make_cube(p), chunk=366),
+    "one file a band": lambda f, p: write_bands(f / TILE / DAY, p),
+}
+
+
+def side(length: int) -> dict[str, int]:
+    return {"blockxsize": length, "blockysize": length}
+
+
+def vrt(folder: Path, path: Path) -> None:
+    rasterio.shutil.copy(path, folder / f"{TILE}_{DAY}.vrt", driver="VRT")
+
+
+def write_bands(folder: Path, pixels: np.ndarray, names: Any = BANDS, **profile: Any) -> None:
+    for name, band in zip(names, pixels, strict=True):
+        write_raster(folder / f"{name}.tif", band[None], names=None, tags={}, **profile)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_chips_are_the_pixels(form: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    if form == "uint16 GeoTIFF":
+        pixels = np.round(pixels)
+    FORMS[form](tmp_path, pixels)
+    frame = index(tmp_path)
+    assert numbers_of(frame) == [1, 2, 3, 4, 5, 6]
+    assert set(frame["date"]) == {date(2019, 4, 16)}
+    assert list(frame["source_url"]) == sorted(frame["source_url"])
+    for number, chip in zip(numbers_of(frame), frame["chip"], strict=True):
+        np.testing.assert_array_equal(chip.read(), cut(pixels, number))
+    cube = daskembed.open_tile(frame, chips_a_block=2)
+    np.testing.assert_array_equal(cube[4].values, cut(pixels, 5))
+
+
+@pytest.mark.parametrize("offset", [(0, 64), (76, 0), (100, 300)])
+@pytest.mark.parametrize(
+    "form", ["striped GeoTIFF", "Zarr 3", "Zarr 3 of large chunks", "odd chunks", "one file a band"]
+)
+def test_an_offset_moves_the_grid(form: str, offset: tuple[int, int], pixels: np.ndarray, tmp_path: Path) -> None:
+    FORMS[form](tmp_path, pixels)
+    frame = index(tmp_path, offset=offset)
+    assert len(frame) == ((HEIGHT - offset[0]) // 512) * ((WIDTH - offset[1]) // 512)
+    for number, chip in zip(numbers_of(frame), frame["chip"], strict=True):
+        np.testing.assert_array_equal(chip.read(), cut(pixels, number, offset))
+    first = frame.iloc[0]
+    assert (first["west"], first["north"]) == (WEST + 10 * offset[1], NORTH - 10 * offset[0])
+
+
+@pytest.mark.parametrize("form", ["large tiles", "Zarr 3"])
+def test_chips_at_the_edge_are_padded_with_it(form: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    FORMS[form](tmp_path, pixels)
+    frame = index(tmp_path, edge="pad")
+    assert len(frame) == 3 * 4
+    last = frame["chip"].iloc[-1].read()
+    assert last.shape == (13, 512, 512)
+    np.testing.assert_array_equal(last[:, :76, :64], pixels[:, 1024:, 1536:])
+    assert (last[:, 76:, 70] == last[:, 75:76, 63]).all()
+    assert frame["east"].iloc[-1] == WEST + 10 * 2048
+
+
+def test_offsets_that_leave_no_chip_are_refused(pixels: np.ndarray, tmp_path: Path) -> None:
+    FORMS["Zarr 3"](tmp_path, pixels)
+    with pytest.raises(TileError, match=r"has 1100 x 1600 pixels: no chip of 512 x 512 fits in at the offset 700,0"):
+        index(tmp_path, offset=(700, 0))
+
+
+@pytest.mark.parametrize(
+    ("form", "pieces"),
+    [("Zarr 3 of large chunks", 4), ("large tiles", 4), ("striped GeoTIFF", 2), ("odd strips", 2), ("odd chunks", 12)],
+)
+def test_what_is_stored_together_is_read_once(
+    form: str, pieces: int, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by many readers at once: the blocks of Zarr chunks of 1024 hold 4 chips each, a strip all of a row."""
+    FORMS[form](tmp_path, pixels)
+    read, seen = scenes._read_piece, []
+
+    def counting(scene: scenes.Scene, rows: slice, cols: slice) -> scenes.Pixels:
+        seen.append((rows.start, cols.start))
+        return read(scene, rows, cols)
+
+    monkeypatch.setattr(scenes, "_read_piece", counting)
+    frame = index(tmp_path)
+    encoder = daskembed.load_encoder("untrained:tiny", precision="fp32", readers=4)
+    embeddings = daskembed.embed(daskembed.open_tile(frame), encoder).compute(scheduler="synchronous")
+    assert np.isfinite(embeddings.values).all()
+    assert len(seen) == len(set(seen)) <= pieces
+
+
+# Their embeddings are those of the chips
+
+
+def write_chip_files(folder: Path, pixels: np.ndarray) -> None:
+    for number in range(1, 7):
+        row, col = divmod(number - 1, 3)
+        origin = Affine(10, 0, WEST + 5120 * col, 0, -10, NORTH - 5120 * row)
+        path = folder / TILE / DAY / f"claytile_{TILE}_20190416_v02_{number:04d}.tif"
+        write_raster(path, cut(pixels, number), transform=origin)
+
+
+def embeddings_of(folder: Path, precision: str, level: str) -> xr.DataArray:
+    encoder = daskembed.load_encoder("untrained:tiny", precision=precision)
+    return daskembed.embed(daskembed.open_tile(index(folder)), encoder, level).compute(scheduler="synchronous")
+
+
+@pytest.mark.parametrize("form", ["striped GeoTIFF", "Zarr 3 of large chunks"])
+@pytest.mark.parametrize("level", ["mean", "patch"])
+def test_embeddings_are_those_of_chips(form: str, level: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    write_chip_files(tmp_path / "chips", pixels)
+    FORMS[form](tmp_path / "whole", pixels)
+    chips, whole = (embeddings_of(tmp_path / name, "fp32", level) for name in ("chips", "whole"))
+    error = np.linalg.norm(whole.values - chips.values) / np.linalg.norm(chips.values)
+    assert error <= 1e-6
+    for name in ("lat", "lon", "epsg", "date", "west", "north"):
+        np.testing.assert_array_equal(whole.coords[name].values, chips.coords[name].values)
+    chips, whole = (embeddings_of(tmp_path / name, "bf16", level) for name in ("chips", "whole"))
+    np.testing.assert_array_equal(whole.values, chips.values)
+
+
+# Dates
+
+
+def test_times_of_a_store_are_scenes(pixels: np.ndarray, tmp_path: Path) -> None:
+    days = ("2020-01-01", "2020-03-05", "2021-12-31")
+    store = write_zarr(tmp_path / f"{TILE}.zarr", make_cube(pixels[:, :600, :600], days))
+    frame = index(tmp_path)
+    assert list(frame["source_url"]) == [f"{store}#{day}/0001" for day in days]
+    for number, chip in enumerate(frame["chip"]):
+        np.testing.assert_array_equal(chip.read(), pixels[:, :512, :512] + 7 * number)
+    some = index(tmp_path, dates=(date(2020, 3, 1), date(2020, 12, 31)))
+    assert list(some["date"]) == [date(2020, 3, 5)]
+    with pytest.raises(TileError, match=f"no scene of tile {TILE} from 2018-01-01 to 2018-12-31: check --dates"):
+        index(tmp_path, dates=(date(2018, 1, 1), date(2018, 12, 31)))
+
+
+def test_two_times_of_one_day_are_told_apart(pixels: np.ndarray, tmp_path: Path) -> None:
+    write_zarr(tmp_path / f"{TILE}.zarr", make_cube(pixels[:, :600, :600], ("2020-01-01T10:00", "2020-01-01T10:05:30")))
+    frame = index(tmp_path)
+    assert [url.rpartition("#")[2] for url in frame["source_url"]] == [
+        "2020-01-01T100000/0001",
+        "2020-01-01T100530/0001",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "tags", "expected"),
+    [
+        (f"{TILE}.tif", {"date": "2020-02-03"}, date(2020, 2, 3)),
+        (f"T{TILE}_20200203T101031.tif", {}, date(2020, 2, 3)),
+        (f"{TILE}_2020-02-03.tif", {"date": "2020-02-03"}, date(2020, 2, 3)),
+    ],
+)
+def test_the_date_of_a_raster(name: str, tags: Any, expected: date, pixels: np.ndarray, tmp_path: Path) -> None:
+    write_raster(tmp_path / name, pixels[:, :600, :600], tags=tags)
+    assert list(index(tmp_path)["date"]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda f, p: write_raster(f / f"{TILE}.tif", p, tags={}),
+            r"33TUL.tif tells no date: looked for a `date` tag \(YYYY-MM-DD\) and YYYYMMDD in the name",
+        ),
+        (
+            lambda f, p: write_raster(f / f"{TILE}_20200101.tif", p, tags={"date": "2020-01-02"}),
+            "is named after 2020-01-01, but its `date` tag says 2020-01-02",
+        ),
+        (
+            lambda f, p: write_zarr(f / f"{TILE}.zarr", make_cube(p).isel(time=0, drop=True).expand_dims("time")),
+            "has a dimension time without dates: expected a coordinate of datetime64",
+        ),
+        (
+            lambda f, p: make_cube(p).isel(time=0, drop=True).to_zarr(f / f"{TILE}.zarr", consolidated=False),
+            "tells no date: looked for a coordinate time, an attribute date=YYYY-MM-DD and YYYYMMDD in the name",
+        ),
+    ],
+    ids=["raster", "tag against name", "time without dates", "no time"],
+)
+def test_without_a_date_a_tile_is_refused(make: Any, said: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    make(tmp_path, pixels[:, :600, :600])
+    with pytest.raises(TileError, match=said):
+        index(tmp_path)
+
+
+# Bands, scales, resolutions
+
+
+def test_bands_are_found_by_name(pixels: np.ndarray, tmp_path: Path) -> None:
+    order = np.random.default_rng(1).permutation(13)
+    extra = [*(BANDS[i] for i in order), "B01", "scl"]
+    values = np.concatenate([pixels[order], np.full((2, HEIGHT, WIDTH), 4, np.float32)])
+    write_raster(tmp_path / f"{TILE}.tif", values, names=extra)
+    write_zarr(tmp_path / "other" / f"{TILE}.zarr", make_cube(values, names=extra))
+    for folder in (tmp_path, tmp_path / "other"):
+        np.testing.assert_array_equal(index(folder)["chip"][0].read(), cut(pixels, 1))
+
+
+def test_coarser_bands_are_repeated(pixels: np.ndarray, tmp_path: Path) -> None:
+    folder = tmp_path / TILE / DAY
+    coarse = {"B05", "B11", "dem"}
+    write_bands(
+        folder, pixels[[i for i, b in enumerate(BANDS) if b not in coarse]], [b for b in BANDS if b not in coarse]
+    )
+    halves = pixels[:, ::2, ::2]
+    some = [i for i, b in enumerate(BANDS) if b in coarse]
+    write_bands(folder, halves[some], [BANDS[i] for i in some], transform=Affine(20, 0, WEST, 0, -20, NORTH))
+    expected = pixels.copy()
+    expected[some] = halves[some].repeat(2, axis=1).repeat(2, axis=2)
+    for offset in ((0, 0), (3, 5)):
+        frame = index(tmp_path, offset=offset)
+        for number, chip in zip(numbers_of(frame), frame["chip"], strict=True):
+            np.testing.assert_array_equal(chip.read(), cut(expected, number, offset))
+
+
+def test_nodata_scale_and_offset_are_honoured(pixels: np.ndarray, tmp_path: Path) -> None:
+    stored = np.round(pixels).astype(np.int32)
+    stored[:, 600, 700] = -9999
+    path = write_raster(tmp_path / f"{TILE}.tif", stored, nodata=-9999)
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (0.5,) * 13, (100.0,) * 13
+    frame = index(tmp_path)
+    found = frame["chip"][4].read
+    with pytest.raises(ChipRejectedError, match=r"B02 is 0 in 0\.0004% of its pixels"):
+        found()
+    free = index(tmp_path, rules=Rules(keep_all=True))["chip"][4]
+    values = free.read()
+    assert np.isnan(values[:, 88, 188]).all()
+    assert np.isnan(values).sum() == 13
+    np.testing.assert_allclose(values[:, 0, 0], stored[:, 512, 512] * 0.5 + 100)
+    assert free.scene.note == "nodata -9999, times 0.5 plus 100"
+
+
+def test_integers_stay_integers(pixels: np.ndarray, tmp_path: Path) -> None:
+    write_raster(tmp_path / f"{TILE}.tif", np.round(pixels + 1).astype(np.uint16), nodata=0)
+    assert index(tmp_path)["chip"][0].read().dtype == np.uint16
+
+
+# Rules
+
+CLOUDY = np.zeros((HEIGHT, WIDTH), np.uint8) + 4
+CLOUDY[:512, :512] = 9
+CLOUDY[:512, 512:700] = 3
+CLOUDY[512:1024, :150] = 8
+
+
+def with_classes(folder: Path, pixels: np.ndarray, form: str) -> None:
+    if form == "band":
+        values = np.concatenate([pixels, CLOUDY[None].astype(np.float32)])
+        write_raster(folder / f"{TILE}.tif", values, names=[*BANDS, "SCL"])
+    elif form == "file":
+        write_bands(folder / TILE / DAY, pixels)
+        write_raster(
+            folder / TILE / DAY / "SCL.tif",
+            CLOUDY[None, ::2, ::2],
+            names=None,
+            transform=Affine(20, 0, WEST, 0, -20, NORTH),
+        )
+    else:
+        cube = make_cube(pixels)
+        cube["SCL"] = (("time", "y", "x"), CLOUDY[None])
+        write_zarr(folder / f"{TILE}.zarr", cube)
+
+
+@pytest.mark.parametrize("form", ["band", "file", "variable"])
+def test_cloudy_chips_are_rejected(form: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    with_classes(tmp_path, pixels, form)
+
+    def rejected(**rules: Any) -> dict[int, str]:
+        found = {}
+        frame = index(tmp_path, rules=Rules(**rules))
+        for number, chip in zip(numbers_of(frame), frame["chip"], strict=True):
+            try:
+                chip.read()
+            except ChipRejectedError as error:
+                found[number] = str(error)
+        return found
+
+    assert rejected() == {
+        1: "clouds, shadows or nodata in 100.0000% of its pixels (--max-cloud 0.3)",
+        2: "clouds, shadows or nodata in 36.7188% of its pixels (--max-cloud 0.3)",
+    }
+    assert list(rejected(max_cloud=0.29)) == [1, 2, 4]
+    assert list(rejected(max_cloud=0.5)) == [1]
+    assert rejected(max_cloud=1.01) == rejected(keep_all=True) == {}
+
+
+@pytest.mark.parametrize(
+    ("band", "value", "said", "off"),
+    [
+        ("B02", 0, r"B02 is 0 in 0.0004% of its pixels \(--no-reject-zeros keeps it\)", {"zeros": False}),
+        ("vv", np.nan, r"vv is NaN in 0.0004% of its pixels \(--no-reject-nan keeps it\)", {"nan": False}),
+        ("dem", np.nan, "dem is NaN", {"nan": False}),
+    ],
+)
+def test_gaps_are_rejected(band: str, value: float, said: str, off: Any, pixels: np.ndarray, tmp_path: Path) -> None:
+    holed = pixels.copy()
+    holed[BANDS.index(band), 20, 30] = value
+    write_zarr(tmp_path / f"{TILE}.zarr", make_cube(holed))
+    with pytest.raises(ChipRejectedError, match=said):
+        index(tmp_path)["chip"][0].read()
+    index(tmp_path)["chip"][1].read()
+    index(tmp_path, rules=Rules(**off))["chip"][0].read()
+    write_chip_files(tmp_path / "chips", holed)
+    index(tmp_path / "chips")["chip"][0].read()
+    asked = Rules(**dict.fromkeys(off, True))
+    with pytest.raises(ChipRejectedError, match=said):
+        index(tmp_path / "chips", rules=asked)["chip"][0].read()
+
+
+# Bad input
+
+
+def damage(path: Path) -> None:
+    """Overwrite the beginning of a chunk: a codec without a checksum does not notice everything elsewhere."""
+    largest = max((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    start = len(data) // 2 if largest.suffix == ".tif" else 0
+    data[start : start + 64] = b"\xff" * 64
+    largest.write_bytes(data)
+
+
+BAD: dict[str, tuple[Callable[[Path, np.ndarray], Any], str]] = {
+    "12 bands without names": (
+        lambda f, p: write_raster(f / f"{TILE}.tif", p[:12], names=None),
+        "33TUL.tif has 12 bands, expected 13: B02 B03",
+    ),
+    "a band is missing": (
+        lambda f, p: write_raster(f / f"{TILE}.tif", p[:12], names=BANDS[:12]),
+        "has the bands B02 .* vv: dem is missing; expected B02",
+    ),
+    "a Zarr band is missing": (
+        lambda f, p: write_zarr(f / f"{TILE}.zarr", make_cube(p[1:], names=BANDS[1:])),
+        "33TUL.zarr has the bands B03 .*: B02 is missing",
+    ),
+    "a band's file is missing": (
+        lambda f, p: write_bands(f / TILE / DAY, p[:12], BANDS[:12]),
+        "2019-04-16 lacks the files of dem: expected B02.tif, B03.tif",
+    ),
+    "two CRSs": (
+        lambda f, p: (
+            write_bands(f / TILE / DAY, p[:12], BANDS[:12]),
+            write_bands(f / TILE / DAY, p[12:], BANDS[12:], crs="EPSG:32634"),
+        ),
+        "holds dem.tif in EPSG:32634 beside others in EPSG:32633",
+    ),
+    "a band that does not fit": (
+        lambda f, p: (
+            write_bands(f / TILE / DAY, p[:12], BANDS[:12]),
+            write_bands(f / TILE / DAY, p[12:, :500], BANDS[12:]),
+        ),
+        "holds dem.tif of 500 x 600 pixels of 10 m from 300000, 5.1e.06, which does not fit B02.tif: 600 x 600",
+    ),
+    "rotated": (
+        lambda f, p: write_raster(f / f"{TILE}.tif", p, transform=Affine(10, 1, WEST, 1, -10, NORTH)),
+        "has the geotransform 10, 1, 300000, 1, -10, 5.1e.06 in 33TUL.tif: expected one that is not rotated",
+    ),
+    "20 m": (
+        lambda f, p: write_raster(f / f"{TILE}.tif", p, transform=Affine(20, 0, WEST, 0, -20, NORTH)),
+        "has pixels of 20 m, expected 10 m: resample it",
+    ),
+    "no CRS": (lambda f, p: write_raster(f / f"{TILE}.tif", p, crs=None), "has no CRS in 33TUL.tif, expected a proj"),
+    "degrees": (
+        lambda f, p: write_raster(f / f"{TILE}.tif", p, crs="EPSG:4326"),
+        "has the CRS EPSG:4326 in 33TUL.tif, expected a projected one",
+    ),
+    "a Zarr store of 20 m": (
+        lambda f, p: write_zarr(f / f"{TILE}.zarr", make_cube(p).assign_coords(x=np.arange(600) * 20.0)),
+        "has pixels of 20 x 10: expected squares",
+    ),
+    "a Zarr store without CRS": (
+        lambda f, p: make_cube(p).drop_vars("spatial_ref").to_zarr(f / f"{TILE}.zarr", consolidated=False),
+        "33TUL.zarr has no CRS: looked for spatial_ref",
+    ),
+    "a variable a band": (
+        lambda f, p: make_cube(p).pixels.to_dataset("band").to_zarr(f / f"{TILE}.zarr", consolidated=False),
+        r"has the variables B02 \(time, y, x\), .*: expected one with the dimensions \[time,\] band, y, x",
+    ),
+    "uneven coordinates": (
+        lambda f, p: write_zarr(f / f"{TILE}.zarr", make_cube(p).assign_coords(x=np.arange(600.0) ** 2)),
+        "has a coordinate x that is not evenly spaced",
+    ),
+    "complex": (
+        lambda f, p: write_raster(f / f"{TILE}.tif", p.astype(np.complex64)),
+        "has complex64 pixels, expected integers or floats",
+    ),
+    "no raster": (lambda f, p: (f / f"{TILE}.tif").write_bytes(b"<html>"), r"33TUL.tif cannot be opened as a raster \(33TUL.tif\)"),
+    "no Zarr": (lambda f, p: (f / f"{TILE}.zarr/x").mkdir(parents=True), "33TUL.zarr is no Zarr group: expected zarr.json"),
+    "an empty group": (lambda f, p: xr.Dataset().to_zarr(f / f"{TILE}.zarr"), r"has the variables \(none\)"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_told(what: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    make, said = BAD[what]
+    make(tmp_path, pixels[:, :600, :600])
+    with pytest.raises(TileError, match=said):
+        index(tmp_path)
+
+
+def test_a_bad_scene_leaves_the_others(pixels: np.ndarray, tmp_path: Path) -> None:
+    write_raster(tmp_path / f"{TILE}_20200101.tif", pixels[:, :600, :600], tags={})
+    write_raster(tmp_path / f"{TILE}_20200202.tif", pixels[:12, :600, :600], names=None, tags={})
+    frame = index(tmp_path)
+    assert list(frame["quarantined"].isna()) == [True, False]
+    assert frame["source_url"][1] == f"{tmp_path}/{TILE}_20200202.tif"
+    assert frame["quarantined"][1].startswith("has 12 bands, expected 13")
+
+
+@pytest.mark.parametrize("form", ["Zarr 3", "Zarr 2", "Zarr 3 sharded", "tiled GeoTIFF"])
+def test_damage_is_one_chips(form: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    if form == "tiled GeoTIFF":
+        write_raster(tmp_path / f"{TILE}.tif", pixels, tiled=True, **side(512), compress="zstd")
+    else:
+        FORMS[form](tmp_path, pixels)
+    damage(tmp_path)
+    bad = {}
+    frame = index(tmp_path)
+    for number, chip in zip(numbers_of(frame), frame["chip"], strict=True):
+        try:
+            np.testing.assert_array_equal(chip.read(), cut(pixels, number))
+        except ChipError as error:
+            bad[number] = str(error)
+    assert len(bad) == 1
+    assert next(iter(bad.values())).startswith("cannot be decoded, its part of the storage is damaged")
+
+
+def test_a_chunk_that_is_missing_is_no_data(pixels: np.ndarray, tmp_path: Path) -> None:
+    """Zarr leaves out chunks that hold nothing but the fill value."""
+    store = write_zarr(tmp_path / f"{TILE}.zarr", make_cube(pixels))
+    (store / "pixels/c/0/0/1/1").unlink()
+    frame = index(tmp_path)
+    rejected = {}
+    for number, chip in zip(numbers_of(frame), frame["chip"], strict=True):
+        try:
+            np.testing.assert_array_equal(chip.read(), cut(pixels, number))
+        except ChipRejectedError as error:
+            rejected[number] = str(error)
+    assert rejected == {5: "B02 is 0 in 100.0000% of its pixels (--no-reject-zeros keeps it)"}
+
+
+def test_chunks_that_are_too_large_are_refused(pixels: np.ndarray, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(scenes, "MOST_PIECE_BYTES", 10_000_000)
+    FORMS["Zarr 3 of large chunks"](tmp_path, pixels)
+    with pytest.raises(TileError, match=r"is stored in blocks of 1024 x 1024 pixels, of which 0\.1 GB would have to be"):
+        index(tmp_path)
+
+
+def upload(url: str, folder: Path) -> None:
+    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
+        Storage(url).put(path.relative_to(folder).as_posix(), path.read_bytes())
+
+
+@pytest.mark.parametrize("form", ["striped GeoTIFF", "Zarr 3 sharded", "one file a band"])
+def test_whole_tiles_in_a_bucket(form: str, pixels: np.ndarray, tmp_path: Path, s3: str) -> None:
+    FORMS[form](tmp_path, pixels)
+    upload(f"{s3}/tiles", tmp_path)
+    frame = daskembed.index_tile(TILE, f"{s3}/tiles")
+    assert all(url.startswith(f"{s3}/tiles/") for url in frame["source_url"])
+    for number, chip in zip(numbers_of(frame), frame["chip"], strict=True):
+        np.testing.assert_array_equal(chip.read(), cut(pixels, number))
