@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from daskembed import __version__, config
 from daskembed.errors import DaskembedError, InputError, StorageError
 from daskembed.levels import LEVELS
-from daskembed.sources import EDGE, Rules
 from daskembed.speed import DEVICES
 
 if TYPE_CHECKING:
     from daskembed.results import RunResult
+    from daskembed.sources import Rules
 
 EXIT_STATUS = """\
 exit status:
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     whole.add_argument(
         "--edge",
-        choices=list(EDGE),
+        choices=["drop", "pad"],
         help="chips that reach beyond a tile: leave out, or repeat its edge (default: drop)",
     )
     whole.add_argument(
@@ -230,7 +230,7 @@ def _run(options: argparse.Namespace) -> int:
             version=options.version,
             on_nan=options.on_nan,
             offset=_offset(options.offset),
-            edge=options.edge or EDGE[0],
+            edge=options.edge,
             rules=_rules(options),
             overwrite=options.overwrite,
             listen=options.listen,
@@ -263,7 +263,7 @@ def _plan(options: argparse.Namespace) -> int:
             version=options.version,
             on_nan=options.on_nan,
             offset=_offset(options.offset),
-            edge=options.edge or EDGE[0],
+            edge=options.edge,
             rules=_rules(options),
             overwrite=options.overwrite,
             device=options.device,
@@ -276,16 +276,21 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
-def _offset(text: str | None) -> tuple[int, int]:
+def _offset(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
     try:
-        y, x = map(int, (text or "0,0").split(","))
+        y, x = map(int, text.split(","))
     except ValueError:
         raise InputError(f"--offset {text!r}: expected Y,X in pixels, such as 0,256") from None
     return y, x
 
 
-def _rules(options: argparse.Namespace) -> Rules:
-    return Rules(options.reject_zeros, options.reject_nan, options.max_cloud, options.keep_all)
+def _rules(options: argparse.Namespace) -> Rules | None:
+    from daskembed.sources import NO_RULES, Rules
+
+    rules = Rules(options.reject_zeros, options.reject_nan, options.max_cloud, options.keep_all)
+    return None if rules == NO_RULES else rules
 
 
 def _clusters(options: argparse.Namespace) -> int:

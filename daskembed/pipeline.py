@@ -21,7 +21,7 @@ from daskembed.receipts import STATE, Receipt, check_version, published_files, r
 from daskembed.results import Event, Progress, RunResult
 from daskembed.settings import Settings, chips_a_block, parse_dates
 from daskembed.sinks import get_sink
-from daskembed.sources import NO_RULES, Reading, Rules
+from daskembed.sources import EDGE, NO_RULES, Reading, Rules
 from daskembed.storage import Storage, is_local
 from daskembed.tiles import check_tile, read_tiles
 
@@ -47,9 +47,9 @@ def run(
     dates: str | None = None,
     version: str | None = None,
     on_nan: str | None = None,
-    offset: tuple[int, int] = (0, 0),
-    edge: str = "drop",
-    rules: Rules = NO_RULES,
+    offset: tuple[int, int] | None = None,
+    edge: str | None = None,
+    rules: Rules | None = None,
     overwrite: bool = False,
     listen: str | None = None,
     tls: bool = False,
@@ -171,9 +171,9 @@ def resolve(
     dates: str | None,
     version: str | None,
     on_nan: str | None,
-    offset: tuple[int, int],
-    edge: str,
-    rules: Rules,
+    offset: tuple[int, int] | None = None,
+    edge: str | None = None,
+    rules: Rules | None = None,
 ) -> tuple[tuple[str, ...], Settings]:
     """The tiles and what to do with each, checked as far as that needs neither a cluster nor the output; see `run`."""
     names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
@@ -197,9 +197,9 @@ def resolve(
             sensor=encoder.description.sensor,
             resolution=encoder.description.resolution,
             dates=None if dates is None else parse_dates(dates),
-            offset=offset,
-            edge=edge,
-            rules=rules,
+            offset=offset or (0, 0),
+            edge=edge or EDGE[0],
+            rules=rules or NO_RULES,
         ),
         version=check_version(str(version or config.get("version"))),
         chips_a_block=chips_a_block(encoder, level),

@@ -22,7 +22,7 @@ from daskembed.receipts import published_files, read_receipts
 from daskembed.results import Expected
 from daskembed.settings import Settings
 from daskembed.sinks import get_sink
-from daskembed.sources import NO_RULES, Listing, Rules, list_tile
+from daskembed.sources import Listing, Rules, list_tile
 from daskembed.speed import DEVICES, Speed, measure, of_device
 from daskembed.stages import block_folder
 
@@ -97,9 +97,9 @@ def plan(
     dates: str | None = None,
     version: str | None = None,
     on_nan: str | None = None,
-    offset: tuple[int, int] = (0, 0),
-    edge: str = "drop",
-    rules: Rules = NO_RULES,
+    offset: tuple[int, int] | None = None,
+    edge: str | None = None,
+    rules: Rules | None = None,
     overwrite: bool = False,
     device: str | None = None,
     workers: int | str = 1,

@@ -18,6 +18,7 @@ from daskembed import clusters, config, display, pipeline
 from daskembed.cli import main
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
 from daskembed.results import Progress, RunResult, TileResult
+from daskembed.sources import Rules
 
 HEAVY = {
     "torch",
@@ -179,12 +180,14 @@ def test_flags_are_handed_over(calls: list[Any]) -> None:
         "performance_report": "/report.html",
     }
     given = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    given += ["--offset", "0,256", "--edge", "pad", "--no-reject-zeros", "--reject-nan", "--max-cloud", "0.5"]
     assert main(["run", "--tiles", "27WXN", *given, "--cluster-arg", "a.b=2", "--overwrite", "--tls"]) == 0
     ((tiles, options),) = calls
     assert callable(options.pop("progress"))
     assert options.pop("cluster_arguments") == {"a": {"b": 2}}
     assert options.pop("events") is None
-    assert (tiles, options) == ("27WXN", {**flags, "overwrite": True, "tls": True})
+    whole = {"offset": (0, 256), "edge": "pad", "rules": Rules(False, True, 0.5)}
+    assert (tiles, options) == ("27WXN", {**flags, **whole, "overwrite": True, "tls": True})
 
 
 def test_flags_left_out_are_left_to_the_configuration(calls: list[Any]) -> None:
@@ -328,6 +331,8 @@ REFUSALS: dict[str, tuple[dict[str, str], str]] = {
     "dates backwards": ({"dates": "2019-03-01/2019-02-01"}, "the start is after the end"),
     "bad version": ({"version": "../1"}, "version '../1': expected up to 16 letters and digits, such as 001"),
     "batches of none": ({"batch_size": "0"}, "batch size is 0: expected a whole number of at least 1"),
+    "no offset": ({"offset": "256"}, "--offset '256': expected Y,X in pixels, such as 0,256"),
+    "all cloud": ({"max_cloud": "30"}, "--max-cloud 30: expected a share from 0 to 1, such as 0.3"),
     "negative readers": ({"readers": "-3"}, "readers is -3: expected a whole number of at least 1"),
 }
 
@@ -342,7 +347,7 @@ def test_refusals(capsys: pytest.CaptureFixture[str], tmp_path: Path, what: str)
     ("name", "value", "expected"),
     [
         ("precision", "half", "unknown precision 'half': choose one of auto, bf16, fp32"),
-        ("level", "pixel", "unknown level 'pixel': choose one of mean, patch, group"),
+        ("level", "pixel", "unknown level 'pixel': Clay v0 has mean, patch, group"),
         ("on-nan", "drop", "unknown --on-nan 'drop': choose one of quarantine, fill"),
         ("readers", "many", "readers is 'many': expected a whole number of at least 1"),
         ("batch-size", 1.5, "batch size is 1.5: expected a whole number of at least 1"),

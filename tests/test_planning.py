@@ -21,7 +21,7 @@ from daskembed.encoders import clay_v0
 from daskembed.errors import ConflictError, InputError
 from daskembed.planning import Plan
 from daskembed.results import Expected, RunResult, TileResult
-from daskembed.sources import Reading, Rules
+from daskembed.sources import Reading
 from daskembed.speed import Speed
 from daskembed.storage import Storage
 
@@ -135,9 +135,6 @@ def test_chips_in_finished_blocks_are_done(chips, tmp_path, monkeypatch) -> None
         "33TUL",
         **dict.fromkeys(("level", "batch_size", "readers", "dates", "version")),
         on_nan=None,
-        offset=(0, 0),
-        edge="drop",
-        rules=Rules(),
         **given,
     )
     index = daskembed.index_tile("33TUL", str(chips))

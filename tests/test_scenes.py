@@ -17,7 +17,7 @@ from rasterio.transform import Affine
 
 import daskembed
 from daskembed.encoders.description import CLAY_V0
-from daskembed.errors import ChipError, ChipRejectedError, TileError
+from daskembed.errors import ChipError, ChipRejectedError, InputError, TileError
 from daskembed.sources import Rules, scenes
 from daskembed.storage import Storage
 from daskembed.testing import landscape
@@ -165,6 +165,19 @@ def test_offsets_that_leave_no_chip_are_refused(pixels: np.ndarray, tmp_path: Pa
     FORMS["Zarr 3"](tmp_path, pixels)
     with pytest.raises(TileError, match=r"has 1100 x 1600 pixels: no chip of 512 x 512 fits in at the offset 700,0"):
         index(tmp_path, offset=(700, 0))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"offset": (-1, 0)}, "--offset -1,0: expected pixels of at least 0, such as 0,256"),
+        ({"edge": "wrap"}, "unknown --edge 'wrap': choose one of drop, pad"),
+        ({"rules": Rules(max_cloud=30)}, "--max-cloud 30: expected a share from 0 to 1, such as 0.3"),
+    ],
+)
+def test_ways_of_cutting_that_make_no_sense(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        index(tmp_path, **given)
 
 
 @pytest.mark.parametrize(
@@ -487,8 +500,14 @@ BAD: dict[str, tuple[Callable[[Path, np.ndarray], Any], str]] = {
         lambda f, p: write_raster(f / f"{TILE}.tif", p.astype(np.complex64)),
         "has complex64 pixels, expected integers or floats",
     ),
-    "no raster": (lambda f, p: (f / f"{TILE}.tif").write_bytes(b"<html>"), r"33TUL.tif cannot be opened as a raster \(33TUL.tif\)"),
-    "no Zarr": (lambda f, p: (f / f"{TILE}.zarr/x").mkdir(parents=True), "33TUL.zarr is no Zarr group: expected zarr.json"),
+    "no raster": (
+        lambda f, p: (f / f"{TILE}.tif").write_bytes(b"<html>"),
+        r"33TUL.tif cannot be opened as a raster \(33TUL.tif\)",
+    ),
+    "no Zarr": (
+        lambda f, p: (f / f"{TILE}.zarr/x").mkdir(parents=True),
+        "33TUL.zarr is no Zarr group: expected zarr.json",
+    ),
     "an empty group": (lambda f, p: xr.Dataset().to_zarr(f / f"{TILE}.zarr"), r"has the variables \(none\)"),
 }
 
@@ -545,7 +564,9 @@ def test_a_chunk_that_is_missing_is_no_data(pixels: np.ndarray, tmp_path: Path) 
 def test_chunks_that_are_too_large_are_refused(pixels: np.ndarray, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(scenes, "MOST_PIECE_BYTES", 10_000_000)
     FORMS["Zarr 3 of large chunks"](tmp_path, pixels)
-    with pytest.raises(TileError, match=r"is stored in blocks of 1024 x 1024 pixels, of which 0\.1 GB would have to be"):
+    with pytest.raises(
+        TileError, match=r"is stored in blocks of 1024 x 1024 pixels, of which 0\.1 GB would have to be"
+    ):
         index(tmp_path)
 
 
