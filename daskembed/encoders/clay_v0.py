@@ -40,6 +40,8 @@ TITLE = "Clay v0"
 CHECKPOINT = "hf://made-with-clay/Clay@2033cf5/v0/Clay_v0.1_epoch-24_val-loss-0.46.ckpt"
 IGNORED = ("model.decoder.",)
 """Prefixes of a checkpoint's keys that belong to the training and are not read."""
+TITLE = "Clay v0"
+CHECKPOINT = "hf://made-with-clay/Clay@2033cf5/v0/Clay_v0.1_epoch-24_val-loss-0.46.ckpt"
 PREFIX = "model.encoder."
 OTHER_MODELS = {"cls_token": "Clay v1 or v1.5", "patch_embedding.weight_generator.weight_tokens": "Clay v1 or v1.5"}
 """Keys that only another model's encoder has, and which model that is."""
