@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from daskembed import __version__, config
 from daskembed.errors import DaskembedError, InputError, StorageError
-from daskembed.levels import LEVELS
 from daskembed.speed import DEVICES
 
 if TYPE_CHECKING:
@@ -73,12 +72,16 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(flag: str, help: str, **extra: object) -> None:
         name = flag.removeprefix("--")
-        run.add_argument(flag, help=f"{help} (default: {default[name]})", **extra)  # type: ignore[arg-type]
+        told = "" if default[name] is None else f" (default: {default[name]})"
+        run.add_argument(flag, help=f"{help}{told}", **extra)  # type: ignore[arg-type]
 
     add("--source", "folder or URL above the tiles: a path, s3://, gs://, az:// or file://", metavar="URL")
     add("--output", "folder or URL of the published files", metavar="URL")
+    add("--encoder", "clay-v0, clay-v1.5 or a module (default: whose checkpoint it is, else clay-v0)", metavar="NAME")
     add("--checkpoint", "weights: a path or URL, hf://REPO@REVISION/PATH, or untrained:SIZE[:SEED]", metavar="CKPT")
-    add("--level", "one vector a chip, 16 x 16, or 6 x 16 x 16", choices=list(LEVELS))
+    run.add_argument("--sensor", metavar="NAME|FILE.yaml", help="whose images, for clay-v1.5 (default: sentinel-2-l2a)")
+    run.add_argument("--window", type=int, metavar="N", help="pixels of a side that clay-v1.5 sees (default: 256)")
+    add("--level", "clay-v0: mean, patch or group; clay-v1.5: cls, mean or patch", metavar="LEVEL")
     add("--cluster", "where it runs: a name, a YAML file, or a scheduler's address", metavar="NAME|FILE|ADDRESS")
     run.add_argument(
         "--cluster-arg",
@@ -178,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(command=_demo)
     demo.add_argument("folder", nargs="?", default="daskembed-demo", help="where (default: daskembed-demo)")
+    demo.add_argument("--encoder", default="clay-v0", metavar="NAME", help="clay-v0 or clay-v1.5 (default: clay-v0)")
 
     status = commands.add_parser(
         "status",
@@ -218,7 +222,10 @@ def _run(options: argparse.Namespace) -> int:
             options.tiles,
             source=options.source,
             output=options.output,
+            encoder=options.encoder,
             checkpoint=options.checkpoint,
+            sensor=options.sensor,
+            window=options.window,
             level=options.level,
             cluster=options.cluster,
             cluster_arguments=parse_arguments(options.cluster_arg),
@@ -253,7 +260,10 @@ def _plan(options: argparse.Namespace) -> int:
             options.tiles,
             source=options.source,
             output=options.output,
+            encoder=options.encoder,
             checkpoint=options.checkpoint,
+            sensor=options.sensor,
+            window=options.window,
             level=options.level,
             cluster=options.cluster,
             precision=options.precision,
@@ -308,7 +318,7 @@ def _clusters(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from daskembed.demo import demo
 
-    return demo(Path(options.folder))
+    return demo(Path(options.folder), options.encoder)
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from daskembed.display import show_progress, summary
+from daskembed.encoders import ENCODERS, get_encoder_module
+from daskembed.encoders.description import CHIP
 from daskembed.landscape import write_chips
 from daskembed.pipeline import run
 
@@ -18,26 +20,28 @@ Look at what was made:
   python
   >>> import geopandas as gpd
   >>> frame = gpd.read_parquet("{file}")
-  >>> frame.embeddings[0].shape        # one vector a chip; --level patch gives 16 x 16 of them
+  >>> frame.embeddings[0].shape        # {rows}; --level patch gives one a patch
   >>> frame.explore()                  # the chips on a map (needs folium)
 
-  daskembed run --tiles {tile} --source {chips} --checkpoint {checkpoint} --level patch --output {folder}/patch
+  daskembed run --tiles {tile} --source {chips}{flags} --checkpoint {checkpoint} --level patch --output {folder}/patch
 
 The weights of this demo are seeded noise: good for trying things out, meaningless for anything else, and the file's
-footer says so. For real embeddings of your chips leave --checkpoint out, which fetches the released Clay v0 weights
-once (511 MB), or point it to your copy:
+footer says so. For real embeddings of your chips leave --checkpoint out, which fetches the released {title} weights
+once ({released}), or point it to your copy:
 
-  daskembed run --tiles tiles.txt --source YOUR_CHIPS --checkpoint clay-v0.ckpt --output embeddings
+  daskembed run --tiles tiles.txt --source YOUR_CHIPS{flags} --checkpoint YOUR_COPY.ckpt --output embeddings
 """
 
 
-def demo(folder: Path) -> int:
+def demo(folder: Path, encoder: str = "clay-v0") -> int:
     """Write 16 synthetic chips under `folder`, embed them on a local cluster, and print what to do next.
 
     Parameters
     ----------
     folder
         Gets ``chips/`` and ``embeddings/``.
+    encoder
+        See `daskembed.load_encoder`.
 
     Returns
     -------
@@ -48,22 +52,33 @@ def demo(folder: Path) -> int:
         print(f"writing 16 synthetic chips of tile {TILE} to {chips}")
         write_chips(chips, tile=TILE)
     embeddings = folder / "embeddings"
+    module = get_encoder_module(encoder)
+    levels = list(module.describe("tiny").levels)
+    # Each encoder has a version of its own, so that both demos can lie in one folder.
+    version = f"{list(ENCODERS).index(encoder) + 1:03d}" if encoder in ENCODERS else "001"
+    flags = "" if encoder == next(iter(ENCODERS)) else f" --encoder {encoder} --version {version}"
     print(
-        f"daskembed run --tiles {TILE} --source {chips} --checkpoint {CHECKPOINT} --output {embeddings} --cluster local"
+        f"daskembed run --tiles {TILE} --source {chips}{flags} --checkpoint {CHECKPOINT} --output {embeddings} "
+        "--cluster local"
     )
     with show_progress() as progress:
         result = run(
             TILE,
             source=str(chips),
             output=str(embeddings),
+            encoder=encoder,
             checkpoint=CHECKPOINT,
             cluster="local",
-            level="mean",
-            version="001",
+            level=levels[0],
+            version=version,
             progress=progress,
         )
     print(summary(result))
     if result.exit_status == 0:
         values = {"file": result.tiles[0].file, "tile": TILE, "chips": chips, "folder": folder}
+        values |= {"flags": flags, "title": module.TITLE, "released": module.CHECKPOINT}
+        values["rows"] = (
+            "one vector a chip" if module.describe("tiny").window == CHIP else "one vector a window of a chip"
+        )
         print(_NEXT.format(checkpoint=CHECKPOINT, **values))
     return result.exit_status

@@ -36,7 +36,10 @@ def run(
     *,
     source: str | None = None,
     output: str | None = None,
+    encoder: str | None = None,
     checkpoint: str | None = None,
+    sensor: str | None = None,
+    window: int | None = None,
     level: str | None = None,
     cluster: str | Client | None = None,
     cluster_arguments: Mapping[str, Any] | None = None,
@@ -67,10 +70,10 @@ def run(
         Folder or URL above the tiles.
     output
         Folder or URL of the published files.
-    checkpoint, precision, batch_size, readers
+    encoder, checkpoint, sensor, window, precision, batch_size, readers
         See `daskembed.load_encoder`; here ``auto`` precision is what all workers compute natively.
     level
-        ``mean``, ``patch`` or ``group``.
+        One of the encoder's, such as ``mean`` or ``patch``.
     cluster
         Name of a preset, path of a YAML preset, address or ``.json`` file of a scheduler, or a connected
         ``distributed.Client``.
@@ -112,7 +115,10 @@ def run(
         tiles,
         source=source,
         output=output,
+        encoder=encoder,
         checkpoint=checkpoint,
+        sensor=sensor,
+        window=window,
         level=level,
         precision=wanted_precision,
         batch_size=batch_size,
@@ -163,7 +169,10 @@ def resolve(
     *,
     source: str | None,
     output: str | None,
+    encoder: str | None = None,
     checkpoint: str | None,
+    sensor: str | None = None,
+    window: int | None = None,
     level: str | None,
     precision: str,
     batch_size: int | None,
@@ -179,30 +188,34 @@ def resolve(
     names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
     if not names:
         raise InputError("no tiles: give at least one MGRS tile id, such as 27WXN")
-    encoder = load_encoder(
+    described = load_encoder(
         checkpoint,
+        encoder=encoder,
+        sensor=sensor,
+        window=window,
         # What `auto` means is for the workers to say, once there are some.
         precision="fp32" if precision == "auto" else precision,
         batch_size=batch_size,
         readers=readers,
     )
-    level = encoder.description.check_level(level or config.get("level"))
+    needs = described.description
+    level = needs.check_level(level or config.get("level") or next(iter(needs.levels)))
     settings = Settings(
         source=Storage(source or config.get("source")),
         output=Storage(output or config.get("output")),
-        encoder=encoder,
+        encoder=described,
         level=level,
         on_nan=on_nan or config.get("on-nan"),
         reading=Reading(
-            sensor=encoder.description.sensor,
-            resolution=encoder.description.resolution,
+            sensor=needs.sensor,
+            resolution=needs.resolution,
             dates=None if dates is None else parse_dates(dates),
             offset=offset or (0, 0),
             edge=edge or EDGE[0],
             rules=rules or NO_RULES,
         ),
         version=check_version(str(version or config.get("version"))),
-        chips_a_block=chips_a_block(encoder, level),
+        chips_a_block=chips_a_block(described, level),
     )
     if settings.on_nan not in ON_NAN:
         raise InputError(f"unknown --on-nan {settings.on_nan!r}: choose one of {', '.join(ON_NAN)}")

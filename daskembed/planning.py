@@ -88,7 +88,10 @@ def plan(
     *,
     source: str | None = None,
     output: str | None = None,
+    encoder: str | None = None,
     checkpoint: str | None = None,
+    sensor: str | None = None,
+    window: int | None = None,
     level: str | None = None,
     cluster: str | None = None,
     precision: str | None = None,
@@ -113,8 +116,8 @@ def plan(
 
     Parameters
     ----------
-    tiles, source, output, checkpoint, level, cluster, precision, batch_size, readers, dates, version, on_nan, offset,
-    edge, rules, overwrite
+    tiles, source, output, encoder, checkpoint, sensor, window, level, cluster, precision, batch_size, readers, dates,
+    version, on_nan, offset, edge, rules, overwrite
         See `daskembed.run`. Here ``auto`` precision is what `device`, or this machine, computes natively.
     device
         Key of `daskembed.speed.DEVICES`; None measures this machine.
@@ -140,7 +143,10 @@ def plan(
         tiles,
         source=source,
         output=output,
+        encoder=encoder,
         checkpoint=checkpoint,
+        sensor=sensor,
+        window=window,
         level=level,
         precision=resolve_precision(asked),
         batch_size=batch_size,

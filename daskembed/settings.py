@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from datetime import date
@@ -10,6 +11,7 @@ from typing import Any
 
 from daskembed.cube import CHIPS_A_BLOCK
 from daskembed.encoders import Encoder
+from daskembed.encoders.description import CLAY_V0, Sensor
 from daskembed.errors import InputError
 from daskembed.sources import Reading
 from daskembed.storage import Storage, is_local, redact
@@ -40,6 +42,8 @@ class Settings:
         return {
             "source": self.source.url,
             "encoder": f"{self.encoder.name} {self.encoder.size}",
+            "sensor": sensor_id(self.encoder.description.sensor),
+            "window": self.encoder.description.window,
             "checkpoint": self.encoder.sha256 or self.encoder.checkpoint,
             "level": self.level,
             "precision": self.encoder.precision,
@@ -55,6 +59,8 @@ class Settings:
         return {
             "encoder": self.encoder.name,
             "size": self.encoder.size,
+            "sensor": self.encoder.description.sensor.name,
+            "window": self.encoder.description.window,
             "checkpoint": checkpoint.rpartition("/")[2] if is_local(checkpoint) else redact(checkpoint),
             "sha256": self.encoder.sha256,
             "untrained": self.encoder.untrained,
@@ -63,6 +69,15 @@ class Settings:
             "on_nan": self.on_nan,
             "software": {name: version_of(name) for name in ("daskembed", "torch", "rasterio", "pyarrow", "dask")},
         }
+
+
+def sensor_id(sensor: Sensor) -> str:
+    """A sensor's name; with a digest of its numbers, where the name alone does not tell them."""
+    from daskembed.encoders.sensors import known_sensors
+
+    if sensor in (CLAY_V0, known_sensors().get(sensor.name)):
+        return sensor.name
+    return f"{sensor.name} {hashlib.sha256(repr(sensor).encode()).hexdigest()[:12]}"
 
 
 def chips_a_block(encoder: Encoder, level: str) -> int:

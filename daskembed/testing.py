@@ -22,13 +22,15 @@ __all__ = [
 ]
 
 
-def write_checkpoint(path: Path, *, size: str = "tiny", seed: int = 0) -> Path:
+def write_checkpoint(path: Path, *, encoder: str = "clay-v0", size: str = "tiny", seed: int = 0) -> Path:
     """Write the weights of ``untrained:{size}:{seed}`` as a Lightning checkpoint in the released file's layout.
 
     Parameters
     ----------
     path
         Of the file; ``.safetensors`` gives that format, with the same names.
+    encoder
+        Key of `daskembed.encoders.ENCODERS`.
     size, seed
         As in ``untrained:{size}:{seed}``.
     """
@@ -38,7 +40,7 @@ def write_checkpoint(path: Path, *, size: str = "tiny", seed: int = 0) -> Path:
     from daskembed.encoders import get_encoder_module
     from daskembed.encoders.checkpoint import untrained_state
 
-    module = get_encoder_module("clay-v0")
+    module = get_encoder_module(encoder)
     state = {module.PREFIX + name: tensor for name, tensor in untrained_state(module, size, seed).items()}
     # A released file carries its decoder too.
     state["model.decoder.mask_patch"] = torch.zeros(512)
@@ -52,7 +54,7 @@ def write_checkpoint(path: Path, *, size: str = "tiny", seed: int = 0) -> Path:
         "state_dict": OrderedDict(state),
         "loops": {},
         "hparams_name": "kwargs",
-        "hyper_parameters": {"model_size": size, "image_size": 512, "patch_size": 32, "band_groups": None},
+        "hyper_parameters": {"model_size": size},
     }
     torch.save(lightning, path)
     return path

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-ENCODERS = {"clay-v0": "daskembed.encoders.clay_v0"}
-"""Encoder -> the module that implements `EncoderModule`."""
+ENCODERS = {
+    "clay-v0": "daskembed.encoders.clay_v0",
+    "clay-v1.5": "daskembed.encoders.clay_v1_5",
+}
+"""Encoder -> the module that implements `EncoderModule`; the first is the default."""
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
@@ -129,6 +132,9 @@ class Encoder:
 def load_encoder(
     checkpoint: str | None = None,
     *,
+    encoder: str | None = None,
+    sensor: str | None = None,
+    window: int | None = None,
     precision: str | None = None,
     batch_size: int | None = None,
     readers: int | None = None,
@@ -139,7 +145,13 @@ def load_encoder(
     ----------
     checkpoint
         Local path, ``https://``, ``s3://``, ``gs://``, ``az://`` or ``hf://REPO@REVISION/PATH`` of a Lightning
-        ``.ckpt`` or a ``.safetensors`` file, or ``untrained:{size}[:seed]``.
+        ``.ckpt`` or a ``.safetensors`` file, or ``untrained:{size}[:seed]``; by default the encoder's released one.
+    encoder
+        Key of `ENCODERS`, or the dotted name of a module of yours; by default the one whose checkpoint is given.
+    sensor
+        Whose images are embedded, for an encoder of many: a name of its table, or the path of a ``.yaml`` file.
+    window
+        Pixels along each side of the square that is embedded at once, for an encoder that leaves the choice.
     precision
         ``bf16``, ``fp32`` or ``auto``: bf16 where this machine's device computes it natively.
     batch_size
@@ -154,13 +166,22 @@ def load_encoder(
     ------
     CheckpointError
         If the file is missing, damaged, unsafe to load or of another model.
+    InputError
+        If the encoder is unknown, or cannot take the sensor or the window.
     """
     from daskembed.encoders.checkpoint import inspect_checkpoint
 
-    name = str(config.get("encoder"))
-    location = str(checkpoint or config.get("checkpoint"))
+    given = checkpoint or config.get("checkpoint")
+    name = encoder or config.get("encoder")
+    if name is None and given is not None and not str(given).startswith("untrained:"):
+        from daskembed.encoders.checkpoint import recognise
+
+        name = recognise(str(given), {known: get_encoder_module(known) for known in ENCODERS})
+    name = str(name or next(iter(ENCODERS)))
+    module = get_encoder_module(name)
+    location = str(given or module.CHECKPOINT)
     wanted = readers if readers is not None else config.get("readers")
-    location, sha256, size = inspect_checkpoint(location, get_encoder_module(name))
+    location, sha256, size = inspect_checkpoint(location, module)
     return Encoder(
         name=name,
         checkpoint=location,
@@ -169,7 +190,7 @@ def load_encoder(
         precision=resolve_precision(precision or config.get("precision")),
         batch_size=_positive("batch size", batch_size if batch_size is not None else config.get("batch-size")),
         readers=None if wanted is None else _positive("readers", wanted),
-        description=get_encoder_module(name).describe(size),
+        description=module.describe(size, sensor=sensor, window=window),
     )
 
 

@@ -1,0 +1,176 @@
+"""Encoders that see windows of a chip: a row each in the file, with a place of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dask
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import xarray as xr
+from distributed import Client, LocalCluster
+
+import daskembed
+from daskembed import device
+from daskembed.encoders.description import CLAY_V0
+from daskembed.errors import InputError, TileError
+from daskembed.testing import landscape
+
+TILE = "33TUL"
+ENCODER = "clay-v1.5"
+WEIGHTS: dict[str, Any] = {"checkpoint": "untrained:tiny", "encoder": ENCODER, "precision": "fp32"}
+SENTINEL2 = CLAY_V0.names[:10]
+
+
+@pytest.fixture(scope="module")
+def client() -> Any:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def embed(folder: Path, level: str = "cls", *, encoder: Any = None, **options: Any) -> xr.DataArray:
+    chosen = encoder or daskembed.load_encoder(**WEIGHTS)
+    index = daskembed.index_tile(TILE, str(folder), encoder=chosen, **options)
+    return daskembed.embed(daskembed.open_tile(index), chosen, level)
+
+
+def compute(lazy: Any) -> Any:
+    with dask.config.set(scheduler="synchronous"):
+        return lazy.compute()
+
+
+@pytest.mark.parametrize(("level", "shape"), [("cls", (192,)), ("mean", (192,)), ("patch", (32, 32, 192))])
+def test_a_chip_is_four_rows(level: str, shape: tuple[int, ...], chips: Path, client: Client, tmp_path: Path) -> None:
+    result = daskembed.run(TILE, source=str(chips), output=str(tmp_path), level=level, cluster=client, **WEIGHTS)
+    assert (result.exit_status, result.chips) == (0, 4)
+    frame = gpd.read_parquet(result.tiles[0].file)
+    index = daskembed.index_tile(TILE, str(chips))
+    starts = ["0,0", "0,256", "256,0", "256,256"]
+    assert list(frame["source_url"]) == [f"{url}#window={start}" for url in index["source_url"] for start in starts]
+    vectors = np.stack(frame["embeddings"]).reshape(16, *shape)
+    expected = compute(embed(chips, level)).values.reshape(16, *shape)
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
+    assert len(np.unique(vectors.reshape(16, -1)[:, 0])) == 16
+
+
+def test_windows_have_footprints_of_their_own(chips: Path) -> None:
+    index = daskembed.index_tile(TILE, str(chips))
+    rows = compute(daskembed.to_geodataframe(embed(chips)))
+    assert len(rows) == 16
+    for number, chip in enumerate(index.geometry):
+        four = rows.geometry.iloc[4 * number : 4 * number + 4]
+        assert shapely.union_all(list(four)).symmetric_difference(chip).area < 1e-3 * chip.area
+        corners = [tuple(np.round(shape.centroid.coords[0], 4)) for shape in four]
+        (west_n, north_w), (east_n, _), (_, south_w), _ = corners
+        assert west_n < east_n
+        assert north_w > south_w
+
+
+def test_the_place_of_a_window_is_what_the_encoder_is_told(chips: Path) -> None:
+    lazy = embed(chips)
+    centres = [shape.centroid for shape in lazy.coords["footprint"].values[0]]
+    told = []
+
+    def spy(self: Any, reads: Any, place: Any, **options: Any) -> Any:
+        told.append(place)
+        return encode(self, reads, place, **options)
+
+    encode = device.Device.encode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device.Device, "encode", spy)
+        compute(lazy[:1])
+    np.testing.assert_allclose(told[0].lon[0], [point.x for point in centres], atol=2e-5)
+    np.testing.assert_allclose(told[0].lat[0], [point.y for point in centres], atol=2e-5)
+    assert told[0].resolution[0] == 10
+    assert str(told[0].date[0]) == "2019-04-16T12:00:00"
+
+
+@pytest.mark.parametrize(("window", "count"), [(128, 16), (512, 1)])
+def test_other_windows(window: int, count: int, chips: Path) -> None:
+    encoder = daskembed.load_encoder(**WEIGHTS, window=window)
+    rows = compute(daskembed.to_geodataframe(embed(chips, "mean", encoder=encoder)))
+    assert len(rows) == 4 * count
+    assert rows["source_url"].iloc[count - 1].endswith(f"#window={512 - window},{512 - window}")
+
+
+@pytest.mark.parametrize("window", [200, 250, 4, 1024, 0])
+def test_windows_that_do_not_fit_are_refused(window: int) -> None:
+    with pytest.raises(InputError, match=f"--window {window}: .*expected 8, 16, 32, 64, 128, 256 or 512"):
+        daskembed.load_encoder(**WEIGHTS, window=window)
+
+
+def write_ten_bands(folder: Path, pixels: np.ndarray, names: Any) -> None:
+    path = folder / f"{TILE}_20190416.tif"
+    folder.mkdir(parents=True, exist_ok=True)
+    origin = rasterio.Affine(10, 0, 300_000, 0, -10, 5_100_000)
+    profile = {"driver": "GTiff", "dtype": "float32", "crs": "EPSG:32633", "transform": origin, "tiled": True}
+    with rasterio.open(path, "w", count=len(pixels), height=pixels.shape[1], width=pixels.shape[2], **profile) as file:
+        file.write(pixels)
+        if names:
+            file.descriptions = names
+
+
+@pytest.mark.parametrize("names", [SENTINEL2, SENTINEL2[::-1], None, "common"], ids=["ids", "turned", "none", "common"])
+def test_ten_bands_of_sentinel_2_are_enough(names: Any, chips: Path, tmp_path: Path) -> None:
+    pixels = landscape(1024, 512, seed=4)
+    given = pixels[9::-1] if names == SENTINEL2[::-1] else pixels[:10]
+    encoder = daskembed.load_encoder(**WEIGHTS)
+    if names == "common":
+        names = encoder.description.bands
+    write_ten_bands(tmp_path, np.ascontiguousarray(given), names)
+    found = compute(embed(tmp_path))
+    assert found.shape == (2, 4, 192)
+    all_bands = tmp_path / "thirteen"
+    write_ten_bands(all_bands, pixels, CLAY_V0.names)
+    np.testing.assert_array_equal(found.values, compute(embed(all_bands)).values)
+
+
+def test_nine_bands_are_refused(tmp_path: Path) -> None:
+    write_ten_bands(tmp_path, landscape(512, 512)[:9], None)
+    with pytest.raises(TileError, match="has 9 bands, expected 10: blue green red"):
+        embed(tmp_path)
+
+
+def test_another_resolution_is_the_files_own(tmp_path: Path, chips: Path) -> None:
+    pixels = landscape(512, 512)[:10]
+    write_ten_bands(tmp_path, pixels, SENTINEL2)
+    fine = compute(embed(tmp_path))
+    v0 = daskembed.load_encoder("untrained:tiny", precision="fp32")
+    with pytest.raises(TileError, match="has 10 bands, expected 13"):
+        embed(tmp_path, "mean", encoder=v0)
+    with rasterio.open(tmp_path / f"{TILE}_20190416.tif", "r+") as file:
+        file.transform = rasterio.Affine(20, 0, 300_000, 0, -20, 5_100_000)
+    coarse = compute(embed(tmp_path))
+    assert np.abs(coarse.values - fine.values).max() > 1e-3
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("size", ["tiny", "base"])
+def test_real_chips_through_the_whole_flow(size: str, shared: Path, tmp_path: Path, client: Client) -> None:
+    golden = np.load(shared / f"golden/clay-v1.5-{size}-seed0.npz")
+    expected = dict(zip(golden["windows"], golden["cls"], strict=True))
+    result = daskembed.run(
+        "48QUE",
+        source=str(shared / "data/chips"),
+        output=str(tmp_path),
+        cluster=client,
+        checkpoint=f"untrained:{size}",
+        encoder=ENCODER,
+        precision="fp32",
+    )
+    assert result.exit_status == 0
+    frame = gpd.read_parquet(result.tiles[0].file)
+    for url, vector in zip(frame["source_url"], frame["embeddings"], strict=True):
+        chip, _, start = url.partition("#window=")
+        row, col = (int(value) // 256 for value in start.split(","))
+        name = f"{Path(chip).relative_to(shared / 'data')}#{2 * row + col}"
+        wanted = expected.get(name, expected.get(name.removeprefix("chips/")))
+        assert wanted is not None, (name, list(expected)[:3])
+        assert np.linalg.norm(vector - wanted) / np.linalg.norm(wanted) <= 5e-6
