@@ -243,6 +243,7 @@ def write_cubes(
     _check_writable(job.output)
     chosen = cluster if cluster is not None else config.get("cluster")
     with lock.hold(job.output, "cubes") as check:
+        job.output.sweep(CUBES)
         if not isinstance(chosen, str):
             return _run_on(chosen, job, names, check, progress)
         if shares_files(chosen) is False:
