@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 PIXELS = "pixels"
 """Name of a cube's variable."""
 CHIPS_A_SHARD = 4
-"""Along each side of a shard: 218 MB of pixels, of which a task holds one."""
+"""Along each side of a shard: 218 MB of pixels. A task takes 0.5 to 0.7 GB, with what zarr needs to encode them."""
 COMPRESSION = {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "typesize": 4}
 """Of Blosc. Of float32 whose values are whole, bitshuffle leaves little more than of uint16: `benchmarks/cube.py`."""
 CUBES = f"{STATE}/cubes"
