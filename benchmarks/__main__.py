@@ -13,6 +13,7 @@ from benchmarks.common import machine, print_table
 NAMES = {
     "encoder": "the encoder alone, against the measured rate of matrix products",
     "decode": "bytes to pixels: rasterio and imagecodecs on the same files",
+    "cube": "chips of a Zarr cube against GeoTIFFs: bytes, and chips a second of one core",
     "read": "chips a second from an S3-compatible server with latency, by readers",
     "job": "files to published file, small weights, with the shares of its stages",
     "overlap": "how busy a slow fake device is behind a slow fake source",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from daskembed.cube import open_tile as open_tile
+    from daskembed.cubes import write_cubes as write_cubes
     from daskembed.embedding import embed as embed
     from daskembed.encoders import Encoder as Encoder
     from daskembed.encoders import load_encoder as load_encoder
@@ -35,6 +36,7 @@ _HOME = {
     "open_embeddings": "table",
     "run": "pipeline",
     "plan": "planning",
+    "write_cubes": "cubes",
     "Plan": "planning",
     "RunResult": "results",
     "TileResult": "results",

@@ -167,6 +167,26 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--device", choices=list(DEVICES), help="plan for such machines (default: measure this one)")
     plan.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of one machine, in any currency")
 
+    cube = commands.add_parser(
+        "cube",
+        help="tiles of chips as Zarr cubes, one a tile",
+        description="Write each tile's chips as one Zarr v3 cube, OUTPUT/TILE.zarr: xarray.open_zarr opens it.",
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    cube.set_defaults(command=_cube)
+    cube.add_argument(
+        "--tiles", required=True, metavar="FILE|IDS", help="file of MGRS tile ids, one a line, or the ids"
+    )
+    cube.add_argument("--source", metavar="URL", help=f"folder or URL above the tiles (default: {default['source']})")
+    cube.add_argument("--output", required=True, metavar="URL", help="folder or URL of the cubes")
+    cube.add_argument(
+        "--cluster", metavar="NAME|FILE|ADDRESS", help=f"where it runs, as for `run` (default: {default['cluster']})"
+    )
+    cube.add_argument("--cluster-arg", action="append", default=[], metavar="KEY=VALUE", help="as for `run`")
+    cube.add_argument("--workers", metavar="N|N..M", help="how many workers")
+    cube.add_argument("--readers", type=int, metavar="N", help="threads of a task that read chips (default: 8)")
+
     clusters = commands.add_parser(
         "clusters",
         help="what --cluster can name, and whether it is installed",
@@ -301,6 +321,29 @@ def _rules(options: argparse.Namespace) -> Rules | None:
 
     rules = Rules(options.reject_zeros, options.reject_nan, options.max_cloud, options.keep_all)
     return None if rules == NO_RULES else rules
+
+
+def _cube(options: argparse.Namespace) -> int:
+    import distributed  # noqa: F401 (as in `_run`)
+
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    from daskembed.clusters import parse_arguments
+    from daskembed.cubes import summary, write_cubes
+    from daskembed.display import show_progress
+
+    with show_progress() as progress:
+        result = write_cubes(
+            options.tiles,
+            source=options.source,
+            output=options.output,
+            cluster=options.cluster,
+            cluster_arguments=parse_arguments(options.cluster_arg),
+            workers=options.workers,
+            readers=options.readers,
+            progress=progress,
+        )
+    print(summary(result))
+    return result.exit_status
 
 
 def _clusters(options: argparse.Namespace) -> int:

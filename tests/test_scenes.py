@@ -13,6 +13,7 @@ import rasterio
 import rasterio.shutil
 import rioxarray  # noqa: F401 (the accessor)
 import xarray as xr
+from distributed import Client, LocalCluster
 from rasterio.transform import Affine
 
 import daskembed
@@ -582,4 +583,23 @@ def test_whole_tiles_in_a_bucket(form: str, pixels: np.ndarray, tmp_path: Path, 
     frame = daskembed.index_tile(TILE, f"{s3}/tiles")
     assert all(url.startswith(f"{s3}/tiles/") for url in frame["source_url"])
     for number, chip in zip(numbers_of(frame), frame["chip"], strict=True):
+        np.testing.assert_array_equal(chip.read(), cut(pixels, number))
+
+
+# Cubes of them
+
+
+@pytest.mark.parametrize("form", ["large tiles", "one file a band"])
+def test_a_cube_of_a_whole_tile_has_all_its_pixels(form: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    FORMS[form](tmp_path / "whole", pixels)
+    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster, Client(cluster) as client:
+        result = daskembed.write_cubes(
+            TILE, source=str(tmp_path / "whole"), output=str(tmp_path / "cubes"), cluster=client
+        )
+    assert result.exit_status == 0
+    cube = xr.open_zarr(tmp_path / "cubes" / f"{TILE}.zarr")["pixels"]
+    np.testing.assert_array_equal(cube[0].values, pixels)
+    again = index(tmp_path / "cubes")
+    assert numbers_of(again) == [1, 2, 3, 4, 5, 6]
+    for number, chip in zip(numbers_of(again), again["chip"], strict=True):
         np.testing.assert_array_equal(chip.read(), cut(pixels, number))

@@ -139,6 +139,10 @@ class Chip(Protocol):
         other.
         """
 
+    @property
+    def inside(self) -> tuple[int, int]:
+        """How many of its pixels (y, x) were there; what `read` gives beyond was added."""
+
     def read(self) -> NDArray[np.generic]:
         """Pixels ``(band, y, x)`` in the source's own type, in the encoder's order of bands.
 

@@ -65,6 +65,11 @@ class GeotiffChip:
         """Its file."""
         return (self.url,)
 
+    @property
+    def inside(self) -> tuple[int, int]:
+        """All of it."""
+        return (SIZE, SIZE)
+
     def read(self) -> NDArray[np.generic]:
         """See `read_chip`; raises `ChipRejectedError` if it breaks a rule."""
         pixels = read_chip(self.url, self.numbers)

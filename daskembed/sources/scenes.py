@@ -164,10 +164,17 @@ class SceneChip:
         (y, x), (height, width) = self.scene.grid.start(self.number), self.scene.piece
         return (self.scene.url, y // height, x // width)
 
+    @property
+    def inside(self) -> tuple[int, int]:
+        """How many of its pixels (y, x) are in the scene."""
+        y, x = self.scene.grid.start(self.number)
+        height, width = self.scene.grid.shape
+        return min(CHIP, height - y), min(CHIP, width - x)
+
     def read(self) -> NDArray[np.generic]:
         """Pixels ``(band, y, x)``; raises `ChipError`, `ChipRejectedError` or `StorageError`."""
         y, x = self.scene.grid.start(self.number)
-        height, width = (min(CHIP, length - at) for length, at in zip(self.scene.grid.shape, (y, x), strict=True))
+        height, width = self.inside
         with timed("decode"):
             pixels, classes = _cut(self.scene, y, x, height, width)
             check_pixels(pixels, self.bands, self.rules, classes)

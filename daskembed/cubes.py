@@ -1,0 +1,837 @@
+"""Tiles of chips as Zarr v3 cubes, one a tile: complete or absent, and gone on with where a run stopped.
+
+The objects of a cube are written in this order: shards, coordinates, the array's metadata, the root's. Without the last
+one there is no cube to open, and it is the first to go when chips have changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import queue
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from daskembed import __version__, config
+from daskembed.display import describe_bytes, describe_seconds
+from daskembed.encoders.description import CHIP
+from daskembed.errors import (
+    ChipError,
+    ClusterLostError,
+    DaskembedError,
+    InputError,
+    StorageError,
+    StorageUnusableError,
+    TileError,
+)
+from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT
+from daskembed.receipts import STATE
+from daskembed.results import Progress, RunResult, TileResult
+from daskembed.sources import Chip, Reading, Rules, list_tile, read_headers
+from daskembed.storage import Storage, is_local, local_path
+from daskembed.tiles import check_tile, read_tiles
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    from distributed import Client, Future
+    from numpy.typing import NDArray
+
+PIXELS = "pixels"
+"""Name of a cube's variable."""
+CHIPS_A_SHARD = 4
+"""Along each side of a shard: 218 MB of pixels. A task takes 0.5 to 0.7 GB, with what zarr needs to encode them."""
+COMPRESSION = {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "typesize": 4}
+"""Of Blosc. Of float32 whose values are whole, bitshuffle leaves little more than of uint16: `benchmarks/cube.py`."""
+CUBES = f"{STATE}/cubes"
+"""Folder below the output that holds the cubes' receipts, and notes of the shards of unfinished ones."""
+READERS = 8
+"""Threads of a task that read chips."""
+_LAYOUT = 1
+"""Of the cube: shards of another number are written anew."""
+_ROOT = "zarr.json"
+_CONVENTIONS = [
+    {
+        "uuid": identity,
+        "schema_url": f"https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json",
+        "spec_url": f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md",
+        "name": name,
+        "description": description,
+    }
+    for name, identity, description in (
+        ("proj", "f17cb550-5864-4468-aeb7-f3180cfb622f", "Coordinate reference system information for geospatial data"),
+        ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
+    )
+]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with each tile."""
+
+    source: Storage
+    output: Storage
+    # Everything of a tile belongs in its cube, and what is drawn from it later has rules of its own.
+    reading: Reading = field(default_factory=lambda: Reading(edge="pad", rules=Rules(keep_all=True)))
+    readers: int = READERS
+    """Threads of a task that read chips."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What determines a cube beside its chips."""
+        bands = list(self.reading.sensor.names)
+        return {"layout": _LAYOUT, "bands": bands, "compression": COMPRESSION, "chips_a_shard": CHIPS_A_SHARD}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where a cube's pixels lie."""
+
+    epsg: int
+    west: float
+    north: float
+    step_x: float
+    """Width of a pixel, in units of the CRS."""
+    step_y: float
+    """Height of a pixel, likewise; positive."""
+    height: int
+    """Pixels from north to south."""
+    width: int
+    """Pixels from west to east."""
+    dates: tuple[date, ...]
+    bands: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the cube: ``(time, band, y, x)``."""
+        return (len(self.dates), len(self.bands), self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Neighbouring chips of one date, which become one object."""
+
+    key: str
+    """Its object's path below the array."""
+    chips: tuple[tuple[int, int, Chip], ...]
+    """Row and column in the shard, and how to read the chip."""
+    inputs: str
+    """Digest of what it is made from: chips, their places, and settings."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is known of one finished shard; kept as JSON."""
+
+    inputs: str
+    """See `Shard`."""
+    size: int
+    """Bytes of the object; 0 if there is none, as all its chips are quarantined."""
+    sha256: str
+    chips: int
+    quarantined: dict[str, str]
+    """URL -> reason."""
+
+
+@dataclass(frozen=True)
+class CubeReceipt:
+    """What is known of a tile's cube; kept as JSON."""
+
+    tile: str
+    status: Literal["unfinished", "done"]
+    file: str | None
+    """Name of the cube; None if all chips are quarantined."""
+    chips: int
+    """Chips in it."""
+    size: int
+    """Bytes of all its objects."""
+    sha256: str
+    """Of names and digests of its objects."""
+    quarantined: dict[str, str]
+    """URL -> reason; their pixels are NaN."""
+    settings: dict[str, Any]
+    listing: str
+    """Fingerprint of the tile's chips as the source listed them."""
+    started: str
+    """UTC, ISO 8601."""
+    finished: str | None
+    """UTC, ISO 8601."""
+    shards: dict[str, dict[str, Any]]
+    """Path below the array -> the shard's `Note`."""
+    software: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is left to do of a tile."""
+
+    grid: Grid | None
+    """None if all chips are quarantined."""
+    to_do: tuple[Shard, ...]
+    begun: CubeReceipt
+    """With the shards that need not be written again."""
+
+
+def write_cubes(
+    tiles: str | Iterable[str],
+    *,
+    source: str | None = None,
+    output: str,
+    cluster: str | Client | None = None,
+    cluster_arguments: Mapping[str, Any] | None = None,
+    workers: int | str | None = None,
+    readers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Write the chips of tiles as Zarr v3 cubes, ``{output}/{tile}.zarr``, which `xarray.open_zarr` opens.
+
+    A cube has the variable ``pixels``, float32 of ``(time, band, y, x)``: every date, and the smallest rectangle that
+    holds all chips. Where there is no chip, or it is quarantined, pixels are NaN.
+
+    Parameters
+    ----------
+    tiles
+        A file of tile ids, ids separated by commas, or an iterable of ids.
+    source
+        Folder or URL above the tiles; None takes the configuration's.
+    output
+        Folder or URL of the cubes.
+    cluster, cluster_arguments, workers
+        As for `daskembed.run`.
+    readers
+        Threads of a task that read chips.
+    progress
+        Called with the run's state after every change; ``encoded`` counts the chips that were written.
+
+    Returns
+    -------
+    RunResult
+        ``encoded`` are the chips that this run wrote.
+
+    Raises
+    ------
+    InputError
+        If anything is refused before a chip is read.
+    ClusterLostError
+        If the scheduler or all workers are lost.
+    StorageUnusableError
+        If a store refuses the credentials, loses its bucket or is full; the same call goes on from there.
+    """
+    import dask
+
+    from daskembed import lock
+    from daskembed.clusters import connect, shares_files
+
+    names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
+    if not names:
+        raise InputError("no tiles: give at least one MGRS tile id, such as 27WXN")
+    if readers is not None and readers < 1:
+        raise InputError(f"readers {readers}: expected a number from 1")
+    job = Job(Storage(source or config.get("source")), Storage(output), readers=readers or READERS)
+    if job.source == job.output:
+        raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
+    job.source.check_exists()
+    _check_writable(job.output)
+    chosen = cluster if cluster is not None else config.get("cluster")
+    with lock.hold(job.output, "cubes") as check:
+        job.output.sweep(CUBES)
+        if not isinstance(chosen, str):
+            return _run_on(chosen, job, names, check, progress)
+        if shares_files(chosen) is False:
+            _refuse_local(job, f"of the cluster {chosen!r}")
+        with (
+            dask.config.set(DASK_CONFIG),
+            connect(chosen, arguments=cluster_arguments, workers=workers) as client,
+        ):
+            return _run_on(client, job, names, check, progress)
+
+
+def summary(result: RunResult) -> str:
+    """The closing lines of a run."""
+    counts = {status: sum(tile.status == status for tile in result.tiles) for status in ("done", "skipped", "failed")}
+    tiles = [f"{count} {status}" for status, count in counts.items() if count]
+    tiles += [f"{result.unfinished} not finished"] if result.unfinished else []
+    rate = f" in {describe_seconds(result.seconds)} ({result.chips_per_second:.2f} chips/s)" if result.encoded else ""
+    size = sum(tile.size for tile in result.tiles)
+    lines = [
+        f"tiles        {', '.join(tiles)}",
+        f"chips        {result.chips} in the cubes, {result.encoded} written now{rate}",
+        f"size         {describe_bytes(size)}"
+        + (f", {describe_bytes(size / result.chips)} a chip" if result.chips else ""),
+        f"quarantined  {len(result.quarantined)}",
+        *_some([f"  {url}  {reason}" for url, reason in result.quarantined.items()], f"the receipts in {CUBES}/"),
+        *([f"failed       {counts['failed']}"] if counts["failed"] else []),
+        *(f"  {tile.tile}  {tile.reason}" for tile in result.tiles if tile.status == "failed"),
+        f"cubes        {result.output}",
+    ]
+    if result.interrupted:
+        lines.append("interrupted: the same command goes on from here")
+    elif counts["failed"]:
+        lines.append("the same command tries the failed tiles again")
+    return "\n".join(lines)
+
+
+def _some(lines: list[str], where: str) -> list[str]:
+    from daskembed.display import MOST_LISTED
+
+    more = [f"  and {len(lines) - MOST_LISTED} more: see {where}"] if len(lines) > MOST_LISTED else []
+    return lines[:MOST_LISTED] + more
+
+
+# On the workers: a tile's plan, its shards, and what completes it.
+
+
+def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
+    """List a tile's chips and read their headers; a receipt, if its cube is finished and the chips are the same.
+
+    Shards that are there already and would come out the same are not written again; whatever else is there is removed.
+
+    Raises
+    ------
+    TileError
+        If the tile has no chips, or they are not of one grid.
+    """
+    try:
+        job.source.check_exists()
+    except InputError as error:
+        # It was there when the run began.
+        raise StorageUnusableError(f"{error} any more, or it cannot be seen from this worker") from None
+    cube, state = f"{tile}.zarr", receipt_path(tile)
+    listing = list_tile(tile, job.source, job.reading)
+    before = read_receipt(job.output, state)
+    present = {entry.path.removeprefix(f"{cube}/"): entry.size for entry in job.output.entries(cube)}
+    known = _intact({} if before is None else before.shards, present)
+    if (
+        before is not None
+        and before.status == "done"
+        and (before.listing, before.settings) == (listing.fingerprint, job.settings)
+        and len(known) == len(before.shards)
+        and (before.file is None or _ROOT in present)
+    ):
+        return before
+    index = read_headers(listing, job.reading, readers=16)
+    bad = index[index["quarantined"].notna()]
+    grid, shards = lay_out(job, index)
+    notes = {entry.path for entry in job.output.entries(f"{CUBES}/{tile}")}
+    known |= _intact(_read_notes(job.output, notes), present)
+    kept = {shard.key: note for shard in shards if (note := known.get(shard.key, {})).get("inputs") == shard.inputs}
+    # First the cube goes, then what is known of shards that will be replaced, then those themselves: a run may die
+    # between any two of these, and chips may come back that were replaced.
+    job.output.delete([f"{cube}/{_ROOT}"])
+    begun = CubeReceipt(
+        tile=tile,
+        status="unfinished",
+        file=None,
+        chips=0,
+        size=0,
+        sha256="",
+        quarantined=dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
+        settings=job.settings,
+        listing=listing.fingerprint,
+        started=_now(),
+        finished=None,
+        shards=kept,
+    )
+    _write_receipt(job.output, begun)
+    stale = [path for path in present if path.removeprefix(f"{PIXELS}/") not in kept and path != _ROOT]
+    job.output.delete(sorted(notes))
+    job.output.delete([f"{cube}/{path}" for path in sorted(stale)])
+    return Plan(grid, tuple(shard for shard in shards if shard.key not in kept), begun)
+
+
+def lay_out(job: Job, index: gpd.GeoDataFrame) -> tuple[Grid | None, list[Shard]]:
+    """The grid of a tile's chips, and the shards that they fall into; no grid if all chips are quarantined.
+
+    Raises
+    ------
+    TileError
+        If the chips are not of one grid, or two are of the same place and date.
+    """
+    good = index[index["quarantined"].isna()]
+    if good.empty:
+        return None, []
+    first = good.iloc[0]
+    step_x, step_y = (first["east"] - first["west"]) / CHIP, (first["north"] - first["south"]) / CHIP
+
+    def refuse(row: Any, found: str, expected: str) -> None:
+        raise TileError(
+            f"{row.source_url} {found}, but {first['source_url']} {expected}: a cube has one grid; "
+            "remove what does not belong to the tile"
+        )
+
+    for row in good.itertuples():
+        if row.epsg != first["epsg"]:
+            refuse(row, f"is in EPSG:{row.epsg}", f"in EPSG:{first['epsg']}")
+        here = (row.east - row.west) / CHIP, (row.north - row.south) / CHIP
+        if not np.allclose(here, (step_x, step_y), rtol=1e-6, atol=0):
+            refuse(
+                row,
+                f"has pixels of {here[0]:g} x {here[1]:g}",
+                f"of {step_x:g} x {step_y:g} in units of EPSG:{row.epsg}",
+            )
+        off = np.array([(row.west - first["west"]) / step_x, (first["north"] - row.north) / step_y])
+        if np.abs(off - CHIP * np.round(off / CHIP)).max() > 0.01:
+            refuse(
+                row,
+                f"lies {off[0]:g} pixels east and {off[1]:g} south of it",
+                f"calls for multiples of {CHIP}",
+            )
+    west, north = float(good["west"].min()), float(good["north"].max())
+    cols = np.round((good["west"].to_numpy() - west) / step_x / CHIP).astype(int)
+    rows = np.round((north - good["north"].to_numpy()) / step_y / CHIP).astype(int)
+    dates = tuple(sorted(set(good["date"])))
+    bands = good["chip"].iloc[0].bands
+    inside = np.array([chip.inside for chip in good["chip"]])
+    height, width = (CHIP * np.stack([rows, cols], axis=1) + inside).max(axis=0).tolist()
+    grid = Grid(int(first["epsg"]), west, north, step_x, step_y, height, width, dates, bands)
+    taken: dict[tuple[int, int, int], str] = {}
+    shards: dict[str, list[tuple[int, int, Any]]] = {}
+    for row, y, x in zip(good.itertuples(), rows.tolist(), cols.tolist(), strict=True):
+        time = dates.index(row.date)
+        other = taken.setdefault((time, y, x), row.source_url)
+        if other != row.source_url:
+            raise TileError(
+                f"{row.source_url} and {other} are of one place and date: a cube has room for one; remove one"
+            )
+        key = f"c/{time}/0/{y // CHIPS_A_SHARD}/{x // CHIPS_A_SHARD}"
+        shards.setdefault(key, []).append((y % CHIPS_A_SHARD, x % CHIPS_A_SHARD, row))
+    return grid, [_shard(job, key, rows) for key, rows in sorted(shards.items())]
+
+
+def _shard(job: Job, key: str, rows: list[tuple[int, int, Any]]) -> Shard:
+    made_of = [job.settings, [(y, x, row.source_url, int(row.size), row.etag) for y, x, row in rows]]
+    return Shard(key, tuple((y, x, row.chip) for y, x, row in rows), _digest(made_of))
+
+
+def write_shard(job: Job, tile: str, bands: int, shard: Shard) -> Note:
+    """Read a shard's chips and write its object, then the note of it."""
+    block, quarantined = _read(job, bands, shard)
+    data = _encode(block)
+    if data:
+        with job.output.open_writer(f"{tile}.zarr/{PIXELS}/{shard.key}") as file:
+            file.write(data)
+    note = Note(
+        inputs=shard.inputs,
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        chips=len(shard.chips) - len(quarantined),
+        quarantined=quarantined,
+    )
+    job.output.put(_note_path(tile, shard.key), json.dumps(asdict(note) | {"shard": shard.key}).encode())
+    return note
+
+
+def _read(job: Job, bands: int, shard: Shard) -> tuple[NDArray[np.float32], dict[str, str]]:
+    """A shard's pixels, and its chips that are quarantined."""
+    side = CHIPS_A_SHARD * CHIP
+    block = np.full((1, bands, side, side), np.nan, np.float32)
+
+    def read(place: tuple[int, int, Chip]) -> tuple[str, str] | None:
+        row, col, chip = place
+        try:
+            pixels = chip.read()
+        except ChipError as error:
+            return chip.url, str(error)
+        (height, width), top, left = chip.inside, row * CHIP, col * CHIP
+        block[0, :, top : top + height, left : left + width] = pixels[:, :height, :width]
+        return None
+
+    with ThreadPoolExecutor(job.readers) as pool:
+        bad = dict(found for found in pool.map(read, shard.chips) if found is not None)
+    return block, bad
+
+
+def _encode(block: NDArray[np.float32]) -> memoryview:
+    """The object of a shard; empty if there is nothing in it."""
+    from zarr import create_array
+    from zarr.storage import MemoryStore
+
+    # Zarr makes it in memory, and storage puts it into its place as a whole.
+    memory: dict[str, Any] = {}
+    create_array(store=MemoryStore(memory), shape=block.shape, **_encoding(block.shape[1]))[...] = block
+    made = memory.get("c/0/0/0/0")
+    return memoryview(b"") if made is None else memoryview(made.as_numpy_array()).cast("B")
+
+
+def finish_tile(job: Job, plan: Plan, notes: Mapping[str, dict[str, Any]]) -> CubeReceipt:
+    """Write what makes a cube of a tile's shards, its root last, then the receipt.
+
+    Parameters
+    ----------
+    job, plan
+        What was to be done.
+    notes
+        Of the shards that were written for it.
+    """
+    begun, output = plan.begun, job.output
+    shards = dict(sorted({**begun.shards, **notes}.items()))
+    quarantined = begun.quarantined | {url: why for note in shards.values() for url, why in note["quarantined"].items()}
+    chips = sum(note["chips"] for note in shards.values())
+    objects = {f"{PIXELS}/{key}": (note["size"], note["sha256"]) for key, note in shards.items() if note["size"]}
+    if plan.grid is not None and chips:
+        for path, data in _metadata(begun.tile, plan.grid).items():
+            output.put(f"{begun.tile}.zarr/{path}", data)
+            objects[path] = (len(data), hashlib.sha256(data).hexdigest())
+    receipt = replace(
+        begun,
+        status="done",
+        file=f"{begun.tile}.zarr" if chips else None,
+        chips=chips,
+        size=sum(size for size, _ in objects.values()),
+        sha256=_digest(sorted((path, digest) for path, (_, digest) in objects.items())),
+        quarantined=quarantined,
+        finished=_now(),
+        shards=shards,
+        software=_software(),
+    )
+    _write_receipt(output, receipt)
+    output.delete([entry.path for entry in output.entries(f"{CUBES}/{begun.tile}")])
+    return receipt
+
+
+def _encoding(bands: int) -> dict[str, Any]:
+    from zarr.codecs import BloscCodec
+
+    side = CHIPS_A_SHARD * CHIP
+    return {
+        "dtype": "float32",
+        "chunks": (1, bands, CHIP, CHIP),
+        "shards": (1, bands, side, side),
+        "compressors": [BloscCodec(**COMPRESSION)],  # type: ignore[arg-type]
+        "fill_value": float("nan"),
+        "dimension_names": ("time", "band", "y", "x"),
+    }
+
+
+def _metadata(tile: str, grid: Grid) -> dict[str, bytes]:
+    """Every object of a cube but its shards, in the order in which they are to be written: the root is the last."""
+    import zarr
+    from pyproj import CRS
+    from zarr.storage import MemoryStore
+
+    memory: dict[str, Any] = {}
+    store = MemoryStore(memory)
+    _, bands, height, width = grid.shape
+    transform = [grid.step_x, 0.0, grid.west, 0.0, -grid.step_y, grid.north]
+    east, south = grid.west + width * grid.step_x, grid.north - height * grid.step_y
+    place: dict[str, Any] = {
+        "zarr_conventions": _CONVENTIONS,
+        "proj:code": f"EPSG:{grid.epsg}",
+        "spatial:dimensions": ["y", "x"],
+        "spatial:transform_type": "affine",
+        "spatial:transform": transform,
+        "spatial:shape": [height, width],
+        "spatial:bbox": [grid.west, south, east, grid.north],
+        "spatial:registration": "pixel",
+    }
+    about = {"Conventions": "CF-1.11", "title": f"chips of tile {tile}", "tile": tile, "daskembed": __version__}
+    root = zarr.create_group(store, attributes=about | place)
+
+    def coordinate(name: str, values: Any, dtype: str, dimensions: tuple[str, ...], **attributes: Any) -> None:
+        found = np.asarray(values, dtype=object if dtype == "string" else dtype)
+        array = root.create_array(
+            name,
+            shape=found.shape,
+            dtype=dtype,
+            chunks=found.shape,
+            dimension_names=dimensions,
+            attributes=attributes,
+            # Otherwise a chunk of zeros is left out: one more thing that a reader might not know.
+            config={"write_empty_chunks": True},
+        )
+        array[...] = found
+
+    days = np.array(grid.dates, "datetime64[D]").astype(np.int64)
+    units = {"units": "days since 1970-01-01", "calendar": "proleptic_gregorian"}
+    coordinate("time", days, "int64", ("time",), standard_name="time", **units)
+    coordinate("band", list(grid.bands), "string", ("band",), long_name="band")
+    crs = CRS.from_epsg(grid.epsg)
+    length = crs.axis_info[0].unit_name
+    for name, start, step, count in (
+        ("y", grid.north, -grid.step_y, height),
+        ("x", grid.west, grid.step_x, width),
+    ):
+        centres = start + (np.arange(count) + 0.5) * step
+        coordinate(
+            name,
+            centres,
+            "float64",
+            (name,),
+            standard_name=f"projection_{name}_coordinate",
+            units=length,
+            axis=name.upper(),
+        )
+    gdal = " ".join(repr(float(value)) for value in (grid.west, grid.step_x, 0, grid.north, 0, -grid.step_y))
+    coordinate("spatial_ref", 0, "int64", (), **crs.to_cf(), spatial_ref=crs.to_wkt(), GeoTransform=gdal)
+    # Without `coordinates`, xarray would take spatial_ref for data, unless told otherwise.
+    linked = {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref"}
+    root.create_array(PIXELS, shape=grid.shape, attributes=linked | place, **_encoding(bands))
+    with warnings.catch_warnings():
+        # That consolidated metadata are no part of Zarr v3 yet: readers that do not know them read the rest.
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(store)
+    objects = {path: bytes(made.to_bytes()) for path, made in memory.items()}
+    return {path: objects[path] for path in sorted(objects, key=lambda path: (path == _ROOT, path))}
+
+
+# Receipts and notes.
+
+
+def receipt_path(tile: str) -> str:
+    """Path of a cube's receipt below the output."""
+    return f"{CUBES}/{tile}.json"
+
+
+def read_receipt(output: Storage, path: str) -> CubeReceipt | None:
+    """The receipt at `path`; None if there is none; raises `InputError` if it is something else."""
+    try:
+        return CubeReceipt(**json.loads(output.get(path)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{output.url_of(path)} is not a receipt of daskembed: {error}; delete it") from None
+
+
+def _write_receipt(output: Storage, receipt: CubeReceipt) -> None:
+    output.put(receipt_path(receipt.tile), json.dumps(asdict(receipt), indent=1, sort_keys=True).encode())
+
+
+def _note_path(tile: str, key: str) -> str:
+    return f"{CUBES}/{tile}/{key.replace('/', '.')}.json"
+
+
+def _read_notes(output: Storage, paths: set[str]) -> dict[str, dict[str, Any]]:
+    with ThreadPoolExecutor(16) as pool:
+        found = [json.loads(data) for data in pool.map(output.get, sorted(p for p in paths if p.endswith(".json")))]
+    return {note.pop("shard"): note for note in found}
+
+
+def _intact(notes: Mapping[str, dict[str, Any]], present: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Those of some shards whose objects are there."""
+    return {key: note for key, note in notes.items() if present.get(f"{PIXELS}/{key}", 0) == note["size"]}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _now() -> str:
+    from daskembed.stages import now
+
+    return now()
+
+
+def _software() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {"daskembed": __version__} | {name: version(name) for name in ("zarr", "numcodecs", "numpy", "rasterio")}
+
+
+# On the client.
+
+
+@dataclass
+class _Tile:
+    """One tile on its way."""
+
+    name: str
+    order: int
+    plan: Plan | None = None
+    waiting: dict[Future, Shard] = field(default_factory=dict)
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class _Flow:
+    """The tiles' way through the cluster: some at a time, one task a shard."""
+
+    def __init__(
+        self, client: Client, job: Job, names: tuple[str, ...], progress: Callable[[Progress], None] | None
+    ) -> None:
+        self._client, self._job, self._names = client, job, names
+        threads = client.nthreads()
+        self._state = Progress(
+            len(names), client.dashboard_link, f"{len(threads)} with {sum(threads.values())} threads"
+        )
+        self._window = 2 + sum(threads.values()) // 8
+        self._tell = progress or (lambda state: None)
+        self._waiting = [_Tile(name, order) for order, name in enumerate(names)]
+        self._tasks: dict[Future, tuple[_Tile, Callable[[_Tile, Future, Any], None]]] = {}
+        self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._active = 0
+
+    def run(self, check: Callable[[], None]) -> RunResult:
+        """All tiles, or as many as there is time for before a Ctrl-C."""
+        start, interrupted = monotonic(), False
+        try:
+            self._tell(self._state)
+            self._begin()
+            while self._tasks:
+                check()
+                self._take(self._next())
+                self._begin()
+                self._tell(self._state)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            self._client.cancel(list(self._tasks))
+        return RunResult(
+            output=self._job.output.url,
+            tiles=tuple(self._state.finished),
+            unfinished=len(self._names) - len(self._state.finished),
+            encoded=self._state.encoded,
+            seconds=monotonic() - start,
+            interrupted=interrupted,
+            stage_seconds={},
+        )
+
+    def _next(self) -> Future:
+        """A task that has ended; waits for one."""
+        alone_since = monotonic()
+        while True:
+            try:
+                future = self._ended.get(timeout=5)
+            except queue.Empty:
+                if self._threads():
+                    alone_since = monotonic()
+                elif monotonic() - alone_since > WORKER_TIMEOUT:
+                    raise ClusterLostError(
+                        f"no worker is left at {self._client.scheduler.address}, and none came within "
+                        f"{WORKER_TIMEOUT} s: start workers again"
+                    ) from None
+                continue
+            if future in self._tasks:  # else cancelled
+                return future
+
+    def _threads(self) -> int:
+        try:
+            return sum(self._client.nthreads().values())
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise ClusterLostError(f"the Dask scheduler does not answer any more: {error}") from None
+
+    def _begin(self) -> None:
+        while self._waiting and self._active < self._window:
+            self._active += 1
+            tile = self._waiting.pop(0)
+            self._submit(tile, self._planned, plan_tile, self._job, tile.name)
+
+    def _submit(self, tile: _Tile, then: Callable[[_Tile, Future, Any], None], *task: Any) -> Future:
+        future = self._client.submit(*task, priority=-tile.order, pure=False)
+        self._tasks[future] = (tile, then)
+        future.add_done_callback(self._ended.put)
+        return future
+
+    def _take(self, future: Future) -> None:
+        tile, then = self._tasks.pop(future)
+        try:
+            result = future.result(timeout=WORKER_TIMEOUT)
+        except CancelledError:
+            raise ClusterLostError("the Dask scheduler is gone, and what it knew with it") from None
+        except StorageUnusableError:
+            raise
+        except Exception as error:
+            reason = str(error) if isinstance(error, DaskembedError) else f"{type(error).__name__}: {error}"
+            # Tiles are failed by what their own tasks raise, whatever that is: the others go on.
+            others = [other for other, (owner, _) in self._tasks.items() if owner is tile]
+            for other in others:
+                del self._tasks[other]
+            self._client.cancel(others)
+            self._end(TileResult(tile.name, "failed", reason=reason))
+            return
+        then(tile, future, result)
+
+    def _planned(self, tile: _Tile, future: Future, plan: Plan | CubeReceipt) -> None:
+        self._state.indexed += 1
+        if isinstance(plan, CubeReceipt):
+            self._finished(tile, future, plan)
+            return
+        tile.plan = plan
+        self._state.chips += sum(len(shard.chips) for shard in plan.to_do)
+        if plan.grid is not None:
+            write = partial(write_shard, self._job, tile.name, len(plan.grid.bands))
+            for shard in plan.to_do:
+                tile.waiting[self._submit(tile, self._written, write, shard)] = shard
+        self._finish(tile)
+
+    def _written(self, tile: _Tile, future: Future, note: Note) -> None:
+        tile.notes[tile.waiting.pop(future).key] = asdict(note)
+        self._state.encoded += note.chips
+        self._state.quarantined += len(note.quarantined)
+        self._finish(tile)
+
+    def _finish(self, tile: _Tile) -> None:
+        if not tile.waiting:
+            self._submit(tile, self._finished, finish_tile, self._job, tile.plan, tile.notes)
+
+    def _finished(self, tile: _Tile, future: Future, receipt: CubeReceipt) -> None:
+        cube = self._job.output.url_of(receipt.file) if receipt.file else None
+        status = "skipped" if tile.plan is None else "done"
+        self._end(
+            TileResult(tile.name, status, cube, receipt.chips, receipt.quarantined, size=receipt.size if cube else 0)
+        )
+
+    def _end(self, result: TileResult) -> None:
+        self._active -= 1
+        self._state.finished.append(result)
+
+
+def _run_on(
+    client: Client,
+    job: Job,
+    names: tuple[str, ...],
+    check: Callable[[], None],
+    progress: Callable[[Progress], None] | None,
+) -> RunResult:
+    from daskembed.clusters import check_versions
+
+    try:
+        client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
+    except TimeoutError:
+        raise InputError(
+            f"no worker joined {client.scheduler.address} within {WORKER_TIMEOUT} s: start one with `dask worker`"
+        ) from None
+    check_versions(client)
+    _check_seen(client, job)
+    return _Flow(client, job, names, progress).run(check)
+
+
+def _check_seen(client: Client, job: Job) -> None:
+    """Raise `InputError` if workers do not see a local source or output."""
+    probe = f"{STATE}/{uuid.uuid4().hex}.probe"
+    job.output.put(probe, b"")
+    try:
+        for storage, sees, path in ((job.source, Path.is_dir, ""), (job.output, Path.is_file, probe)):
+            if is_local(storage.url):
+                seen = client.run(sees, local_path(storage.url) / path, on_error="ignore")
+                if blind := sorted(address for address, found in seen.items() if not found):
+                    _refuse_local(job, ", ".join(blind))
+    finally:
+        job.output.delete([probe])
+
+
+def _refuse_local(job: Job, workers: str) -> None:
+    if local := [storage.url for storage in (job.source, job.output) if is_local(storage.url)]:
+        raise InputError(
+            f"{' and '.join(local)} {'is a folder' if len(local) == 1 else 'are folders'} of this machine, and workers "
+            f"do not see all of that ({workers}): give an object store or a file system that all of them have, or use "
+            "--cluster local"
+        )
+
+
+def _check_writable(output: Storage) -> None:
+    probe = f"{STATE}/write-test"
+    try:
+        if is_local(output.url):
+            local_path(output.url).mkdir(parents=True, exist_ok=True)
+        output.put(probe, b"")
+        output.delete([probe])
+    except (StorageError, OSError) as error:
+        raise InputError(f"the output {output.url} cannot be written: {error}; give another --output") from None

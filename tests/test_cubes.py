@@ -1,0 +1,422 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+import rasterio
+import rioxarray  # noqa: F401 (registers .rio)
+import xarray as xr
+from distributed import Client
+
+import daskembed
+from daskembed import cubes
+from daskembed.cli import main
+from daskembed.errors import InputError, TileError
+from daskembed.sources import geotiff
+from daskembed.storage import Storage
+from daskembed.testing import landscape, write_chips
+
+TILE = "33TUL"
+DATES = ("2019-04-16", "2019-05-01")
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def chips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1 x 5 chips of one date and 2 x 5 of another, in two shards each; not to be changed."""
+    folder = tmp_path_factory.mktemp("chips")
+    for seed, date in enumerate(DATES):
+        write_chips(folder, date=date, rows=1 + seed, cols=5, seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cube(chips: Path, client: Client, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their cube; not to be changed."""
+    output = tmp_path_factory.mktemp("cubes")
+    result = daskembed.write_cubes([TILE], source=str(chips), output=str(output), cluster=client)
+    assert result.exit_status == 0
+    assert (result.chips, result.encoded) == (15, 15)
+    return output / f"{TILE}.zarr"
+
+
+@dataclass
+class Copy:
+    """Chips that a test may change, and a place for their cube."""
+
+    source: Path
+    output: Path
+    client: Client
+
+    @property
+    def paths(self) -> list[Path]:
+        return sorted(self.source.rglob("*.tif"))
+
+    @property
+    def receipt(self) -> dict:
+        return json.loads((self.output / cubes.receipt_path(TILE)).read_text())
+
+    @property
+    def root(self) -> Path:
+        return self.output / f"{TILE}.zarr" / "zarr.json"
+
+    def write(self) -> daskembed.RunResult:
+        return daskembed.write_cubes([TILE], source=str(self.source), output=str(self.output), cluster=self.client)
+
+    def open(self) -> xr.DataArray:
+        return xr.open_zarr(self.root.parent)["pixels"]
+
+
+@pytest.fixture
+def copy(chips: Path, tmp_path: Path, client: Client) -> Copy:
+    shutil.copytree(chips, tmp_path / "chips")
+    return Copy(tmp_path / "chips", tmp_path / "cubes", client)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the chips that are read from now on."""
+    read, read_chip = [], geotiff.read_chip
+
+    def count(url: str, bands: tuple[int, ...]) -> np.ndarray:
+        read.append(Path(url).name)
+        return read_chip(url, bands)
+
+    monkeypatch.setattr(geotiff, "read_chip", count)
+    return read
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def damage(path: Path) -> None:
+    """Spoil pixels, so that the header is sound."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
+    path.write_bytes(data)
+
+
+def assert_holds(pixels: xr.DataArray, paths: list[Path], without: tuple[Path, ...] = ()) -> None:
+    """Each chip is where its own georeferencing says, pixel by pixel, and there is nothing else."""
+    rest = np.ones((pixels.sizes["time"], pixels.sizes["y"], pixels.sizes["x"]), bool)
+    values = pixels.to_numpy()
+    for path in paths:
+        if path in without:
+            continue
+        with rasterio.open(path) as file:
+            west, north = file.xy(0, 0)
+            y, x = list(pixels["y"].to_numpy()).index(north), list(pixels["x"].to_numpy()).index(west)
+            time = list(pixels["time"].to_numpy()).index(np.datetime64(file.tags()["date"]))
+            assert list(pixels["band"].to_numpy()) == list(file.descriptions)
+            np.testing.assert_array_equal(values[time, :, y : y + 512, x : x + 512], file.read())
+            rest[time, y : y + 512, x : x + 512] = False
+    assert np.isnan(values.transpose(1, 0, 2, 3)[:, rest]).all()
+
+
+def test_pixels_and_coordinates_come_back(cube: Path, chips: Path) -> None:
+    opened = xr.open_zarr(cube)
+    assert list(opened.data_vars) == ["pixels"]
+    pixels = opened["pixels"]
+    assert pixels.dtype == np.float32
+    assert pixels.dims == ("time", "band", "y", "x")
+    assert pixels.shape == (2, 13, 2 * 512, 5 * 512)
+    assert pixels.sel(time=DATES[1], band="B08").shape == (2 * 512, 5 * 512)
+    assert_holds(pixels, sorted(chips.rglob("*.tif")))
+    np.testing.assert_array_equal(pixels[1], landscape(2 * 512, 5 * 512, seed=1))
+
+
+def test_the_place_is_told_to_rioxarray_and_by_geozarr(cube: Path, chips: Path) -> None:
+    opened = xr.open_zarr(cube)
+    with rasterio.open(min(chips.rglob("*.tif"))) as first:
+        assert opened.rio.crs == opened["pixels"].rio.crs == first.crs
+        assert opened["pixels"].rio.transform() == first.transform
+        west, north = first.bounds.left, first.bounds.top
+        bounds = (west, north - 2 * 5120, west + 5 * 5120, north)
+        transform = list(first.transform)[:6]
+    assert opened["pixels"].rio.bounds() == bounds
+    for attributes in (opened.attrs, opened["pixels"].attrs):
+        assert attributes["proj:code"] == "EPSG:32633"
+        assert attributes["spatial:transform"] == transform
+        assert attributes["spatial:dimensions"] == ["y", "x"]
+        assert attributes["spatial:shape"] == [2 * 512, 5 * 512]
+        assert tuple(attributes["spatial:bbox"]) == bounds
+        assert {one["name"]: one["uuid"] for one in attributes["zarr_conventions"]} == {
+            "proj": "f17cb550-5864-4468-aeb7-f3180cfb622f",
+            "spatial": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
+        }
+
+
+def test_it_is_zarr_v3_in_shards_of_chips(cube: Path) -> None:
+    import zarr
+
+    array = zarr.open_group(cube, mode="r")["pixels"]
+    assert array.metadata.zarr_format == 3
+    assert array.chunks == (1, 13, 512, 512)
+    assert array.shards == (1, 13, 2048, 2048)
+    assert json.loads((cube / "zarr.json").read_text())["consolidated_metadata"]["metadata"].keys() == {
+        *("pixels", "time", "band", "y", "x", "spatial_ref")
+    }
+
+
+def test_gdal_reads_it(cube: Path) -> None:
+    try:
+        file = rasterio.open(f'ZARR:"{cube}":/pixels:0')
+    except rasterio.RasterioIOError as error:
+        pytest.skip(f"GDAL {rasterio.__gdal_version__} cannot: {error}")
+    with file:
+        assert file.shape == (2 * 512, 5 * 512)
+        assert file.crs.to_epsg() == 32633
+
+
+def test_it_is_smaller_than_the_chips(cube: Path, chips: Path) -> None:
+    assert sum(map(len, contents(cube).values())) < 0.85 * sum(path.stat().st_size for path in chips.rglob("*.tif"))
+
+
+def test_nan_stays_and_what_is_missing_becomes_nan(copy: Copy) -> None:
+    with rasterio.open(copy.paths[0], "r+") as file:
+        pixels = file.read()
+        pixels[10, 100:200, 300] = np.nan
+        pixels[0, 5, 5] = 0.1  # which uint16 would not hold
+        pixels[12, 5, 5] = -0.0
+        file.write(pixels)
+    copy.paths[7].unlink()
+    result = copy.write()
+    assert (result.exit_status, result.chips) == (0, 14)
+    assert_holds(copy.open(), copy.paths)
+    assert np.signbit(copy.open()[0, 12, 5, 5])
+
+
+def test_a_bad_chip_is_left_out_and_listed(copy: Copy) -> None:
+    damaged, headless = copy.paths[1], copy.paths[6]
+    damage(damaged)
+    headless.write_bytes(b"nothing")
+    result = copy.write()
+    assert result.exit_status == 3
+    assert set(result.quarantined) == {str(damaged), str(headless)} == set(copy.receipt["quarantined"])
+    assert result.chips == 13
+    assert "damaged" in result.quarantined[str(damaged)]
+    assert_holds(copy.open(), copy.paths, without=(damaged, headless))
+    again = copy.write()
+    assert (again.exit_status, again.encoded, again.quarantined) == (3, 0, result.quarantined)
+    assert "quarantined  2" in cubes.summary(again)
+
+
+@pytest.mark.parametrize("spoil", [damage, lambda path: path.write_bytes(b"nothing")], ids=["pixels", "headers"])
+def test_there_is_no_cube_of_bad_chips_only(copy: Copy, spoil: Callable[[Path], None]) -> None:
+    for path in copy.paths:
+        spoil(path)
+    result = copy.write()
+    assert (result.exit_status, result.chips, result.tiles[0].file) == (3, 0, None)
+    assert not copy.root.parent.exists()
+    assert copy.write().tiles[0].status == "skipped"
+
+
+def test_a_finished_tile_is_skipped(copy: Copy, reads: list[str]) -> None:
+    first = copy.write()
+    assert len(reads) == 15
+    before, receipt = contents(copy.output), copy.receipt
+    again = copy.write()
+    assert len(reads) == 15
+    assert contents(copy.output) == before
+    assert [tile.status for tile in again.tiles] == ["skipped"]
+    assert (again.chips, again.tiles[0].size) == (15, first.tiles[0].size)
+    cube = copy.root.parent
+    assert receipt["size"] == again.tiles[0].size == sum(map(len, contents(cube).values()))
+    assert not list(copy.output.rglob("*.0.0.0.json"))
+
+
+def test_only_shards_of_changed_chips_are_written_anew(copy: Copy, reads: list[str]) -> None:
+    copy.write()
+    reads.clear()
+    changed = copy.paths[2]
+    with rasterio.open(changed, "r+") as file:
+        file.write(file.read() + 1)
+    assert copy.write().encoded == 4
+    assert sorted(reads) == [path.name for path in copy.paths[:4]]
+    assert_holds(copy.open(), copy.paths)
+
+
+def test_there_is_no_cube_while_it_changes(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy.write()
+    copy.paths[4].unlink()
+    seen, read_chip = [], geotiff.read_chip
+
+    def look(url: str, bands: tuple[int, ...]) -> np.ndarray:
+        seen.append(copy.root.exists())
+        return read_chip(url, bands)
+
+    monkeypatch.setattr(geotiff, "read_chip", look)
+    copy.paths[8].touch()
+    copy.write()
+    assert seen
+    assert not any(seen)
+    assert_holds(copy.open(), copy.paths)
+    assert not (copy.root.parent / "pixels/c/0/0/0/1").exists()
+
+
+def test_a_shard_that_vanished_is_written_again(copy: Copy, reads: list[str]) -> None:
+    copy.write()
+    before = contents(copy.root.parent)
+    reads.clear()
+    (copy.root.parent / "pixels/c/1/0/0/1").unlink()
+    assert copy.write().encoded == 2
+    assert sorted(reads) == [copy.paths[9].name, copy.paths[14].name]
+    assert contents(copy.root.parent) == before
+
+
+KILLED = dedent("""\
+    import os, signal, sys
+    from contextlib import contextmanager
+    from distributed import Client
+    import daskembed
+    from daskembed.storage import Storage
+
+    source, output, word, nth = sys.argv[1:]
+    seen, open_writer = [], Storage.open_writer
+
+    @contextmanager
+    def watch(self, path):
+        with open_writer(self, path) as file:
+            yield file
+            if word in path and (seen.append(path) or len(seen) == int(nth)):
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    Storage.open_writer = watch
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        daskembed.write_cubes(["33TUL"], source=source, output=output, cluster=client)
+""")
+
+
+@pytest.mark.parametrize(
+    ("word", "nth", "done"),
+    [
+        ("/pixels/c/", 3, 2),  # in the middle of the third shard
+        (".zarr/x/", 1, 4),  # all shards are there, the coordinates are not
+        ("33TUL.zarr/zarr.json", 1, 4),  # only the root is missing
+        ("cubes/33TUL.json", 2, 4),  # the cube is complete, its receipt is missing
+    ],
+)
+def test_a_killed_run_leaves_no_cube_and_is_gone_on_with(
+    copy: Copy, cube: Path, reads: list[str], word: str, nth: int, done: int
+) -> None:
+    command = [sys.executable, "-c", KILLED, str(copy.source), str(copy.output), word, str(nth)]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -9, killed.stderr
+    assert copy.root.exists() == (word == "cubes/33TUL.json")
+    assert copy.receipt["status"] == "unfinished"
+    if not copy.root.exists():
+        with pytest.raises((FileNotFoundError, ValueError)):
+            copy.open()
+    finished = {path.name for path in copy.output.glob("_daskembed/cubes/33TUL/*.json")}
+    assert len(finished) == done
+    result = copy.write()
+    assert result.exit_status == 0
+    chips_of = {"c.0.0.0.0.json": 4, "c.0.0.0.1.json": 1, "c.1.0.0.0.json": 8, "c.1.0.0.1.json": 2}
+    assert len(reads) == 15 - sum(chips_of[name] for name in finished)
+    assert contents(copy.root.parent) == contents(cube)
+    assert not list(copy.output.rglob("*.tmp"))
+
+
+def test_a_cube_on_an_object_store(s3: str, chips: Path, cube: Path, client: Client) -> None:
+    from obstore.store import from_url
+    from zarr.storage import ObjectStore
+
+    first = write_to(s3, chips, client)
+    assert [tile.file for tile in first.tiles] == [f"{s3}/cubes/{TILE}.zarr"]
+    store = from_url(f"{s3}/cubes/{TILE}.zarr", client_options={"allow_http": True})
+    xr.testing.assert_identical(xr.open_zarr(ObjectStore(store, read_only=True)).load(), xr.open_zarr(cube).load())
+    assert write_to(s3, chips, client).tiles[0].status == "skipped"
+    Storage(s3).delete([f"cubes/{TILE}.zarr/zarr.json"])
+    assert write_to(s3, chips, client).encoded == 0
+    assert Storage(s3).get(f"cubes/{TILE}.zarr/zarr.json") == (cube / "zarr.json").read_bytes()
+
+
+def write_to(s3: str, chips: Path, client: Client) -> daskembed.RunResult:
+    return daskembed.write_cubes([TILE], source=str(chips), output=f"{s3}/cubes", cluster=client)
+
+
+def test_chips_of_two_grids_are_refused(chips: Path, tmp_path: Path) -> None:
+    job = cubes.Job(Storage(str(chips)), Storage(str(tmp_path)))
+    index = daskembed.index_tile(TILE, str(chips))
+    other = index.loc[3, "source_url"]
+
+    def changed(**values: object) -> object:
+        made = index.copy()
+        for column, value in values.items():
+            made.loc[3, column] = value
+        return made
+
+    west, east, north = (index.loc[3, edge] for edge in ("west", "east", "north"))
+    for values, message in (
+        ({"epsg": 32634}, "is in EPSG:32634, but .* in EPSG:32633"),
+        ({"west": west + 10, "east": east + 10}, "lies 1537 pixels east and 0 south of it"),
+        ({"north": north + 5120}, "has pixels of 10 x 20"),
+        ({"west": index.loc[2, "west"], "east": index.loc[2, "east"]}, "are of one place and date"),
+    ):
+        with pytest.raises(TileError, match=message) as refused:
+            cubes.lay_out(job, changed(**values))
+        assert str(other) in str(refused.value)
+
+
+def test_chips_fall_into_shards_by_their_places(chips: Path, tmp_path: Path) -> None:
+    job = cubes.Job(Storage(str(chips)), Storage(str(tmp_path)))
+    index = daskembed.index_tile(TILE, str(chips))
+    for edge, chips_off in (("north", -9), ("south", -9), ("west", 6), ("east", 6)):
+        index.loc[14, edge] += chips_off * 5120
+    grid, shards = cubes.lay_out(job, index)
+    assert grid is not None
+    assert grid.shape == (2, 13, 11 * 512, 11 * 512)
+    assert (grid.west, grid.north) == (index.loc[0, "west"], index.loc[0, "north"])
+    assert {shard.key: [chip[:2] for chip in shard.chips] for shard in shards} == {
+        "c/0/0/0/0": [(0, 0), (0, 1), (0, 2), (0, 3)],
+        "c/0/0/0/1": [(0, 0)],
+        "c/1/0/0/0": [(row, col) for row in (0, 1) for col in range(4)],
+        "c/1/0/0/1": [(0, 0)],
+        "c/1/0/2/2": [(2, 2)],
+    }
+
+
+def test_a_bad_tile_fails_and_the_others_go_on(copy: Copy) -> None:
+    result = daskembed.write_cubes(
+        ["33TUM", TILE], source=str(copy.source), output=str(copy.output), cluster=copy.client
+    )
+    assert result.exit_status == 4
+    assert {tile.tile: tile.status for tile in result.tiles} == {"33TUM": "failed", TILE: "done"}
+    assert "33TUM  no chips of tile 33TUM" in cubes.summary(result)
+
+
+def test_what_cannot_work_is_refused(copy: Copy) -> None:
+    with pytest.raises(InputError, match="is the source too"):
+        daskembed.write_cubes([TILE], source=str(copy.source), output=str(copy.source), cluster=copy.client)
+    with pytest.raises(InputError, match="no folder"):
+        daskembed.write_cubes([TILE], source="/nowhere", output=str(copy.output), cluster=copy.client)
+    with pytest.raises(InputError, match="is not an MGRS tile"):
+        daskembed.write_cubes(["33AAA"], source=str(copy.source), output=str(copy.output), cluster=copy.client)
+    copy.output.write_text("a file")
+    with pytest.raises(InputError, match="cannot be written"):
+        copy.write()
+
+
+def test_the_command(copy: Copy, capfd: pytest.CaptureFixture[str]) -> None:
+    copy.paths[0].write_bytes(b"nothing")
+    arguments = ["cube", "--tiles", TILE, "--source", str(copy.source), "--output", str(copy.output)]
+    assert main(arguments) == 3
+    printed = capfd.readouterr().out
+    assert f"{TILE}  done: 14 chips, 1 quarantined, {copy.root.parent}" in printed
+    assert f"  {copy.paths[0]}  is not a TIFF" in printed
+    assert_holds(copy.open(), copy.paths, without=(copy.paths[0],))
