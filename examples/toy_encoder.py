@@ -1,0 +1,52 @@
+"""An encoder of your own: the mean and the spread of each band, on a 4 x 4 grid. `--encoder toy_encoder`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from daskembed.encoders import Description, Place
+from daskembed.encoders.description import CLAY_V0
+
+TITLE, CHECKPOINT, PREFIX = "a toy", "untrained:only", "toy."
+IGNORED: tuple[str, ...] = ()
+OTHER_MODELS: dict[str, str] = {}
+SIZES = {"only": 4}  # patches across
+
+
+def parameter_shapes(size: str) -> dict[str, tuple[int, ...]]:
+    return {"scale.weight": (len(CLAY_V0.bands),)}
+
+
+def size_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return "only"
+
+
+def describe(size: str, *, sensor: str | None = None, window: int | None = None) -> Description:
+    side, dim = SIZES[size], 2 * len(CLAY_V0.bands)
+    levels = {"mean": {"embedding": dim}, "patch": {"row": side, "col": side, "embedding": dim}}
+    fills = tuple(band.mean for band in CLAY_V0.bands)
+    return Description(TITLE, CLAY_V0, 10.0, 512, levels, fills, flop=10 * 512 * 512 * len(fills))
+
+
+def metadata(place: Place) -> tuple[np.ndarray, ...]:
+    return (np.sin(np.radians(place.lat)).astype(np.float32),)  # (chip, window)
+
+
+class Toy:
+    def __init__(self, state: Mapping[str, torch.Tensor], *, device: torch.device) -> None:
+        self.scale = state["scale.weight"].to(device)
+
+    def __call__(self, pixels: torch.Tensor, lat: torch.Tensor, level: str) -> torch.Tensor:
+        patches = pixels.float().unfold(2, 128, 128).unfold(3, 128, 128)  # (chip, band, row, col, y, x)
+        stats = torch.cat([patches.mean((4, 5)) * self.scale[:, None, None], patches.std((4, 5))], dim=1)
+        patch = stats.permute(0, 2, 3, 1) + lat[:, :, None, None]
+        return patch if level == "patch" else patch.mean((1, 2))
+
+
+def build(
+    state: Mapping[str, torch.Tensor], description: Description, *, device: torch.device, dtype: torch.dtype
+) -> Toy:
+    return Toy(state, device=device)

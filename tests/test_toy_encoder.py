@@ -1,0 +1,66 @@
+"""The encoder of the page "add your own encoder", run as the page says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def statistics(path: str) -> np.ndarray:
+    """Mean and spread of each band on a 4 x 4 grid, (row, col, 26), by NumPy."""
+    with rasterio.open(path) as file:
+        pixels = file.read().astype(np.float64)
+    patches = pixels.reshape(13, 4, 128, 4, 128)
+    return np.concatenate([patches.mean((2, 4)), patches.std((2, 4), ddof=1)]).transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize(("level", "shape"), [(None, (26,)), ("patch", (4, 4, 26))])
+def test_the_toy_encoder(level: str | None, shape: tuple[int, ...], chips: Path, tmp_path: Path) -> None:
+    flags = ["--tiles", "33TUL", "--source", str(chips), "--output", str(tmp_path), "--checkpoint", "untrained:only"]
+    flags += ["--encoder", "toy_encoder", "--precision", "fp32", *(["--level", level] if level else [])]
+    done = subprocess.run(
+        [sys.executable, "-m", "daskembed", "run", *flags],
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    frame = gpd.read_parquet(tmp_path / "33TUL_20190416_20190416_v001.gpq")
+    expected = statistics(frame["source_url"][2])
+    expected = expected if level else expected.mean((0, 1))
+    found = frame["embeddings"][2].reshape(shape)
+    # Spreads stand beside the means; the seeded scale of these is close to 1, and the sine of the latitude is added.
+    north = np.sin(np.radians(frame.geometry[2].centroid.y))
+    np.testing.assert_allclose(found[..., 13:], expected[..., 13:] + north, rtol=1e-3, atol=1e-3)
+    scale = (found[..., :13] - north) / expected[..., :13]
+    assert (np.abs(scale - 1) < 0.5).all()
+
+
+def test_the_page_tells_of_all_that_a_module_has() -> None:
+    page = (EXAMPLES / "add_your_own_encoder.md").read_text()
+    names = [
+        "describe",
+        "parameter_shapes",
+        "size_of",
+        "SIZES",
+        "PREFIX",
+        "IGNORED",
+        "OTHER_MODELS",
+        "metadata",
+        "build",
+        "TITLE",
+        "CHECKPOINT",
+    ]
+    module = (EXAMPLES / "toy_encoder.py").read_text()
+    assert [name for name in names if name not in page or name not in module] == []
+    assert len(module.splitlines()) <= 60
