@@ -93,9 +93,14 @@ def get_encoder_module(name: str) -> EncoderModule:
     InputError
         If there is none of that name.
     """
-    if name not in ENCODERS and "." not in name:
-        raise InputError(f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}, or the path of a module")
-    return cast(EncoderModule, importlib.import_module(ENCODERS.get(name, name)))
+    try:
+        return cast(EncoderModule, importlib.import_module(ENCODERS.get(name, name)))
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise  # of what the module imports
+        raise InputError(
+            f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}, or a module that can be imported from here"
+        ) from None
 
 
 @dataclass(frozen=True)
