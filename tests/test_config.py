@@ -16,7 +16,7 @@ from daskembed import config
 def test_one_setting_leaves_the_others_at_their_defaults(given):
     with dask.config.set(given):
         assert config.get("batch-size") == 5
-        assert config.get("level") == "mean"
+        assert config.get("on-nan") == "quarantine"
     assert config.get("batch-size") == 32
 
 
@@ -26,6 +26,6 @@ def test_a_setting_without_default_is_none():
 
 def test_the_environment_sets_defaults():
     env = os.environ | {"DASK_DASKEMBED__BATCH_SIZE": "7"}
-    code = "from daskembed import config; print(config.get('batch-size'), config.get('level'))"
+    code = "from daskembed import config; print(config.get('batch-size'), config.get('version'))"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["7", "mean"]
+    assert done.stdout.split() == ["7", "001"]
