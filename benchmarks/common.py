@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from daskembed.encoders import clay_v0
+from daskembed.encoders import Encoder, Model, Place, clay_v0, get_encoder_module
+from daskembed.encoders.checkpoint import untrained_state
+from daskembed.encoders.description import CHIP
+from daskembed.testing import landscape
 
 GFLOP_A_CHIP = clay_v0.describe("small").flop / 1e9
 """Of one 512 x 512 chip through the `small` encoder."""
@@ -61,9 +64,31 @@ def product_rate(dtype: torch.dtype, size: int = 4096, device: str = "cpu") -> f
     return 2 * size**3 / median_seconds(multiply) / 1e9
 
 
-def places(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Latitudes, longitudes and dates of some chips."""
-    return np.full(count, 45.0), np.full(count, 12.0), np.full(count, "2019-04-16", "datetime64[D]")
+def describe(name: str, size: str, *, precision: str = "bf16", batch: int = 32, readers: int = 16) -> Encoder:
+    """An encoder with seeded weights."""
+    needs = get_encoder_module(name).describe(size)
+    return Encoder(name, f"untrained:{size}:0", None, size, precision, batch, readers, needs)
+
+
+def places(encoder: Encoder, count: int) -> Place:
+    """Somewhere, for some chips."""
+    centres = np.zeros((count, (CHIP // encoder.description.window) ** 2))
+    return Place(centres, centres, np.full(count, "2020-01-01", "datetime64[s]"), np.full(count, 10.0))
+
+
+def inputs(encoder: Encoder, count: int, device: str = "cpu") -> list[torch.Tensor]:
+    """What a model is called with, of some chips."""
+    pixels = torch.from_numpy(landscape(CHIP, CHIP, seed=0)[: len(encoder.description.bands)])
+    told = get_encoder_module(encoder.name).metadata(places(encoder, count))
+    return [pixels.expand(count, -1, -1, -1).to(device), *(torch.from_numpy(values).to(device) for values in told)]
+
+
+def build(encoder: Encoder, device: str = "cpu") -> Model:
+    """Its model on a device."""
+    module = get_encoder_module(encoder.name)
+    dtype = torch.bfloat16 if encoder.precision == "bf16" else torch.float32
+    state = untrained_state(module, encoder.size, 0)
+    return module.build(state, encoder.description, device=torch.device(device), dtype=dtype)
 
 
 def print_table(rows: list[Row]) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.common import GFLOP_A_CHIP, Row, median_seconds, places, product_rate
+from benchmarks.common import Row, build, describe, inputs, median_seconds, places, product_rate
 from daskembed import timings
 from daskembed.device import Device
-from daskembed.encoders import Encoder, clay_v0
+from daskembed.encoders import Place, clay_v0
 from daskembed.encoders.checkpoint import untrained_state
 from daskembed.landscape import landscape
 
@@ -26,30 +26,35 @@ def run() -> list[Row]:
     rows = parity("cuda")
     rate = product_rate(torch.bfloat16, 8192, "cuda")
     rows += [_row("limit: product of 8192 x 8192 in bf16", rate / 1e3, "TFLOP/s", 1.0), _copies()]
-    state = untrained_state(clay_v0, "small", 0)
-    model = clay_v0.build(state, device=torch.device("cuda"), dtype=torch.bfloat16)
-    pixels = torch.from_numpy(landscape(512, 512, seed=0))
-    blocks = model.transformer
-    for name, step in (("eager", blocks._run), ("compiled", blocks._run_compiled)):
+    for name, size in (("clay-v0", "small"), ("clay-v1.5", "large")):
+        rows += _encoder(name, size, rate)
+        rows += [_blocks(name, size, rate, batch) for batch in (32, 128)]
+    return rows
+
+
+def _encoder(name: str, size: str, rate: float) -> list[Row]:
+    described = describe(name, size)
+    model, rows = build(described, "cuda"), []
+    level, blocks = next(iter(described.description.levels)), model.transformer  # type: ignore[attr-defined]
+    for way, step in (("eager", blocks._run), ("compiled", blocks._run_compiled)):
         blocks._step = step
         for batch in BATCHES:
-            inputs = [pixels.expand(batch, -1, -1, -1).cuda(), torch.zeros(batch, 2).cuda()]
-            inputs.append(torch.zeros(batch, 3).cuda())
+            given = inputs(described, batch, "cuda")
 
             @torch.inference_mode()
-            def encode(inputs: list[torch.Tensor] = inputs) -> None:
-                model(*inputs, "mean")
+            def encode(given: list[torch.Tensor] = given) -> None:
+                model(*given, level=level)
                 torch.cuda.synchronize()
 
-            what = f"encoder, {name}, batch {batch}"
+            what = f"{name} {size}, {way}, batch {batch}"
             try:
                 chips = batch / median_seconds(encode, repeats=7, warmup=3)
             except Exception as error:
                 # A batch too large, or no compiler: the other rows are worth having.
                 rows.append(_row(what, 0.0, f"failed: {str(error)[:60]}", 0.0))
                 continue
-            rows.append(_row(what, chips, "chips/s", chips * GFLOP_A_CHIP / rate))
-    return rows + [_blocks(rate, batch) for batch in (32, 128)]
+            rows.append(_row(what, chips, "chips/s", chips * described.description.flop / 1e9 / rate))
+    return rows
 
 
 def _row(what: str, value: float, unit: str, share: float) -> Row:
@@ -64,13 +69,16 @@ def parity(device: str) -> list[Row]:
 
     wanted = np.load(tests / "data" / "expected.npz")["tiny_mean"]
     seeds, lat, lon, days = zip(*SCENES, strict=True)
-    place = clay_v0.metadata(np.array(lat), np.array(lon), np.array(days, "datetime64[D]"))
+    centres = np.array([lat, lon], np.float64)[:, :, None]
+    place = clay_v0.metadata(Place(*centres, np.array(days, "datetime64[s]"), np.full(len(days), 10.0)))
     pixels = torch.from_numpy(np.stack([landscape(512, 512, seed=seed) for seed in seeds])).to(device)
     rows = []
     for precision, dtype, limit in (("fp32", torch.float32, 2e-6), ("bf16", torch.bfloat16, 5e-3)):
-        model = clay_v0.build(untrained_state(clay_v0, "tiny", 0), device=torch.device(device), dtype=dtype)
+        model = clay_v0.ClayV0(untrained_state(clay_v0, "tiny", 0), device=torch.device(device), dtype=dtype)
         with torch.inference_mode():
-            found = model(pixels, *(torch.from_numpy(values).to(device) for values in place), "mean").cpu().numpy()
+            found = (
+                model(pixels, *(torch.from_numpy(values).to(device) for values in place), level="mean").cpu().numpy()
+            )
         error = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
         if not error <= limit:
             sys.exit(f"wrong numbers: {precision} is {error:.2e} from the expected ones, more than {limit:.0e}")
@@ -89,18 +97,20 @@ def _copies() -> Row:
     return _row("limit: copies from pinned memory", 32 / median_seconds(copy), "chips/s", 1.0)
 
 
-def _blocks(rate: float, batch: int) -> Row:
+def _blocks(name: str, size: str, rate: float, batch: int) -> Row:
     """Chips in memory by way of the device's threads: how busy the GPU is."""
-    encoder = Encoder("clay-v0", "untrained:small:0", None, "small", "bf16", batch, 16)
-    device, pixels, count = Device(encoder), landscape(512, 512, seed=0), 16 * batch
+    encoder = describe(name, size, batch=batch)
+    needs = encoder.description
+    device, pixels, count = Device(encoder), landscape(512, 512, seed=0)[: len(needs.bands)], 16 * batch
+    level = next(iter(needs.levels))
 
     def encode() -> None:
-        device.encode([lambda: pixels] * count, *places(count), level="mean", on_nan="quarantine")
+        device.encode([lambda: pixels] * count, places(encoder, count), level=level, on_nan="quarantine")
 
     encode()
     before, start = timings.seconds()["device"], time.perf_counter()
     encode()
     wall, busy = time.perf_counter() - start, timings.seconds()["device"] - before
     chips = count / wall
-    what = f"blocks from memory, batch {batch}"
-    return _row(what, chips, f"chips/s, device busy {busy / wall:.0%}", chips * GFLOP_A_CHIP / rate)
+    what = f"{name} {size}, blocks from memory, batch {batch}"
+    return _row(what, chips, f"chips/s, device busy {busy / wall:.0%}", chips * needs.flop / 1e9 / rate)

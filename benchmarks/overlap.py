@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from benchmarks.common import Row, places
+from benchmarks.common import Row, describe, places
 from daskembed import timings
 from daskembed.device import Device
-from daskembed.encoders import Encoder
 
 PIXELS = np.zeros((13, 8, 8), np.float32)
 
@@ -22,7 +21,7 @@ def run() -> list[Row]:
 
 def measure(*, read_ms: float, readers: int = 16, chips: int = 64, blocks: int = 4) -> Row:
     """One run: a chip takes 25 ms of the device and `read_ms` of one reader."""
-    encoder = Encoder("benchmarks.fake_encoder", "untrained:ms25:0", None, "ms25", "fp32", 32, readers)
+    encoder = describe("benchmarks.fake_encoder", "ms25", precision="fp32", readers=readers)
     device = Device(encoder)
 
     def read() -> np.ndarray:
@@ -32,7 +31,7 @@ def measure(*, read_ms: float, readers: int = 16, chips: int = 64, blocks: int =
     before, start = timings.seconds()["device"], time.perf_counter()
     with ThreadPoolExecutor(2) as threads:
         tasks = [
-            threads.submit(device.encode, [read] * chips, *places(chips), level="mean", on_nan="quarantine")
+            threads.submit(device.encode, [read] * chips, places(encoder, chips), level="mean", on_nan="quarantine")
             for _ in range(blocks)
         ]
         for task in tasks:
