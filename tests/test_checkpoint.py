@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import os
 import pickle
 import socket
+import sys
 import threading
 import zipfile
 import zlib
@@ -20,10 +22,12 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
-from daskembed.encoders import clay_v0, load_encoder
-from daskembed.encoders.checkpoint import fetch, inspect_checkpoint, load_state, untrained_state
+from daskembed.encoders import Encoder, clay_v0, clay_v1_5, load_encoder
+from daskembed.encoders import checkpoint as loading
+from daskembed.encoders.checkpoint import fetch, inspect_checkpoint, is_here, load_state, recognise, untrained_state
 from daskembed.errors import CheckpointError, InputError
 from daskembed.storage import Storage
 from daskembed.testing import write_checkpoint
@@ -394,7 +398,10 @@ def test_norm_that_tells_no_size(state, tmp_path, tensor):
 @pytest.mark.parametrize("key", ["cls_token", "patch_embedding.weight_generator.weight_tokens"])
 def test_clay_v1(tmp_path, key):
     path = save(tmp_path / "v1.5.ckpt", {f"model.encoder.{key}": torch.zeros(1), "model.decoder.x": torch.zeros(1)})
-    assert refusal(path) == f"{path} is a Clay v1 or v1.5 checkpoint (it has model.encoder.{key}); expected Clay v0"
+    assert refusal(path) == (
+        f"{path} is a Clay v1 or v1.5 checkpoint (it has model.encoder.{key}); expected Clay v0: give a checkpoint of "
+        "it, or choose the encoder that this one is of"
+    )
 
 
 @pytest.mark.parametrize("prefix", ["", "encoder.", "model.teacher."])
@@ -403,7 +410,7 @@ def test_keys_of_another_model(state, tmp_path, prefix):
     first = next(iter(foreign))
     message = refusal(save(tmp_path / "a.ckpt", foreign))
     assert message.startswith(f"{tmp_path}/a.ckpt has keys that are not model.encoder.*: {first}, ")
-    assert message.endswith("and 70 more; expected a Clay checkpoint")
+    assert message.endswith("and 70 more; expected a Clay v0 checkpoint")
 
 
 def test_keys_that_are_no_text(tmp_path):
@@ -430,6 +437,193 @@ def test_no_state_dict(tmp_path, content, found):
     path = tmp_path / "a.ckpt"
     torch.save(content, path)
     assert refusal(path) == f"{path} has no state_dict: found {found}; expected a Lightning checkpoint"
+
+
+# --- Clay v1.5 beside Clay v0 ---------------------------------------------------------
+
+MODULES = {"clay-v0": clay_v0, "clay-v1.5": clay_v1_5}
+
+
+@pytest.fixture(scope="module")
+def state_v1_5() -> State:
+    """The weights of untrained:tiny:0 of Clay v1.5 under the names of a checkpoint; not to be changed."""
+    return {f"model.encoder.{name}": tensor for name, tensor in untrained_state(clay_v1_5, "tiny", 0).items()}
+
+
+def write(path: Path, state: State) -> Path:
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        save(path, state)
+    return path
+
+
+def encoder_of(path: Path) -> Encoder:
+    """Of a Clay v1.5 checkpoint."""
+    location, sha256, size = inspect_checkpoint(str(path), clay_v1_5)
+    encoder = load_encoder("untrained:tiny", precision="fp32")
+    return dataclasses.replace(encoder, name="clay-v1.5", checkpoint=location, sha256=sha256, size=size)
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_encoder_of_a_file_is_recognised(state, state_v1_5, tmp_path, suffix):
+    old, new = write(tmp_path / f"a.{suffix}", state), write(tmp_path / f"b.{suffix}", state_v1_5)
+    for modules in (MODULES, dict(reversed(MODULES.items()))):
+        assert recognise(str(old), modules) == "clay-v0"
+        assert recognise(str(new), modules) == "clay-v1.5"
+        assert recognise("untrained:tiny", modules) is None
+    assert inspect_checkpoint(str(new), clay_v1_5)[2] == "tiny"
+
+
+def test_damaged_file_is_recognised_by_what_it_has(state_v1_5, tmp_path):
+    some = {name: tensor for name, tensor in state_v1_5.items() if "layers.3" not in name and "token" not in name}
+    path = write(tmp_path / "a.ckpt", some)
+    assert recognise(str(path), MODULES) == "clay-v1.5"
+    with pytest.raises(CheckpointError, match=r"dim 192 and 5 layers, which is no size of Clay v1\.5; expected one"):
+        inspect_checkpoint(str(path), clay_v1_5)
+
+
+def test_file_of_no_encoder(tmp_path):
+    path = write(tmp_path / "a.ckpt", {"backbone.weight": torch.zeros(1)})
+    with pytest.raises(CheckpointError) as error:
+        recognise(str(path), MODULES)
+    assert str(error.value) == f"{path} has no parameter of Clay v0 or Clay v1.5: found backbone.weight"
+
+
+def test_one_encoder_s_file_given_as_the_other_s(state, state_v1_5, tmp_path):
+    path = write(tmp_path / "a.ckpt", state_v1_5)
+    assert refusal(path).startswith(f"{path} is a Clay v1 or v1.5 checkpoint (it has model.encoder.cls_token); ")
+    path = write(tmp_path / "b.ckpt", state)
+    with pytest.raises(CheckpointError) as error:
+        inspect_checkpoint(str(path), clay_v1_5)
+    assert str(error.value) == (
+        f"{path} is a Clay v0 checkpoint (it has model.encoder.latlon_embedding.weight); expected Clay v1.5: give a "
+        "checkpoint of it, or choose the encoder that this one is of"
+    )
+
+
+def test_v1_0_is_known_by_its_teacher(state_v1_5, tmp_path):
+    state = state_v1_5 | {"model.teacher.cls_token": torch.zeros(1, 1, 768)}
+    with pytest.raises(
+        CheckpointError, match=r"a Clay v1\.0 checkpoint \(it has model\.teacher\.cls_token \(1, 1, 768"
+    ):
+        inspect_checkpoint(str(write(tmp_path / "a.ckpt", state)), clay_v1_5)
+    state["model.teacher.cls_token"] = torch.zeros(1, 1, 1024)
+    assert inspect_checkpoint(str(write(tmp_path / "b.ckpt", state)), clay_v1_5)[2] == "tiny"
+
+
+def test_training_s_tensors_are_ignored(state_v1_5, tmp_path):
+    extra = ("decoder.mask_patch", "teacher.cls_token", "proj.weight", "mrl.layers.0.weight", "mrl_loss.weights")
+    path = write(tmp_path / "a.ckpt", state_v1_5 | {f"model.{name}": torch.zeros(3) for name in extra})
+    assert set(load_state(encoder_of(path), clay_v1_5)) == set(clay_v1_5.parameter_shapes("tiny"))
+
+
+# --- Files that hold much else ----------------------------------------------------------
+
+
+def with_teacher(path: Path, state: State, megabytes: int = 40) -> Path:
+    return write(path, state | {"model.teacher.blocks": torch.ones(megabytes * 2**18)})
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_encoder_of_a_large_file_is_kept(state_v1_5, cache, tmp_path, monkeypatch, suffix):
+    half = {name: tensor.half() for name, tensor in state_v1_5.items()}
+    path = with_teacher(tmp_path / f"a.{suffix}", half)
+    encoder = encoder_of(path)
+    assert not cache.exists()
+    first = load_state(encoder, clay_v1_5)
+    (kept,) = cache.iterdir()
+    assert kept.name == f"{encoder.sha256}.encoder.safetensors"
+    stored = safetensors.torch.load_file(kept)
+    assert stored.keys() == half.keys()
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    monkeypatch.setattr(loading, "_find", lambda encoder: pytest.fail("the whole file was asked for"))
+    second = load_state(encoder, clay_v1_5)
+    assert first.keys() == second.keys() == clay_v1_5.parameter_shapes("tiny").keys()
+    for name, tensor in first.items():
+        assert tensor.dtype == second[name].dtype == torch.float32
+        assert torch.equal(tensor, half[f"model.encoder.{name}"].float())
+        assert torch.equal(tensor, second[name])
+    path.unlink()
+    assert is_here(encoder)
+
+
+def test_encoder_that_is_most_of_its_file_is_not_kept_twice(state_v1_5, cache, tmp_path):
+    load_state(encoder_of(with_teacher(tmp_path / "a.ckpt", state_v1_5, megabytes=12)), clay_v1_5)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"<html>", lambda data: b""])
+def test_damaged_copy_of_the_encoder_is_made_again(state_v1_5, cache, tmp_path, damage):
+    encoder = encoder_of(with_teacher(tmp_path / "a.ckpt", state_v1_5))
+    load_state(encoder, clay_v1_5)
+    (kept,) = cache.iterdir()
+    good = kept.read_bytes()
+    kept.write_bytes(damage(good))
+    found = load_state(encoder, clay_v1_5)
+    assert torch.equal(found["cls_token"], state_v1_5["model.encoder.cls_token"])
+    assert kept.read_bytes() == good
+
+
+def test_copy_of_the_encoder_is_checked(state_v1_5, cache, tmp_path):
+    encoder = encoder_of(with_teacher(tmp_path / "a.ckpt", state_v1_5))
+    cache.mkdir(parents=True)
+    name = "model.encoder.cls_token"
+    write(cache / f"{encoder.sha256}.encoder.safetensors", state_v1_5 | {name: torch.zeros(1, 1, 3)})
+    assert torch.equal(load_state(encoder, clay_v1_5)["cls_token"], state_v1_5[name])
+
+
+def test_loaded_weights_outlive_a_change_of_the_file(state_v1_5, cache, tmp_path):
+    # Also where they were float32 already.
+    path = write(tmp_path / "a.safetensors", state_v1_5)
+    found = load_state(encoder_of(path), clay_v1_5)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert torch.equal(found["cls_token"], state_v1_5["model.encoder.cls_token"])
+
+
+def test_full_disk_does_not_keep_the_weights_from_loading(state_v1_5, tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file, not a folder")
+    with dask.config.set({"daskembed.cache": str(tmp_path / "cache")}):
+        assert len(load_state(encoder_of(with_teacher(tmp_path / "a.ckpt", state_v1_5)), clay_v1_5)) == 85
+    assert "the encoder's weights are not kept: " in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_values_of_a_large_file_stay_on_the_disk(state_v1_5, cache, tmp_path, suffix):
+    path = with_teacher(tmp_path / f"a.{suffix}", state_v1_5, megabytes=400)
+
+    def peak(act: Callable[[], object]) -> float:
+        """MB that `act` adds to the resident memory at its highest."""
+        Path("/proc/self/clear_refs").write_text("5")
+
+        def read(name: str) -> int:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+        before = read("VmRSS")
+        act()
+        return (read("VmHWM") - before) / 1000
+
+    found = []
+    assert peak(lambda: found.append(encoder_of(path))) < 60
+    assert peak(lambda: recognise(str(path), MODULES)) < 60
+    # The encoder has 16 MB.
+    assert peak(lambda: load_state(found[0], clay_v1_5)) < 140
+
+
+def test_hash_of_a_large_file_is_written_down(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "_LARGE", 1000)
+    path = write_checkpoint(tmp_path / "a.ckpt")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert fetch(str(path)) == (path, digest)
+    loading._sha256.cache_clear()  # as in another process
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", lambda *args: pytest.fail("the file was read again"))
+        assert fetch(str(path)) == (path, digest)
+    write_checkpoint(path, seed=1)
+    assert fetch(str(path))[1] == hashlib.sha256(path.read_bytes()).hexdigest() != digest
 
 
 # --- Downloads ----------------------------------------------------------------------

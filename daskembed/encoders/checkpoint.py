@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import http.client
+import logging
 import os
 import pickle
 import re
 import shutil
+import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,7 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -31,8 +34,13 @@ if TYPE_CHECKING:
 
     from daskembed.encoders import Encoder, EncoderModule
 
+log = logging.getLogger(__name__)
+
 _HF = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)@(?P<revision>[^/]+)/(?P<path>.+)")
 _UNTRAINED = re.compile(r"untrained:(?P<size>[^:]+)(?::(?P<seed>\d+))?")
+
+# Bytes from which on a file's hash is written down: below, reading it again takes less than two seconds.
+_LARGE = 2**30
 
 
 def inspect_checkpoint(location: str, module: EncoderModule) -> tuple[str, str | None, str]:
@@ -49,9 +57,45 @@ def inspect_checkpoint(location: str, module: EncoderModule) -> tuple[str, str |
     if is_local(location):
         location = str(local_path(location))
     path, digest = fetch(location)
-    shown = location if is_local(location) else redact(location)
-    shapes = {name: tuple(tensor.shape) for name, tensor in _read(path, shown, module).items()}
-    return location, digest, _check(shapes, shown, module)
+    shown = _shown(location)
+    # The tensors are mapped from the file: of their values nothing is read here.
+    return location, digest, _check(_shapes(_read(path, shown, module)), shown, module)
+
+
+def recognise(location: str, modules: Mapping[str, EncoderModule]) -> str | None:
+    """The encoder that a checkpoint is of, by the names of its parameters; the file's values are not read.
+
+    Parameters
+    ----------
+    location
+        Of the checkpoint.
+    modules
+        The encoders to choose from, by name.
+
+    Returns
+    -------
+    A key of `modules`, the one that has most of the file's names: whether its parameters are complete is for
+    `inspect_checkpoint` to say. None for untrained weights, which can be those of any.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be used, or is of none of them.
+    """
+    if location.startswith("untrained:"):
+        return None
+    shown = _shown(location)
+    found = set(_open(fetch(location)[0], shown))
+
+    def common(module: EncoderModule) -> int:
+        names = {name for size in module.SIZES for name in module.parameter_shapes(size)}
+        return len(found & {module.PREFIX + name for name in names})
+
+    best = max(modules, key=lambda name: common(modules[name]))
+    if not common(modules[best]):
+        titles = " or ".join(module.TITLE for module in modules.values())
+        raise CheckpointError(f"{shown} has no parameter of {titles}: found {_some(list(found))}")
+    return best
 
 
 def load_state(encoder: Encoder, module: EncoderModule) -> dict[str, Tensor]:
@@ -65,21 +109,38 @@ def load_state(encoder: Encoder, module: EncoderModule) -> dict[str, Tensor]:
     if encoder.untrained:
         size, seed = _parse_untrained(encoder.checkpoint, module)
         return untrained_state(module, size, seed)
+    kept = _encoder_path(str(encoder.sha256))
+    if kept.is_file():
+        # Its name says which file it was read from, so that one need not be here any more, nor be hashed again.
+        try:
+            state = _read(kept, str(kept), module)
+            _check(_shapes(state), str(kept), module)
+            return {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
+        except CheckpointError:
+            kept.unlink(missing_ok=True)
     path, digest = _find(encoder)
-    shown = encoder.checkpoint if is_local(encoder.checkpoint) else redact(encoder.checkpoint)
+    shown = _shown(encoder.checkpoint)
     if digest != encoder.sha256:
         raise CheckpointError(
             f"{shown} differs between machines: SHA-256 {digest[:12]} here, {str(encoder.sha256)[:12]} "
             "where the run was started; put the same file everywhere"
         )
     state = _read(path, shown, module)
-    _check({name: tuple(tensor.shape) for name, tensor in state.items()}, shown, module)
+    _check(_shapes(state), shown, module)
+    # Copied out of the mapped file, which may be changed or deleted while the worker lives.
+    state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    # A released file can hold a decoder, a teacher and the optimizer's state, four times as much as the encoder: what
+    # is needed of it is kept, for the next load to take seconds. Where it is most of the file, that would gain nothing.
+    if path.stat().st_size > 2 * sum(tensor.nbytes for tensor in state.values()):
+        _keep_encoder({module.PREFIX + name: tensor for name, tensor in state.items()}, kept)
     return {name: tensor.float() for name, tensor in state.items()}
 
 
 def is_here(encoder: Encoder) -> bool:
     """Whether this machine has the file of an encoder's weights, or can fetch it."""
     if encoder.untrained or not is_local(encoder.checkpoint):
+        return True
+    if _encoder_path(str(encoder.sha256)).is_file():
         return True
     try:
         return _find(encoder)[1] == encoder.sha256
@@ -90,6 +151,28 @@ def is_here(encoder: Encoder) -> bool:
 def keep(weights: bytes, sha256: str) -> None:
     """Keep a checkpoint's bytes that were sent here, where `load_state` finds them."""
     _write_once(_sent_path(sha256), lambda file: file.write(weights))
+
+
+def _keep_encoder(state: dict[str, Tensor], path: Path) -> None:
+    import safetensors.torch
+
+    try:
+        _write_once(path, lambda file: safetensors.torch.save_file(state, file.name))
+    except OSError as error:
+        # The weights are loaded; a full disk makes only the next load slow.
+        log.warning("the encoder's weights are not kept: %s", error)
+
+
+def _encoder_path(sha256: str) -> Path:
+    return config.cache_folder() / f"{sha256}.encoder.safetensors"
+
+
+def _shown(location: str) -> str:
+    return location if is_local(location) else redact(location)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _find(encoder: Encoder) -> tuple[Path, str]:
@@ -168,8 +251,17 @@ def fetch(location: str) -> tuple[Path, str]:
 
 @functools.cache
 def _sha256(path: Path, mtime: int, size: int) -> str:
+    key = hashlib.sha256(f"{path.absolute()}:{mtime}:{size}".encode()).hexdigest()
+    known = config.cache_folder() / f"{key[:16]}.sha256"
+    if size >= _LARGE and known.is_file():
+        return known.read_text()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if size >= _LARGE:
+        # Without it the file is hashed each time.
+        with contextlib.suppress(OSError):
+            _write_once(known, lambda file: file.write(digest.encode()))
+    return digest
 
 
 def _download(location: str, file: BinaryIO) -> None:
@@ -246,42 +338,57 @@ def _check_zip(path: Path, location: str) -> None:
         )
 
 
-def _read(path: Path, location: str, module: EncoderModule) -> dict[str, Tensor]:
+def _open(path: Path, location: str) -> dict[str, Any]:
+    """What a checkpoint holds by name, other things than tensors too; tensors are mapped from the file, not read."""
     if _check_kind(path, location) == "safetensors":
         import safetensors
         import safetensors.torch
 
         try:
-            state: Mapping[str, Tensor] = safetensors.torch.load_file(path)
+            return safetensors.torch.load_file(path)
         except safetensors.SafetensorError as error:
             raise CheckpointError(f"{location} is a damaged safetensors file: {error}") from None
-    else:
-        try:
-            # By the open file: of a path, torch would believe the suffix.
-            with path.open("rb") as file:
-                loaded = torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            found = re.search(r"GLOBAL\s+`?([\w.]+)", str(error))
-            raise CheckpointError(
-                f"{location} would execute code when loaded{f' ({found[1]})' if found else ''}: refused. A checkpoint "
-                "holds tensors and plain values only; save its state_dict alone, or as .safetensors"
-            ) from None
-        except Exception as error:
-            # A damaged pickle can make the unpickler fail in any way.
-            raise CheckpointError(f"{location} is a damaged checkpoint: {_plain(str(error))}") from None
-        # By the type: a pickle can give a dict of its own kind attributes that hide its methods.
-        found_state = dict.get(loaded, "state_dict") if isinstance(loaded, dict) else None
-        if not isinstance(found_state, dict):
-            found_keys = _some(list(map(str, loaded))) if isinstance(loaded, dict) else type(loaded).__name__
-            raise CheckpointError(f"{location} has no state_dict: found {found_keys}; expected a Lightning checkpoint")
-        state = dict(dict.items(found_state))
-    if odd := [name for name in state if not isinstance(name, str)]:
+    try:
+        # By a name without a suffix, which torch would believe, and a path, of which alone it maps.
+        with tempfile.TemporaryDirectory(prefix="daskembed-") as folder:
+            link = Path(folder) / "checkpoint"
+            link.symlink_to(path.absolute())
+            loaded = torch.load(link, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL\s+`?([\w.]+)", str(error))
+        raise CheckpointError(
+            f"{location} would execute code when loaded{f' ({found[1]})' if found else ''}: refused. A checkpoint "
+            "holds tensors and plain values only; save its state_dict alone, or as .safetensors"
+        ) from None
+    except Exception as error:
+        # A damaged pickle can make the unpickler fail in any way.
+        raise CheckpointError(f"{location} is a damaged checkpoint: {_plain(str(error))}") from None
+    # By the type: a pickle can give a dict of its own kind attributes that hide its methods.
+    state = dict.get(loaded, "state_dict") if isinstance(loaded, dict) else None
+    if not isinstance(state, dict):
+        found_keys = _some(list(map(str, loaded))) if isinstance(loaded, dict) else type(loaded).__name__
+        raise CheckpointError(f"{location} has no state_dict: found {found_keys}; expected a Lightning checkpoint")
+    if odd := [name for name in dict.keys(state) if not isinstance(name, str)]:
         raise CheckpointError(f"{location} has keys that are no names: {_some([repr(name) for name in odd])}")
+    return dict(dict.items(state))
+
+
+def _read(path: Path, location: str, module: EncoderModule) -> dict[str, Tensor]:
+    """The encoder's tensors by name without the prefix, mapped from the file."""
+    state = _open(path, location)
+    for key, model in module.OTHER_MODELS.items():
+        name, _, shape = key.partition(" ")
+        for full in (module.PREFIX + name, name):
+            if full in state and (not shape or str(tuple(getattr(state[full], "shape", ()))) == shape):
+                raise CheckpointError(
+                    f"{location} is a {model} checkpoint (it has {full}{f' {shape}' if shape else ''}); expected "
+                    f"{module.TITLE}: give a checkpoint of it, or choose the encoder that this one is of"
+                )
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(module.IGNORED)}
     foreign = [name for name in kept if not name.startswith(module.PREFIX)]
     if foreign:
         raise CheckpointError(
-            f"{location} has keys that are not {module.PREFIX}*: {_some(foreign)}; expected a Clay checkpoint"
+            f"{location} has keys that are not {module.PREFIX}*: {_some(foreign)}; expected a {module.TITLE} checkpoint"
         )
     if odd := [name for name, tensor in kept.items() if not isinstance(tensor, torch.Tensor)]:
         raise CheckpointError(f"{location} holds no tensor under {_some(odd)}")
@@ -301,9 +408,6 @@ def _is_plain_weight(tensor: Tensor) -> bool:
 
 
 def _check(shapes: dict[str, tuple[int, ...]], location: str, module: EncoderModule) -> str:
-    for key, model in module.OTHER_MODELS.items():
-        if key in shapes:
-            raise CheckpointError(f"{location} is a {model} checkpoint (it has {module.PREFIX}{key}); expected Clay v0")
     try:
         size = module.size_of(shapes)
     except CheckpointError as error:
@@ -321,7 +425,7 @@ def _check(shapes: dict[str, tuple[int, ...]], location: str, module: EncoderMod
     ]:
         problems.append(f"{len(wrong)} have the wrong shape: {_some(wrong)}")
     if problems:
-        raise CheckpointError(f"{location} does not fit Clay v0 {size}: {'; '.join(problems)}")
+        raise CheckpointError(f"{location} does not fit {module.TITLE} {size}: {'; '.join(problems)}")
     return size
 
 

@@ -244,7 +244,7 @@ class ClayV15:
         shape = self.description.shape(level)
         x = self._tokens(pixels, when_where, resolution)
         # On a CPU windows go one by one: the activations of several leave the cache.
-        parts = x.split(1) if x.device.type == "cpu" else (x,)
+        parts = [x[i : i + 1] for i in range(len(x))] if x.device.type == "cpu" else [x]
         return torch.cat([self._reduce(self.transformer(part), level) for part in parts]).reshape(len(pixels), *shape)
 
     def _reduce(self, tokens: Tensor, level: str) -> Tensor:
