@@ -81,7 +81,7 @@ def _embed_plainly(model: clay_v0.ClayV0, paths: list[Path], file: Path) -> None
     urls, vectors = [], []
     for pixels, names in DataLoader(_Chips(paths), batch_size=4, num_workers=0):
         place = torch.zeros(len(pixels), 2), torch.zeros(len(pixels), 3)
-        vectors.append(model(pixels, *place, "mean"))
+        vectors.append(model(pixels, *place, level="mean"))
         urls += names
     embeddings = list(np.concatenate([batch.numpy() for batch in vectors]))
     frame = gpd.GeoDataFrame({"source_url": urls, "embeddings": embeddings})
