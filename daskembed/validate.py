@@ -41,8 +41,8 @@ class Finding:
     """One thing that was found in a file."""
 
     check: str
-    """What was looked at: ``name``, ``parquet``, ``zarr``, ``geo``, ``schema``, ``vectors``, ``geometry``, ``dates``, ``order``,
-    ``duplicates``, ``provenance`` or ``receipt``."""
+    """What was looked at: ``name``, ``parquet``, ``zarr``, ``geo``, ``schema``, ``vectors``, ``geometry``, ``dates``,
+    ``order``, ``duplicates``, ``provenance`` or ``receipt``."""
     message: str
     """What was found and what was expected."""
     severity: Literal["problem", "note"] = "problem"
@@ -74,13 +74,15 @@ def files_of(url: str) -> list[str]:
 def validate(url: str) -> list[Finding]:
     """Check a published file.
 
-    A GeoParquet file is read twice, a few rows at a time: once to decode it, once for its SHA-256. Each object of a Zarr
-    store is read once. Files of the reference implementation are taken too: where they are only different, there are notes.
+    A GeoParquet file is read twice, a few rows at a time: once to decode it, once for its SHA-256. Each object of a
+    Zarr store is read once. Files of the reference implementation are taken too: where they are only different, there
+    are notes.
 
     Parameters
     ----------
     url
-        Path or URL of a ``.gpq`` file or a ``.zarr`` store. Its receipt is looked for in ``_daskembed/receipts/`` beside it.
+        Path or URL of a ``.gpq`` file or a ``.zarr`` store. Its receipt is looked for in ``_daskembed/receipts/``
+        beside it.
 
     Returns
     -------

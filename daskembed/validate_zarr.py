@@ -164,13 +164,14 @@ def _check_place(cube: xr.Dataset, attributes: dict[str, Any], named: Named | No
             north + step_y * np.array([0, cube.sizes["y"]]),
         )
         to_zone = pyproj.Transformer.from_crs(crs, square.epsg, always_xy=True)
-        x, y = to_zone.transform(*(part.ravel() for part in np.meshgrid(edges_x, edges_y)))
+        corners_x, corners_y = np.meshgrid(edges_x, edges_y)
+        x, y = to_zone.transform(corners_x.ravel(), corners_y.ravel())
         middle = np.array([square.west, square.south]) + SIDE / 2
         if not (np.abs(np.stack([x, y], axis=1) - middle) <= SIDE / 2 + MARGIN).all():
             yield Finding(
                 "geometry",
-                f"the grid is not at tile {named.tile}: expected within {MARGIN // 1000} km of easting {square.west} to "
-                f"{square.west + SIDE}, northing {square.south} to {square.south + SIDE} of EPSG:{square.epsg}",
+                f"the grid is not at tile {named.tile}: expected within {MARGIN // 1000} km of easting {square.west} "
+                f"to {square.west + SIDE}, northing {square.south} to {square.south + SIDE} of EPSG:{square.epsg}",
             )
 
 

@@ -46,7 +46,8 @@ SHARD_BYTES = 64 * 2**20
 """Most bytes of values in a shard, unless one chunk has more: what publishing holds at a time, and again encoded."""
 COMPRESSION = {"cname": "zstd", "clevel": 3, "shuffle": "bitshuffle"}
 """Of Blosc. `small` on real chips, chunks of one window, two cores: bitshuffle leaves 0.793 of float32 at 535 MB/s,
-shuffle 0.803 at 390, zstd alone 0.920 at 235; level 5 is slower and no smaller by a hundredth. Of float16 it leaves 0.768.
+shuffle 0.803 at 390, zstd alone 0.920 at 235; level 5 is slower and saves less than a hundredth. Of float16 it leaves
+0.768.
 
 A chunk is one window's patches, all components: a vector is 1 ms away. Chunks of 32 x 32 patches need 2.8 ms, chunks of
 64 components 3.1 ms, and the map of three components of a row of chips takes 8 ms with these and 13 ms with ours."""
@@ -194,8 +195,8 @@ def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[s
             put(f"{VARIABLE}/{key}", data)
         made = {**provenance, "shape": list(sides.values()), "chips": len(rows.urls) // provenance.get("windows", 1)}
         *objects, root = _metadata(grid, layout, days, made).items()
-        for path, data in objects:
-            put(path, data)
+        for path, text in objects:
+            put(path, text)
         _check_alone(output, name, written)
         put(*root)
     return Published(
@@ -509,7 +510,7 @@ def _metadata(
     gdal = " ".join(repr(float(value)) for value in (grid.west, grid.step_x, 0, grid.north, 0, -grid.step_y))
     coordinate("spatial_ref", 0, "int64", (), **crs.to_cf(), spatial_ref=crs.to_wkt(), GeoTransform=gdal)
     # Without `coordinates`, xarray would take spatial_ref for data, unless told otherwise.
-    linked = {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref", "_FillValue": _NAN}
+    linked: dict[str, Any] = {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref", "_FillValue": _NAN}
     root.create_array(VARIABLE, shape=layout.shape, attributes=linked, **layout.encoding)
     with warnings.catch_warnings():
         # That consolidated metadata are no part of Zarr v3 yet: readers that do not know them read the rest.
