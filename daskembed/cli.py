@@ -100,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
         "chips with NaN or infinity: set aside, or fill by the band's mean",
         choices=["quarantine", "fill"],
     )
+    add("--format", "geoparquet, zarr (levels with a grid of patches), or geoparquet,zarr", metavar="F[,F]")
+    add("--dtype", "of the values in the files", choices=["float32", "float16"])
     run.add_argument("--dates", metavar="START/END", help="acquisition dates wanted, inclusive (default: all)")
     whole = run.add_argument_group("whole tiles, and what a chip must be")
     whole.add_argument(
@@ -148,8 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "run",
         parents=[run],
-        help="embed tiles: one GeoParquet file each",
-        description="Embed MGRS tiles of chips: one GeoParquet file a tile.",
+        help="embed tiles: one GeoParquet file or Zarr store each",
+        description="Embed MGRS tiles of chips: one GeoParquet file a tile, one Zarr store, or both.",
         epilog=EXIT_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).set_defaults(command=_run)
@@ -222,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 all sound, 2 nothing could be looked at, 3 problems found",
     )
     validate.set_defaults(command=_validate)
-    validate.add_argument("files", nargs="+", metavar="FILE", help="*.gpq files, or folders of them: paths or URLs")
+    validate.add_argument("files", nargs="+", metavar="FILE", help="*.gpq, *.zarr, or folders of them: paths or URLs")
     validate.add_argument("--json", action="store_true", help="everything as one JSON document")
     return parser
 
@@ -256,6 +258,8 @@ def _run(options: argparse.Namespace) -> int:
             dates=options.dates,
             version=options.version,
             on_nan=options.on_nan,
+            format=options.format,
+            dtype=options.dtype,
             offset=_offset(options.offset),
             edge=options.edge,
             rules=_rules(options),
@@ -292,6 +296,8 @@ def _plan(options: argparse.Namespace) -> int:
             dates=options.dates,
             version=options.version,
             on_nan=options.on_nan,
+            format=options.format,
+            dtype=options.dtype,
             offset=_offset(options.offset),
             edge=options.edge,
             rules=_rules(options),

@@ -69,7 +69,9 @@ def describe_tile(result: TileResult) -> str:
     if result.status == "failed":
         return f"{result.tile}  failed: {result.reason}"
     bad = f", {len(result.quarantined)} quarantined" if result.quarantined else ""
-    return f"{result.tile}  {result.status}: {_count(result.chips, 'chip')}{bad}, {result.file or 'no file'}"
+    bad += f", {len(result.rejected)} rejected" if result.rejected else ""
+    files = " and ".join(result.files or (result.file or "no file",))
+    return f"{result.tile}  {result.status}: {_count(result.chips, 'chip')}{bad}, {files}"
 
 
 def describe_progress(state: Progress, seconds: float) -> str:
@@ -85,6 +87,8 @@ def describe_progress(state: Progress, seconds: float) -> str:
         expected = state.chips * state.tiles / state.indexed
         parts.append(f"{describe_seconds((expected - state.encoded) / rate)} left")
     parts.append(f"{state.quarantined} quarantined")
+    if state.rejected:
+        parts.append(f"{state.rejected} rejected")
     return "  ·  ".join(parts)
 
 
@@ -110,6 +114,7 @@ def summary(result: RunResult) -> str:
         f"chips        {result.chips} in the files, {result.encoded} encoded now{rate}",
         f"quarantined  {len(result.quarantined)}",
         *_some(f"  {url}  {reason}" for url, reason in result.quarantined.items()),
+        *([f"rejected     {len(result.rejected)}"] if result.rejected else []),
         *([f"failed       {statuses['failed']}"] if statuses["failed"] else []),
         *_some(f"  {tile.tile}  {tile.reason}" for tile in result.tiles if tile.status == "failed"),
         *([f"time         {describe_stages(result)}"] if result.encoded and result.stage_seconds else []),

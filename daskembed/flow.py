@@ -225,6 +225,7 @@ class Flow:
             "chips": state.chips,
             "encoded": state.encoded,
             "quarantined": state.quarantined,
+            "rejected": state.rejected,
         }
 
     def _emit(self, event: str, job: _Job | None = None, task: _Task | None = None, **what: Any) -> None:
@@ -342,7 +343,7 @@ class Flow:
         assert job.indexed is not None
         try:
             receipt = stages.publish(self._settings, job.tile, job.indexed, job.started, job.files)
-        except (StorageError, OSError) as error:
+        except (StorageError, TileError, OSError) as error:
             self._after_error(task, error)
         else:
             self._after_publish(task, receipt)
@@ -413,11 +414,22 @@ class Flow:
         self._finish(task, "done", receipt)
 
     def _finish(self, task: _Task, status: str, receipt: Receipt) -> None:
-        job, quarantined = task.job, receipt.quarantined
-        file = None if receipt.file is None else self._settings.output.url_of(receipt.file)
-        self._state.finished.append(TileResult(job.tile, status, file, receipt.chips, quarantined, size=receipt.size))
-        event, counts = "published" if status == "done" else status, {"chips": receipt.chips}
-        self._emit(event, job, task, file=file and redact(file), counts=counts | {"quarantined": len(quarantined)})
+        job, output = task.job, self._settings.output
+        result = TileResult(
+            job.tile,
+            status,
+            None if receipt.file is None else output.url_of(receipt.file),
+            receipt.chips,
+            receipt.quarantined,
+            size=receipt.size,
+            files=tuple(map(output.url_of, receipt.names)),
+            rejected=receipt.rejected,
+        )
+        self._state.finished.append(result)
+        self._state.rejected += len(receipt.rejected)
+        counts = {"chips": result.chips, "quarantined": len(result.quarantined), "rejected": len(result.rejected)}
+        told = {"file": result.file and redact(result.file), "files": [redact(file) for file in result.files] or None}
+        self._emit("published" if status == "done" else status, job, task, counts=counts, **told)
 
     def _after_error(self, task: _Task, error: BaseException) -> None:
         if isinstance(error, (StorageUnusableError, InputError)):

@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
+from daskembed.errors import TileError
 from daskembed.sources import EDGES
 from daskembed.timings import timed
 
 if TYPE_CHECKING:
     import geopandas as gpd
+    from numpy.typing import NDArray
 
     from daskembed.storage import Storage
 
@@ -100,3 +102,37 @@ def read_notes(output: Storage, parts: Sequence[str]) -> Notes:
 def rows_a_group(shape: tuple[int, ...]) -> int:
     """Rows of a row group of embeddings of `shape`."""
     return max(1, ROW_GROUP_BYTES // (4 * int(np.prod(shape))))
+
+
+def cast_vectors(vectors: NDArray[np.float32], dtype: str, urls: Sequence[str]) -> NDArray[Any]:
+    """Vectors of some rows as they are published.
+
+    Parameters
+    ----------
+    vectors
+        The rows' vectors, ``(row, ...)``.
+    dtype
+        One of `daskembed.sinks.DTYPES`.
+    urls
+        Of the rows.
+
+    Raises
+    ------
+    TileError
+        If a value is too large for `dtype`: it would become an infinity.
+    """
+    if dtype == vectors.dtype:
+        return vectors
+    with np.errstate(over="ignore"):
+        cast = vectors.astype(dtype)
+    # Nearly always there is none, and looking at one number a row is cheap.
+    largest = np.abs(cast).reshape(len(cast), -1).max(axis=1, initial=0)
+    if np.isinf(largest).any():
+        bad = (np.isinf(cast) & np.isfinite(vectors)).reshape(len(cast), -1).any(axis=1)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise TileError(
+                f"the embedding of {urls[row]} has the value {np.abs(vectors[row]).max():g}, and {dtype} ends at "
+                f"{np.finfo(dtype).max:g}: give --dtype float32"
+            )
+    return cast

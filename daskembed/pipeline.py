@@ -20,7 +20,7 @@ from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT, Flow
 from daskembed.receipts import STATE, Receipt, check_version, published_files, read_receipts, receipt_path
 from daskembed.results import Event, Progress, RunResult
 from daskembed.settings import Settings, chips_a_block, parse_dates
-from daskembed.sinks import get_sink
+from daskembed.sinks import check_dtype, get_sink, parse_formats, sink_of
 from daskembed.sources import EDGE, NO_RULES, Reading, Rules
 from daskembed.storage import Storage, is_local
 from daskembed.tiles import check_tile, read_tiles
@@ -50,6 +50,8 @@ def run(
     dates: str | None = None,
     version: str | None = None,
     on_nan: str | None = None,
+    format: str | None = None,
+    dtype: str | None = None,
     offset: tuple[int, int] | None = None,
     edge: str | None = None,
     rules: Rules | None = None,
@@ -85,6 +87,10 @@ def run(
         Part of the files' names: other settings need another version.
     on_nan
         ``quarantine`` or ``fill``.
+    format
+        ``geoparquet``, ``zarr`` or ``geoparquet,zarr``.
+    dtype
+        Of the values in the files: ``float32`` or ``float16``.
     offset, edge, rules
         See `daskembed.index_tile`.
     overwrite
@@ -126,6 +132,8 @@ def run(
         dates=dates,
         version=version,
         on_nan=on_nan,
+        format=format,
+        dtype=dtype,
         offset=offset,
         edge=edge,
         rules=rules,
@@ -180,6 +188,8 @@ def resolve(
     dates: str | None,
     version: str | None,
     on_nan: str | None,
+    format: str | None = None,
+    dtype: str | None = None,
     offset: tuple[int, int] | None = None,
     edge: str | None = None,
     rules: Rules | None = None,
@@ -216,7 +226,11 @@ def resolve(
         ),
         version=check_version(str(version or config.get("version"))),
         chips_a_block=chips_a_block(described, level),
+        formats=parse_formats(format or config.get("format")),
+        dtype=check_dtype(dtype or config.get("dtype")),
     )
+    for sink in map(get_sink, settings.formats):
+        sink.check_level(needs, level)
     if settings.on_nan not in ON_NAN:
         raise InputError(f"unknown --on-nan {settings.on_nan!r}: choose one of {', '.join(ON_NAN)}")
     settings.reading.check()
@@ -252,7 +266,7 @@ def _run_on(
         chosen = "bf16" if {one.precision for one in found} == {"bf16"} else "fp32"
         settings = replace(settings, encoder=replace(settings.encoder, precision=chosen))
     settings = arrange(client, settings, len(names))
-    published = published_files(settings.output, settings.version, get_sink("geoparquet").SUFFIX)
+    published = published_files(settings.output, settings.version, sweep=True)
     if not overwrite:
         check_conflicts(settings, names, receipts, published)
     from daskembed.planning import recall  # which is made of parts of this module
@@ -295,7 +309,7 @@ def check_conflicts(
         elif tile in published:
             # A run that died between file and receipt left this, or somebody else did.
             what = published[tile][0]
-            provenance = get_sink("geoparquet").read_provenance(settings.output, what)
+            provenance = sink_of(what).read_provenance(settings.output, what)
             made = (provenance or {}).get("identity", {"daskembed": "unknown: not made by it"})
         else:
             continue

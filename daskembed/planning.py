@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 from daskembed import config
 from daskembed.clusters import parse_workers
 from daskembed.cube import block_ends
@@ -100,6 +102,8 @@ def plan(
     dates: str | None = None,
     version: str | None = None,
     on_nan: str | None = None,
+    format: str | None = None,
+    dtype: str | None = None,
     offset: tuple[int, int] | None = None,
     edge: str | None = None,
     rules: Rules | None = None,
@@ -117,7 +121,7 @@ def plan(
     Parameters
     ----------
     tiles, source, output, encoder, checkpoint, sensor, window, level, cluster, precision, batch_size, readers, dates,
-    version, on_nan, offset, edge, rules, overwrite
+    version, on_nan, format, dtype, offset, edge, rules, overwrite
         See `daskembed.run`. Here ``auto`` precision is what `device`, or this machine, computes natively.
     device
         Key of `daskembed.speed.DEVICES`; None measures this machine.
@@ -154,12 +158,14 @@ def plan(
         dates=dates,
         version=version,
         on_nan=on_nan,
+        format=format,
+        dtype=dtype,
         offset=offset,
         edge=edge,
         rules=rules,
     )
     receipts = read_receipts(settings.output, names, settings.version)
-    published = published_files(settings.output, settings.version, get_sink("geoparquet").SUFFIX)
+    published = published_files(settings.output, settings.version)
     if not overwrite:
         check_conflicts(settings, names, receipts, published)
     with ThreadPoolExecutor(16) as pool:
@@ -192,7 +198,7 @@ def plan(
         chips_to_do=len(sizes),
         bytes_to_read=sum(sizes),
         bytes_to_write={
-            name: sum(file_bytes(len(one.entries), settings.encoder.shape(name)) for one in to_do.values())
+            name: sum(_tile_bytes(settings, name, len(one.entries)) for one in to_do.values())
             for name in settings.encoder.description.levels
         },
         chips_a_block=settings.chips_a_block,
@@ -204,9 +210,20 @@ def plan(
     return made
 
 
-def file_bytes(chips: int, shape: tuple[int, ...]) -> int:
+def file_bytes(chips: int, shape: tuple[int, ...], dtype: str = "float32") -> int:
     """About how many bytes a published file has, of chips with embeddings of `shape`."""
-    return round(FILE_BYTES + chips * (ROW_BYTES + COMPRESSED * 4 * math.prod(shape)))
+    return round(FILE_BYTES + chips * (ROW_BYTES + COMPRESSED * np.dtype(dtype).itemsize * math.prod(shape)))
+
+
+def _tile_bytes(settings: Settings, level: str, chips: int) -> int:
+    """Of all its files, with formats that cannot hold the level left out."""
+    description = settings.encoder.description
+    able = 0
+    for sink in map(get_sink, settings.formats):
+        with contextlib.suppress(InputError):
+            sink.check_level(description, level)
+            able += 1
+    return able * file_bytes(chips, description.shape(level), settings.dtype)
 
 
 def _list(settings: Settings, tile: str) -> Listing | str:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 from daskembed.errors import InputError
+from daskembed.sinks import SINKS, Published, get_sink, sink_of
 from daskembed.storage import Storage
 
 STATE = "_daskembed"
@@ -25,12 +26,8 @@ class Receipt:
 
     tile: str
     version: str
-    file: str | None
-    """Name of the published file; None if all chips are quarantined."""
-    size: int
-    """Bytes of it."""
-    sha256: str | None
-    """Of it."""
+    files: list[Published]
+    """What was published, one a format; none if all chips are quarantined or rejected."""
     chips: int
     """Chips embedded."""
     quarantined: dict[str, str]
@@ -50,9 +47,28 @@ class Receipt:
     software: dict[str, str] = field(default_factory=dict)
     """Versions of what made the file."""
 
+    def __post_init__(self) -> None:
+        files = [one if isinstance(one, Published) else Published(**one) for one in self.files]
+        object.__setattr__(self, "files", files)
+
+    @property
+    def names(self) -> list[str]:
+        """Of its files."""
+        return [file.name for file in self.files]
+
+    @property
+    def file(self) -> str | None:
+        """Name of the first file; None if there is none."""
+        return next(iter(self.names), None)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
     def finishes(self, settings: dict[str, Any], files: list[str]) -> bool:
         """Whether the tile is finished for these settings, of its published `files`; its chips may have changed."""
-        return self.settings == settings and self.file in (None, *files)
+        return self.settings == settings and {*self.names} <= {*files}
 
 
 @dataclass(frozen=True)
@@ -143,11 +159,44 @@ def _write(output: Storage, path: str, kept: Receipt | TileRecord) -> None:
     output.put(path, json.dumps(asdict(kept), indent=1, sort_keys=True).encode())
 
 
-def published_files(output: Storage, version: str, suffix: str) -> dict[str, list[str]]:
-    """Tile -> names of its published files of a version, read off a listing of the output."""
-    pattern = re.compile(rf"(?P<tile>\d\d[A-Z]{{3}})_\d{{8}}_\d{{8}}_v{re.escape(version)}{re.escape(suffix)}")
+@dataclass(frozen=True)
+class Found:
+    """A published file in a listing of an output."""
+
+    name: str
+    tile: str
+    version: str
+    size: int | None
+    """Bytes; None of a store that is not complete."""
+
+
+def list_published(output: Storage, version: str | None = None) -> list[Found]:
+    """The published files of an output, of one version or all, by name: two listings, and one of each store."""
+    wanted = _VERSION.pattern if version is None else re.escape(version)
+    suffixes = "|".join(re.escape(get_sink(name).SUFFIX) for name in SINKS)
+    pattern = re.compile(rf"(?P<tile>\d\d[A-Z]{{3}})_\d{{8}}_\d{{8}}_v(?P<version>{wanted})(?:{suffixes})")
+    files = {entry.path: entry.size for entry in output.entries(recursive=False) if pattern.fullmatch(entry.path)}
+    stores = [name for name in output.folders() if pattern.fullmatch(name)]
+    with ThreadPoolExecutor(16) as pool:
+        sizes = files | dict(zip(stores, pool.map(lambda name: sink_of(name).size(output, name), stores), strict=True))
+    matches = {name: match for name in sorted(sizes) if (match := pattern.fullmatch(name))}
+    return [Found(name, match["tile"], match["version"], sizes[name]) for name, match in matches.items()]
+
+
+def published_files(output: Storage, version: str, *, sweep: bool = False) -> dict[str, list[str]]:
+    """Tile -> names of its published files of a version, of all formats; incomplete stores do not count.
+
+    Parameters
+    ----------
+    output, version
+        Where, and of which version.
+    sweep
+        Remove incomplete stores, which killed writers left.
+    """
     found: dict[str, list[str]] = {}
-    for entry in output.entries(recursive=False):
-        if match := pattern.fullmatch(entry.path):
-            found.setdefault(match["tile"], []).append(entry.path)
+    for one in list_published(output, version):
+        if one.size is not None:
+            found.setdefault(one.tile, []).append(one.name)
+        elif sweep:
+            sink_of(one.name).remove(output, one.name)
     return found

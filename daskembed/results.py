@@ -13,7 +13,7 @@ class TileResult:
     status: str
     """``done``, ``skipped`` (finished by an earlier run) or ``failed``."""
     file: str | None = None
-    """Path or URL of the published file; None where there is none."""
+    """Path or URL of the published file, the first where there are several; None where there is none."""
     chips: int = 0
     """Chips in the file."""
     quarantined: dict[str, str] = field(default_factory=dict)
@@ -21,7 +21,11 @@ class TileResult:
     reason: str | None = None
     """Why the tile failed."""
     size: int = 0
-    """Bytes of the published file."""
+    """Bytes of all its published files."""
+    files: tuple[str, ...] = ()
+    """Paths or URLs of all of them, one a format."""
+    rejected: dict[str, str] = field(default_factory=dict)
+    """URL -> the rule that it breaks."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ class RunResult:
         return {url: reason for tile in self.tiles for url, reason in tile.quarantined.items()}
 
     @property
+    def rejected(self) -> dict[str, str]:
+        """URL -> rule, of all tiles."""
+        return {url: rule for tile in self.tiles for url, rule in tile.rejected.items()}
+
+    @property
     def chips_per_second(self) -> float:
         """Chips encoded by this run over its wall time."""
         return self.encoded / self.seconds if self.seconds else 0.0
@@ -105,6 +114,8 @@ class Progress:
     """Chips encoded."""
     quarantined: int = 0
     """Chips known to be bad."""
+    rejected: int = 0
+    """Chips of finished tiles that were left out by a rule."""
     notice: str = ""
     """What holds the run up at the moment, if anything does."""
     page: str = ""
@@ -129,7 +140,9 @@ class Event:
     """Of what is tried again: ``index``, ``embed``, ``examine`` or ``publish``."""
     reason: str | None = None
     file: str | None = None
-    """Path or URL of the published file."""
+    """Path or URL of the published file, the first where there are several."""
+    files: list[str] | None = None
+    """Of all of them."""
     chip: str | None = None
     """URL of the quarantined chip."""
     counts: dict[str, int] = field(default_factory=dict)

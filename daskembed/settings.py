@@ -16,6 +16,8 @@ from daskembed.errors import InputError
 from daskembed.sources import Reading
 from daskembed.storage import Storage, is_local, redact
 
+SOFTWARE = ("daskembed", "torch", "rasterio", "pyarrow", "zarr", "dask")
+"""Packages whose versions a file tells."""
 BLOCK_BYTES = 64 * 2**20
 """Most bytes of vectors in a block: levels with large vectors get smaller blocks."""
 
@@ -33,6 +35,10 @@ class Settings:
     version: str
     chips_a_block: int
     """Chips of one task."""
+    formats: tuple[str, ...] = ("geoparquet",)
+    """Keys of `daskembed.sinks.SINKS`: a file of each a tile."""
+    dtype: str = "float32"
+    """Of the values in the files."""
     carried: bool = False
     """Whether parts come back through the client, which publishes: the workers do not see the output."""
 
@@ -48,6 +54,8 @@ class Settings:
             "level": self.level,
             "precision": self.encoder.precision,
             "on_nan": self.on_nan,
+            "format": ",".join(self.formats),
+            "dtype": self.dtype,
             **self.reading.identity,
             "dates": None if self.reading.dates is None else "/".join(map(str, self.reading.dates)),
         }
@@ -55,7 +63,9 @@ class Settings:
     @property
     def provenance(self) -> dict[str, Any]:
         """What a file's footer says of how it was made."""
-        checkpoint = self.encoder.checkpoint
+        checkpoint, description = self.encoder.checkpoint, self.encoder.description
+        dims = [name for name in description.levels[self.level] if name != "window"]
+        labels = {name: list(description.labels[name]) for name in dims if name in description.labels}
         return {
             "encoder": self.encoder.name,
             "size": self.encoder.size,
@@ -65,9 +75,14 @@ class Settings:
             "sha256": self.encoder.sha256,
             "untrained": self.encoder.untrained,
             "level": self.level,
+            "dims": dims,
+            "windows": description.levels[self.level].get("window", 1),
+            **({"labels": labels} if labels else {}),
             "precision": self.encoder.precision,
             "on_nan": self.on_nan,
-            "software": {name: version_of(name) for name in ("daskembed", "torch", "rasterio", "pyarrow", "dask")},
+            "format": ",".join(self.formats),
+            "dtype": self.dtype,
+            "software": {name: version_of(name) for name in SOFTWARE},
         }
 
 

@@ -22,7 +22,7 @@ from daskembed.embedding import embed, set_aside
 from daskembed.errors import InputError, StorageUnusableError
 from daskembed.parts import read_notes, write_part
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
-from daskembed.sinks import get_sink
+from daskembed.sinks import get_sink, sink_of
 from daskembed.sources import list_tile, read_headers
 from daskembed.table import to_geodataframe
 from daskembed.timings import metered, timed
@@ -111,6 +111,8 @@ def _look(settings: Settings, tile: str, finished: Receipt | None) -> tuple[Inde
     if finished is not None and listing.fingerprint == finished.listing:
         return None
     found = read_headers(listing, settings.reading, readers=settings.encoder.readers or 16)
+    for sink in map(get_sink, settings.formats):
+        sink.check_chips(found, settings.encoder.description, settings.level)
     # In a context of its own: dask-dataframe would warn that it ignores the annotation of this task's span.
     blocks = Context().run(all_blocks, settings, tile, found, listing.fingerprint)
     bad = found[found["quarantined"].notna()]
@@ -215,22 +217,20 @@ def publish(
     started: str,
     files: list[str],
 ) -> Receipt:
-    """Where the output is seen: file, receipt, then the removal of what they replace."""
-    sink, output = get_sink("geoparquet"), settings.output
-    published = None
+    """Where the output is seen: files, receipt, then the removal of what they replace."""
+    output, published = settings.output, []
     with timed("write"):
         notes = read_notes(output, indexed.parts)
     if notes.rows:
-        name = f"{tile}_{indexed.dates[0]:%Y%m%d}_{indexed.dates[-1]:%Y%m%d}_v{settings.version}{sink.SUFFIX}"
-        published = sink.publish(
-            output, name, indexed.parts, {**settings.provenance, "tile": tile, "identity": settings.identity}
-        )
+        name = f"{tile}_{indexed.dates[0]:%Y%m%d}_{indexed.dates[-1]:%Y%m%d}_v{settings.version}"
+        made = {**settings.provenance, "tile": tile, "identity": settings.identity}
+        published = [
+            sink.publish(output, name + sink.SUFFIX, indexed.parts, made) for sink in map(get_sink, settings.formats)
+        ]
     receipt = Receipt(
         tile=tile,
         version=settings.version,
-        file=published.name if published else None,
-        size=published.size if published else 0,
-        sha256=published.sha256 if published else None,
+        files=published,
         chips=notes.chips,
         quarantined=indexed.quarantined | notes.quarantined,
         rejected=notes.rejected,
@@ -247,9 +247,12 @@ def publish(
 
 
 def tidy(settings: Settings, receipt: Receipt, files: list[str]) -> None:
-    """Remove a finished tile's parts and the files that its file replaced."""
+    """Remove a finished tile's parts and the files that its own replaced."""
+    for name in files:
+        if name not in receipt.names:
+            sink_of(name).remove(settings.output, name)
     parts = settings.output.entries(parts_folder(receipt.tile, receipt.version))
-    settings.output.delete([name for name in files if name != receipt.file] + [entry.path for entry in parts])
+    settings.output.delete([entry.path for entry in parts])
     delete_record(settings.output, receipt.tile, receipt.version)
 
 

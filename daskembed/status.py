@@ -10,8 +10,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from daskembed.errors import InputError
-from daskembed.receipts import RECEIPTS, RECORDS, STATE, Receipt, TileRecord, parts_folder, read_receipt, read_record
-from daskembed.storage import Entry, Storage
+from daskembed.receipts import (
+    RECEIPTS,
+    RECORDS,
+    STATE,
+    Receipt,
+    TileRecord,
+    list_published,
+    parts_folder,
+    read_receipt,
+    read_record,
+)
+from daskembed.storage import Storage
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +32,6 @@ MOST_LISTED = 20
 _TILE = r"(?P<tile>\d\d[A-Z]{3})"
 _VERSION = r"_v(?P<version>[0-9A-Za-z]+)"
 _STATE_FILE = re.compile(_TILE + _VERSION + r"\.json")
-_PUBLISHED = re.compile(_TILE + r"_\d{8}_\d{8}" + _VERSION + r"\.gpq")
 _PART = re.compile(re.escape(f"{STATE}/parts/") + _TILE + _VERSION + r"/(?P<key>[^/]+)/\d+\.parquet")
 
 _Key = tuple[str, str]
@@ -36,18 +45,20 @@ class TileStatus:
     tile: str
     version: str
     status: Literal["done", "unfinished", "failed", "missing", "changed", "damaged"]
-    """``missing`` and ``changed`` are finished tiles whose file is gone or of another size than the receipt says;
+    """``missing`` and ``changed`` are finished tiles of which a file is gone or of another size than the receipt says;
     ``damaged`` is one whose receipt or record cannot be read."""
-    file: str | None = None
-    """Name of the published file, which may be an earlier run's; None where there is none."""
+    files: list[str] = field(default_factory=list)
+    """Names of the published files, one a format; they may be an earlier run's."""
     chips: int | None = None
-    """Chips in the file, as its receipt says; None without a receipt."""
+    """Chips in the files, as the receipt says; None without a receipt."""
     parts_done: int = 0
     """Blocks of which the part is written; 0 once the tile is finished."""
     parts: int | None = None
     """Blocks in all; None if nothing says how many."""
     quarantined: dict[str, str] = field(default_factory=dict)
     """URL -> reason; of an unfinished tile only the chips whose headers are bad."""
+    rejected: dict[str, str] = field(default_factory=dict)
+    """URL -> the rule that it breaks; of finished tiles."""
     reason: str | None = None
     """Why it failed, or what is not as it should be."""
 
@@ -78,8 +89,8 @@ class OutputStatus:
 def status(output: str) -> OutputStatus:
     """What an output holds: tiles done, unfinished, failed, missing and changed, and quarantined chips.
 
-    Everything is read off the output's listing, its receipts and its records: two listings, and one small file a tile.
-    Published files are not opened; `daskembed.validate.validate` does that.
+    Everything is read off the output's listing, its receipts and its records: three listings, one of each Zarr store,
+    and one small file a tile. Published files are not opened; `daskembed.validate.validate` does that.
 
     Parameters
     ----------
@@ -94,10 +105,9 @@ def status(output: str) -> OutputStatus:
         If the store does not answer as it should.
     """
     storage = Storage(output)
-    published: dict[_Key, list[Entry]] = {}
-    for entry in storage.entries(recursive=False):
-        if match := _PUBLISHED.fullmatch(entry.path):
-            published.setdefault((match["tile"], match["version"]), []).append(entry)
+    published: dict[_Key, dict[str, int | None]] = {}
+    for found in list_published(storage):
+        published.setdefault((found.tile, found.version), {})[found.name] = found.size
     state = storage.entries(STATE)
     if not published and not state:
         raise InputError(
@@ -113,7 +123,7 @@ def status(output: str) -> OutputStatus:
     receipts = _read_all(storage, paths, RECEIPTS, read_receipt)
     records = _read_all(storage, paths, RECORDS, read_record)
     tiles = (
-        _judge(key, receipts.get(key), records.get(key), published.get(key, []), parts.get(key, Counter()))
+        _judge(key, receipts.get(key), records.get(key), published.get(key, {}), parts.get(key, Counter()))
         for key in sorted({*receipts, *records, *published, *parts})
     )
     return OutputStatus(storage.url, tuple(tiles))
@@ -145,25 +155,24 @@ def _judge(
     key: _Key,
     receipt: Receipt | InputError | None,
     record: TileRecord | InputError | None,
-    published: list[Entry],
+    published: dict[str, int | None],
     parts: Counter[str],
 ) -> TileStatus:
     tile, version = key
-    sizes = {entry.path: entry.size for entry in published}
-    newest = max(sizes, default=None)
+    sizes = {name: size for name, size in published.items() if size is not None}
     for damaged in (receipt, record):
         if isinstance(damaged, InputError):
-            return TileStatus(tile, version, "damaged", newest, reason=str(damaged))
+            return TileStatus(tile, version, "damaged", _newest(sizes), reason=str(damaged))
     assert not isinstance(receipt, InputError)
     assert not isinstance(record, InputError)
     # A run that dies between receipt and tidying up leaves a record that is older than the receipt.
     if record is not None and (receipt is None or record.time > receipt.finished):
-        earlier = receipt.file if receipt is not None and receipt.file in sizes else None
+        earlier = receipt.names if receipt is not None and {*receipt.names} <= {*sizes} else []
         return TileStatus(
             tile,
             version,
             record.status,
-            file=earlier or newest,
+            files=earlier or _newest(sizes),
             chips=receipt.chips if receipt is not None and earlier else None,
             parts_done=parts[record.parts_folder] if record.parts_folder else 0,
             parts=record.parts,
@@ -171,17 +180,40 @@ def _judge(
             reason=record.reason,
         )
     if receipt is None:
-        reason = f"{newest} has no receipt: its run died, or it was not made by daskembed run" if newest else None
-        return TileStatus(tile, version, "unfinished", newest, parts_done=max(parts.values(), default=0), reason=reason)
-    done = TileStatus(tile, version, "done", receipt.file, receipt.chips, quarantined=receipt.quarantined, reason=None)
-    if receipt.file is not None and receipt.file not in sizes:
-        return replace(done, status="missing", reason=f"{receipt.file} is gone; the next run makes it again")
-    if receipt.file is not None and sizes[receipt.file] != receipt.size:
-        reason = f"{receipt.file} has {sizes[receipt.file]} bytes, its receipt says {receipt.size}"
-        return replace(done, status="changed", reason=f"{reason}; delete the receipt to have it made again")
-    if others := sorted(name for name in sizes if name != receipt.file):
+        return TileStatus(
+            tile,
+            version,
+            "unfinished",
+            newest := _newest(sizes),
+            parts_done=max(parts.values(), default=0),
+            reason=f"{' and '.join(newest)} has no receipt: its run died, or it was not made by daskembed run"
+            if newest
+            else None,
+        )
+    done = TileStatus(
+        tile,
+        version,
+        "done",
+        receipt.names,
+        receipt.chips,
+        quarantined=receipt.quarantined,
+        rejected=receipt.rejected,
+    )
+    for file in receipt.files:
+        if file.name not in sizes:
+            return replace(done, status="missing", reason=f"{file.name} is gone; the next run makes it again")
+        if sizes[file.name] != file.size:
+            reason = f"{file.name} has {sizes[file.name]} bytes, its receipt says {file.size}"
+            return replace(done, status="changed", reason=f"{reason}; delete the receipt to have it made again")
+    if others := sorted({*published} - {*receipt.names}):
         return replace(done, reason=f"beside it lies {', '.join(others)}, replaced by it; the next run removes that")
     return done
+
+
+def _newest(sizes: dict[str, int]) -> list[str]:
+    """Of the files of each format the one whose name is the last."""
+    names = {name.rpartition(".")[2]: name for name in sorted(sizes)}
+    return [names[suffix] for suffix in sorted(names)]
 
 
 def show(found: OutputStatus) -> None:
@@ -208,15 +240,17 @@ def _table(found: OutputStatus) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("tile", "version", "status"):
         table.add_column(name, no_wrap=True)
-    for name in ("chips", "blocks", "quarantined"):
+    rejected = any(tile.rejected for tile in found.tiles)
+    for name in ("chips", "blocks", "quarantined", *(["rejected"] if rejected else [])):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("file, reason", overflow="fold")
     for tile in found.tiles:
         unfinished = tile.status in ("unfinished", "failed")
         blocks = f"{tile.parts_done} of {'?' if tile.parts is None else tile.parts}" if unfinished else ""
         chips = "" if tile.chips is None else str(tile.chips)
-        what = _line(tile.reason or tile.file or ("no file" if tile.status == "done" else ""))
-        cells = (tile.tile, tile.version, tile.status, chips, blocks, str(len(tile.quarantined)), what)
+        what = _line(tile.reason or " ".join(tile.files) or ("no file" if tile.status == "done" else ""))
+        bad = (str(len(tile.quarantined)), *([str(len(tile.rejected))] if rejected else []))
+        cells = (tile.tile, tile.version, tile.status, chips, blocks, *bad, what)
         # As `Text`, so that brackets in names and reasons are no markup.
         table.add_row(*(Text(cell) for cell in cells))
     return table
@@ -232,6 +266,8 @@ def summary(found: OutputStatus) -> list[str]:
     ]
     if len(bad) > MOST_LISTED:
         lines.append(f"  and {len(bad) - MOST_LISTED} more: `daskembed status --quarantined` lists all")
+    rejected = sum(len(tile.rejected) for tile in found.tiles)
+    lines += [f"rejected     {rejected}"] if rejected else []
     return lines
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -18,6 +19,7 @@ import shapely
 
 from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError
+from daskembed.receipts import check_version
 from daskembed.sources import EDGES
 from daskembed.storage import Storage
 
@@ -145,8 +147,15 @@ def block_frame(
     )
 
 
-def open_embeddings(url: str, *, columns: list[str] | None = None) -> dask_geopandas.GeoDataFrame:
-    """All published files of an output folder as one lazy frame.
+def open_embeddings(
+    url: str,
+    *,
+    columns: list[str] | None = None,
+    encoder: str | None = None,
+    level: str | None = None,
+    version: str | None = None,
+) -> dask_geopandas.GeoDataFrame:
+    """The published GeoParquet files of an output folder as one lazy frame.
 
     Parameters
     ----------
@@ -154,6 +163,10 @@ def open_embeddings(url: str, *, columns: list[str] | None = None) -> dask_geopa
         The run's ``--output``.
     columns
         Columns to read; all by default.
+    encoder, level
+        Only files that say in their footers that they are of this encoder, such as ``clay-v0``, or of this level.
+    version
+        Only files with this version in their names.
 
     Returns
     -------
@@ -164,17 +177,35 @@ def open_embeddings(url: str, *, columns: list[str] | None = None) -> dask_geopa
     Raises
     ------
     InputError
-        If there are no published files.
+        If there are no such files, or they are of several encoders, levels or types and it is not said which.
     """
     import dask_geopandas
 
     storage = Storage(url)
     names = [entry.path for entry in storage.entries(recursive=False) if entry.path.endswith(".gpq")]
     if not names:
-        raise InputError(f"no published files (*.gpq) in {storage.url}: make them with `daskembed run --output {url}`")
+        raise InputError(_nothing(storage, url))
+    if version is not None:
+        names = [name for name in names if name.endswith(f"_v{check_version(version)}.gpq")]
     with ThreadPoolExecutor(16) as pool:
-        pieces = [piece for found in pool.map(lambda name: _pieces(storage, name), names) for piece in found]
-    meta = _read_groups(storage, names[0], (), columns)
+        opened = dict(zip(names, pool.map(lambda name: _look(storage, name), names), strict=True))
+    chosen = {
+        name: look
+        for name, look in opened.items()
+        if (encoder is None or look.made.get("encoder") == encoder)
+        and (level is None or look.made.get("level") == level)
+    }
+    if not chosen:
+        wanted = (("encoder", encoder), ("level", level), ("version", version))
+        what = ", ".join(f"{name} {value}" for name, value in wanted if value is not None)
+        raise InputError(f"no published files of {what} in {storage.url}; {_mixture(opened)}")
+    if len({look.kind for look in chosen.values()}) > 1:
+        raise InputError(
+            f"{storage.url} mixes embeddings that do not go into one frame: {_mixture(chosen)}; choose with "
+            "encoder=..., level=... or version=..."
+        )
+    pieces = [piece for look in chosen.values() for piece in look.pieces]
+    meta = _read_groups(storage, next(iter(chosen)), (), columns)
     with dask.config.set({"dataframe.convert-string": False}):
         frame = dask_geopandas.from_dask_dataframe(
             dd.from_map(
@@ -196,10 +227,43 @@ def _open(storage: Storage, name: str) -> pq.ParquetFile:
     return pq.ParquetFile(storage.open_reader(name))
 
 
-def _pieces(storage: Storage, name: str) -> list[tuple[str, tuple[int, ...], Any]]:
-    """Partitions of a file: its name, row groups and bounds."""
+@dataclass(frozen=True)
+class _Look:
+    """What a file's footer says."""
+
+    made: dict[str, Any]
+    """How it was made; empty if it was not made by this package."""
+    pieces: list[tuple[str, tuple[int, ...], Any]]
+    """Partitions: its name, row groups and bounds."""
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What has to be the same in one frame."""
+        known = (self.made.get(name) for name in ("encoder", "size", "level", "dtype"))
+        return tuple(str(value) for value in known if value is not None)
+
+
+def _nothing(storage: Storage, url: str) -> str:
+    """Why there is nothing to open."""
+    stores = [name for name in storage.folders() if name.endswith(".zarr")]
+    if stores:
+        return (
+            f"{storage.url} holds Zarr stores and no GeoParquet files: open one with "
+            f"xarray.open_zarr({storage.url_of(stores[0])!r})"
+        )
+    return f"no published files (*.gpq) in {storage.url}: make them with `daskembed run --output {url}`"
+
+
+def _mixture(opened: dict[str, _Look]) -> str:
+    """Which kinds of files there are, and one of each."""
+    kinds = {look.kind: name for name, look in reversed(opened.items())}
+    return "; ".join(f"{' '.join(kind) or 'unknown'} in {kinds[kind]}" for kind in sorted(kinds)) or "there are others"
+
+
+def _look(storage: Storage, name: str) -> _Look:
     with _open(storage, name) as file:
         metadata = file.metadata
+        made = json.loads(metadata.metadata.get(b"daskembed", b"{}"))
         bounds = shapely.box(*json.loads(metadata.metadata[b"geo"])["columns"]["geometry"]["bbox"])
         pieces, groups, size = [], [], 0
         for group in range(metadata.num_row_groups):
@@ -208,7 +272,7 @@ def _pieces(storage: Storage, name: str) -> list[tuple[str, tuple[int, ...], Any
             if size >= PARTITION_BYTES or group == metadata.num_row_groups - 1:
                 pieces.append((name, tuple(groups), bounds))
                 groups, size = [], 0
-        return pieces
+        return _Look(made, pieces)
 
 
 def _read_groups(storage: Storage, name: str, groups: tuple[int, ...], columns: list[str] | None) -> gpd.GeoDataFrame:

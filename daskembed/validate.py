@@ -20,6 +20,7 @@ import shapely
 from daskembed.errors import InputError
 from daskembed.grid import SIDE, square_of
 from daskembed.receipts import Receipt, read_receipt, receipt_path
+from daskembed.sinks import DTYPES, SINKS, Published, get_sink, zarr
 from daskembed.storage import Storage, is_local, local_path, split_url
 from daskembed.tiles import check_tile
 
@@ -28,8 +29,8 @@ MARGIN = 20_000
 BATCH_BYTES = 32 * 2**20
 """Most bytes of rows held at a time."""
 HASHED_BYTES = 8 * 2**20
-_SUFFIX = ".gpq"
-_NAME = re.compile(r"(?P<tile>\w+)_(?P<first>\d{8})_(?P<last>\d{8})_v(?P<version>[0-9A-Za-z]+)" + re.escape(_SUFFIX))
+_SUFFIXES = tuple(get_sink(name).SUFFIX for name in SINKS)
+_NAME = re.compile(r"(?P<tile>\w+)_(?P<first>\d{8})_(?P<last>\d{8})_v(?P<version>[0-9A-Za-z]+)\.\w+")
 _COLUMNS = ("source_url", "date", "embeddings", "geometry")
 _KINDS = ("Polygon", "MultiPolygon")
 _PROVENANCE = b"daskembed"
@@ -40,8 +41,8 @@ class Finding:
     """One thing that was found in a file."""
 
     check: str
-    """What was looked at: ``name``, ``parquet``, ``geo``, ``schema``, ``vectors``, ``geometry``, ``dates``, ``order``,
-    ``duplicates``, ``provenance`` or ``receipt``."""
+    """What was looked at: ``name``, ``parquet``, ``zarr``, ``geo``, ``schema``, ``vectors``, ``geometry``, ``dates``,
+    ``order``, ``duplicates``, ``provenance`` or ``receipt``."""
     message: str
     """What was found and what was expected."""
     severity: Literal["problem", "note"] = "problem"
@@ -52,31 +53,36 @@ class Finding:
 
 
 def files_of(url: str) -> list[str]:
-    """The files that an argument of the command names: a file itself, or all ``*.gpq`` of a folder.
+    """The files that an argument of the command names: a file itself, or all ``*.gpq`` and ``*.zarr`` of a folder.
 
     Raises
     ------
     InputError
         If there are none.
     """
-    if url.endswith(_SUFFIX) or (is_local(url) and local_path(url).is_file()):
+    url = url.rstrip("/") or url
+    if url.endswith(_SUFFIXES) or (is_local(url) and local_path(url).is_file()):
         return [url]
     storage = Storage(url)
-    names = [entry.path for entry in storage.entries(recursive=False) if entry.path.endswith(_SUFFIX)]
+    found = [*(entry.path for entry in storage.entries(recursive=False)), *storage.folders()]
+    names = sorted(name for name in found if name.endswith(_SUFFIXES))
     if not names:
-        raise InputError(f"no file {url}, and no folder of that name with files *{_SUFFIX} in it")
+        raise InputError(f"no file {url}, and no folder of that name with files *{' or *'.join(_SUFFIXES)} in it")
     return [storage.url_of(name) for name in names]
 
 
 def validate(url: str) -> list[Finding]:
-    """Check a published file; it is read twice, a few rows at a time: once to decode it, once for its SHA-256.
+    """Check a published file.
 
-    Files of the reference implementation are taken too: where they are only different, there are notes.
+    A GeoParquet file is read twice, a few rows at a time: once to decode it, once for its SHA-256. Each object of a
+    Zarr store is read once. Files of the reference implementation are taken too: where they are only different, there
+    are notes.
 
     Parameters
     ----------
     url
-        Path or URL of a ``.gpq`` file. Its receipt is looked for in ``_daskembed/receipts/`` beside it.
+        Path or URL of a ``.gpq`` file or a ``.zarr`` store. Its receipt is looked for in ``_daskembed/receipts/``
+        beside it.
 
     Returns
     -------
@@ -90,17 +96,20 @@ def validate(url: str) -> list[Finding]:
     StorageError
         If the store does not answer as it should.
     """
-    storage, name = split_url(str(local_path(url)) if is_local(url) else url)
-    if is_local(url) and local_path(url).is_dir():
-        raise InputError(f"{url} is a folder: expected a file *{_SUFFIX}")
+    storage, name = split_url(str(local_path(url)) if is_local(url) else url.rstrip("/"))
+    is_store = name.endswith(zarr.SUFFIX)
+    if is_local(url) and local_path(url).is_dir() and not is_store:
+        raise InputError(f"{url} is a folder: expected a file *{_SUFFIXES[0]} or a store *{zarr.SUFFIX}")
+    from daskembed.validate_zarr import check_store
+
     try:
-        return list(_findings(storage, name))
+        return list(check_store(storage, name) if is_store else _findings(storage, name))
     except FileNotFoundError:
         raise InputError(f"{storage.url_of(name)} does not exist") from None
 
 
 @dataclass(frozen=True)
-class _Named:
+class Named:
     """What a file's name says."""
 
     tile: str
@@ -131,7 +140,7 @@ class _Faults:
 def _findings(storage: Storage, name: str) -> Iterator[Finding]:
     try:
         with storage.open_reader(name) as reader:
-            named = yield from _check_name(name)
+            named = yield from check_name(name)
             receipt = None if named is None else (yield from _check_receipt(storage, name, named, reader))
             reader.seek(0)
             # By default whole columns of a row group are fetched ahead, and files of others are one row group.
@@ -144,11 +153,13 @@ def _findings(storage: Storage, name: str) -> Iterator[Finding]:
         yield Finding("parquet", f"cannot be read as Parquet, it is cut off or damaged: {reason}")
 
 
-def _check_name(name: str) -> Generator[Finding, None, _Named | None]:
+def check_name(name: str) -> Generator[Finding, None, Named | None]:
+    """Look at a file's name; gives what it says."""
     match = _NAME.fullmatch(name)
-    if match is None:
+    if match is None or not name.endswith(_SUFFIXES):
+        suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), _SUFFIXES[0])
         yield Finding(
-            "name", f"the name {name} is not of the form {{MGRS}}_{{MINDATE}}_{{MAXDATE}}_v{{VERSION}}{_SUFFIX}"
+            "name", f"the name {name} is not of the form {{MGRS}}_{{MINDATE}}_{{MAXDATE}}_v{{VERSION}}{suffix}"
         )
         return None
     try:
@@ -166,10 +177,13 @@ def _check_name(name: str) -> Generator[Finding, None, _Named | None]:
         return None
     if first > last:
         yield Finding("name", f"the name {name}: the first date {first} is after the last, {last}")
-    return _Named(tile, first, last, match["version"])
+    return Named(tile, first, last, match["version"])
 
 
-def _check_receipt(storage: Storage, name: str, named: _Named, reader: Any) -> Generator[Finding, None, Receipt | None]:
+def find_receipt(
+    storage: Storage, name: str, named: Named
+) -> Generator[Finding, None, tuple[Receipt, Published] | None]:
+    """Look for a file's receipt; gives it, and what it says of the file."""
     path = receipt_path(named.tile, named.version)
     try:
         receipt = read_receipt(storage, path)
@@ -179,28 +193,40 @@ def _check_receipt(storage: Storage, name: str, named: _Named, reader: Any) -> G
     except InputError as error:
         yield Finding("receipt", str(error))
         return None
-    if receipt.file != name:
-        yield Finding("receipt", f"the receipt {path} is of another file, {receipt.file}")
+    file = next((file for file in receipt.files if file.name == name), None)
+    if file is None:
+        others = " and ".join(receipt.names) or "none"
+        yield Finding("receipt", f"the receipt {path} is of another file, {others}")
         return None
-    if receipt.size != reader.size():
-        yield Finding("receipt", f"{reader.size()} bytes, the receipt says {receipt.size}")
+    return receipt, file
+
+
+def _check_receipt(storage: Storage, name: str, named: Named, reader: Any) -> Generator[Finding, None, Receipt | None]:
+    found = yield from find_receipt(storage, name, named)
+    if found is None:
+        return None
+    receipt, file = found
+    if file.size != reader.size():
+        yield Finding("receipt", f"{reader.size()} bytes, the receipt says {file.size}")
         return receipt
     digest = hashlib.sha256()
     while data := reader.read(HASHED_BYTES):
         digest.update(data)
-    if digest.hexdigest() != receipt.sha256:
-        yield Finding("receipt", f"SHA-256 {digest.hexdigest()}, the receipt says {receipt.sha256}")
+    if digest.hexdigest() != file.sha256:
+        yield Finding("receipt", f"SHA-256 {digest.hexdigest()}, the receipt says {file.sha256}")
     return receipt
 
 
-def _check_content(file: pq.ParquetFile, named: _Named | None, receipt: Receipt | None) -> Iterator[Finding]:
+def _check_content(file: pq.ParquetFile, named: Named | None, receipt: Receipt | None) -> Iterator[Finding]:
     footer = file.metadata.metadata or {}
     rows = file.metadata.num_rows
     foreign = _PROVENANCE not in footer
-    shape = yield from _check_provenance(footer, rows, named, receipt)
+    made = yield from _read_provenance(footer)
+    shape = None if made is None else (yield from check_provenance(made, rows, named, receipt))
     column = yield from _check_geo(footer)
-    usable = yield from _check_schema(file.schema_arrow, shape, foreign)
-    if receipt is not None and receipt.chips != rows:
+    dtype = None if made is None else str(made.get("dtype", "float32"))
+    usable = yield from _check_schema(file.schema_arrow, shape, dtype)
+    if receipt is not None and receipt.chips * _windows(made) != rows:
         yield Finding("receipt", f"{rows} rows, the receipt says {receipt.chips} chips")
     if not rows:
         yield Finding("schema", "no rows")
@@ -217,31 +243,53 @@ def _json(footer: dict[bytes, bytes], key: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _check_provenance(
-    footer: dict[bytes, bytes], rows: int, named: _Named | None, receipt: Receipt | None
-) -> Generator[Finding, None, tuple[int, ...] | None]:
-    """Gives the shape of one embedding, where it is known."""
+def _read_provenance(footer: dict[bytes, bytes]) -> Generator[Finding, None, dict[str, Any] | None]:
     if _PROVENANCE not in footer:
         yield Finding("provenance", "no `daskembed` in the footer: nothing says what made the embeddings", "note")
         return None
     made = _json(footer, _PROVENANCE)
     if made is None:
         yield Finding("provenance", "`daskembed` in the footer is not a JSON object")
-        return None
+    return made
+
+
+def _windows(made: dict[str, Any] | None) -> int:
+    """Rows of a chip."""
+    windows = (made or {}).get("windows", 1)
+    return windows if type(windows) is int and windows > 0 else 1
+
+
+def check_provenance(
+    made: dict[str, Any], rows: int, named: Named | None, receipt: Receipt | None, where: str = "footer"
+) -> Generator[Finding, None, tuple[int, ...] | None]:
+    """Look at what a file says of how it was made; gives the shape of one embedding, where it is known.
+
+    Parameters
+    ----------
+    made
+        What it says.
+    rows
+        Rows that it has.
+    named, receipt
+        What its name and its receipt say.
+    where
+        Where it says it, in words.
+    """
     wanted = ("tile", "chips", "encoder", "checkpoint", "level", "shape", "identity")
     if missing := [key for key in wanted if key not in made]:
-        yield Finding("provenance", f"`daskembed` in the footer lacks {', '.join(missing)}")
+        yield Finding("provenance", f"`daskembed` in the {where} lacks {', '.join(missing)}")
     if named is not None and made.get("tile", named.tile) != named.tile:
-        yield Finding("provenance", f"the footer says that it is of tile {made['tile']}, its name says {named.tile}")
-    if made.get("chips", rows) != rows:
-        yield Finding("provenance", f"{rows} rows, the footer says {made['chips']} chips")
+        yield Finding("provenance", f"the {where} says that it is of tile {made['tile']}, its name says {named.tile}")
+    chips = made.get("chips")
+    if isinstance(chips, int) and chips * _windows(made) != rows:
+        yield Finding("provenance", f"{rows} rows, the {where} says {chips} chips")
     if receipt is not None and made.get("identity", receipt.settings) != receipt.settings:
-        yield Finding("provenance", "the footer says that it was made with other settings than the receipt says")
+        yield Finding("provenance", f"the {where} says that it was made with other settings than the receipt says")
     shape = made.get("shape")
     if isinstance(shape, list) and shape and all(type(side) is int and side > 0 for side in shape):
         return tuple(shape)
     if "shape" in made:
-        yield Finding("provenance", f"the footer's shape {shape} is no list of lengths")
+        yield Finding("provenance", f"the {where}'s shape {shape} is no list of lengths")
     return None
 
 
@@ -293,16 +341,16 @@ def _check_crs(column: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _check_schema(
-    schema: pa.Schema, shape: tuple[int, ...] | None, foreign: bool
+    schema: pa.Schema, shape: tuple[int, ...] | None, dtype: str | None
 ) -> Generator[Finding, None, list[str]]:
-    """Gives the columns that can be looked at row by row."""
-    usable = []
+    """Gives the columns that can be looked at row by row; a file that does not say its `dtype` is not ours."""
+    usable, foreign = [], dtype is None
     for name in _COLUMNS:
         if schema.names.count(name) != 1:
             yield Finding("schema", f"{schema.names.count(name)} columns {name}, expected 1")
             continue
         kind = schema.field(name).type
-        problem = _vectors_problem(kind, shape, foreign) if name == "embeddings" else _column_problem(name, kind)
+        problem = _vectors_problem(kind, shape, dtype) if name == "embeddings" else _column_problem(name, kind)
         if problem is None:
             usable.append(name)
         elif problem.severity == "note":
@@ -325,23 +373,24 @@ def _column_problem(name: str, kind: pa.DataType) -> Finding | None:
     return None if sound else Finding("schema", f"column {name} is {kind}, expected {expected}")
 
 
-def _vectors_problem(kind: pa.DataType, shape: tuple[int, ...] | None, foreign: bool) -> Finding | None:
+def _vectors_problem(kind: pa.DataType, shape: tuple[int, ...] | None, dtype: str | None) -> Finding | None:
+    expected = dtype if dtype in DTYPES else DTYPES[0]
     if isinstance(kind, pa.FixedShapeTensorType):
-        if not pa.types.is_float32(kind.value_type):
-            return Finding("schema", f"column embeddings is of {kind.value_type}, expected float32")
+        if kind.value_type != pa.from_numpy_dtype(expected):
+            return Finding("schema", f"column embeddings is of {kind.value_type}, expected {expected}")
         if shape is not None and tuple(kind.shape) != shape:
             return Finding("schema", f"the embeddings have the shape {kind.shape}, the footer says {list(shape)}")
         return None
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if foreign and lists and pa.types.is_float32(kind.value_type):
+    if dtype is None and lists and pa.types.is_float32(kind.value_type):
         return Finding("schema", f"column embeddings is {kind}: nothing says its shape", "note")
-    return Finding("schema", f"column embeddings is {kind}, expected a fixed-shape tensor of float32")
+    return Finding("schema", f"column embeddings is {kind}, expected a fixed-shape tensor of {expected}")
 
 
 def _check_rows(
     file: pq.ParquetFile,
     usable: list[str],
-    named: _Named | None,
+    named: Named | None,
     receipt: Receipt | None,
     column: dict[str, Any],
     foreign: bool,
@@ -368,12 +417,12 @@ def _check_rows(
         start += len(batch)
     yield from faults.findings()
     if named is not None and "date" in usable:
-        yield from _check_ends(days, named, receipt)
+        yield from check_ends(days, named, receipt)
     if names:
         yield from _check_order(pa.chunked_array(names).combine_chunks(), foreign)
 
 
-def _check_dates(column: pa.Array, urls: Sequence[str], named: _Named | None, faults: _Faults) -> set[date]:
+def _check_dates(column: pa.Array, urls: Sequence[str], named: Named | None, faults: _Faults) -> set[date]:
     days = column.to_numpy(zero_copy_only=False).astype("datetime64[D]")
     faults.add("dates", "no date", urls, np.flatnonzero(np.isnat(days)))
     if named is not None:
@@ -383,7 +432,8 @@ def _check_dates(column: pa.Array, urls: Sequence[str], named: _Named | None, fa
     return set(np.unique(days[~np.isnat(days)]).tolist())
 
 
-def _check_ends(days: set[date], named: _Named, receipt: Receipt | None) -> Iterator[Finding]:
+def check_ends(days: set[date], named: Named, receipt: Receipt | None) -> Iterator[Finding]:
+    """Look whether the dates of the name are among the embeddings'."""
     for day, which in ((named.first, "first"), (named.last, "last")):
         if day in days:
             continue
@@ -413,7 +463,7 @@ def _check_vectors(column: pa.Array, urls: Sequence[str], length: int | None, fa
 class _Places:
     """The geometries' checks: each by itself, against the footer, and against the tile of the name."""
 
-    def __init__(self, column: dict[str, Any], named: _Named | None) -> None:
+    def __init__(self, column: dict[str, Any], named: Named | None) -> None:
         self._bbox = column.get("bbox")
         self._kinds = column.get("geometry_types") or _KINDS
         self._tile = None if named is None else named.tile

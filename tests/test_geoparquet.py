@@ -20,8 +20,12 @@ import pyproj
 import pytest
 import shapely
 
+from daskembed import parts as parts_module
+from daskembed.errors import TileError
+from daskembed.parts import Notes, read_notes, write_part
 from daskembed.sinks import Published, get_sink
 from daskembed.sinks import geoparquet as sink
+from daskembed.sources import EDGES
 from daskembed.storage import Storage
 from daskembed.table import block_frame
 
@@ -48,6 +52,7 @@ def block(
     start: int = 0,
     *,
     quarantined: dict[int, str] | None = None,
+    rejected: dict[int, str] | None = None,
     filled: dict[int, int] | None = None,
 ) -> gpd.GeoDataFrame:
     """One partition: chips `start`, `start` + 1 and so on, some of them bad."""
@@ -55,14 +60,18 @@ def block(
     rows = gpd.GeoDataFrame(
         {
             "source_url": [url_of(n) for n in numbers],
+            "chip_url": [url_of(n) for n in numbers],
             "date": [date(2019, 4, 16 if n % 2 else 1) for n in numbers],
+            "epsg": 32633,
+            **{edge: np.array(numbers, float) for edge in EDGES},
         },
         geometry=footprints(start, len(vectors)),
         crs="OGC:CRS84",
     )
     reasons = np.array([(quarantined or {}).get(n) for n in numbers], dtype=object)
     counts = np.array([(filled or {}).get(n, 0) for n in numbers], dtype=np.int64)
-    return block_frame(vectors, reasons, counts, rows)
+    rules = np.array([(rejected or {}).get(n) for n in numbers], dtype=object)
+    return block_frame(vectors, reasons, rules, counts, rows)
 
 
 def write_blocks(output: Storage, vectors: np.ndarray, sizes: tuple[int, ...], **bad: Any) -> list[str]:
@@ -71,7 +80,7 @@ def write_blocks(output: Storage, vectors: np.ndarray, sizes: tuple[int, ...], *
         parts.append(f"_daskembed/parts/33TUL_v001/{number:05d}.parquet")
         frame = block(vectors[start : start + size], start, **bad)
         with output.open_writer(parts[-1]) as file:
-            sink.write_part(frame, file, vectors.shape[1:])
+            write_part(frame, file, vectors.shape[1:])
         start += size
     assert start == len(vectors)
     return parts
@@ -79,6 +88,10 @@ def write_blocks(output: Storage, vectors: np.ndarray, sizes: tuple[int, ...], *
 
 def make(output: Storage, vectors: np.ndarray, sizes: tuple[int, ...], **bad: Any) -> Published:
     return sink.publish(output, NAME, write_blocks(output, vectors, sizes, **bad), PROVENANCE)
+
+
+def notes_of(output: Storage) -> Notes:
+    return read_notes(output, [entry.path for entry in output.entries("_daskembed/parts")])
 
 
 @pytest.fixture
@@ -220,7 +233,7 @@ def test_geo_footer_of_footprints_across_the_antimeridian(output: Storage, schem
     halves = shapely.MultiPolygon([shapely.box(179.9, 65, 180, 65.1), shapely.box(-180, 65, -179.9, 65.1)])
     frame.geometry = [shapely.box(179.8, 65, 179.9, 65.1), halves]
     with output.open_writer("part") as file:
-        sink.write_part(frame, file, (4,))
+        write_part(frame, file, (4,))
     sink.publish(output, NAME, ["part"], PROVENANCE)
     path = Path(output.url) / NAME
     geo = json.loads(pq.read_metadata(path).metadata[b"geo"])
@@ -256,10 +269,10 @@ def test_pandas_notes_of_the_parts_are_not_in_the_file(published: tuple[Path, np
 @pytest.mark.parametrize("sizes", [(10,), (1,) * 10, (3, 3, 3, 1), (1, 9), (7, 2, 1)])
 def test_rows_keep_their_order(output: Storage, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]) -> None:
     """Whatever the blocks, and wherever a row group begins and ends."""
-    monkeypatch.setattr(sink, "ROW_GROUP_BYTES", 4 * 4 * 4)  # four rows
+    monkeypatch.setattr(parts_module, "ROW_GROUP_BYTES", 4 * 4 * 4)  # four rows
     vectors = vectors_of(10, (4,))
-    result = make(output, vectors, sizes)
-    assert result.chips == 10
+    make(output, vectors, sizes)
+    assert notes_of(output).chips == 10
     file = pq.ParquetFile(Path(output.url) / NAME)
     assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [4, 4, 2]
     frame = gpd.read_parquet(Path(output.url) / NAME)
@@ -280,14 +293,14 @@ def test_row_groups_are_small_enough_to_stream(output: Storage) -> None:
 
 
 def test_vector_larger_than_a_row_group(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink, "ROW_GROUP_BYTES", 10)
+    monkeypatch.setattr(parts_module, "ROW_GROUP_BYTES", 10)
     make(output, vectors_of(3, (4,)), (2, 1))
     file = pq.ParquetFile(Path(output.url) / NAME)
     assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [1, 1, 1]
 
 
 def test_publishing_holds_a_row_group_at_a_time(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink, "ROW_GROUP_BYTES", 4 * 4 * 4)
+    monkeypatch.setattr(parts_module, "ROW_GROUP_BYTES", 4 * 4 * 4)
     parts = write_blocks(output, vectors_of(40, (4,)), (20, 20))
     written: list[int] = []
     write_table = pq.ParquetWriter.write_table
@@ -308,10 +321,11 @@ def test_quarantined_chips_are_told_and_left_out(output: Storage) -> None:
     vectors = vectors_of(6, (4,))
     vectors[[1, 5]] = np.nan
     bad = {1: "has values that are not finite: 3 in vh", 5: "is gone"}
-    result = make(output, vectors, (2, 3, 1), quarantined=bad, filled={0: 12, 3: 5})
-    assert result.chips == 4
-    assert result.quarantined == {url_of(1): bad[1], url_of(5): bad[5]}
-    assert result.filled == {url_of(0): 12, url_of(3): 5}
+    make(output, vectors, (2, 3, 1), quarantined=bad, filled={0: 12, 3: 5})
+    notes = notes_of(output)
+    assert (notes.rows, notes.chips) == (4, 4)
+    assert notes.quarantined == {url_of(1): bad[1], url_of(5): bad[5]}
+    assert (notes.rejected, notes.filled) == ({}, {url_of(0): 12, url_of(3): 5})
     frame = gpd.read_parquet(Path(output.url) / NAME)
     assert list(frame["source_url"]) == [url_of(n) for n in (0, 2, 3, 4)]
     np.testing.assert_array_equal(np.stack(frame["embeddings"]), vectors[[0, 2, 3, 4]])
@@ -323,18 +337,25 @@ def test_quarantined_chips_are_told_and_left_out(output: Storage) -> None:
 def test_parts_of_nothing_but_bad_chips(output: Storage, sizes: tuple[int, ...]) -> None:
     vectors = vectors_of(6, (4,))
     bad = dict.fromkeys((0, 1, 4, 5), "is gone")
-    result = make(output, vectors, sizes, quarantined=bad)
-    assert result.chips == 2
-    assert list(result.quarantined) == [url_of(n) for n in bad]
+    make(output, vectors, sizes, quarantined=bad)
+    notes = notes_of(output)
+    assert notes.chips == 2
+    assert list(notes.quarantined) == [url_of(n) for n in bad]
     frame = gpd.read_parquet(Path(output.url) / NAME)
     assert list(frame["source_url"]) == [url_of(2), url_of(3)]
 
 
-def test_nothing_but_bad_chips_makes_no_file(output: Storage) -> None:
-    bad = dict.fromkeys(range(3), "is gone")
-    result = make(output, vectors_of(3, (4,)), (2, 1), quarantined=bad)
-    assert result == Published(None, 0, None, 0, {url_of(n): "is gone" for n in range(3)}, {})
-    assert not (Path(output.url) / NAME).exists()
+def test_nothing_but_bad_chips_leaves_no_rows(output: Storage) -> None:
+    parts = write_blocks(output, vectors_of(3, (4,)), (2, 1), quarantined=dict.fromkeys(range(3), "is gone"))
+    assert read_notes(output, parts) == Notes(quarantined={url_of(n): "is gone" for n in range(3)})
+
+
+def test_rejected_chips_are_told_apart(output: Storage) -> None:
+    vectors = vectors_of(4, (4,))
+    make(output, vectors, (4,), quarantined={1: "is gone"}, rejected={0: "40 % cloud"})
+    notes = notes_of(output)
+    assert (notes.chips, notes.quarantined, notes.rejected) == (2, {url_of(1): "is gone"}, {url_of(0): "40 % cloud"})
+    assert list(gpd.read_parquet(Path(output.url) / NAME)["source_url"]) == [url_of(2), url_of(3)]
 
 
 # Encodings and sizes
@@ -376,9 +397,6 @@ def test_published_says_what_the_file_is(output: Storage, level: str) -> None:
     assert result.name == NAME
     assert result.size == len(data)
     assert result.sha256 == hashlib.sha256(data).hexdigest()
-    assert result.chips == 5
-    assert result.quarantined == {}
-    assert result.filled == {}
 
 
 def test_same_parts_same_bytes(tmp_path: Path) -> None:
@@ -403,6 +421,44 @@ def test_every_float_comes_back(output: Storage, value: float) -> None:
     np.testing.assert_array_equal(found.view(np.uint32), vectors.view(np.uint32))
 
 
+HALF = {**PROVENANCE, "dtype": "float16"}
+
+
+def test_float16(output: Storage, level: str) -> None:
+    """Read by the code that reads float32."""
+    vectors = vectors_of(7, SHAPES[level])
+    result = sink.publish(output, NAME, write_blocks(output, vectors, (3, 1, 3)), HALF)
+    frame = gpd.read_parquet(Path(output.url) / NAME)
+    assert frame.embeddings[0].dtype == np.float16
+    assert frame.embeddings[0].shape == (vectors[0].size,)
+    np.testing.assert_array_equal(np.stack(frame.embeddings).reshape(vectors.shape), vectors.astype(np.float16))
+    assert sink.read_provenance(output, NAME)["dtype"] == "float16"
+    column = pq.read_schema(Path(output.url) / NAME).field("embeddings").type
+    assert (column.value_type, tuple(column.shape)) == (pa.float16(), SHAPES[level])
+    metadata = pq.read_metadata(Path(output.url) / NAME)
+    assert "BYTE_STREAM_SPLIT" in metadata.row_group(0).column(2).encodings
+    assert result.size < make(output, vectors, (3, 1, 3)).size * 0.7 or level == "mean"
+
+
+@pytest.mark.parametrize("value", [65520.0, -1e6])
+def test_a_value_beyond_float16_is_an_error(output: Storage, value: float) -> None:
+    vectors = vectors_of(3, (4,))
+    vectors[1, 2] = value
+    parts = write_blocks(output, vectors, (3,))
+    with pytest.raises(TileError) as error:
+        sink.publish(output, NAME, parts, HALF)
+    assert str(error.value) == (
+        f"the embedding of {url_of(1)} has the value {abs(value):g}, and float16 ends at 65504: give --dtype float32"
+    )
+    assert not (Path(output.url) / NAME).exists()
+
+
+def test_the_largest_float16_and_infinities_are_none(output: Storage) -> None:
+    vectors = np.array([[65504, -65504, np.inf, np.nan]], np.float32)
+    sink.publish(output, NAME, write_blocks(output, vectors, (1,)), HALF)
+    np.testing.assert_array_equal(gpd.read_parquet(Path(output.url) / NAME).embeddings[0], vectors[0])
+
+
 class BrokenError(Exception):
     """Something that goes wrong in the middle of writing."""
 
@@ -413,7 +469,7 @@ def break_down(*_: Any) -> None:
 
 def test_file_is_complete_or_absent(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = write_blocks(output, vectors_of(4, (4,)), (2, 2))
-    monkeypatch.setattr(sink, "ROW_GROUP_BYTES", 16)
+    monkeypatch.setattr(parts_module, "ROW_GROUP_BYTES", 16)
     write_table, written = pq.ParquetWriter.write_table, []
 
     def failing(self: pq.ParquetWriter, table: pa.Table, **options: Any) -> None:

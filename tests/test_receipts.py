@@ -13,6 +13,7 @@ from daskembed.receipts import (
     TileRecord,
     check_version,
     delete_record,
+    list_published,
     parts_folder,
     published_files,
     read_receipts,
@@ -22,16 +23,16 @@ from daskembed.receipts import (
     write_receipt,
     write_record,
 )
+from daskembed.sinks import Published
 from daskembed.storage import Storage
 
 RECEIPT = Receipt(
     tile="27WXN",
     version="001",
-    file="27WXN_20200101_20200301_v001.gpq",
-    size=12345,
-    sha256="ab" * 32,
+    files=[Published("27WXN_20200101_20200301_v001.gpq", 12345, "ab" * 32)],
     chips=417,
     quarantined={"s3://chips/1.tif": "NaN in vh"},
+    rejected={"s3://chips/3.tif": "40 % cloud"},
     filled={"s3://chips/2.tif": 17},
     settings={"level": "mean", "encoder": "clay-v0", "dates": None},
     listing="cd" * 8,
@@ -47,7 +48,7 @@ def output(tmp_path) -> Storage:
 
 
 def test_round_trip(output):
-    empty = replace(RECEIPT, tile="27WXM", file=None, sha256=None, size=0, chips=0, software={})
+    empty = replace(RECEIPT, tile="27WXM", files=[], chips=0, software={})
     write_receipt(output, RECEIPT)
     write_receipt(output, empty)
     assert read_receipts(output, ["27WXM", "27WXN"], "001") == {"27WXN": RECEIPT, "27WXM": empty}
@@ -140,15 +141,49 @@ def test_published_files(output):
     ]
     for name in published + others:
         output.put(name, b"")
-    found = published_files(output, "001", ".gpq")
-    assert found == {"27WXM": published[:1], "27WXN": published[1:]}
-    assert published_files(output, "002", ".gpq") == {"27WXN": others[:1]}
-    assert published_files(output, "003", ".gpq") == {}
+    assert published_files(output, "001") == {"27WXM": published[:1], "27WXN": published[1:]}
+    assert published_files(output, "002") == {"27WXN": others[:1]}
+    assert published_files(output, "003") == {}
 
 
 def test_suffix_of_published_files_is_taken_literally(output):
     output.put("27WXN_20200101_20200301_v001xgpq", b"")
-    assert published_files(output, "001", ".gpq") == {}
+    output.put("27WXN_20200101_20200301_v001xzarr/zarr.json", b"")
+    assert published_files(output, "001") == {}
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_stores_count_once_they_have_a_root(place, request, tmp_path):
+    output = Storage(str(tmp_path) if place == "local" else f"{request.getfixturevalue('s3')}/out")
+    done, begun = "27WXN_20200101_20200301_v001.zarr", "27WXM_20200101_20200301_v001.zarr"
+    for path in (f"{done}/embeddings/c/0/0", f"{begun}/embeddings/c/0/0", "mine.zarr/a", f"{begun[:-7]}2.zarr/a"):
+        output.put(path, b"12")
+    output.put(f"{done}/zarr.json", b"345")
+    output.put("27WXN_20200101_20200301_v001.gpq", b"6")
+    assert {found.name: found.size for found in list_published(output, "001")} == {
+        begun: None,
+        "27WXN_20200101_20200301_v001.gpq": 1,
+        done: 5,
+    }
+    expected = {"27WXN": ["27WXN_20200101_20200301_v001.gpq", done]}
+    assert published_files(output, "001") == expected
+    assert output.entries(begun)
+    assert published_files(output, "001", sweep=True) == expected
+    assert [entry.path for entry in output.entries() if not entry.path.startswith(done)] == [
+        f"{begun[:-7]}2.zarr/a",
+        "27WXN_20200101_20200301_v001.gpq",
+        "mine.zarr/a",
+    ]
+
+
+def test_files_of_a_receipt():
+    both = replace(RECEIPT, files=[*RECEIPT.files, Published("27WXN_20200101_20200301_v001.zarr", 5, "cd" * 32)])
+    assert (both.file, both.size) == ("27WXN_20200101_20200301_v001.gpq", 12350)
+    assert both.names == ["27WXN_20200101_20200301_v001.gpq", "27WXN_20200101_20200301_v001.zarr"]
+    assert both.finishes(RECEIPT.settings, [*both.names, "other"])
+    assert not both.finishes(RECEIPT.settings, both.names[:1])
+    assert not both.finishes({**RECEIPT.settings, "level": "patch"}, both.names)
+    assert replace(RECEIPT, files=[]).finishes(RECEIPT.settings, [])
 
 
 RECORD = TileRecord(

@@ -20,6 +20,7 @@ from daskembed import status as module
 from daskembed.cli import main
 from daskembed.errors import InputError
 from daskembed.receipts import TileRecord, read_receipt, receipt_path, record_path, write_receipt, write_record
+from daskembed.sinks import Published
 from daskembed.status import TileStatus, status
 from daskembed.storage import Storage
 from daskembed.testing import write_chips
@@ -79,9 +80,9 @@ def change_receipt(output: Storage, **changes) -> None:
 def test_a_real_output(output):
     found = status(output.url)
     assert found.output == output.url
-    assert [(tile.tile, tile.status, tile.chips, tile.file) for tile in found.tiles] == [
-        ("22JGS", "done", 0, None),
-        ("33TUL", "done", 3, FILE),
+    assert [(tile.tile, tile.status, tile.chips, tile.files) for tile in found.tiles] == [
+        ("22JGS", "done", 0, []),
+        ("33TUL", "done", 3, [FILE]),
     ]
     assert found.counts == {"done": 2}
     assert [(tile, version, Path(url).name) for tile, version, url, _ in found.quarantined] == [
@@ -113,7 +114,7 @@ def test_a_failed_tile(output):
 def test_a_tile_made_again_that_failed_keeps_its_earlier_file(output):
     write_record(output, replace(RECORD, status="failed", reason="throttled"))
     found = tile_of(output)
-    assert (found.status, found.file, found.chips, found.reason) == ("failed", FILE, 3, "throttled")
+    assert (found.status, found.files, found.chips, found.reason) == ("failed", [FILE], 3, "throttled")
 
 
 def test_a_record_older_than_the_receipt_is_what_a_death_left(output):
@@ -131,14 +132,14 @@ def test_parts_without_a_record(output):
 def test_a_file_without_a_receipt(output):
     output.delete([receipt_path("33TUL", "001")])
     found = tile_of(output)
-    assert (found.status, found.file, found.chips) == ("unfinished", FILE, None)
+    assert (found.status, found.files, found.chips) == ("unfinished", [FILE], None)
     assert found.reason == f"{FILE} has no receipt: its run died, or it was not made by daskembed run"
 
 
 def test_a_missing_file(output):
     output.delete([FILE])
     found = tile_of(output)
-    assert (found.status, found.file) == ("missing", FILE)
+    assert (found.status, found.files) == ("missing", [FILE])
     assert found.reason == f"{FILE} is gone; the next run makes it again"
 
 
@@ -154,8 +155,77 @@ def test_a_changed_file(output):
 def test_a_file_that_was_replaced_and_not_removed(output):
     output.put("33TUL_20180101_20190416_v001.gpq", b"")
     found = tile_of(output)
-    assert (found.status, found.file) == ("done", FILE)
+    assert (found.status, found.files) == ("done", [FILE])
     assert found.reason == "beside it lies 33TUL_20180101_20190416_v001.gpq, replaced by it; the next run removes that"
+
+
+STORE = FILE.replace(".gpq", ".zarr")
+
+
+@pytest.fixture
+def both(output) -> Storage:
+    """With a store beside the file of 33TUL."""
+    for path, data in (("zarr.json", b"{}"), ("embeddings/c/0/0/0/0", b"0123456789")):
+        output.put(f"{STORE}/{path}", data)
+    (file,) = read_receipt(output, receipt_path("33TUL", "001")).files
+    change_receipt(output, files=[file, Published(STORE, 12, "ab" * 32)])
+    return output
+
+
+def test_two_formats(both):
+    found = tile_of(both)
+    assert (found.status, found.files, found.reason) == ("done", [FILE, STORE], None)
+
+
+def test_a_store_without_its_root_is_missing(both):
+    both.delete([f"{STORE}/zarr.json"])
+    found = tile_of(both)
+    assert (found.status, found.reason) == ("missing", f"{STORE} is gone; the next run makes it again")
+    both.delete([receipt_path("33TUL", "001")])
+    found = tile_of(both)
+    assert (found.status, found.files) == ("unfinished", [FILE])
+
+
+def test_a_store_that_lost_an_object_is_changed(both):
+    both.delete([f"{STORE}/embeddings/c/0/0/0/0"])
+    found = tile_of(both)
+    assert found.status == "changed"
+    assert found.reason == f"{STORE} has 2 bytes, its receipt says 12; delete the receipt to have it made again"
+
+
+def test_a_store_that_was_replaced_and_not_removed(both):
+    other = "33TUL_20180101_20190416_v001.zarr"
+    both.put(f"{other}/embeddings/c/0", b"")
+    assert tile_of(both).reason == f"beside it lies {other}, replaced by it; the next run removes that"
+
+
+def test_two_formats_without_a_receipt(both):
+    both.delete([receipt_path("33TUL", "001")])
+    found = tile_of(both)
+    assert (found.status, found.files) == ("unfinished", [FILE, STORE])
+    assert str(found.reason).startswith(f"{FILE} and {STORE} has no receipt: ")
+
+
+def test_rejected_chips_are_counted(output, capsys):
+    change_receipt(output, rejected={"/chips/3.tif": "40 % cloud", "/chips/4.tif": "B02 is 0 in 3 pixels"})
+    assert main(["status", output.url]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == [
+        "tile",
+        "version",
+        "status",
+        "chips",
+        "blocks",
+        "quarantined",
+        "rejected",
+        "file,",
+        "reason",
+    ]
+    assert lines[2].split()[:6] == ["33TUL", "001", "done", "3", "1", "2"]
+    assert "rejected     2" in lines
+    assert main(["status", "--json", output.url]) == 0
+    tiles = json.loads(capsys.readouterr().out)["tiles"]
+    assert tiles[1]["rejected"] == {"/chips/3.tif": "40 % cloud", "/chips/4.tif": "B02 is 0 in 3 pixels"}
 
 
 @pytest.mark.parametrize("path", [receipt_path("33TUL", "001"), record_path("33TUL", "001")])

@@ -18,15 +18,17 @@ import shapely
 import xarray as xr
 
 import daskembed
-from daskembed import table
+from daskembed import parts, table
 from daskembed.errors import InputError
 from daskembed.levels import LEVELS
+from daskembed.parts import write_part
 from daskembed.sinks import geoparquet
 from daskembed.storage import Storage
 from daskembed.testing import refuse_to_compute
 
+PLACES = ["epsg", "west", "south", "east", "north"]
 SHAPES = {"mean": (8,), "patch": (16, 16, 8), "group": (6, 16, 16, 8)}
-COLUMNS = ["source_url", "date", "embeddings", "quarantined", "filled", "geometry"]
+COLUMNS = ["source_url", "chip_url", "date", "embeddings", "quarantined", "rejected", "filled", *PLACES, "geometry"]
 
 
 def footprints(count: int, west: float = 12.0) -> np.ndarray:
@@ -52,6 +54,8 @@ def make_embeddings(
             "source_url": ("chip", np.array(urls, dtype=object)),
             "date": ("chip", np.datetime64("2019-04-16", "s") + np.arange(count).astype("timedelta64[D]")),
             "epsg": ("chip", np.full(count, 32633, np.int32)),
+            **{edge: ("chip", np.arange(count) * 5120.0) for edge in PLACES[1:]},
+            "rejected": ("chip", da.from_array(np.full(count, None, dtype=object), chunks=(chips,))),
             "lat": ("chip", np.full(count, 45.05)),
             "lon": ("chip", west + np.arange(count) / 10),
             "geometry": ("chip", footprints(count, west)),
@@ -177,7 +181,7 @@ def test_other_embeddings_other_partitions() -> None:
     assert not set(keys(embeddings)) & set(keys(bad))
 
 
-@pytest.mark.parametrize("name", ["source_url", "date", "geometry", "quarantined", "filled"])
+@pytest.mark.parametrize("name", ["source_url", "date", "geometry", "quarantined", "rejected", "filled"])
 def test_missing_coordinates_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"the embeddings lack the coordinates {name}: make them with daskembed.embed"):
         daskembed.to_geodataframe(make_embeddings().drop_vars(name))
@@ -194,12 +198,12 @@ def publish(output: Storage, level: str = "mean") -> dict[str, np.ndarray]:
     """Publish two tiles of seven chips; returns their vectors by tile."""
     for tile, west in TILES.items():
         frame = daskembed.to_geodataframe(make_embeddings(level=level, west=west))
-        parts = []
+        written = []
         for number, part in enumerate(frame.to_delayed()):
-            parts.append(f"_daskembed/parts/{tile}_v001/{number:05d}.parquet")
-            with output.open_writer(parts[-1]) as file:
-                geoparquet.write_part(part.compute(), file, SHAPES[level])
-        geoparquet.publish(output, f"{tile}_20190416_20190422_v001.gpq", parts, {"level": level})
+            written.append(f"_daskembed/parts/{tile}_v001/{number:05d}.parquet")
+            with output.open_writer(written[-1]) as file:
+                write_part(part.compute(), file, SHAPES[level])
+        geoparquet.publish(output, f"{tile}_20190416_20190422_v001.gpq", written, {"level": level})
     return {tile: make_embeddings(level=level, west=west).values for tile, west in TILES.items()}
 
 
@@ -289,7 +293,7 @@ def test_columns_without_geometry(output: Storage) -> None:
 
 
 def test_large_files_become_several_partitions(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geoparquet, "ROW_GROUP_BYTES", 2 * 4 * 8)  # two rows
+    monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 2 * 4 * 8)  # two rows
     monkeypatch.setattr(table, "PARTITION_BYTES", 1)
     publish(output)
     frame = daskembed.open_embeddings(output.url)
@@ -332,3 +336,72 @@ def test_files_in_a_bucket(s3: str) -> None:
     found = np.stack(frame.compute()["embeddings"])
     np.testing.assert_array_equal(found.reshape(14, 16, 16, 8), np.concatenate(list(vectors.values())))
     assert len(frame.cx[11:11.05, 45:46].compute()) == 1
+
+
+# Of a folder with files of several kinds
+
+
+KINDS = {"001": {"encoder": "clay-v0", "level": "mean"}, "002": {"encoder": "clay-v0", "level": "patch"}}
+
+
+def publish_kinds(output: Storage, kinds: dict[str, dict[str, str]]) -> None:
+    """One file of tile 33TUL a version."""
+    for version, made in kinds.items():
+        frame = daskembed.to_geodataframe(make_embeddings(level=made["level"], chips=7)).compute()
+        part = f"_daskembed/parts/33TUL_v{version}/00000.parquet"
+        with output.open_writer(part) as file:
+            write_part(frame, file, SHAPES[made["level"]])
+        geoparquet.publish(output, f"33TUL_20190416_20190422_v{version}.gpq", [part], made)
+
+
+def test_levels_of_one_folder_are_chosen(output: Storage) -> None:
+    publish_kinds(output, KINDS)
+    with pytest.raises(InputError) as error:
+        daskembed.open_embeddings(output.url)
+    assert str(error.value) == (
+        f"{output.url} mixes embeddings that do not go into one frame: clay-v0 mean in "
+        "33TUL_20190416_20190422_v001.gpq; clay-v0 patch in 33TUL_20190416_20190422_v002.gpq; choose with "
+        "encoder=..., level=... or version=..."
+    )
+    for chosen in ({"level": "patch"}, {"version": "2"}, {"encoder": "clay-v0", "level": "patch", "version": "002"}):
+        frame = daskembed.open_embeddings(output.url, **chosen).compute()
+        assert len(frame) == 7
+        assert frame.embeddings.iloc[0].size == 16 * 16 * 8
+    assert daskembed.open_embeddings(output.url, level="mean").compute().embeddings.iloc[0].size == 8
+
+
+def test_encoders_of_one_folder_are_chosen(output: Storage) -> None:
+    publish_kinds(output, {"001": KINDS["001"], "rc2": {"encoder": "clay-v1.5", "level": "mean"}})
+    with pytest.raises(InputError, match=r"clay-v0 mean in .*; clay-v1.5 mean in .*_vrc2.gpq; choose with"):
+        daskembed.open_embeddings(output.url)
+    assert daskembed.open_embeddings(output.url, encoder="clay-v1.5").npartitions == 1
+
+
+def test_types_of_one_folder_are_not_mixed(output: Storage) -> None:
+    publish_kinds(output, {"001": KINDS["001"] | {"dtype": "float32"}, "002": KINDS["001"] | {"dtype": "float16"}})
+    with pytest.raises(InputError, match=r"clay-v0 mean float16 in .*; clay-v0 mean float32 in "):
+        daskembed.open_embeddings(output.url)
+    frame = daskembed.open_embeddings(output.url, version="2")
+    assert frame.compute().embeddings.iloc[0].dtype == np.float16
+
+
+def test_versions_of_one_kind_go_together(output: Storage) -> None:
+    publish_kinds(output, {"001": KINDS["001"], "002": KINDS["001"]})
+    assert len(daskembed.open_embeddings(output.url)) == 14
+
+
+@pytest.mark.parametrize("chosen", [{"encoder": "clay"}, {"level": "group"}, {"version": "3"}])
+def test_a_choice_that_nothing_fits(output: Storage, chosen: dict[str, str]) -> None:
+    publish_kinds(output, KINDS)
+    with pytest.raises(InputError, match=r"no published files of (encoder clay|level group|version 3) in "):
+        daskembed.open_embeddings(output.url, **chosen)
+
+
+def test_nothing_but_zarr_stores(output: Storage) -> None:
+    output.put("33TUL_20190416_20190416_v001.zarr/zarr.json", b"{}")
+    with pytest.raises(InputError) as error:
+        daskembed.open_embeddings(output.url)
+    assert str(error.value) == (
+        f"{output.url} holds Zarr stores and no GeoParquet files: open one with "
+        f"xarray.open_zarr('{output.url}/33TUL_20190416_20190416_v001.zarr')"
+    )

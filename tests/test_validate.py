@@ -29,6 +29,7 @@ from daskembed import validate as module
 from daskembed.cli import main
 from daskembed.errors import InputError
 from daskembed.receipts import read_receipt, receipt_path, write_receipt
+from daskembed.sinks import Published
 from daskembed.storage import Storage
 from daskembed.testing import write_chips
 from daskembed.validate import Finding, files_of, validate
@@ -101,12 +102,12 @@ def rewrite(output: Storage, change: Change, *, name: str = FILE, row_group_size
     seal(output, name)
 
 
-def seal(output: Storage, name: str = FILE, **changes: Any) -> None:
-    """Make the receipt fit the file, but for `changes`."""
+def seal(output: Storage, name: str = FILE, *, file: dict[str, Any] | None = None, **changes: Any) -> None:
+    """Make the receipt fit the file, but for `changes`, and those of what it says of the file."""
     data = output.get(name)
     receipt = read_receipt(output, receipt_path(name[:5], "001"))
-    fitting = replace(receipt, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-    write_receipt(output, replace(fitting, **changes))
+    fitting = replace(Published(name, len(data), hashlib.sha256(data).hexdigest()), **(file or {}))
+    write_receipt(output, replace(receipt, files=[fitting], **changes))
 
 
 def found_in(output: Storage, name: str = FILE) -> list[tuple[str, str]]:
@@ -162,13 +163,13 @@ def test_a_store(output, s3):
 def test_a_file_that_goes_while_it_is_read(output, s3, monkeypatch, capsys):
     there = Storage(f"{s3}/out")
     there.put(FILE, output.get(FILE))
-    check_name = module._check_name
+    check_name = module.check_name
 
     def go(name):
         there.delete([FILE])
         return (yield from check_name(name))
 
-    monkeypatch.setattr(module, "_check_name", go)
+    monkeypatch.setattr(module, "check_name", go)
     assert main(["validate", there.url_of(FILE)]) == 2
     assert capsys.readouterr().err == f"daskembed: {there.url_of(FILE)} does not exist\n"
 
@@ -236,12 +237,12 @@ def test_flipped_bits_are_found_wherever_they_are(output):
 
 def test_another_sha(output):
     sha = hashlib.sha256(output.get(FILE)).hexdigest()
-    seal(output, sha256="0" * 64)
+    seal(output, file={"sha256": "0" * 64})
     assert found_in(output) == [("receipt", f"SHA-256 {sha}, the receipt says {'0' * 64}")]
 
 
 def test_another_size(output):
-    seal(output, size=5)
+    seal(output, file={"size": 5})
     assert found_in(output) == [("receipt", f"{len(output.get(FILE))} bytes, the receipt says 5")]
 
 
@@ -257,7 +258,7 @@ def test_other_settings_in_the_receipt(output):
 
 
 def test_a_receipt_of_another_file(output):
-    seal(output, file="33TUL_20190416_20190416_v001.gpq")
+    seal(output, file={"name": "33TUL_20190416_20190416_v001.gpq"})
     path = receipt_path("33TUL", "001")
     message = f"the receipt {path} is of another file, 33TUL_20190416_20190416_v001.gpq"
     assert found_in(output) == [("receipt", message)]

@@ -113,6 +113,7 @@ def describe(size: str, *, sensor: str | None = None, window: int | None = None)
         levels={level: {name: sides[name] for name in names} for level, names in LEVELS.items()},
         fill_values=tuple(mean for mean, _ in STATISTICS.values()),
         flop=_flop(size),
+        labels={"group": tuple(GROUPS)},
     )
 
 

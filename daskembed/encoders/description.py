@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from daskembed.errors import InputError
@@ -91,6 +91,8 @@ class Description:
     """What stands for a missing pixel, by band, in the file's units."""
     flop: int
     """Floating-point operations of one chip."""
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Dimension of a level -> what its places are called, of those that have names."""
 
     def __hash__(self) -> int:
         return hash((self.title, self.sensor, self.resolution, self.window, self.fill_values, self.flop))

@@ -13,11 +13,14 @@ import pyarrow.parquet as pq
 import pyproj
 import shapely
 
-from daskembed.parts import rows_a_group
+from daskembed.parts import cast_vectors, rows_a_group
 from daskembed.sinks import Published
 from daskembed.timings import timed
 
 if TYPE_CHECKING:
+    import geopandas as gpd
+
+    from daskembed.encoders import Description
     from daskembed.storage import Storage
 
 SUFFIX = ".gpq"
@@ -33,6 +36,14 @@ _WRITER: dict[str, Any] = {
 }
 
 
+def check_level(description: Description, level: str) -> None:
+    """Any level will do."""
+
+
+def check_chips(index: gpd.GeoDataFrame, description: Description, level: str) -> None:
+    """Any chips will do."""
+
+
 def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[str, Any]) -> Published:
     """Make one GeoParquet 1.0.0 file of a tile's parts, a row group in memory at a time.
 
@@ -43,8 +54,14 @@ def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[s
     parts
         The tile's part files in the order of their rows.
     provenance
-        What made the embeddings: written to the footer under ``daskembed``.
+        What made the embeddings: written to the footer under ``daskembed``. Its `dtype` is the type of the values.
+
+    Raises
+    ------
+    TileError
+        If a value is too large for that.
     """
+    dtype = provenance.get("dtype", "float32")
     with timed("write"):
         bounds, kinds, rows = [], set[str](), 0
         for part in parts:
@@ -56,16 +73,36 @@ def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[s
                     kinds |= {shape.geom_type for shape in shapes}
         schema = pa.schema([schema.field(column) for column in COLUMNS])
         shape = tuple(schema.field("embeddings").type.shape)
+        kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(dtype), shape)
+        schema = schema.set(COLUMNS.index("embeddings"), pa.field("embeddings", kind))
         metadata = {
             b"geo": json.dumps(_geo(np.array(bounds), sorted(kinds))),
-            _PROVENANCE: json.dumps({**provenance, "shape": list(shape), "chips": rows}, sort_keys=True),
+            _PROVENANCE: json.dumps(
+                {**provenance, "shape": list(shape), "chips": rows // provenance.get("windows", 1)}, sort_keys=True
+            ),
         }
         with output.open_writer(name) as plain:
             file = _Hashing(plain)
             with pq.ParquetWriter(file, schema.with_metadata(metadata), **_WRITER) as writer:
                 for table in _row_groups(output, parts, rows_a_group(shape)):
+                    if dtype != "float32":
+                        table = _cast(table, kind, dtype)
                     writer.write_table(table.replace_schema_metadata(metadata), row_group_size=len(table))
     return Published(name, file.size, file.hash.hexdigest())
+
+
+def size(output: Storage, name: str) -> int | None:
+    """Bytes of a published file: it is complete if it is there."""
+    try:
+        with output.open_reader(name) as file:
+            return int(file.size())
+    except FileNotFoundError:
+        return None
+
+
+def remove(output: Storage, name: str) -> None:
+    """Remove a file."""
+    output.delete([name])
 
 
 def read_provenance(output: Storage, name: str) -> dict[str, Any] | None:
@@ -76,6 +113,14 @@ def read_provenance(output: Storage, name: str) -> dict[str, Any] | None:
     except pa.ArrowInvalid:
         return None
     return None if text is None else json.loads(text)
+
+
+def _cast(table: pa.Table, kind: pa.DataType, dtype: str) -> pa.Table:
+    number = COLUMNS.index("embeddings")
+    vectors = table.column(number).combine_chunks().to_numpy_ndarray()
+    flat = cast_vectors(vectors, dtype, table["source_url"].to_pylist()).reshape(-1)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(flat), kind.storage_type.list_size)
+    return table.set_column(number, pa.field("embeddings", kind), pa.ExtensionArray.from_storage(kind, lists))
 
 
 def _row_groups(output: Storage, parts: Sequence[str], rows: int) -> Iterator[pa.Table]:

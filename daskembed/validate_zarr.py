@@ -1,0 +1,225 @@
+"""Published Zarr stores checked; see `daskembed.validate`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyproj
+
+from daskembed.grid import SIDE, square_of
+from daskembed.sinks import DTYPES
+from daskembed.sinks.zarr import ROOT, VARIABLE, digest
+from daskembed.validate import MARGIN, Finding, Named, check_ends, check_name, check_provenance, find_receipt
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from daskembed.receipts import Receipt
+    from daskembed.sinks import Published
+    from daskembed.storage import Storage
+
+_SHARD = re.compile(re.escape(VARIABLE) + r"/c((?:/\d+)+)")
+
+
+def check_store(storage: Storage, name: str) -> Iterator[Finding]:
+    """Check a store: each object is read once, the shards one at a time."""
+    sizes = {entry.path.removeprefix(f"{name}/"): entry.size for entry in storage.entries(name)}
+    if not sizes:
+        raise FileNotFoundError(storage.url_of(name))
+    named = yield from check_name(name)
+    found = None if named is None else (yield from find_receipt(storage, name, named))
+    receipt, published = found or (None, None)
+    if ROOT not in sizes:
+        yield Finding("zarr", f"no {ROOT}: it was never finished, or is being written")
+        return
+    store = _Store(storage, name)
+    shards = sorted(path for path in sizes if _SHARD.fullmatch(path))
+    for path in sizes.keys() - set(shards):
+        store.load(path)
+    yield from _check_content(store, shards, named, receipt)
+    if published is not None:
+        yield from _check_digest(store, sizes, published)
+
+
+@dataclass
+class _Store:
+    """A store in memory, of which the shards come and go."""
+
+    storage: Storage
+    name: str
+    held: dict[str, Any] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each object that was read."""
+
+    def load(self, path: str) -> None:
+        """Read an object, by requests whose errors are the package's own."""
+        from zarr.buffer import default_buffer_prototype
+
+        data = self.storage.get(f"{self.name}/{path}")
+        self.hashes[path] = hashlib.sha256(data).hexdigest()
+        self.held[path] = default_buffer_prototype().buffer.from_bytes(data)
+
+
+def _check_digest(store: _Store, sizes: dict[str, int], published: Published) -> Iterator[Finding]:
+    if (size := sum(sizes.values())) != published.size:
+        yield Finding("receipt", f"{len(sizes)} objects of {size} bytes, the receipt says {published.size}")
+        return
+    for path in sizes.keys() - store.hashes.keys():
+        store.load(path)
+        del store.held[path]
+    if (found := digest(store.hashes)) != published.sha256:
+        yield Finding("receipt", f"SHA-256 of all objects {found}, the receipt says {published.sha256}")
+
+
+def _check_content(store: _Store, shards: list[str], named: Named | None, receipt: Receipt | None) -> Iterator[Finding]:
+    import xarray as xr
+    import zarr
+    from zarr.storage import MemoryStore
+
+    memory = MemoryStore(store.held)
+    # Whatever zarr, numcodecs and xarray raise of damaged metadata.
+    try:
+        root = json.loads(store.held[ROOT].to_bytes())
+        cube = xr.open_zarr(memory, chunks=None, consolidated=True)
+        array = zarr.open_array(memory, path=VARIABLE, mode="r")
+    except Exception as error:
+        yield Finding("zarr", f"cannot be opened, it is damaged or no store of ours: {_line(error)}")
+        return
+    made = root["attributes"].get("daskembed")
+    if not isinstance(made, dict):
+        yield Finding("provenance", "no `daskembed` in the attributes: nothing says what made the embeddings", "note")
+        made = {}
+    if not (yield from _check_variable(cube, array, made)):
+        return
+    yield from _check_place(cube, root["attributes"], named)
+    days = yield from _check_times(cube, named)
+    if named is not None and days:
+        yield from check_ends(days, named, receipt)
+    cells = yield from _check_shards(store, shards, array)
+    if made:
+        lengths = dict(zip(made.get("dims", ()), made.get("shape", ()), strict=False))
+        a_row = lengths.get("row", 1) * lengths.get("col", 1)
+        rows, rest = divmod(cells, a_row)
+        if rest:
+            yield Finding("vectors", f"{cells} cells have values, which is no whole number of {a_row}: some are lost")
+        yield from check_provenance(made, rows, named, receipt, "root")
+        chips = receipt.chips * made.get("windows", 1) if receipt is not None else rows
+        if rows != chips:
+            yield Finding("receipt", f"values of {rows} windows of chips, the receipt's chips have {chips}")
+
+
+def _check_variable(cube: xr.Dataset, array: Any, made: dict[str, Any]) -> Generator[Finding, None, bool]:
+    """Whether the rest can be looked at."""
+    if VARIABLE not in cube:
+        yield Finding("schema", f"no variable {VARIABLE}")
+        return False
+    dims = tuple(map(str, cube[VARIABLE].dims))
+    others = [name for name in made.get("dims", ()) if name not in ("row", "col", "embedding")]
+    expected = ("time", *others, "embedding", "y", "x")
+    if dims != expected:
+        yield Finding("schema", f"{VARIABLE} has the dimensions {', '.join(dims)}, expected {', '.join(expected)}")
+        return False
+    dtype = str(array.dtype)
+    if dtype != made.get("dtype", dtype) or dtype not in DTYPES:
+        yield Finding("schema", f"{VARIABLE} is of {dtype}, expected {made.get('dtype', ' or '.join(DTYPES))}")
+    if not np.isnan(array.fill_value):
+        yield Finding("schema", f"the fill value of {VARIABLE} is {array.fill_value}, expected NaN")
+    lengths = dict(zip(made.get("dims", ()), made.get("shape", ()), strict=False))
+    for name in (*others, "embedding"):
+        if cube.sizes[name] != lengths.get(name, cube.sizes[name]):
+            yield Finding("schema", f"{cube.sizes[name]} places along {name}, the root says {lengths[name]}")
+    if missing := [name for name in ("time", "y", "x", "spatial_ref") if name not in cube.coords]:
+        yield Finding("schema", f"no coordinates {', '.join(missing)}")
+        return False
+    return True
+
+
+def _check_place(cube: xr.Dataset, attributes: dict[str, Any], named: Named | None) -> Iterator[Finding]:
+    about = cube["spatial_ref"].attrs
+    try:
+        crs = pyproj.CRS.from_wkt(about["crs_wkt"])
+        west, step_x, _, north, _, step_y = map(float, about["GeoTransform"].split())
+    except (KeyError, ValueError, pyproj.exceptions.CRSError):
+        yield Finding("geometry", "spatial_ref does not have a CRS and a GeoTransform that PROJ and GDAL know")
+        return
+    if (code := attributes.get("proj:code")) and crs != pyproj.CRS(code):
+        yield Finding("geometry", f"spatial_ref says {crs.name}, proj:code says {code}")
+    for name, start, step in (("x", west, step_x), ("y", north, step_y)):
+        expected = start + (np.arange(cube.sizes[name]) + 0.5) * step
+        found = cube[name].to_numpy()
+        if not np.allclose(found, expected, rtol=0, atol=1e-3 * abs(step)):
+            worst = int(np.abs(found - expected).argmax())
+            yield Finding("geometry", f"{name}[{worst}] is {found[worst]}, the GeoTransform says {expected[worst]}")
+    if named is not None:
+        square = square_of(named.tile)
+        edges_x, edges_y = (
+            west + step_x * np.array([0, cube.sizes["x"]]),
+            north + step_y * np.array([0, cube.sizes["y"]]),
+        )
+        to_zone = pyproj.Transformer.from_crs(crs, square.epsg, always_xy=True)
+        corners_x, corners_y = np.meshgrid(edges_x, edges_y)
+        x, y = to_zone.transform(corners_x.ravel(), corners_y.ravel())
+        middle = np.array([square.west, square.south]) + SIDE / 2
+        if not (np.abs(np.stack([x, y], axis=1) - middle) <= SIDE / 2 + MARGIN).all():
+            yield Finding(
+                "geometry",
+                f"the grid is not at tile {named.tile}: expected within {MARGIN // 1000} km of easting {square.west} "
+                f"to {square.west + SIDE}, northing {square.south} to {square.south + SIDE} of EPSG:{square.epsg}",
+            )
+
+
+def _check_times(cube: xr.Dataset, named: Named | None) -> Generator[Finding, None, set[date]]:
+    times = cube["time"].to_numpy()
+    if times.dtype.kind != "M":
+        yield Finding("dates", f"the times are of {times.dtype}, expected dates")
+        return set()
+    days = times.astype("datetime64[D]")
+    if (np.diff(days.astype(np.int64)) <= 0).any():
+        yield Finding("dates", "the times are not in order, each once")
+    found: set[date] = set(days.tolist())
+    if named is not None and (outside := sorted(day for day in found if not named.first <= day <= named.last)):
+        what = f"{named.first} to {named.last}, which the name says"
+        yield Finding("dates", f"{outside[0]} is outside {what}")
+    return found
+
+
+def _check_shards(store: _Store, shards: list[str], array: Any) -> Generator[Finding, None, int]:
+    """Gives how many cells have values."""
+    cells = 0
+    for path in shards:
+        numbers = tuple(map(int, path.partition("/c/")[2].split("/")))
+        starts = [number * length for number, length in zip(numbers, array.shards or array.chunks, strict=False)]
+        if len(numbers) != array.ndim or any(start >= end for start, end in zip(starts, array.shape, strict=True)):
+            yield Finding("zarr", f"{path} is no shard of {VARIABLE}")
+            continue
+        store.load(path)
+        ends = zip(starts, array.shards or array.chunks, array.shape, strict=True)
+        region = tuple(slice(start, min(start + length, end)) for start, length, end in ends)
+        # Whatever zarr and numcodecs raise of damaged bytes.
+        try:
+            values = array[region]
+        except Exception as error:
+            yield Finding("zarr", f"{path} cannot be decoded: {_line(error)}")
+            continue
+        finally:
+            del store.held[path]
+        if np.isinf(values).any():
+            yield Finding("vectors", f"infinity in {path}")
+        places = tuple(range(1, array.ndim - 2))
+        empty = np.isnan(values)
+        full = ~empty.any(axis=places)
+        if (torn := int((~full & ~empty.all(axis=places)).sum())) > 0:
+            yield Finding("vectors", f"NaN in some components of {torn} cells of {path}")
+        cells += int(full.sum())
+    return cells
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
