@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from distributed import WorkerPlugin
 
-from daskembed.encoders import Encoder
-from daskembed.encoders.checkpoint import is_here, keep
+from daskembed.encoders import Encoder, get_encoder_module
+from daskembed.encoders.checkpoint import is_here, keep, to_send
 from daskembed.errors import InputError
 from daskembed.grid import CHIPS_A_TILE
 from daskembed.receipts import STATE
@@ -34,12 +34,12 @@ MUCH = 0.1
 class _Weights(WorkerPlugin):  # type: ignore[misc]
     """Gives each worker, and those that come later, a checkpoint's bytes once: in the graph they would go each time."""
 
-    def __init__(self, weights: bytes, sha256: str) -> None:
+    def __init__(self, weights: bytes, sha256: str, *, whole: bool) -> None:
         self.name = f"daskembed-weights-{sha256[:16]}"
-        self._weights, self._sha256 = weights, sha256
+        self._weights, self._sha256, self._whole = weights, sha256, whole
 
     def setup(self, worker: Worker) -> None:
-        keep(self._weights, self._sha256)
+        keep(self._weights, self._sha256, whole=self._whole)
 
 
 def arrange(client: Client, settings: Settings, tiles: int) -> Settings:
@@ -101,12 +101,13 @@ def _blind(client: Client, sees: Callable[..., bool], *what: object) -> list[str
 
 
 def _send(client: Client, encoder: Encoder, blind: list[str]) -> None:
-    weights = local_path(encoder.checkpoint).read_bytes()
-    if len(weights) > MOST_SENT:
+    path = to_send(encoder, get_encoder_module(encoder.name), MOST_SENT)
+    if (size := path.stat().st_size) > MOST_SENT:
         raise InputError(
-            f"the checkpoint {encoder.checkpoint} is {len(weights) / 1e9:.1f} GB, and workers do not see it "
+            f"the checkpoint {encoder.checkpoint} is {size / 1e9:.1f} GB, and workers do not see it "
             f"({', '.join(blind)}): more than 2 GB cannot be sent to them; give its URL"
         )
-    if hashlib.sha256(weights).hexdigest() != encoder.sha256:
+    weights, whole = path.read_bytes(), path == local_path(encoder.checkpoint)
+    if whole and hashlib.sha256(weights).hexdigest() != encoder.sha256:
         raise InputError(f"the checkpoint {encoder.checkpoint} changed while the run began: run the command again")
-    client.register_plugin(_Weights(weights, str(encoder.sha256)))
+    client.register_plugin(_Weights(weights, str(encoder.sha256), whole=whole))

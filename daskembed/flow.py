@@ -424,6 +424,7 @@ class Flow:
             size=receipt.size,
             files=tuple(map(output.url_of, receipt.names)),
             rejected=receipt.rejected,
+            notes=tuple(receipt.notes),
         )
         self._state.finished.append(result)
         self._state.rejected += len(receipt.rejected)

@@ -36,6 +36,8 @@ class Receipt:
     """URL -> the rule that it breaks, and by how much."""
     filled: dict[str, int]
     """URL -> number of values that were filled with their band's mean."""
+    notes: list[str]
+    """What was done to the pixels' values on the way in, and what is unusual about them."""
     settings: dict[str, Any]
     """What determines the file beside its chips: encoder, checkpoint, level, precision and so on."""
     listing: str

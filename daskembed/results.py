@@ -26,6 +26,8 @@ class TileResult:
     """Paths or URLs of all of them, one a format."""
     rejected: dict[str, str] = field(default_factory=dict)
     """URL -> the rule that it breaks."""
+    notes: tuple[str, ...] = ()
+    """What was done to the pixels' values on the way in, and what is unusual about them."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from contextvars import Context
@@ -19,11 +20,12 @@ from dask.optimization import cull
 from daskembed import __version__, trial
 from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
+from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError, StorageUnusableError
 from daskembed.parts import read_notes, write_part
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
 from daskembed.sinks import get_sink, sink_of
-from daskembed.sources import list_tile, read_headers
+from daskembed.sources import Listing, list_tile, read_headers
 from daskembed.table import to_geodataframe
 from daskembed.timings import metered, timed
 
@@ -44,6 +46,8 @@ class Indexed:
     """URL -> reason, of chips whose headers are bad."""
     parts: tuple[str, ...]
     """Paths of its parts below the output, in the order of their rows; none if all its chips are quarantined."""
+    notes: tuple[str, ...] = ()
+    """What the receipt says of its pixels."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,24 @@ def _look(settings: Settings, tile: str, finished: Receipt | None) -> tuple[Inde
         dates=tuple(sorted(set(found["date"].dropna()))),
         quarantined=dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
         parts=tuple(block.path for block in blocks),
+        notes=_notes(settings, listing, found),
     )
     return indexed, blocks
+
+
+def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tuple[str, ...]:
+    """What is done to the files' numbers, and pixels of another size than the sensor's."""
+    notes = [f"{url}: {scene.note}" for url, scene in listing.scenes.items() if getattr(scene, "note", "")]
+    needs = settings.encoder.description
+    if needs.resolution is None:
+        steps = ((index["east"] - index["west"]) / CHIP).dropna().round(6)
+        notes += [
+            f"{int((steps == step).sum())} chips have pixels of {step:g} m, {needs.sensor.name} has "
+            f"{needs.sensor.gsd:g} m: the encoder is told the chips'"
+            for step in sorted(set(steps))
+            if not math.isclose(step, needs.sensor.gsd, rel_tol=1e-3)
+        ]
+    return tuple(notes)
 
 
 def begin(settings: Settings, tile: str, indexed: Indexed, blocks: list[Block]) -> list[Block]:
@@ -235,6 +255,7 @@ def publish(
         quarantined=indexed.quarantined | notes.quarantined,
         rejected=notes.rejected,
         filled=notes.filled,
+        notes=list(indexed.notes),
         settings=settings.identity,
         listing=indexed.listing,
         started=started,

@@ -34,6 +34,7 @@ RECEIPT = Receipt(
     quarantined={"s3://chips/1.tif": "NaN in vh"},
     rejected={"s3://chips/3.tif": "40 % cloud"},
     filled={"s3://chips/2.tif": 17},
+    notes=["s3://chips/3.tif: nodata 0"],
     settings={"level": "mean", "encoder": "clay-v0", "dates": None},
     listing="cd" * 8,
     started="2026-01-01T00:00:00+00:00",

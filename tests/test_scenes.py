@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
@@ -17,8 +19,9 @@ from distributed import Client, LocalCluster
 from rasterio.transform import Affine
 
 import daskembed
+from daskembed import display
 from daskembed.encoders.description import CLAY_V0
-from daskembed.errors import ChipError, ChipRejectedError, InputError, TileError
+from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, TileError
 from daskembed.sources import Rules, scenes
 from daskembed.storage import Storage
 from daskembed.testing import landscape
@@ -603,3 +606,68 @@ def test_a_cube_of_a_whole_tile_has_all_its_pixels(form: str, pixels: np.ndarray
     assert numbers_of(again) == [1, 2, 3, 4, 5, 6]
     for number, chip in zip(numbers_of(again), again["chip"], strict=True):
         np.testing.assert_array_equal(chip.read(), cut(pixels, number))
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def client() -> Any:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def run(source: Path, output: Path, client: Client, **options: Any) -> Any:
+    chosen = {"checkpoint": "untrained:tiny", "precision": "fp32", "cluster": client} | options
+    return daskembed.run(TILE, source=str(source), output=str(output), **chosen)
+
+
+def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(
+    pixels: np.ndarray, tmp_path: Path, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = np.round(pixels).astype(np.int16)
+    stored[:10, :5, :5] = -1
+    write_raster(tmp_path / f"{TILE}_20190416.tif", stored, nodata=-1, tags={})
+    write_raster(tmp_path / f"{TILE}_20190501.tif", stored[:12], names=None, tags={})
+    result = run(tmp_path, tmp_path / "out", client)
+    assert (result.exit_status, result.chips) == (3, 5)
+    store = f"{tmp_path}/{TILE}_20190416.tif#2019-04-16"
+    assert result.rejected == {f"{store}/0001": "B02 is 0 in 0.0095% of its pixels (--no-reject-zeros keeps it)"}
+    assert list(result.quarantined) == [f"{tmp_path}/{TILE}_20190501.tif"]
+    receipt = json.loads((tmp_path / "out/_daskembed/receipts" / f"{TILE}_v001.json").read_text())
+    assert receipt["rejected"] == result.rejected
+    assert receipt["notes"] == [f"{store}: nodata -1"]
+    told = display.summary(result)
+    assert f"note         {store}: nodata -1" in told
+    assert "rejected     1 (the receipts say why)" in told
+    frame = gpd.read_parquet(result.tiles[0].file)
+    assert list(frame["source_url"]) == [f"{store}/{number:04d}" for number in range(2, 7)]
+    assert run(tmp_path, tmp_path / "out", client).tiles[0].status == "skipped"
+    with pytest.raises(ConflictError, match="rules all, not keep_all True"):
+        run(tmp_path, tmp_path / "out", client, rules=Rules(keep_all=True))
+
+
+def test_a_tile_that_changed_is_made_again(pixels: np.ndarray, tmp_path: Path, client: Client) -> None:
+    store = write_zarr(tmp_path / f"{TILE}.zarr", make_cube(pixels))
+    assert run(tmp_path, tmp_path / "out", client).encoded == 6
+    assert run(tmp_path, tmp_path / "out", client).encoded == 0
+    assert store == write_zarr(store, make_cube(pixels + 1))
+    assert run(tmp_path, tmp_path / "out", client).encoded == 6
+
+
+def test_a_tile_with_none_that_can_be_used_fails_alone(pixels: np.ndarray, tmp_path: Path, client: Client) -> None:
+    write_raster(tmp_path / f"{TILE}.tif", pixels[:12], names=None)
+    result = run(tmp_path, tmp_path / "out", client)
+    assert result.exit_status == 4
+    assert result.tiles[0].reason.startswith(f"{tmp_path}/{TILE}.tif has 12 bands, expected 13")
+
+
+def test_a_plan_counts_the_chips_of_a_whole_tile(pixels: np.ndarray, tmp_path: Path) -> None:
+    FORMS["Zarr 3"](tmp_path, pixels)
+    planned = daskembed.plan(
+        TILE, source=str(tmp_path), output=str(tmp_path / "out"), checkpoint="untrained:tiny", device="cpu"
+    )
+    assert (planned.chips, planned.chips_to_do) == (6, 6)

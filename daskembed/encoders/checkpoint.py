@@ -148,9 +148,25 @@ def is_here(encoder: Encoder) -> bool:
         return False
 
 
-def keep(weights: bytes, sha256: str) -> None:
-    """Keep a checkpoint's bytes that were sent here, where `load_state` finds them."""
-    _write_once(_sent_path(sha256), lambda file: file.write(weights))
+def to_send(encoder: Encoder, module: EncoderModule, most: int) -> Path:
+    """The file of weights for workers that do not see it: the checkpoint, or of one that is too large the encoder.
+
+    Parameters
+    ----------
+    most
+        Bytes that can be sent.
+    """
+    path = local_path(encoder.checkpoint)
+    kept = _encoder_path(str(encoder.sha256))
+    if path.stat().st_size > most and not kept.is_file():
+        load_state(encoder, module)
+    return kept if path.stat().st_size > most and kept.is_file() else path
+
+
+def keep(weights: bytes, sha256: str, *, whole: bool) -> None:
+    """Keep weights that were sent here, the whole checkpoint or its encoder, where `load_state` finds them."""
+    path = _sent_path(sha256) if whole else _encoder_path(sha256)
+    _write_once(path, lambda file: file.write(weights))
 
 
 def _keep_encoder(state: dict[str, Tensor], path: Path) -> None:
