@@ -27,9 +27,9 @@ from daskembed.errors import CheckpointError, InputError
 
 LEVELS = ("cls", "mean", "patch")
 FP32 = 5e-6
-"""Largest relative error of one vector in float32."""
+"""Largest relative error of one vector in float32; seen: 8e-7."""
 BF16 = 8e-3
-"""Largest relative error of one vector in bfloat16."""
+"""Largest relative error of one vector in bfloat16; seen: 7.4e-3 (cls), 3.9e-3 (mean), 6.0e-3 (patch)."""
 COSINE = {"cls": 0.9999, "mean": 0.9999, "patch": 0.9995}
 """Smallest cosine between a vector and the expected one in bfloat16."""
 NOON = datetime(2021, 8, 9, 12)
@@ -187,15 +187,14 @@ def test_metadata_of_a_published_form():
 # --- Against the independent implementation --------------------------------------
 
 
-@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(("window", "gsd"), [(256, 10.0), (128, 0.6)])
-def test_sentinel_2_windows(level, window, gsd):
+def test_sentinel_2_windows(window, gsd):
     pixels, across = digital_numbers(1), 512 // window
     n = across**2
     lats, lons = np.linspace(-50, 80, n), np.linspace(-170, 20, n)
-    embed = make_model("tiny", torch.float32, window=window)
-    found = embed(pixels[None], make_place([lats], [lons], [NOON], [gsd]), level)[0]
-    for i in {1, across, n - 1}:
+    embed, place = make_model("tiny", torch.float32, window=window), make_place([lats], [lons], [NOON], [gsd])
+    found = {level: embed(pixels[None], place, level)[0] for level in LEVELS}
+    for i in (1, n - across):
         y, x = (window * part for part in divmod(i, across))
         tokens = reference.embed(
             untrained_state(clay_v1_5, "tiny", 0),
@@ -207,7 +206,8 @@ def test_sentinel_2_windows(level, window, gsd):
             gsd=gsd,
             heads=4,
         )
-        assert relative_error(found[i], of_level(tokens, level)) <= FP32
+        for level in LEVELS:
+            assert relative_error(found[level][i], of_level(tokens, level)) <= FP32
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -327,7 +327,7 @@ def embed_real(shared: Path, embed: Embed, windows: np.ndarray, level: str) -> n
     found: dict[str, np.ndarray] = {}
     for path in dict.fromkeys(window.rpartition("#")[0] for window in windows.tolist()):
         with rasterio.open(shared / "data" / "chips" / path) as chip:
-            centres = [chip.transform * (x, y) for y in (128, 384) for x in (128, 384)]
+            centres = [chip.xy(y, x, offset="ul") for y in (128, 384) for x in (128, 384)]
             lonlat = Transformer.from_crs(chip.crs, "EPSG:4326", always_xy=True)
             lons, lats = zip(*(lonlat.transform(*xy) for xy in centres), strict=True)
             when = datetime.fromisoformat(chip.tags()["date"]).replace(hour=12)
@@ -345,14 +345,17 @@ def assert_bf16_close(found: np.ndarray, expected: np.ndarray, level: str) -> No
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("level", LEVELS)
-def test_tiny_on_real_chips(shared, level):
+def test_tiny_on_real_chips(shared, level, dtype):
     expected = golden(shared, "tiny")
-    windows = expected["patch_windows" if level == "patch" else "windows"]
-    found = embed_real(shared, make_model("tiny", torch.float32), windows, level)
-    assert relative_error(found, expected[level]) <= FP32
-    found = embed_real(shared, make_model("tiny", torch.bfloat16), windows, level)
-    assert_bf16_close(found, expected[level], level)
+    # All chips at the default level, four at the other ones, for the sake of time.
+    windows = expected["patch_windows" if level == "patch" else "windows"][: 16 if level == "mean" else None]
+    found = embed_real(shared, make_model("tiny", dtype), windows, level)
+    if dtype == torch.float32:
+        assert relative_error(found, expected[level][: len(windows)]) <= FP32
+    else:
+        assert_bf16_close(found, expected[level][: len(windows)], level)
 
 
 @pytest.mark.real

@@ -243,9 +243,8 @@ class ClayV15:
         """
         shape = self.description.shape(level)
         x = self._tokens(pixels, when_where, resolution)
-        # On a CPU windows go one by one: the activations of several leave the cache.
-        parts = [x[i : i + 1] for i in range(len(x))] if x.device.type == "cpu" else [x]
-        return torch.cat([self._reduce(self.transformer(part), level) for part in parts]).reshape(len(pixels), *shape)
+        # All windows at once, on a CPU too: base in bfloat16 took 0.33 s a window by fours and 0.34 s one by one.
+        return self._reduce(self.transformer(x), level).reshape(len(pixels), *shape)
 
     def _reduce(self, tokens: Tensor, level: str) -> Tensor:
         if level == "cls":
