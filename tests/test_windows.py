@@ -19,6 +19,7 @@ from daskembed import device
 from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import InputError, TileError
 from daskembed.testing import landscape
+from daskembed.validate import validate
 
 TILE = "33TUL"
 ENCODER = "clay-v1.5"
@@ -174,3 +175,25 @@ def test_real_chips_through_the_whole_flow(size: str, shared: Path, tmp_path: Pa
         wanted = expected.get(name, expected.get(name.removeprefix("chips/")))
         assert wanted is not None, (name, list(expected)[:3])
         assert np.linalg.norm(vector - wanted) / np.linalg.norm(wanted) <= 5e-6
+
+
+def test_a_folder_of_both_encoders_is_read_by_encoder(chips: Path, client: Client, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"source": str(chips), "output": str(tmp_path), "cluster": client, "precision": "fp32"}
+    daskembed.run(TILE, **given, checkpoint="untrained:tiny", version="001")
+    daskembed.run(TILE, **given, checkpoint="untrained:tiny", encoder=ENCODER, version="002")
+    for name, rows, dim in (("clay-v0", 4, 256), (ENCODER, 16, 192)):
+        frame = compute(daskembed.open_embeddings(str(tmp_path), encoder=name))
+        assert len(frame) == rows
+        assert {len(vector) for vector in frame["embeddings"]} == {dim}
+    with pytest.raises(InputError, match=r"clay-v0.*clay-v1\.5"):
+        daskembed.open_embeddings(str(tmp_path))
+    for file in tmp_path.glob("*.gpq"):
+        assert not [finding for finding in validate(str(file)) if finding.severity == "problem"]
+
+
+def test_sentinel_1_is_taken_out_of_13_band_chips(chips: Path) -> None:
+    encoder = daskembed.load_encoder(**WEIGHTS, sensor="sentinel-1-rtc")
+    index = daskembed.index_tile(TILE, str(chips), encoder=encoder)
+    assert index["chip"][0].bands == ("vv", "vh")
+    assert index["chip"][0].numbers == (12, 11)
+    assert np.isfinite(compute(embed(chips, encoder=encoder)).values).all()
