@@ -178,6 +178,8 @@ def test_flags_are_handed_over(calls: list[Any]) -> None:
         "dates": "2019-01-01/2019-12-31",
         "version": "002",
         "on_nan": "fill",
+        "format": None,
+        "dtype": None,
         "listen": "0.0.0.0",
         "workers": "1..20",
         "performance_report": "/report.html",

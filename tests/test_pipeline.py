@@ -113,8 +113,9 @@ def test_rows_order_schema_footer_and_receipt(client, chips, tmp_path, small_blo
     assert (footer["level"], footer["precision"], footer["shape"]) == ("patch", "fp32", [16, 16, 256])
     assert (footer["encoder"], footer["checkpoint"], footer["sha256"]) == ("clay-v0", "untrained:tiny:0", None)
     receipt = receipt_of(out)
-    assert receipt["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert (receipt["file"], receipt["size"], receipt["chips"]) == (file.name, file.stat().st_size, 4)
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert receipt["files"] == [{"name": file.name, "size": file.stat().st_size, "sha256": sha256}]
+    assert receipt["chips"] == 4
     assert not (out / "_daskembed" / "parts").exists()
 
 
@@ -126,7 +127,7 @@ def test_same_bytes_whatever_the_workers(client, chips, tmp_path, small_blocks):
         Client(one) as other,
     ):
         daskembed.run("33TUL", source=str(chips), output=str(tmp_path / "one"), cluster=other, **TINY)
-    assert receipt_of(tmp_path / "one")["sha256"] == receipt_of(tmp_path / "two")["sha256"]
+    assert receipt_of(tmp_path / "one")["files"] == receipt_of(tmp_path / "two")["files"]
 
 
 def test_object_store_in_and_out(client, s3, chips, tmp_path, s3_server):
@@ -188,10 +189,11 @@ def test_a_file_without_receipt_is_finished_if_ours_and_refused_if_not(client, c
     with pytest.raises(ConflictError, match="level mean, not patch"):
         run(level="patch")
     assert run().tiles[0].status == "done"
-    assert receipt_of(tmp_path)["sha256"] == first["sha256"]
+    assert receipt_of(tmp_path)["files"] == first["files"]
 
     (tmp_path / "_daskembed" / "receipts" / "33TUL_v001.json").unlink()
-    pq.write_table(pq.read_table(tmp_path / first["file"]).replace_schema_metadata(None), tmp_path / first["file"])
+    file = tmp_path / first["files"][0]["name"]
+    pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
     with pytest.raises(ConflictError, match="not made by it"):
         run()
 
@@ -243,7 +245,7 @@ def test_a_tile_of_bad_chips_alone_has_a_receipt_and_no_file(client, my_chips, t
         rewrite(path, lambda pixels: pixels[0, 0].fill(np.inf))
     result = daskembed.run("33TUL", source=str(my_chips), output=str(tmp_path / "out"), cluster=client, **TINY)
     assert (result.exit_status, result.tiles[0].status, result.tiles[0].file) == (3, "done", None)
-    assert receipt_of(tmp_path / "out")["file"] is None
+    assert receipt_of(tmp_path / "out")["files"] == []
     assert list((tmp_path / "out").glob("*.gpq")) == []
 
 
@@ -304,7 +306,7 @@ def test_an_interrupted_run_goes_on_where_it_was(client, chips, tmp_path, small_
     rest = run("out")
     assert rest.exit_status == 0
     assert rest.encoded <= 4 - stopped.encoded
-    assert receipt_of(tmp_path / "out")["sha256"] == receipt_of(tmp_path / "undisturbed")["sha256"]
+    assert receipt_of(tmp_path / "out")["files"] == receipt_of(tmp_path / "undisturbed")["files"]
     assert not (tmp_path / "out" / "_daskembed" / "parts").exists()
 
 
@@ -323,7 +325,7 @@ def test_parts_that_vanish_are_made_again(client, chips, tmp_path, small_blocks)
     result = run("out", progress=take_away)
     assert taken
     assert (result.exit_status, result.chips, result.encoded) == (0, 4, 4 + 2 * len(taken))
-    assert receipt_of(tmp_path / "out")["sha256"] == receipt_of(tmp_path / "undisturbed")["sha256"]
+    assert receipt_of(tmp_path / "out")["files"] == receipt_of(tmp_path / "undisturbed")["files"]
 
 
 def test_a_killed_worker_costs_nothing(chips, tmp_path, small_blocks):

@@ -167,7 +167,7 @@ def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[s
     Parameters
     ----------
     output, name
-        Where; the store can be opened once it is complete. Objects of an earlier one are replaced.
+        Where; the store can be opened once it is complete. An earlier one is removed first.
     parts
         The tile's part files in the order of their rows.
     provenance
@@ -184,7 +184,8 @@ def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[s
         grid, rows = _find_rows(output, parts, sides)
         days = np.unique(rows.days)
         layout = _lay_out_variable(grid, len(days), sides, provenance.get("dtype", "float32"))
-        output.delete([f"{name}/{ROOT}"])
+        # One of another level may have files where this one needs folders.
+        remove(output, name)
         written: dict[str, tuple[int, str]] = {}
 
         def put(path: str, data: bytes | memoryview) -> None:
