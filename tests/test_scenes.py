@@ -608,6 +608,29 @@ def test_a_cube_of_a_whole_tile_has_all_its_pixels(form: str, pixels: np.ndarray
         np.testing.assert_array_equal(chip.read(), cut(pixels, number))
 
 
+def test_damage_anywhere_in_a_chip_of_a_cube_is_noticed(chips: Path, client: Client, tmp_path: Path) -> None:
+    result = daskembed.write_cubes(TILE, source=str(chips), output=str(tmp_path), cluster=client)
+    assert result.exit_status == 0
+    (shard,) = (path for path in (tmp_path / f"{TILE}.zarr/pixels/c").rglob("*") if path.is_file())
+    whole = shard.read_bytes()
+    rng = np.random.default_rng(0)
+    # Behind the chunks of a shard lies its index.
+    for place in rng.integers(0, len(whole) - 1000, 12):
+        data = bytearray(whole)
+        data[place] ^= 1 << int(rng.integers(8))
+        shard.write_bytes(data)
+        bad = []
+        for chip in index(tmp_path)["chip"]:
+            try:
+                chip.read()
+            except ChipRejectedError:
+                raise
+            except ChipError as error:
+                bad.append(str(error))
+        assert len(bad) == 1
+        assert bad[0].startswith("cannot be decoded, its part of the storage is damaged")
+
+
 # Runs
 
 
