@@ -28,7 +28,7 @@ from daskembed.sources import Listing, Rules, list_tile
 from daskembed.speed import DEVICES, Speed, measure, of_device
 from daskembed.stages import block_folder
 
-COMPRESSED, FILE_BYTES, ROW_BYTES = 0.83, 7_000, 70
+COMPRESSED, FILE_BYTES, ROW_BYTES = 0.83, 8_000, 70
 """Of a published file: what is left of its vectors, its footer, and what else a chip takes. Measured on the demo."""
 
 
