@@ -10,7 +10,6 @@ import hashlib
 import json
 import queue
 import uuid
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -35,6 +34,7 @@ from daskembed.errors import (
     TileError,
 )
 from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT
+from daskembed.geozarr import ROOT, Grid, metadata
 from daskembed.receipts import STATE
 from daskembed.results import Progress, RunResult, TileResult
 from daskembed.sources import Chip, Reading, Rules, list_tile, read_headers
@@ -58,20 +58,6 @@ READERS = 8
 """Threads of a task that read chips."""
 _LAYOUT = 1
 """Of the cube: shards of another number are written anew."""
-_ROOT = "zarr.json"
-_CONVENTIONS = [
-    {
-        "uuid": identity,
-        "schema_url": f"https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json",
-        "spec_url": f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md",
-        "name": name,
-        "description": description,
-    }
-    for name, identity, description in (
-        ("proj", "f17cb550-5864-4468-aeb7-f3180cfb622f", "Coordinate reference system information for geospatial data"),
-        ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
-    )
-]
 
 
 @dataclass(frozen=True)
@@ -93,27 +79,17 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Where a cube's pixels lie."""
+class Layout:
+    """A cube's grid, dates and bands."""
 
-    epsg: int
-    west: float
-    north: float
-    step_x: float
-    """Width of a pixel, in units of the CRS."""
-    step_y: float
-    """Height of a pixel, likewise; positive."""
-    height: int
-    """Pixels from north to south."""
-    width: int
-    """Pixels from west to east."""
+    grid: Grid
     dates: tuple[date, ...]
     bands: tuple[str, ...]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Of the cube: ``(time, band, y, x)``."""
-        return (len(self.dates), len(self.bands), self.height, self.width)
+        return (len(self.dates), len(self.bands), self.grid.height, self.grid.width)
 
 
 @dataclass(frozen=True)
@@ -174,7 +150,7 @@ class CubeReceipt:
 class Plan:
     """What is left to do of a tile."""
 
-    grid: Grid | None
+    layout: Layout | None
     """None if all chips are quarantined."""
     to_do: tuple[Shard, ...]
     begun: CubeReceipt
@@ -315,18 +291,18 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         and before.status == "done"
         and (before.listing, before.settings) == (listing.fingerprint, job.settings)
         and len(known) == len(before.shards)
-        and (before.file is None or _ROOT in present)
+        and (before.file is None or ROOT in present)
     ):
         return before
     index = read_headers(listing, job.reading, readers=16)
     bad = index[index["quarantined"].notna()]
-    grid, shards = lay_out(job, index)
+    layout, shards = lay_out(job, index)
     notes = {entry.path for entry in job.output.entries(f"{CUBES}/{tile}")}
     known |= _intact(_read_notes(job.output, notes), present)
     kept = {shard.key: note for shard in shards if (note := known.get(shard.key, {})).get("inputs") == shard.inputs}
     # First the cube goes, then what is known of shards that will be replaced, then those themselves: a run may die
     # between any two of these, and chips may come back that were replaced.
-    job.output.delete([f"{cube}/{_ROOT}"])
+    job.output.delete([f"{cube}/{ROOT}"])
     begun = CubeReceipt(
         tile=tile,
         status="unfinished",
@@ -342,13 +318,13 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         shards=kept,
     )
     _write_receipt(job.output, begun)
-    stale = [path for path in present if path.removeprefix(f"{PIXELS}/") not in kept and path != _ROOT]
+    stale = [path for path in present if path.removeprefix(f"{PIXELS}/") not in kept and path != ROOT]
     job.output.delete(sorted(notes))
     job.output.delete([f"{cube}/{path}" for path in sorted(stale)])
-    return Plan(grid, tuple(shard for shard in shards if shard.key not in kept), begun)
+    return Plan(layout, tuple(shard for shard in shards if shard.key not in kept), begun)
 
 
-def lay_out(job: Job, index: gpd.GeoDataFrame) -> tuple[Grid | None, list[Shard]]:
+def lay_out(job: Job, index: gpd.GeoDataFrame) -> tuple[Layout | None, list[Shard]]:
     """The grid of a tile's chips, and the shards that they fall into; no grid if all chips are quarantined.
 
     Raises
@@ -392,7 +368,7 @@ def lay_out(job: Job, index: gpd.GeoDataFrame) -> tuple[Grid | None, list[Shard]
     bands = good["chip"].iloc[0].bands
     inside = np.array([chip.inside for chip in good["chip"]])
     height, width = (CHIP * np.stack([rows, cols], axis=1) + inside).max(axis=0).tolist()
-    grid = Grid(int(first["epsg"]), west, north, step_x, step_y, height, width, dates, bands)
+    layout = Layout(Grid(int(first["epsg"]), west, north, step_x, step_y, height, width), dates, bands)
     taken: dict[tuple[int, int, int], str] = {}
     shards: dict[str, list[tuple[int, int, Any]]] = {}
     for row, y, x in zip(good.itertuples(), rows.tolist(), cols.tolist(), strict=True):
@@ -404,7 +380,7 @@ def lay_out(job: Job, index: gpd.GeoDataFrame) -> tuple[Grid | None, list[Shard]
             )
         key = f"c/{time}/0/{y // CHIPS_A_SHARD}/{x // CHIPS_A_SHARD}"
         shards.setdefault(key, []).append((y % CHIPS_A_SHARD, x % CHIPS_A_SHARD, row))
-    return grid, [_shard(job, key, rows) for key, rows in sorted(shards.items())]
+    return layout, [_shard(job, key, rows) for key, rows in sorted(shards.items())]
 
 
 def _shard(job: Job, key: str, rows: list[tuple[int, int, Any]]) -> Shard:
@@ -477,8 +453,8 @@ def finish_tile(job: Job, plan: Plan, notes: Mapping[str, dict[str, Any]]) -> Cu
     quarantined = begun.quarantined | {url: why for note in shards.values() for url, why in note["quarantined"].items()}
     chips = sum(note["chips"] for note in shards.values())
     objects = {f"{PIXELS}/{key}": (note["size"], note["sha256"]) for key, note in shards.items() if note["size"]}
-    if plan.grid is not None and chips:
-        for path, data in _metadata(begun.tile, plan.grid).items():
+    if plan.layout is not None and chips:
+        for path, data in _metadata(begun.tile, plan.layout).items():
             output.put(f"{begun.tile}.zarr/{path}", data)
             objects[path] = (len(data), hashlib.sha256(data).hexdigest())
     receipt = replace(
@@ -513,75 +489,17 @@ def _encoding(bands: int) -> dict[str, Any]:
     }
 
 
-def _metadata(tile: str, grid: Grid) -> dict[str, bytes]:
+def _metadata(tile: str, layout: Layout) -> dict[str, bytes]:
     """Every object of a cube but its shards, in the order in which they are to be written: the root is the last."""
-    import zarr
-    from pyproj import CRS
-    from zarr.storage import MemoryStore
-
-    memory: dict[str, Any] = {}
-    store = MemoryStore(memory)
-    _, bands, height, width = grid.shape
-    transform = [grid.step_x, 0.0, grid.west, 0.0, -grid.step_y, grid.north]
-    east, south = grid.west + width * grid.step_x, grid.north - height * grid.step_y
-    place: dict[str, Any] = {
-        "zarr_conventions": _CONVENTIONS,
-        "proj:code": f"EPSG:{grid.epsg}",
-        "spatial:dimensions": ["y", "x"],
-        "spatial:transform_type": "affine",
-        "spatial:transform": transform,
-        "spatial:shape": [height, width],
-        "spatial:bbox": [grid.west, south, east, grid.north],
-        "spatial:registration": "pixel",
-    }
-    about = {"Conventions": "CF-1.11", "title": f"chips of tile {tile}", "tile": tile, "daskembed": __version__}
-    root = zarr.create_group(store, attributes=about | place)
-
-    def coordinate(name: str, values: Any, dtype: str, dimensions: tuple[str, ...], **attributes: Any) -> None:
-        found = np.asarray(values, dtype=object if dtype == "string" else dtype)
-        array = root.create_array(
-            name,
-            shape=found.shape,
-            dtype=dtype,
-            chunks=found.shape,
-            dimension_names=dimensions,
-            attributes=attributes,
-            # Otherwise a chunk of zeros is left out: one more thing that a reader might not know.
-            config={"write_empty_chunks": True},
-        )
-        array[...] = found
-
-    days = np.array(grid.dates, "datetime64[D]").astype(np.int64)
-    units = {"units": "days since 1970-01-01", "calendar": "proleptic_gregorian"}
-    coordinate("time", days, "int64", ("time",), standard_name="time", **units)
-    coordinate("band", list(grid.bands), "string", ("band",), long_name="band")
-    crs = CRS.from_epsg(grid.epsg)
-    length = crs.axis_info[0].unit_name
-    for name, start, step, count in (
-        ("y", grid.north, -grid.step_y, height),
-        ("x", grid.west, grid.step_x, width),
-    ):
-        centres = start + (np.arange(count) + 0.5) * step
-        coordinate(
-            name,
-            centres,
-            "float64",
-            (name,),
-            standard_name=f"projection_{name}_coordinate",
-            units=length,
-            axis=name.upper(),
-        )
-    gdal = " ".join(repr(float(value)) for value in (grid.west, grid.step_x, 0, grid.north, 0, -grid.step_y))
-    coordinate("spatial_ref", 0, "int64", (), **crs.to_cf(), spatial_ref=crs.to_wkt(), GeoTransform=gdal)
-    # Without `coordinates`, xarray would take spatial_ref for data, unless told otherwise.
-    linked = {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref"}
-    root.create_array(PIXELS, shape=grid.shape, attributes=linked | place, **_encoding(bands))
-    with warnings.catch_warnings():
-        # That consolidated metadata are no part of Zarr v3 yet: readers that do not know them read the rest.
-        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-        zarr.consolidate_metadata(store)
-    objects = {path: bytes(made.to_bytes()) for path, made in memory.items()}
-    return {path: objects[path] for path in sorted(objects, key=lambda path: (path == _ROOT, path))}
+    return metadata(
+        layout.grid,
+        PIXELS,
+        days=np.array(layout.dates, "datetime64[D]"),
+        labels={"band": layout.bands},
+        about={"title": f"chips of tile {tile}", "tile": tile, "daskembed": __version__},
+        attributes=layout.grid.attributes,
+        encoding={"shape": layout.shape, **_encoding(len(layout.bands))},
+    )
 
 
 # Receipts and notes.
@@ -756,8 +674,8 @@ class _Flow:
             return
         tile.plan = plan
         self._state.chips += sum(len(shard.chips) for shard in plan.to_do)
-        if plan.grid is not None:
-            write = partial(write_shard, self._job, tile.name, len(plan.grid.bands))
+        if plan.layout is not None:
+            write = partial(write_shard, self._job, tile.name, len(plan.layout.bands))
             for shard in plan.to_do:
                 tile.waiting[self._submit(tile, self._written, write, shard)] = shard
         self._finish(tile)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyproj
 
+from daskembed.geozarr import ROOT
 from daskembed.grid import SIDE, square_of
 from daskembed.sinks import DTYPES
-from daskembed.sinks.zarr import ROOT, VARIABLE, digest
+from daskembed.sinks.zarr import VARIABLE, digest
 from daskembed.validate import MARGIN, Finding, Named, check_ends, check_name, check_provenance, find_receipt
 
 if TYPE_CHECKING:

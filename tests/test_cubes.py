@@ -378,10 +378,10 @@ def test_chips_fall_into_shards_by_their_places(chips: Path, tmp_path: Path) -> 
     index = daskembed.index_tile(TILE, str(chips))
     for edge, chips_off in (("north", -9), ("south", -9), ("west", 6), ("east", 6)):
         index.loc[14, edge] += chips_off * 5120
-    grid, shards = cubes.lay_out(job, index)
-    assert grid is not None
-    assert grid.shape == (2, 13, 11 * 512, 11 * 512)
-    assert (grid.west, grid.north) == (index.loc[0, "west"], index.loc[0, "north"])
+    layout, shards = cubes.lay_out(job, index)
+    assert layout is not None
+    assert layout.shape == (2, 13, 11 * 512, 11 * 512)
+    assert (layout.grid.west, layout.grid.north) == (index.loc[0, "west"], index.loc[0, "north"])
     assert {shard.key: [chip[:2] for chip in shard.chips] for shard in shards} == {
         "c/0/0/0/0": [(0, 0), (0, 1), (0, 2), (0, 3)],
         "c/0/0/0/1": [(0, 0)],

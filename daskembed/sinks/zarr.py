@@ -12,7 +12,6 @@ import json
 import math
 import re
 import struct
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 import pyproj
 
 from daskembed.errors import InputError, StorageError, TileError
+from daskembed.geozarr import ROOT, Grid, metadata
 from daskembed.parts import cast_vectors
 from daskembed.sinks import Published
 from daskembed.sources import EDGES
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from daskembed.storage import Storage
 
 SUFFIX = ".zarr"
-ROOT = "zarr.json"
 VARIABLE = "embeddings"
 """Name of a store's variable: that of the column of the other files. xarray takes an array that is called like one of
 its own dimensions, as `embedding` is, for a coordinate."""
@@ -57,46 +56,13 @@ _PLACES = ("source_url", "date", "epsg", *EDGES)
 _MODEL = "https://github.com/Clay-foundation/model"
 # xarray writes fill values in this form, and without the attribute rioxarray knows of no nodata.
 _NAN = base64.standard_b64encode(struct.pack("<d", math.nan)).decode()
-_GEOEMB = "https://raw.githubusercontent.com/geo-embeddings/embeddings-zarr-convention/refs/tags/v1/schema.json"
-CONVENTIONS = [
-    {
-        "schema_url": _GEOEMB,
-        "spec_url": "https://github.com/geo-embeddings/embeddings-zarr-convention/blob/v1/README.md",
-        "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
-        "name": "geoemb:",
-        "description": "Geoembeddings convention for geospatial embedding arrays with model provenance",
-    },
-    *(
-        {
-            "schema_url": f"https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json",
-            "spec_url": f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md",
-            "uuid": identity,
-            "name": name,
-            "description": description,
-        }
-        for name, identity, description in (
-            ("proj", "f17cb550-5864-4468-aeb7-f3180cfb622f", "Coordinate reference system information"),
-            ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
-        )
-    ),
-]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The cells of a tile, each a patch."""
-
-    epsg: int
-    west: float
-    """Of the westernmost cells, their western edge, in the CRS's unit; likewise `north`."""
-    north: float
-    step_x: float
-    """Width of a cell, in the CRS's unit; likewise `step_y`."""
-    step_y: float
-    height: int
-    """Cells from north to south."""
-    width: int
-    """Cells from west to east."""
+_GEOEMB = {
+    "schema_url": "https://raw.githubusercontent.com/geo-embeddings/embeddings-zarr-convention/refs/tags/v1/schema.json",
+    "spec_url": "https://github.com/geo-embeddings/embeddings-zarr-convention/blob/v1/README.md",
+    "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
+    "name": "geoemb:",
+    "description": "Geoembeddings convention for geospatial embedding arrays with model provenance",
+}
 
 
 @dataclass(frozen=True)
@@ -450,78 +416,20 @@ def _metadata(
     grid: Grid, layout: _Layout, days: NDArray[np.datetime64], provenance: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """Every object of a store but its shards, in the order in which they are to be written: the root is the last."""
-    import zarr
-    from zarr.storage import MemoryStore
-
-    memory: dict[str, Any] = {}
-    store = MemoryStore(memory)
-    crs = pyproj.CRS.from_epsg(grid.epsg)
-    place: dict[str, Any] = {
-        "proj:code": f"EPSG:{grid.epsg}",
-        "spatial:dimensions": ["y", "x"],
-        "spatial:transform_type": "affine",
-        "spatial:transform": [grid.step_x, 0.0, grid.west, 0.0, -grid.step_y, grid.north],
-        "spatial:shape": [grid.height, grid.width],
-        "spatial:bbox": [
-            grid.west,
-            grid.north - grid.height * grid.step_y,
-            grid.west + grid.width * grid.step_x,
-            grid.north,
-        ],
-        "spatial:registration": "pixel",
-    }
-    root = zarr.create_group(
-        store,
-        attributes={
-            "Conventions": "CF-1.11",
-            "title": f"embeddings of tile {provenance.get('tile')}",
-            "zarr_conventions": CONVENTIONS,
-            **place,
-            **_geoemb(grid, crs, layout, provenance),
-            "daskembed": dict(provenance),
-        },
+    about = {"title": f"embeddings of tile {provenance.get('tile')}", **_geoemb(grid, layout, provenance)}
+    return metadata(
+        grid,
+        VARIABLE,
+        days=days,
+        labels=provenance.get("labels", {}),
+        about=about | {"daskembed": dict(provenance)},
+        conventions=[_GEOEMB],
+        attributes={"_FillValue": _NAN},
+        encoding={"shape": layout.shape, **layout.encoding},
     )
 
-    def coordinate(name: str, values: Any, dtype: str, dimensions: tuple[str, ...], **attributes: Any) -> None:
-        found = np.asarray(values, dtype=object if dtype == "string" else dtype)
-        array = root.create_array(
-            name,
-            shape=found.shape,
-            dtype=dtype,
-            chunks=found.shape,
-            dimension_names=dimensions,
-            attributes=attributes,
-            # Otherwise a chunk of zeros is left out: one more thing that a reader might not know.
-            config={"write_empty_chunks": True},
-        )
-        array[...] = found
 
-    units = {"units": "days since 1970-01-01", "calendar": "proleptic_gregorian"}
-    coordinate("time", days.astype(np.int64), "int64", ("time",), standard_name="time", **units)
-    for name, labels in provenance.get("labels", {}).items():
-        coordinate(name, labels, "string", (name,), long_name=name)
-    length = crs.axis_info[0].unit_name
-    for name, start, step, count in (
-        ("y", grid.north, -grid.step_y, grid.height),
-        ("x", grid.west, grid.step_x, grid.width),
-    ):
-        centres = start + (np.arange(count) + 0.5) * step
-        about = {"standard_name": f"projection_{name}_coordinate", "units": length, "axis": name.upper()}
-        coordinate(name, centres, "float64", (name,), **about)
-    gdal = " ".join(repr(float(value)) for value in (grid.west, grid.step_x, 0, grid.north, 0, -grid.step_y))
-    coordinate("spatial_ref", 0, "int64", (), **crs.to_cf(), spatial_ref=crs.to_wkt(), GeoTransform=gdal)
-    # Without `coordinates`, xarray would take spatial_ref for data, unless told otherwise.
-    linked: dict[str, Any] = {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref", "_FillValue": _NAN}
-    root.create_array(VARIABLE, shape=layout.shape, attributes=linked, **layout.encoding)
-    with warnings.catch_warnings():
-        # That consolidated metadata are no part of Zarr v3 yet: readers that do not know them read the rest.
-        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-        zarr.consolidate_metadata(store)
-    objects = {path: bytes(made.to_bytes()) for path, made in memory.items()}
-    return {path: objects[path] for path in sorted(objects, key=lambda path: (path == ROOT, path))}
-
-
-def _geoemb(grid: Grid, crs: pyproj.CRS, layout: _Layout, provenance: Mapping[str, Any]) -> dict[str, Any]:
+def _geoemb(grid: Grid, layout: _Layout, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """What the convention of embeddings asks for, as far as it is known."""
     found: dict[str, Any] = {
         "geoemb:type": "chip",
@@ -534,7 +442,9 @@ def _geoemb(grid: Grid, crs: pyproj.CRS, layout: _Layout, provenance: Mapping[st
     if window := provenance.get("window"):
         pixels = [window // side for side in layout.chunks[-2:]]
         found["geoemb:chip_layout"] = {"layout_type": "regular_grid", "chip_size": pixels, "stride": pixels}
-        found["geoemb:gsd"] = grid.step_x / pixels[1] * crs.axis_info[0].unit_conversion_factor
+        found["geoemb:gsd"] = (
+            grid.step_x / pixels[1] * pyproj.CRS.from_epsg(grid.epsg).axis_info[0].unit_conversion_factor
+        )
     return found
 
 

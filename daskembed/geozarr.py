@@ -1,0 +1,137 @@
+"""Zarr v3 stores that say where they lie: metadata and coordinates of CF and GeoZarr, the root's last."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyproj
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ROOT = "zarr.json"
+"""Without it there is no store to open: it is the last object to be written, and the first to go."""
+CONVENTIONS = [
+    {
+        "schema_url": f"https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json",
+        "spec_url": f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md",
+        "uuid": identity,
+        "name": name,
+        "description": description,
+    }
+    for name, identity, description in (
+        ("proj", "f17cb550-5864-4468-aeb7-f3180cfb622f", "Coordinate reference system information"),
+        ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
+    )
+]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a store: pixels, or patches."""
+
+    epsg: int
+    west: float
+    """Of the westernmost cells, their western edge, in the CRS's unit; likewise `north`."""
+    north: float
+    step_x: float
+    """Width of a cell, in the CRS's unit; likewise `step_y`."""
+    step_y: float
+    height: int
+    """Cells from north to south."""
+    width: int
+    """Cells from west to east."""
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Of GeoZarr's conventions proj and spatial."""
+        south, east = self.north - self.height * self.step_y, self.west + self.width * self.step_x
+        return {
+            "zarr_conventions": CONVENTIONS,
+            "proj:code": f"EPSG:{self.epsg}",
+            "spatial:dimensions": ["y", "x"],
+            "spatial:transform_type": "affine",
+            "spatial:transform": [self.step_x, 0.0, self.west, 0.0, -self.step_y, self.north],
+            "spatial:shape": [self.height, self.width],
+            "spatial:bbox": [self.west, south, east, self.north],
+            "spatial:registration": "pixel",
+        }
+
+
+def metadata(
+    grid: Grid,
+    variable: str,
+    *,
+    days: NDArray[np.datetime64],
+    labels: Mapping[str, Sequence[str]],
+    about: Mapping[str, Any],
+    conventions: Sequence[Mapping[str, str]] = (),
+    attributes: Mapping[str, Any],
+    encoding: Mapping[str, Any],
+) -> dict[str, bytes]:
+    """Every object of a store but its chunks, in the order in which they are to be written: the root is the last.
+
+    Parameters
+    ----------
+    grid
+        Where its cells lie.
+    variable
+        Name of its one variable, of which ``y`` and ``x`` are the last dimensions.
+    days
+        Its dates, each once.
+    labels
+        Dimension -> names along it.
+    about, conventions
+        Attributes of the root, and conventions beside those of GeoZarr that they follow.
+    attributes, encoding
+        Of the variable; `encoding` as `zarr.create_array` takes it.
+    """
+    import zarr
+    from zarr.storage import MemoryStore
+
+    memory: dict[str, Any] = {}
+    store = MemoryStore(memory)
+    told = {"Conventions": "CF-1.11", **grid.attributes, "zarr_conventions": [*conventions, *CONVENTIONS]}
+    root = zarr.create_group(store, attributes=told | dict(about))
+
+    def coordinate(name: str, values: Any, dtype: str, dimensions: tuple[str, ...], **attributes: Any) -> None:
+        found = np.asarray(values, dtype=object if dtype == "string" else dtype)
+        array = root.create_array(
+            name,
+            shape=found.shape,
+            dtype=dtype,
+            chunks=found.shape,
+            dimension_names=dimensions,
+            attributes=attributes,
+            # Otherwise a chunk of zeros is left out: one more thing that a reader might not know.
+            config={"write_empty_chunks": True},
+        )
+        array[...] = found
+
+    units = {"units": "days since 1970-01-01", "calendar": "proleptic_gregorian"}
+    coordinate("time", days.astype("datetime64[D]").astype(np.int64), "int64", ("time",), standard_name="time", **units)
+    for name, along in labels.items():
+        coordinate(name, list(along), "string", (name,), long_name=name)
+    crs = pyproj.CRS.from_epsg(grid.epsg)
+    length = crs.axis_info[0].unit_name
+    for name, start, step, count in (
+        ("y", grid.north, -grid.step_y, grid.height),
+        ("x", grid.west, grid.step_x, grid.width),
+    ):
+        described = {"standard_name": f"projection_{name}_coordinate", "units": length, "axis": name.upper()}
+        coordinate(name, start + (np.arange(count) + 0.5) * step, "float64", (name,), **described)
+    gdal = " ".join(repr(float(value)) for value in (grid.west, grid.step_x, 0, grid.north, 0, -grid.step_y))
+    coordinate("spatial_ref", 0, "int64", (), **crs.to_cf(), spatial_ref=crs.to_wkt(), GeoTransform=gdal)
+    # Without `coordinates`, xarray would take spatial_ref for data, unless told otherwise.
+    linked = {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref", **attributes}
+    root.create_array(variable, attributes=linked, **encoding)
+    with warnings.catch_warnings():
+        # That consolidated metadata are no part of Zarr v3 yet: readers that do not know them read the rest.
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(store)
+    objects = {path: bytes(made.to_bytes()) for path, made in memory.items()}
+    return {path: objects[path] for path in sorted(objects, key=lambda path: (path == ROOT, path))}
