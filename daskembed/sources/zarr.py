@@ -154,7 +154,9 @@ def _variable(dataset: xr.Dataset) -> str:
     ]
     if len(fitting) == 1:
         return fitting[0]
-    found = ", ".join(f"{name} ({', '.join(map(str, array.dims))})" for name, array in dataset.data_vars.items())
+    # Stores list their arrays in any order.
+    arrays = sorted(dataset.data_vars.items(), key=lambda item: str(item[0]))
+    found = ", ".join(f"{name} ({', '.join(map(str, array.dims))})" for name, array in arrays)
     raise ChipError(
         f"has the variables {found or '(none)'}: expected one with the dimensions [time,] band, y, x "
         '(xarray\'s Dataset.to_array("band") makes one of several)'
