@@ -239,7 +239,7 @@ class _Look:
     @property
     def kind(self) -> tuple[str, ...]:
         """What has to be the same in one frame."""
-        known = (self.made.get(name) for name in ("encoder", "size", "level", "dtype"))
+        known = (self.made.get(name) for name in ("encoder", "size", "sensor", "window", "level", "dtype"))
         return tuple(str(value) for value in known if value is not None)
 
 

@@ -34,6 +34,7 @@ _NAME = re.compile(r"(?P<tile>\w+)_(?P<first>\d{8})_(?P<last>\d{8})_v(?P<version
 _COLUMNS = ("source_url", "date", "embeddings", "geometry")
 _KINDS = ("Polygon", "MultiPolygon")
 _PROVENANCE = b"daskembed"
+_WINDOW = r"([#&])window=([0-9]+),([0-9]+)$"
 
 
 @dataclass(frozen=True)
@@ -526,8 +527,17 @@ class _Places:
         return far
 
 
+def _natural(url: str) -> str:
+    return re.sub(_WINDOW, lambda found: f"{found[1]}window={int(found[2]):06d},{int(found[3]):06d}", url)
+
+
 def _check_order(urls: pa.Array, foreign: bool) -> Iterator[Finding]:
-    behind = pc.less(urls[1:], urls[:-1]).fill_null(False)
+    # Windows of a chip are in the order of their numbers.
+    if pc.any(pc.match_substring_regex(urls, _WINDOW)).as_py():
+        keys = pa.array([None if url is None else _natural(url) for url in urls.to_pylist()], pa.string())
+    else:
+        keys = urls
+    behind = pc.less(keys[1:], keys[:-1]).fill_null(False)
     if pc.any(behind).as_py():
         number = pc.index(behind, True).as_py() + 1
         message = f"the rows are not in the order of source_url: {urls[number]} comes after {urls[number - 1]}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
+import numcodecs
 import numpy as np
 import pytest
 import rasterio
@@ -237,6 +239,66 @@ def test_embeddings_are_those_of_chips(form: str, level: str, pixels: np.ndarray
     np.testing.assert_array_equal(whole.values, chips.values)
 
 
+def test_bands_that_are_numbered_go_by_their_position(pixels: np.ndarray, tmp_path: Path) -> None:
+    write_zarr(tmp_path / f"{TILE}.zarr", make_cube(pixels).assign_coords(band=np.arange(1, 14)))
+    np.testing.assert_array_equal(index(tmp_path)["chip"][0].read(), cut(pixels, 1))
+
+
+def test_a_fill_value_of_zarr_2_is_no_nodata(pixels: np.ndarray, tmp_path: Path) -> None:
+    at_sea = pixels.copy()
+    at_sea[12, :100] = 0
+    write_zarr(tmp_path / f"{TILE}.zarr", make_cube(at_sea), form=2)
+    meta = tmp_path / f"{TILE}.zarr/pixels/.zarray"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"fill_value": 0.0}))
+    np.testing.assert_array_equal(index(tmp_path)["chip"][0].read(), cut(at_sea, 1))
+
+
+def test_a_blue_of_zero_is_a_value_of_other_sensors(pixels: np.ndarray, tmp_path: Path) -> None:
+    holed = pixels[:4].copy()
+    holed[:, 10, 10] = 0
+    encoder = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor="naip", precision="fp32")
+    write_raster(tmp_path / f"{TILE}.tif", holed, names=encoder.description.bands)
+    index(tmp_path, encoder=encoder)["chip"][0].read()
+    with pytest.raises(ChipRejectedError, match="B02 is 0"):
+        index(tmp_path, encoder=encoder, rules=Rules(zeros=True))["chip"][0].read()
+
+
+@pytest.mark.parametrize("form", ["tiled GeoTIFF", "Zarr 3"])
+def test_what_was_replaced_is_read_anew(form: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    FORMS[form](tmp_path, pixels)
+    index(tmp_path)["chip"][0].read()
+    shutil.rmtree(tmp_path / f"{TILE}.zarr", ignore_errors=True)
+    (tmp_path / f"{TILE}.tif").unlink(missing_ok=True)
+    FORMS[form](tmp_path, pixels + 1)
+    np.testing.assert_array_equal(index(tmp_path)["chip"][0].read(), cut(pixels + 1, 1))
+
+
+def test_coarser_files_of_large_blocks_are_read_once(
+    pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = tuple(band for band in BANDS if band != "B11")
+    write_bands(tmp_path / TILE / DAY, pixels[[BANDS.index(band) for band in fine]], fine)
+    coarse = Affine(20, 0, WEST, 0, -20, NORTH)
+    half = pixels[9:10, ::2, ::2]
+    write_bands(tmp_path / TILE / DAY, half, ["B11"], transform=coarse, tiled=True, **side(1024))
+    opened, seen = scenes._open, []
+
+    def counting(layer: Any, fingerprint: str) -> Any:
+        read = opened(layer, fingerprint)
+
+        def count(rows: slice, cols: slice) -> np.ndarray:
+            if layer.coarser > 1:
+                seen.append((rows.start, cols.start))
+            return read(rows, cols)
+
+        return count
+
+    monkeypatch.setattr(scenes, "_open", counting)
+    for chip in index(tmp_path)["chip"]:
+        chip.read()
+    assert seen == [(0, 0)]
+
+
 # Dates
 
 
@@ -402,6 +464,11 @@ def test_cloudy_chips_are_rejected(form: str, pixels: np.ndarray, tmp_path: Path
     }
     assert list(rejected(max_cloud=0.29)) == [1, 2, 4]
     assert list(rejected(max_cloud=0.5)) == [1]
+    assert rejected(max_cloud=0.0) == {
+        1: "clouds, shadows or nodata in 100.0000% of its pixels (--max-cloud 0)",
+        2: "clouds, shadows or nodata in 36.7188% of its pixels (--max-cloud 0)",
+        4: "clouds, shadows or nodata in 29.2969% of its pixels (--max-cloud 0)",
+    }
     assert rejected(max_cloud=1.01) == rejected(keep_all=True) == {}
 
 
@@ -496,6 +563,17 @@ BAD: dict[str, tuple[Callable[[Path, np.ndarray], Any], str]] = {
         lambda f, p: make_cube(p).pixels.to_dataset("band").to_zarr(f / f"{TILE}.zarr", consolidated=False),
         r"has the variables B02 \(time, y, x\), .*: expected one with the dimensions \[time,\] band, y, x",
     ),
+    "two images of one time": (
+        lambda f, p: write_zarr(f / f"{TILE}.zarr", make_cube(p, (DAY, DAY))),
+        "has several images of one time: expected a coordinate time of which each value occurs once",
+    ),
+    "a band a little off": (
+        lambda f, p: (
+            write_bands(f / TILE / DAY, p[:12], BANDS[:12]),
+            write_bands(f / TILE / DAY, p[12:], BANDS[12:], transform=Affine(10, 0, WEST, 0, -10, NORTH + 50)),
+        ),
+        "holds dem.tif of 600 x 600 pixels of 10 m from 300000, .* which does not fit",
+    ),
     "uneven coordinates": (
         lambda f, p: write_zarr(f / f"{TILE}.zarr", make_cube(p).assign_coords(x=np.arange(600.0) ** 2)),
         "has a coordinate x that is not evenly spaced",
@@ -533,10 +611,13 @@ def test_a_bad_scene_leaves_the_others(pixels: np.ndarray, tmp_path: Path) -> No
     assert frame["quarantined"][1].startswith("has 12 bands, expected 13")
 
 
-@pytest.mark.parametrize("form", ["Zarr 3", "Zarr 2", "Zarr 3 sharded", "tiled GeoTIFF"])
+@pytest.mark.parametrize("form", ["Zarr 3", "Zarr 2", "Zarr 2 gzip", "Zarr 3 sharded", "tiled GeoTIFF"])
 def test_damage_is_one_chips(form: str, pixels: np.ndarray, tmp_path: Path) -> None:
     if form == "tiled GeoTIFF":
         write_raster(tmp_path / f"{TILE}.tif", pixels, tiled=True, **side(512), compress="zstd")
+    elif form == "Zarr 2 gzip":
+        encoding = {"pixels": {"chunks": (1, 13, 512, 512), "compressors": [numcodecs.GZip(1)]}}
+        make_cube(pixels).to_zarr(tmp_path / f"{TILE}.zarr", zarr_format=2, consolidated=False, encoding=encoding)
     else:
         FORMS[form](tmp_path, pixels)
     damage(tmp_path)
@@ -669,8 +750,9 @@ def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(
     frame = gpd.read_parquet(result.tiles[0].file)
     assert list(frame["source_url"]) == [f"{store}/{number:04d}" for number in range(2, 7)]
     assert run(tmp_path, tmp_path / "out", client).tiles[0].status == "skipped"
-    with pytest.raises(ConflictError, match="rules all, not keep_all True"):
-        run(tmp_path, tmp_path / "out", client, rules=Rules(keep_all=True))
+    for rules, told in ((Rules(keep_all=True), "keep_all True"), (Rules(max_cloud=0.0), "max_cloud 0.0")):
+        with pytest.raises(ConflictError, match=f"rules all, not {told}"):
+            run(tmp_path, tmp_path / "out", client, rules=rules)
 
 
 def test_a_tile_that_changed_is_made_again(pixels: np.ndarray, tmp_path: Path, client: Client) -> None:

@@ -101,6 +101,15 @@ def test_other_windows(window: int, count: int, chips: Path) -> None:
     assert rows["source_url"].iloc[count - 1].endswith(f"#window={512 - window},{512 - window}")
 
 
+def test_many_windows_are_in_order(chips: Path, client: Client, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"source": str(chips), "output": str(tmp_path), "cluster": client, **WEIGHTS}
+    result = daskembed.run(TILE, **given, window=64)
+    assert [str(one) for one in validate(str(result.tiles[0].file))] == []
+    daskembed.run(TILE, **given, version="002")
+    with pytest.raises(InputError, match="mixes embeddings"):
+        daskembed.open_embeddings(str(tmp_path))
+
+
 @pytest.mark.parametrize("window", [200, 250, 4, 1024, 0])
 def test_windows_that_do_not_fit_are_refused(window: int) -> None:
     with pytest.raises(InputError, match=f"--window {window}: .*expected 8, 16, 32, 64, 128, 256 or 512"):
@@ -144,7 +153,7 @@ def test_another_resolution_is_the_files_own(tmp_path: Path, chips: Path) -> Non
     write_ten_bands(tmp_path, pixels, SENTINEL2)
     fine = compute(embed(tmp_path))
     v0 = daskembed.load_encoder("untrained:tiny", precision="fp32")
-    with pytest.raises(TileError, match=r"has the bands B02 .* B12: vh, vv, dem is missing"):
+    with pytest.raises(TileError, match=r"has the bands B02 .* B12: vh, vv, dem are missing"):
         embed(tmp_path, "mean", encoder=v0)
     with rasterio.open(tmp_path / f"{TILE}_20190416.tif", "r+") as file:
         file.transform = rasterio.Affine(20, 0, 300_000, 0, -20, 5_100_000)

@@ -285,7 +285,10 @@ def _download(location: str, file: BinaryIO) -> None:
     if scheme in SCHEMES:
         storage, name = split_url(location)
         try:
-            file.write(storage.get(name))
+            with storage.open_reader(name) as reader:
+                # In pieces: as a whole it would be in memory twice.
+                while data := reader.read(2**26):
+                    file.write(data)
         except (FileNotFoundError, DaskembedError) as error:
             raise CheckpointError(f"cannot fetch the checkpoint: {error}") from None
         return

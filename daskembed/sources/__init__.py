@@ -100,7 +100,9 @@ class Reading:
     @property
     def identity(self) -> dict[str, str | None]:
         """What is chosen in words, None where it is the default; without the dates and the sensor."""
-        told = ", ".join(f"{name} {value}" for name, value in asdict(self.rules).items() if value not in (None, False))
+        told = ", ".join(
+            f"{name} {value}" for name, value in asdict(self.rules).items() if value is not None and value is not False
+        )
         off = ", ".join(name for name in ("zeros", "nan") if getattr(self.rules, name) is False)
         return {
             "offset": f"{self.offset[0]},{self.offset[1]}" if any(self.offset) else None,

@@ -60,9 +60,10 @@ def order_bands(descriptions: Sequence[str | None], sensor: Sensor, *, more: boo
         found = [name.lower() for name in (sensor.names if len(found) == len(sensor.bands) else _LAYOUT)]
     numbers = [_number(found, (band.name, *band.aliases)) for band in sensor.bands]
     if missing := [band.name for band, number in zip(sensor.bands, numbers, strict=True) if number is None]:
+        verb = "is" if len(missing) == 1 else "are"
         raise ChipError(
-            f"has the bands {' '.join(short(text or '(none)') for text in descriptions)}: {', '.join(missing)} "
-            f"is missing; expected {' '.join(sensor.names)} in any order, or no descriptions at all"
+            f"has the bands {' '.join(short(text or '(none)') for text in descriptions)}: {', '.join(missing)} {verb} "
+            f"missing; expected {' '.join(sensor.names)} in any order, or no descriptions at all"
         )
     return tuple(number for number in numbers if number is not None)
 
@@ -100,7 +101,7 @@ def check_pixels(
                 raise ChipRejectedError(f"{name} is NaN in {share:.4%} of its pixels (--no-reject-nan keeps it)")
     if classes is not None and rules.max_cloud is not None:
         share = float(np.mean(np.isin(classes, UNCLEAR)))
-        if share >= rules.max_cloud:
+        if share and share >= rules.max_cloud:
             raise ChipRejectedError(
                 f"clouds, shadows or nodata in {share:.4%} of its pixels (--max-cloud {rules.max_cloud:g})"
             )

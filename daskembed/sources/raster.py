@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -122,10 +122,13 @@ def _scene_of_file(storage: Storage, entries: Sequence[Entry], path: str, readin
     file = _read_header(storage.url_of(path))
     numbers = order_bands(file.descriptions, reading.sensor, more=True)
     lower = [(text or "").strip().lower() for text in file.descriptions]
-    classes = RasterLayer(file.url, (lower.index(_CLASSES) + 1,), (Scale(),)) if _CLASSES in lower else None
-    layer = RasterLayer(file.url, numbers, tuple(file.scales[number - 1] for number in numbers))
+    inside = (lower.index(_CLASSES) + 1,) if _CLASSES in lower else ()
+    scales = tuple(file.scales[number - 1] for number in numbers) + (Scale(),) * len(inside)
+    layer = RasterLayer(file.url, numbers + inside, scales)
     day = _day(file.date, [PurePosixPath(path).name])
-    return _scene(storage, path, entries, reading, file, (layer,), classes, day, file.kind.itemsize * len(lower))
+    size = file.kind.itemsize * len(lower)
+    scene = _scene(storage, path, entries, reading, file, (layer,), None, day, size)
+    return replace(scene, classified=bool(inside))
 
 
 def _scene_of_folder(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Scene:
@@ -144,6 +147,9 @@ def _scene_of_folder(storage: Storage, entries: Sequence[Entry], path: str, read
         raise ChipError(f"holds files with the `date` tags {', '.join(sorted(tags))}: expected one date")
     day = _day(next(iter(tags), None), [path.rpartition("/")[2], *(entry.path.rpartition("/")[2] for entry in entries)])
     bands = tuple(layers[band] for band in reading.sensor.names)
+    # What the coarser files store together covers more of the finest one's pixels.
+    blocks = [tuple(side * layers[band].coarser for side in file.block) for band, file in files.items()]
+    finest = replace(finest, block=(max(block[0] for block in blocks), max(block[1] for block in blocks)))
     size = sum(files[band].kind.itemsize for band in reading.sensor.names)
     return _scene(storage, path, entries, reading, finest, bands, layers.get(_CLASSES), day, size)
 
@@ -157,8 +163,14 @@ def _fit(file: _File, finest: _File) -> RasterLayer:
         raise ChipError(f"holds {name} in EPSG:{file.epsg} beside others in EPSG:{finest.epsg}")
     times = file.steps[0] / finest.steps[0]
     covers = tuple(length * times for length in file.shape)
-    same = np.allclose((file.west, file.north), (finest.west, finest.north), atol=finest.steps[0] / 100)
-    if not (math.isclose(times, round(times), rel_tol=1e-6) and same and np.allclose(covers, finest.shape, atol=0.01)):
+    same = np.allclose((file.west, file.north), (finest.west, finest.north), rtol=0, atol=finest.steps[0] / 100)
+    square = math.isclose(file.steps[0], -file.steps[1], rel_tol=1e-6)
+    if not (
+        math.isclose(times, round(times), rel_tol=1e-6)
+        and same
+        and square
+        and np.allclose(covers, finest.shape, atol=0.01)
+    ):
         raise ChipError(
             f"holds {name} of {file.shape[0]} x {file.shape[1]} pixels of {file.steps[0]:g} m from {file.west:g}, "
             f"{file.north:g}, which does not fit {finest.url.rpartition('/')[2]}: {finest.shape[0]} x "

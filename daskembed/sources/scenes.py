@@ -100,7 +100,7 @@ class Scene:
     """In the encoder's order; those of `layers`, one after the other."""
     layers: tuple[Layer, ...]
     classes: Layer | None
-    """Scene classification, if there is one."""
+    """Scene classification, if it is stored by itself."""
     epsg: int
     west: float
     north: float
@@ -111,6 +111,8 @@ class Scene:
     """Pixels (y, x) that are stored together."""
     pixel_bytes: int
     """Of all bands of one pixel."""
+    classified: bool = False
+    """Whether the last band of `layers` is the scene classification."""
 
     @property
     def piece(self) -> tuple[int, int]:
@@ -215,18 +217,22 @@ def _join(parts: Sequence[Pixels], *, axis: int) -> Pixels:
 
 def _read_piece(scene: Scene, rows: slice, cols: slice) -> Pixels:
     height, width = rows.stop - rows.start, cols.stop - cols.start
-    found = [_read_layer(layer, rows, cols) for layer in scene.layers]
+    found = [_read_layer(layer, scene.fingerprint, rows, cols) for layer in scene.layers]
     pixels = found[0] if len(found) == 1 else np.concatenate(found)
-    classes = None if scene.classes is None else _read_layer(scene.classes, rows, cols)[0]
+    classes = None
+    if scene.classified:
+        pixels, classes = pixels[:-1], pixels[-1]
+    elif scene.classes is not None:
+        classes = _read_layer(scene.classes, scene.fingerprint, rows, cols)[0]
     if pixels.shape[1:] != (height, width):
         raise ChipError(f"gave {pixels.shape[1:]} pixels where {(height, width)} were expected: it changed since")
     return pixels, classes
 
 
-def _read_layer(layer: Layer, rows: slice, cols: slice) -> NDArray[np.generic]:
+def _read_layer(layer: Layer, fingerprint: str, rows: slice, cols: slice) -> NDArray[np.generic]:
     times = layer.coarser
     coarse = [slice(part.start // times, -(-part.stop // times)) for part in (rows, cols)]
-    pixels = _open(layer)(*coarse)
+    pixels = _open(layer, fingerprint)(*coarse)
     kept = [scale.apply(band) for scale, band in zip(layer.scales, pixels, strict=True)]
     pixels = np.stack(kept) if any(new is not old for new, old in zip(kept, pixels, strict=True)) else pixels
     if times > 1:
@@ -237,7 +243,8 @@ def _read_layer(layer: Layer, rows: slice, cols: slice) -> NDArray[np.generic]:
 
 
 @functools.lru_cache(maxsize=64)
-def _open(layer: Layer) -> Reader:
+def _open(layer: Layer, fingerprint: str) -> Reader:
+    # What was replaced is opened anew: an open handle would go on reading what was there before.
     import importlib
 
     reader: Reader = importlib.import_module(layer.kind).open_layer(layer)
@@ -277,7 +284,8 @@ class _Pieces:
     def _make_room(self, size: int) -> None:
         with self._lock:
             done = [key for key, future in self._found.items() if future.done()]
-            held = sum(_size(self._found[key]) for key in done)
+            # Those that are being read by others will be about as large.
+            held = sum(_size(self._found[key]) for key in done) + size * (len(self._found) - len(done) - 1)
             for key in done:
                 if held + size <= KEPT_BYTES:
                     return
@@ -386,12 +394,14 @@ def _within(day: date, dates: tuple[date, date] | None) -> bool:
 
 def frame_of(listing: Listing, reading: Reading) -> gpd.GeoDataFrame:
     """The index of a listing that `listing_of` made."""
-    rules = reading.rules.or_else(zeros=True, nan=True, max_cloud=MAX_CLOUD)
+    # In other sensors' images, 0 in the blue is a value like others.
+    sentinel2 = any("B02" in (band.name, *band.aliases) for band in reading.sensor.bands)
+    rules = reading.rules.or_else(zeros=sentinel2, nan=True, max_cloud=MAX_CLOUD)
     urls = [listing.storage.url_of(entry.path) for entry in listing.entries]
     found: list[SceneChip | str] = []
     for url in urls:
         above, _, number = url.rpartition("/")
-        scene = listing.scenes.get(above) if "#" in url else listing.scenes[url]
+        scene = listing.scenes[url if url in listing.scenes else above]
         found.append(SceneChip(scene, int(number), rules) if isinstance(scene, Scene) else str(scene))
     chips = [one if isinstance(one, SceneChip) else None for one in found]
     bounds = np.array([_bounds(chip) if chip else (np.nan,) * 4 for chip in chips]).reshape(-1, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
         size = sum(entry.size for entry in entries)
         etag = fingerprint_of(entries)
         try:
-            scenes = _scenes(storage.url_of(path), etag, tile, reading)
+            old = not any(entry.path.endswith("zarr.json") for entry in entries)
+            scenes = _scenes(storage.url_of(path), etag, reading, old=old)
         except ChipError as error:
             found.append(Found(path, size, etag, None, str(error)))
             continue
@@ -105,7 +107,7 @@ def _open_either_way(store: Any) -> xr.Dataset:
         return xr.open_dataset(store, consolidated=False, mask_and_scale=False, **options)
 
 
-def _scenes(url: str, etag: str, tile: str, reading: Reading) -> list[Scene]:
+def _scenes(url: str, etag: str, reading: Reading, *, old: bool) -> list[Scene]:
     dataset = _open_dataset(url)
     variable = _variable(dataset)
     array = dataset[variable]
@@ -115,23 +117,26 @@ def _scenes(url: str, etag: str, tile: str, reading: Reading) -> list[Scene]:
     west, north, resolution = _georeferencing(array, reading)
     shape = (array.sizes["y"], array.sizes["x"])
     names: list[str | None] = [None] * array.sizes["band"]
-    if "band" in array.coords:
+    if "band" in array.coords and array["band"].dtype.kind not in "iuf":
         names = [str(name) for name in array["band"].values]
     numbers = tuple(number - 1 for number in order_bands(names, reading.sensor, more=True))
-    scale = _scale(array)
+    scale = _scale(array, old=old)
     times = _times(dataset, array, url)
     chunks = dict(zip(array.dims, array.encoding.get("chunks") or array.shape, strict=True))
     grid = grid_of(shape, reading)
+    lower = [(name or "").lower() for name in names]
+    inside = (lower.index(_CLASSES),) if _CLASSES in lower else ()
     scenes = []
     for label, day, number in times:
-        layer = ZarrLayer(url, variable, number, numbers, (scale,) * len(numbers))
+        layer = ZarrLayer(url, variable, number, numbers + inside, (scale,) * len(numbers) + (Scale(),) * len(inside))
         scene = Scene(
             url=f"{url}#{label}",
             date=day,
             fingerprint=etag,
             bands=reading.sensor.names,
             layers=(layer,),
-            classes=_classes(dataset, url, variable, names, number),
+            classes=None if inside else _classes(dataset, url, number),
+            classified=bool(inside),
             epsg=epsg,
             west=west,
             north=north,
@@ -139,7 +144,9 @@ def _scenes(url: str, etag: str, tile: str, reading: Reading) -> list[Scene]:
             grid=grid,
             block=(int(chunks["y"]), int(chunks["x"])),
             # Whatever is stored together with a pixel is decoded with it.
-            pixel_bytes=array.dtype.itemsize * max(len(numbers), int(chunks["band"])) * int(chunks.get("time", 1)),
+            pixel_bytes=array.dtype.itemsize
+            * max(max(numbers) - min(numbers) + 1, int(chunks["band"]))
+            * int(chunks.get("time", 1)),
         )
         scene.check()
         scenes.append(scene)
@@ -201,12 +208,13 @@ def _georeferencing(array: xr.DataArray, reading: Reading) -> tuple[float, float
     return float(x[0] - step_x / 2), float(y[0] - step_y / 2), resolution
 
 
-def _scale(array: xr.DataArray) -> Scale:
+def _scale(array: xr.DataArray, *, old: bool) -> Scale:
     attributes: Mapping[Any, Any] = array.attrs
     gap = attributes.get("_FillValue", attributes.get("nodata", attributes.get("missing_value")))
     gap = None if gap is None else float(np.asarray(gap).reshape(-1)[0])
+    # Zarr v2 has a fill value for every array, 0 by default, which xarray takes for nodata: a height of 0 is none.
     return Scale(
-        None if gap is None or math.isnan(gap) else gap,
+        None if gap is None or math.isnan(gap) or (old and gap == 0) else gap,
         float(attributes.get("scale_factor", 1.0)),
         float(attributes.get("add_offset", 0.0)),
     )
@@ -223,6 +231,10 @@ def _times(dataset: xr.Dataset, array: xr.DataArray, url: str) -> list[tuple[str
             raise ChipError(f"lacks a date at time {int(np.flatnonzero(np.isnat(days))[0])}")
         # Two images of one day are told apart by the time of day.
         labels = days if len(set(days)) == len(days) else stamps
+        if len(set(labels)) < len(labels):
+            raise ChipError(
+                "has several images of one time: expected a coordinate time of which each value occurs once"
+            )
         return [
             (str(label).replace(":", ""), day, number)
             for number, (label, day) in enumerate(zip(labels, days.astype(object), strict=True))
@@ -236,17 +248,22 @@ def _times(dataset: xr.Dataset, array: xr.DataArray, url: str) -> list[tuple[str
     return [(day.isoformat(), day, None)]
 
 
-def _classes(
-    dataset: xr.Dataset, url: str, variable: str, names: list[str | None], time: int | None
-) -> ZarrLayer | None:
-    """The scene classification: a band or a variable of that name."""
-    lower = [(name or "").lower() for name in names]
-    if _CLASSES in lower:
-        return ZarrLayer(url, variable, time, (lower.index(_CLASSES),), (Scale(),))
+def _classes(dataset: xr.Dataset, url: str, time: int | None) -> ZarrLayer | None:
+    """The scene classification in a variable of its own."""
     for name, array in dataset.data_vars.items():
         if str(name).lower() == _CLASSES and set(array.dims) in ({"y", "x"}, {"time", "y", "x"}):
             return ZarrLayer(url, str(name), time if "time" in array.dims else None, None, (Scale(),))
     return None
+
+
+def _decode(array: xr.DataArray) -> NDArray[np.generic]:
+    try:
+        return array.to_numpy()
+    except OSError as error:
+        # Of gzip and bz2: damage, and none of a store.
+        if isinstance(error, gzip.BadGzipFile) or (type(error) is OSError and error.errno is None):
+            raise ChipError(f"cannot be decoded, its part of the storage is damaged: {error}") from None
+        raise
 
 
 def open_layer(layer: ZarrLayer) -> Reader:
@@ -255,12 +272,14 @@ def open_layer(layer: ZarrLayer) -> Reader:
     if layer.time is not None:
         array = array.isel(time=layer.time)
     dims = ("y", "x") if layer.bands is None else ("band", "y", "x")
-    bands = None if layer.bands is None else list(layer.bands)
+    bands = None if layer.bands is None else [number - min(layer.bands) for number in layer.bands]
+    if layer.bands is not None:
+        # Picked afterwards: one by one they would be decoded out of the same chunks again and again.
+        array = array.isel(band=slice(min(layer.bands), max(layer.bands) + 1))
 
     def read(rows: slice, cols: slice) -> NDArray[np.generic]:
         with damage_is_the_chips(), explained(layer.url, layer.url):
-            # Bands are picked afterwards: one by one they would be decoded out of the same chunks again and again.
-            window = array.isel(y=rows, x=cols).transpose(*dims).to_numpy()
+            window = _decode(array.isel(y=rows, x=cols).transpose(*dims))
         return window[None] if bands is None else window[bands]
 
     return read
