@@ -12,6 +12,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +35,8 @@ CORES_A_WORKER = 8
 """Cores of one local CPU worker: beyond, its torch threads would wait for each other."""
 MEMORY_A_WORKER = 2 * 2**30
 """Bytes that one local CPU worker takes with weights of the released model's size."""
+CLOSE_TIMEOUT = 120
+"""Seconds that a cluster may take to close: Dask's nanny of a worker that was killed as it came up never ends."""
 DEVICES = Path("/dev")
 """Where the driver of this machine's GPUs shows them."""
 
@@ -399,7 +402,7 @@ def _start(
         if cluster is not None:
             with _uninterrupted("the cluster is being closed"):
                 try:
-                    cluster.close()
+                    _close(cluster)
                 except Exception as error:
                     # What the run did stands; but this may cost money until somebody looks.
                     _log.warning(
@@ -419,9 +422,27 @@ def _construct(cluster_class: Any, arguments: dict[str, Any]) -> Any:
         # One that was only created has started nothing, and would wait for ever for its event loop.
         if getattr(cluster, "status", Status.created) != Status.created:
             with contextlib.suppress(Exception):
-                cluster.close()
+                _close(cluster)
         raise
     return cluster
+
+
+def _close(cluster: Any) -> None:
+    closed: Future[None] = Future()
+
+    def close() -> None:
+        try:
+            cluster.close()
+        except BaseException as error:
+            closed.set_exception(error)
+        else:
+            closed.set_result(None)
+
+    # Not by a limit of the cluster's own: not every class has one, and what is cut short can never be closed again.
+    threading.Thread(target=close, name="daskembed-close", daemon=True).start()
+    if not wait([closed], CLOSE_TIMEOUT).done:
+        raise TimeoutError(f"it takes longer than {CLOSE_TIMEOUT} s")
+    closed.result()
 
 
 @contextlib.contextmanager

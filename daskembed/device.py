@@ -17,7 +17,6 @@ import torch
 from daskembed import config
 from daskembed.encoders import Encoder, Place, get_encoder_module
 from daskembed.encoders.checkpoint import load_state
-from daskembed.encoders.description import CHIP
 from daskembed.errors import ChipError, ChipRejectedError
 from daskembed.timings import count_chips, for_this_task, timed
 
@@ -136,6 +135,7 @@ class Device:
         self._limit = self._batch
         self._turn = threading.Lock()
         self._held = readers + 2 * self._batch
+        self._whole = self._batch, self._held
         self._room = threading.Semaphore(self._held)
         self._model = module.build(load_state(encoder, module), encoder.description, device=self._device, dtype=dtype)
 
@@ -189,11 +189,12 @@ class Device:
             batch.result()
         return encoded
 
-    def take_less(self) -> None:
-        """From now on hold half as many chips at once, in batches of half the size: memory was short."""
+    def take_less(self, halvings: int) -> None:
+        """From now on hold at most the 2**halvings-th part of the chips, and of a batch: memory was short."""
+        batch, held = self._whole
         with self._turn:
-            self._batch = max(1, self._batch // 2)
-            kept = max(2 * self._batch, self._held // 2)
+            self._batch = min(self._batch, max(1, batch >> halvings))
+            kept = min(self._held, max(2 * self._batch, held >> halvings))
             for _ in range(self._held - kept):
                 self._room.acquire()
             self._held = kept
@@ -218,10 +219,16 @@ class Device:
         metadata: list[torch.Tensor],
         encoded: Encoded,
         rows: NDArray[np.intp],
-    ) -> list[torch.Tensor]:
-        """Put a batch on the device, raw pixels in their own type, while the one before it is encoded."""
+    ) -> list[torch.Tensor] | None:
+        """Put a batch on the device, raw pixels in their own type, while the one before it is encoded.
+
+        None if all its chips are bad: nothing is held for chips that are not touched.
+        """
         wait(reads)
-        batch = [self._stack(reads, encoded, rows), *metadata]
+        pixels = self._stack(reads, encoded, rows)
+        if pixels is None:
+            return None
+        batch = [pixels, *metadata]
         if self._copies is None:
             return batch
         with torch.cuda.stream(self._copies):
@@ -230,13 +237,13 @@ class Device:
         return moved
 
     def _encode_batch(
-        self, staged: Future[list[torch.Tensor]], level: str, encoded: Encoded, rows: NDArray[np.intp]
+        self, staged: Future[list[torch.Tensor] | None], level: str, encoded: Encoded, rows: NDArray[np.intp]
     ) -> None:
         try:
             with timed("wait"):
                 batch = staged.result()
-            good = np.array([encoded.quarantined[row] is None is encoded.rejected[row] for row in rows])
-            if good.any():
+            if batch is not None:
+                good = np.array([encoded.quarantined[row] is None is encoded.rejected[row] for row in rows])
                 with timed("device"), torch.inference_mode():
                     vectors = self._run_model(batch, level)
                     encoded.vectors[rows[good]] = vectors.cpu().numpy()[good]
@@ -264,7 +271,7 @@ class Device:
 
     def _stack(
         self, reads: list[Future[tuple[NDArray[np.generic], int]]], encoded: Encoded, rows: NDArray[np.intp]
-    ) -> torch.Tensor:
+    ) -> torch.Tensor | None:
         # A quarantined chip leaves zeros in its place: a batch always has the same shape, so the others' embeddings
         # do not depend on it.
         chips: list[NDArray[np.generic] | None] = []
@@ -275,12 +282,14 @@ class Device:
                 reasons = encoded.rejected if isinstance(error, ChipRejectedError) else encoded.quarantined
                 reasons[row], pixels = str(error), None
             chips.append(pixels)
-        kinds = {pixels.dtype for pixels in chips if pixels is not None}
+        good = [pixels for pixels in chips if pixels is not None]
+        if not good:
+            return None
+        if len(chips) == 1:
+            return torch.from_numpy(good[0][None])
+        kinds = {pixels.dtype for pixels in good}
         dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
-        shape = next((pixels.shape for pixels in chips if pixels is not None), (len(self._bands), CHIP, CHIP))
-        if len(chips) == 1 and chips[0] is not None:
-            return torch.from_numpy(chips[0][None])
-        stacked = np.zeros((len(chips), *shape), dtype)
+        stacked = np.zeros((len(chips), *good[0].shape), dtype)
         for place, chip in zip(stacked, chips, strict=True):
             if chip is not None:
                 place[...] = chip

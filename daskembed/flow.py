@@ -326,7 +326,7 @@ class Flow:
         elif task.stage == "embed" and not task.returns:
             function, args = partial(stages.embed_block, settings=settings), (task.block,)
         elif task.stage == "embed":
-            function, args = stages.embed_gently, (settings, task.block, task.set_aside)
+            function, args = stages.embed_gently, (settings, task.block, task.set_aside, task.returns)
         elif task.stage == "examine":
             function, args = stages.examine, (settings, task.block)
         else:

@@ -199,11 +199,11 @@ def embed_block(block: Block, *, settings: Settings) -> bytes | None:
 
 
 @metered()
-def embed_gently(settings: Settings, block: Block, without: Mapping[str, str]) -> bytes | None:
-    """`embed_block` where workers died of the block: with less memory, and without the chips of `without`."""
+def embed_gently(settings: Settings, block: Block, without: Mapping[str, str], returns: int) -> bytes | None:
+    """`embed_block` where workers died of the block: with ever less memory, and without the chips of `without`."""
     from daskembed.device import get_device
 
-    get_device(settings.encoder).take_less()
+    get_device(settings.encoder).take_less(returns)
     return _write(settings, block, block.compute(without))
 
 

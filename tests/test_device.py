@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -202,6 +203,17 @@ def test_batch_of_nothing_but_bad_chips(owner: Device) -> None:
     assert list(encoded.quarantined) == ["is bad 0", "is bad 1", "is bad 2", None]
     assert np.isnan(encoded.vectors[:3]).all()
     np.testing.assert_array_equal(encoded.vectors[3], [7, -97, 1])
+
+
+def test_nothing_is_held_for_bad_chips(owner: Device, model: FakeModel) -> None:
+    tracemalloc.start()
+    try:
+        encoded = encode(owner, [raising(ChipError("gone"))] * 9)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert encoded.quarantined.tolist() == ["gone"] * 9
+    assert model.batches == []
 
 
 def test_values_that_are_not_finite(owner: Device, model: FakeModel) -> None:
@@ -467,6 +479,33 @@ def test_batch_too_large_for_the_memory_is_halved_and_stays_so(owner: Device, mo
     assert encoded.vectors[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
     # Three and two fail once; from then on chips go one by one.
     assert [len(batch) for batch in model.batches] == [3, 2, 1, 1, 1, 1, 1, 1]
+
+
+def test_less_is_taken_once_for_all_blocks_that_came_back(module: FakeModule, encoder: Encoder) -> None:
+    owner = Device(replace(encoder, batch_size=4, readers=8))
+    (model,) = module.models
+    for halvings, size, held in [(0, 4, 16), (1, 2, 8), (1, 2, 8), (2, 1, 4), (1, 1, 4), (9, 1, 2)]:
+        owner.take_less(halvings)
+        model.batches.clear()
+        lock, gate, full, read = threading.Lock(), threading.Event(), threading.Event(), [0]
+
+        def count(lock: Any = lock, full: Any = full, read: list[int] = read, held: int = held) -> np.ndarray:
+            with lock:
+                read[0] += 1
+                if read[0] == held:
+                    full.set()
+            return chip(1)
+
+        model.before = lambda numbers, gate=gate: gate.wait(LONG)
+        with ThreadPoolExecutor(1) as pool:
+            encoded = pool.submit(encode, owner, [count] * 24)
+            assert full.wait(LONG)
+            time.sleep(0.05)  # in which another would be read
+            most = read[0]
+            gate.set()
+            encoded.result(LONG)
+        assert most == held
+        assert {len(batch) for batch in model.batches} == {size}
 
 
 def test_chip_too_large_for_the_memory_is_the_blocks_error(owner: Device, model: FakeModel) -> None:

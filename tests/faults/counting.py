@@ -9,11 +9,11 @@ import os
 import signal
 import threading
 import time as clock
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from daskembed.encoders import clay_v0
@@ -68,17 +68,15 @@ class _Counting:
 def build(
     state: Mapping[str, torch.Tensor], description: Description, *, device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """The model, and a watch that ends the process when it holds more memory than COUNTING_LIMIT_MB above now."""
+    """The model, and a watch that ends the process when its arrays hold more memory than COUNTING_LIMIT_MB."""
     model = _Counting(clay_v0.build(state, description, device=device, dtype=dtype))
     if limit := os.environ.get("COUNTING_LIMIT_MB"):
-        threading.Thread(
-            target=_watch, args=(psutil.Process().memory_info().rss + int(limit) * 2**20,), daemon=True
-        ).start()
+        tracemalloc.start()
+        threading.Thread(target=_watch, args=(int(limit) * 2**20,), daemon=True).start()
     return model
 
 
 def _watch(limit: int) -> None:
-    process = psutil.Process()
-    while process.memory_info().rss < limit:
+    while tracemalloc.get_traced_memory()[0] < limit:
         clock.sleep(0.002)
     os.kill(os.getpid(), signal.SIGKILL)

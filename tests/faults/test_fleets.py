@@ -17,6 +17,7 @@ import pytest
 import yaml
 from conftest import HERE, Command, wait_for
 
+from daskembed import clusters
 from daskembed.clusters import connect
 from daskembed.errors import InputError
 
@@ -136,6 +137,20 @@ def test_a_close_that_fails_does_not_hide_the_run(fleet: Preset, caplog: pytest.
     said = [record.getMessage() for record in caplog.records if record.name == "daskembed.clusters"]
     assert len(said) == 1
     assert "was not closed properly: RuntimeError: the bill could not be written; look whether" in said[0]
+
+
+def test_a_close_that_does_not_end_does_not_keep_the_run(
+    fleet: Preset, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "CLOSE_TIMEOUT", 0.2)
+    fleet.gate.touch()
+    with connect(fleet.write(linger=str(fleet.gate))) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "daskembed.clusters"]
+    assert "was not closed properly: TimeoutError: it takes longer than 0.2 s; look whether" in said
+    assert fleet.story == ["started", "closing"]
+    fleet.gate.unlink()
+    wait_for(lambda: fleet.story == ["started", "closing", "closed"])
 
 
 # Elsewhere
