@@ -22,7 +22,7 @@ from daskembed.storage import Storage
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.long)])
 def test_killed_at_random_points(command: Command, undisturbed: dict[str, str], tmp_path: Path, kills: int) -> None:
     chance, killed, runs = random.Random(kills), 0, 0
     torn: list[str] = []

@@ -23,7 +23,7 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("blocks", [350, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("blocks", [250, pytest.param(10_000, marks=pytest.mark.long)])
 def test_memory_is_flat(blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(HERE.parent.parent)
     from benchmarks import scheduling

@@ -87,7 +87,7 @@ def pids(client: Client) -> list[int]:
 def test_a_worker_killed_every_few_seconds(tmp_path: Path, tiles: int) -> None:
     names = ["33TUK", "33TUL", "33TUM", "33TVL", "33TVM", "33TWM", "33TWL", "22JGS"][:tiles]
     for number, name in enumerate(names):
-        write_chips(tmp_path / "chips", tile=name, rows=1, cols=6, seed=number)
+        write_chips(tmp_path / "chips", tile=name, rows=1, cols=4, seed=number)
     options: dict[str, Any] = {"source": str(tmp_path / "chips"), **TINY}
     with cluster(2) as (_, client):
         assert daskembed.run(names, output=str(tmp_path / "calm"), cluster=client, **options).exit_status == 0
@@ -97,12 +97,13 @@ def test_a_worker_killed_every_few_seconds(tmp_path: Path, tiles: int) -> None:
         def kill() -> None:
             nonlocal kills
             while not ended.wait(3):
-                if workers := [w for w in running.scheduler.workers.values() if w.nanny]:
-                    victims = psutil.Process().children(recursive=True)
+                workers = list(running.scheduler.workers.values())
+                # However slow the machine, one of the two is to come so far that it does some work.
+                if len(workers) == 2:
                     ports = {int(w.address.rpartition(":")[2]) for w in workers}
                     listening = [
                         child
-                        for child in victims
+                        for child in psutil.Process().children(recursive=True)
                         if child.is_running() and ports & {c.laddr.port for c in child.net_connections() if c.laddr}
                     ]
                     if listening:
@@ -145,9 +146,7 @@ def test_workers_that_dask_gives_up_are_started_anew(
 
 
 @pytest.mark.usefixtures("small")
-def test_chips_that_kill_are_found_and_the_rest_is_as_without_them(
-    small_tiles: Path, undisturbed: dict[str, str], tmp_path: Path
-) -> None:
+def test_chips_that_kill_are_found_and_the_rest_is_as_without_them(small_tiles: Path, tmp_path: Path) -> None:
     chips = sorted((small_tiles / "33TUL").rglob("*.tif"))
     for chip in chips:
         target = tmp_path / "chips/33TUL" / chip.name
@@ -160,19 +159,17 @@ def test_chips_that_kill_are_found_and_the_rest_is_as_without_them(
             pixels[0, 0, 0] = mark
             dataset.write(pixels)
     with cluster(1) as (_, client):
-        result = daskembed.run(
-            "33TUL", source=str(tmp_path / "chips"), output=str(tmp_path / "out"), cluster=client, **TINY
-        )
+        options: dict[str, Any] = {"source": str(tmp_path / "chips"), "cluster": client, **TINY}
+        result = daskembed.run("33TUL", output=str(tmp_path / "out"), **options)
+        for name in deadly:
+            (tmp_path / "chips/33TUL" / name).unlink()
+        daskembed.run("33TUL", output=str(tmp_path / "two"), **options)
     assert result.exit_status == 3, result.tiles
     assert {Path(url).name: reason for url, reason in result.quarantined.items()} == {
         name: f"ends the process that reads or embeds it ({signal_name}), each time"
         for name, (_, signal_name) in deadly.items()
     }
     assert receipt(tmp_path / "out", "33TUL")["chips"] == 3
-    with cluster(1) as (_, client):
-        for name in deadly:
-            (tmp_path / "chips/33TUL" / name).unlink()
-        daskembed.run("33TUL", source=str(tmp_path / "chips"), output=str(tmp_path / "two"), cluster=client, **TINY)
     one, two = (daskembed.open_embeddings(str(tmp_path / out)).compute() for out in ("out", "two"))
     assert [Path(url).name for url in one["source_url"]] == [Path(url).name for url in two["source_url"]]
     np.testing.assert_array_equal(np.stack(one["embeddings"]), np.stack(two["embeddings"]))
