@@ -21,7 +21,7 @@ from daskembed.receipts import STATE, Receipt, check_version, published_files, r
 from daskembed.results import Event, Progress, RunResult
 from daskembed.settings import Settings, chips_a_block, parse_dates
 from daskembed.sinks import check_dtype, get_sink, parse_formats, sink_of
-from daskembed.sources import EDGE, NO_RULES, Reading, Rules
+from daskembed.sources import EDGE, NO_RULES, Reading, Rules, yes_or_no
 from daskembed.storage import Storage, is_local
 from daskembed.tiles import check_tile, read_tiles
 
@@ -55,6 +55,8 @@ def run(
     offset: tuple[int, int] | None = None,
     edge: str | None = None,
     rules: Rules | None = None,
+    numbers: str | None = None,
+    offset_applied: str | None = None,
     overwrite: bool = False,
     listen: str | None = None,
     tls: bool = False,
@@ -91,7 +93,7 @@ def run(
         ``geoparquet``, ``zarr`` or ``geoparquet,zarr``.
     dtype
         Of the values in the files: ``float32`` or ``float16``.
-    offset, edge, rules
+    offset, edge, rules, numbers, offset_applied
         See `daskembed.index_tile`.
     overwrite
         Replace files that were made with other settings.
@@ -137,6 +139,8 @@ def run(
         offset=offset,
         edge=edge,
         rules=rules,
+        numbers=numbers,
+        offset_applied=offset_applied,
     )
     _check_writable(settings.output)
     if performance_report is not None:
@@ -193,6 +197,8 @@ def resolve(
     offset: tuple[int, int] | None = None,
     edge: str | None = None,
     rules: Rules | None = None,
+    numbers: str | None = None,
+    offset_applied: str | None = None,
 ) -> tuple[tuple[str, ...], Settings]:
     """The tiles and what to do with each, checked as far as that needs neither a cluster nor the output; see `run`."""
     names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
@@ -223,6 +229,8 @@ def resolve(
             offset=offset or (0, 0),
             edge=edge or EDGE[0],
             rules=rules or NO_RULES,
+            numbers=numbers or config.get("numbers"),
+            offset_applied=offset_applied or yes_or_no(config.get("offset-applied")),
         ),
         version=check_version(str(version or config.get("version"))),
         chips_a_block=chips_a_block(described, level),

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import pickle
+from collections import Counter
 from collections.abc import Mapping
 from contextvars import Context
 from dataclasses import dataclass
@@ -133,6 +134,9 @@ def _look(settings: Settings, tile: str, finished: Receipt | None) -> tuple[Inde
 def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tuple[str, ...]:
     """What is done to the files' numbers, and pixels of another size than the sensor's."""
     notes = [f"{url}: {scene.note}" for url, scene in listing.scenes.items() if getattr(scene, "note", "")]
+    # Of ready-made chips most have the same to say.
+    said = Counter(chip.note for chip in index["chip"].dropna() if not listing.scenes and getattr(chip, "note", ""))
+    notes += [f"{count} chips: {note}" for note, count in said.items()]
     needs = settings.encoder.description
     if needs.resolution is None:
         steps = ((index["east"] - index["west"]) / CHIP).dropna().round(6)
@@ -255,7 +259,7 @@ def publish(
         quarantined=indexed.quarantined | notes.quarantined,
         rejected=notes.rejected,
         filled=notes.filled,
-        notes=list(indexed.notes),
+        notes=[*indexed.notes, *(f"{url}: {note}" for url, note in sorted(notes.noted.items()))],
         settings=settings.identity,
         listing=indexed.listing,
         started=started,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import PurePosixPath
@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
-import rioxarray
 from rasterio.errors import RasterioError
+from rasterio.windows import Window
 
+from daskembed.encoders.description import Band
 from daskembed.errors import ChipError, StorageError
 from daskembed.sources import Listing, Reading
+from daskembed.sources.baseline import Evidence
 from daskembed.sources.judging import order_bands, short
 from daskembed.sources.scenes import (
     Found,
     Reader,
-    Scale,
     Scene,
     check_resolution,
     damage_is_the_chips,
@@ -31,6 +32,7 @@ from daskembed.sources.scenes import (
     grid_of,
     listing_of,
 )
+from daskembed.sources.values import SIDECARS, Scale, read_bands, scale_of, settle
 from daskembed.storage import Entry, Storage, is_local, open_remote, split_url
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class RasterLayer:
     scales: tuple[Scale, ...]
     coarser: int = 1
     kind: str = "daskembed.sources.raster"
+    sidecars: tuple[str, ...] = ()
+    """Those of `SIDECARS` that it has."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +73,29 @@ class _File:
     kind: np.dtype[Any]
     descriptions: tuple[str | None, ...]
     scales: tuple[Scale, ...]
-    date: str | None
+    tags: dict[str, str]
+    sidecars: tuple[str, ...]
+
+    @property
+    def date(self) -> str | None:
+        return self.tags.get("date")
 
 
 def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
     """The chips of the rasters of a tile, or of those in its folder; see `daskembed.index_tile`."""
-    flat = [entry for entry in storage.entries(recursive=False) if _is_raster(entry.path, tile)]
-    inside = [entry for entry in storage.entries(tile) if PurePosixPath(entry.path).suffix.lower() in _DRIVERS]
+    top, below = storage.entries(recursive=False), storage.entries(tile)
+    flat = [entry for entry in top if _is_raster(entry.path, tile)]
+    inside = [entry for entry in below if PurePosixPath(entry.path).suffix.lower() in _DRIVERS]
+    beside = [entry for entry in (*top, *below) if entry.path.endswith(SIDECARS)]
     whole = [*flat, *(entry for entry in inside if _is_raster(entry.path, tile))]
     folders: dict[str, list[Entry]] = {}
     for entry in inside:
         if entry not in whole and (found := _band_of(entry.path, reading)) is not None and found:
             folders.setdefault(entry.path.rpartition("/")[0], []).append(entry)
-    scenes = [_found(storage, [entry], entry.path, reading) for entry in sorted(whole, key=lambda entry: entry.path)]
-    scenes += [_found(storage, entries, folder, reading) for folder, entries in sorted(folders.items())]
+    scenes = [
+        _found(storage, [entry], entry.path, reading, beside) for entry in sorted(whole, key=lambda entry: entry.path)
+    ]
+    scenes += [_found(storage, entries, folder, reading, beside) for folder, entries in sorted(folders.items())]
     return listing_of("raster", tile, storage, reading, scenes)
 
 
@@ -108,30 +121,53 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
     return frame_of(listing, reading)
 
 
-def _found(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Found:
-    size, etag = sum(entry.size for entry in entries), fingerprint_of(entries)
+def _found(
+    storage: Storage, entries: Sequence[Entry], path: str, reading: Reading, beside: Sequence[Entry] = ()
+) -> Found:
+    names = {f"{entry.path}{end}" for entry in entries for end in SIDECARS}
+    sidecars = [entry for entry in beside if entry.path in names]
+    size, etag = sum(entry.size for entry in entries), fingerprint_of([*entries, *sidecars])
     try:
-        scene = (_scene_of_file if path == entries[0].path else _scene_of_folder)(storage, entries, path, reading)
+        make = _scene_of_file if path == entries[0].path else _scene_of_folder
+        scene = replace(make(storage, entries, path, reading, {one.path for one in sidecars}), fingerprint=etag)
         scene.check()
     except ChipError as error:
         return Found(path, size, etag, None, str(error))
     return Found(path, size, etag, scene)
 
 
-def _scene_of_file(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Scene:
-    file = _read_header(storage.url_of(path))
+def _scene_of_file(
+    storage: Storage, entries: Sequence[Entry], path: str, reading: Reading, sidecars: Set[str]
+) -> Scene:
+    file = _read_header(storage.url_of(path), _sidecars_of(path, sidecars))
     numbers = order_bands(file.descriptions, reading.sensor, more=True)
     lower = [(text or "").strip().lower() for text in file.descriptions]
     inside = (lower.index(_CLASSES) + 1,) if _CLASSES in lower else ()
-    scales = tuple(file.scales[number - 1] for number in numbers) + (Scale(),) * len(inside)
-    layer = RasterLayer(file.url, numbers + inside, scales)
     day = _day(file.date, [PurePosixPath(path).name])
+    scales = _settled(file, numbers, reading.sensor.bands, reading, day)
+    # Classes are no quantity: of their tags only nodata is of use.
+    scales += tuple(Scale(file.scales[number - 1].nodata) for number in inside)
+    layer = RasterLayer(file.url, numbers + inside, scales, sidecars=file.sidecars)
     size = file.kind.itemsize * len(lower)
     scene = _scene(storage, path, entries, reading, file, (layer,), None, day, size)
     return replace(scene, classified=bool(inside))
 
 
-def _scene_of_folder(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Scene:
+def _sidecars_of(path: str, sidecars: Set[str]) -> tuple[str, ...]:
+    return tuple(end for end in SIDECARS if f"{path}{end}" in sidecars)
+
+
+def _settled(
+    file: _File, numbers: Sequence[int], bands: Sequence[Band], reading: Reading, day: date
+) -> tuple[Scale, ...]:
+    """What is made of the numbers of some of a file's bands."""
+    scales = [file.scales[number - 1] for number in numbers]
+    return settle(scales, bands, reading.sensor, file.kind, reading, Evidence(file.url, day, file.tags))
+
+
+def _scene_of_folder(
+    storage: Storage, entries: Sequence[Entry], path: str, reading: Reading, sidecars: Set[str]
+) -> Scene:
     names = {_band_of(entry.path, reading): entry for entry in entries}
     if len(names) < len(entries):
         raise ChipError(f"holds several files of one band: {', '.join(entry.path for entry in entries)}")
@@ -139,14 +175,20 @@ def _scene_of_folder(storage: Storage, entries: Sequence[Entry], path: str, read
         raise ChipError(
             f"lacks the files of {', '.join(missing)}: expected {', '.join(f'{n}.tif' for n in reading.sensor.names)}"
         )
-    files = {band: _read_header(storage.url_of(entry.path)) for band, entry in names.items()}
+    files = {
+        band: _read_header(storage.url_of(entry.path), _sidecars_of(entry.path, sidecars))
+        for band, entry in names.items()
+    }
     finest = min(files.values(), key=lambda file: file.steps[0])
     layers = {band: _fit(file, finest) for band, file in files.items()}
     tags = {file.date for file in files.values() if file.date}
     if len(tags) > 1:
         raise ChipError(f"holds files with the `date` tags {', '.join(sorted(tags))}: expected one date")
     day = _day(next(iter(tags), None), [path.rpartition("/")[2], *(entry.path.rpartition("/")[2] for entry in entries)])
-    bands = tuple(layers[band] for band in reading.sensor.names)
+    bands = tuple(
+        replace(layers[band.name], scales=_settled(files[band.name], (1,), (band,), reading, day))
+        for band in reading.sensor.bands
+    )
     # What the coarser files store together covers more of the finest one's pixels.
     blocks = [tuple(side * layers[band].coarser for side in file.block) for band, file in files.items()]
     finest = replace(finest, block=(max(block[0] for block in blocks), max(block[1] for block in blocks)))
@@ -176,7 +218,7 @@ def _fit(file: _File, finest: _File) -> RasterLayer:
             f"{file.north:g}, which does not fit {finest.url.rpartition('/')[2]}: {finest.shape[0]} x "
             f"{finest.shape[1]} of {finest.steps[0]:g} m from {finest.west:g}, {finest.north:g}"
         )
-    return RasterLayer(file.url, (1,), file.scales, round(times))
+    return RasterLayer(file.url, (1,), (Scale(file.scales[0].nodata),), round(times), sidecars=file.sidecars)
 
 
 def _day(tag: str | None, names: Sequence[str]) -> date:
@@ -218,12 +260,12 @@ def _scene(
     )
 
 
-def _read_header(url: str) -> _File:
-    opening = _Opening(url)
-    with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
+def _read_header(url: str, sidecars: tuple[str, ...] = ()) -> _File:
+    opening = _Opening(url, sidecars)
+    with damage_is_the_chips(opening.failure), rasterio.Env(**opening.environment):
         try:
             with rasterio.open(opening.name, **opening.options) as dataset:
-                return _header_of(url, dataset)
+                return replace(_header_of(url, dataset), sidecars=sidecars)
         except RasterioError as error:
             if (failure := opening.failure()) is not None:
                 raise failure from None
@@ -245,10 +287,7 @@ def _header_of(url: str, dataset: Any) -> _File:
     kinds = set(dataset.dtypes)
     if len(kinds) > 1 or not kinds.pop().startswith(("int", "uint", "float")):
         raise ChipError(f"has {', '.join(sorted(set(dataset.dtypes)))} pixels, expected integers or floats of one type")
-    scales = tuple(
-        Scale(None if gap is None or math.isnan(gap) else float(gap), float(scale), float(offset))
-        for gap, scale, offset in zip(dataset.nodatavals, dataset.scales, dataset.offsets, strict=True)
-    )
+    scales = tuple(scale_of(dataset, number) for number in dataset.indexes)
     return _File(
         url=url,
         shape=dataset.shape,
@@ -260,20 +299,24 @@ def _header_of(url: str, dataset: Any) -> _File:
         kind=np.dtype(dataset.dtypes[0]),
         descriptions=dataset.descriptions,
         scales=scales,
-        date=dataset.tags().get("date"),
+        tags=dataset.tags(),
+        sidecars=(),
     )
 
 
 class _Opening:
     """How GDAL opens a file: by its path, or through the storage's own requests."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, sidecars: tuple[str, ...] = ()) -> None:
         self.name: str = url
+        # What lies beside a file is looked for where there is something.
+        self.environment = _GDAL | ({"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"} if sidecars else {})
         self.options: dict[str, Any] = {"driver": _DRIVERS[PurePosixPath(url).suffix.lower()]}
         self._failed = threading.local()
         if not is_local(url):
             self.options["opener"] = self._open
             self._storage, self.name = split_url(url)
+            self._wanted = tuple(f"{self.name}{end}" for end in ("", *sidecars))
 
     def failure(self) -> StorageError | None:
         """What the store answered last in this thread instead of data: GDAL swallows it."""
@@ -282,22 +325,23 @@ class _Opening:
         return failed
 
     def _open(self, path: str, mode: str = "rb") -> Any:
+        # GDAL asks for whatever may lie beside a file; only a VRT has others.
+        if self.options["driver"] != "VRT" and not path.endswith(self._wanted):
+            raise FileNotFoundError(path)
         return open_remote(self._storage, path, lambda error: setattr(self._failed, "error", error))
 
 
 def open_layer(layer: RasterLayer) -> Reader:
     """Open a layer for reading: each thread by a handle of its own."""
-    opening = _Opening(layer.url)
-    with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
-        opened = rioxarray.open_rasterio(
-            opening.name, lock=False, cache=False, parse_coordinates=False, **opening.options
-        )
-    assert not isinstance(opened, list)
-    picked = opened.isel(band=[number - 1 for number in layer.bands])
+    opening, opened = _Opening(layer.url, layer.sidecars), threading.local()
+
+    def dataset() -> Any:
+        if not hasattr(opened, "dataset"):
+            opened.dataset = rasterio.open(opening.name, **opening.options)
+        return opened.dataset
 
     def read(rows: slice, cols: slice) -> NDArray[np.generic]:
-        with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
-            pixels: NDArray[np.generic] = picked.isel(y=rows, x=cols).to_numpy()
-        return pixels
+        with damage_is_the_chips(opening.failure), rasterio.Env(**opening.environment):
+            return read_bands(dataset(), layer.bands, Window.from_slices(rows, cols))
 
     return read
