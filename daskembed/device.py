@@ -262,10 +262,8 @@ class Device:
                 good = np.array([encoded.quarantined[row] is None is encoded.rejected[row] for row in rows])
                 with timed("device"), torch.inference_mode():
                     vectors = self._run_model(batch, level).cpu().numpy()
-                good[good] = [
-                    _keep(encoded, row, vector) for row, vector in zip(rows[good], vectors[good], strict=True)
-                ]
-                encoded.vectors[rows[good]] = vectors[good]
+                for row, vector in zip(rows[good], vectors[good], strict=True):
+                    _keep(encoded, row, vector)
             count_chips(len(rows))
         finally:
             # Only now may as many others be read.
@@ -313,16 +311,16 @@ class Device:
         return torch.from_numpy(stacked)
 
 
-def _keep(encoded: Encoded, row: int, vector: NDArray[np.float32]) -> bool:
-    """Whether a vector is finite; its chip is quarantined if not, whatever let it through."""
-    if np.isfinite(vector).all():
-        return True
-    bad = np.count_nonzero(~np.isfinite(vector))
+def _keep(encoded: Encoded, row: int, vector: NDArray[np.float32]) -> None:
+    """Take a chip's vector, unless it is not finite, whatever let that through: then the chip is quarantined."""
+    bad = vector.size - int(np.count_nonzero(np.isfinite(vector)))
+    if not bad:
+        encoded.vectors[row] = vector
+        return
     encoded.quarantined[row] = (
-        f"has an embedding of which {bad} of {vector.size} numbers are not finite: its pixels are far from anything the "
-        "encoder was trained on, or the device computes wrongly"
+        f"has an embedding of which {bad} of {vector.size} numbers are not finite: its pixels are far from anything "
+        "that the encoder was trained on, or the device computes wrongly"
     )
-    return False
 
 
 _loading = threading.Lock()

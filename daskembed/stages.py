@@ -135,8 +135,9 @@ def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tup
     """What is done to the files' numbers, and pixels of another size than the sensor's."""
     notes = [f"{url}: {scene.note}" for url, scene in listing.scenes.items() if getattr(scene, "note", "")]
     # Of ready-made chips most have the same to say.
-    said = Counter(chip.note for chip in index["chip"].dropna() if not listing.scenes and getattr(chip, "note", ""))
-    notes += [f"{count} chips: {note}" for note, count in said.items()]
+    ready = [] if listing.scenes else index["chip"].dropna()
+    said = Counter(str(getattr(chip, "note", "")) for chip in ready)
+    notes += [f"{count} chips: {note}" for note, count in said.items() if note]
     needs = settings.encoder.description
     if needs.resolution is None:
         steps = ((index["east"] - index["west"]) / CHIP).dropna().round(6)

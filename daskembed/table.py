@@ -45,7 +45,8 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
     dask_geopandas.GeoDataFrame
         In OGC:CRS84, with spatial partitions and the columns ``source_url``, ``chip_url`` (of its chip), ``date``,
         ``embeddings`` (flat, row-major vectors as an Arrow fixed-size list; null where a chip is quarantined or
-        rejected), ``quarantined`` and ``rejected`` (why, or null), ``filled`` (values filled), ``noted`` (what is unusual, or null), ``epsg``, ``west``,
+        rejected), ``quarantined`` and ``rejected`` (why, or null), ``filled`` (values filled), ``noted`` (what is
+        unusual about its pixels, or null), ``epsg``, ``west``,
         ``south``, ``east`` and ``north`` (bounds in ``epsg``, if the embeddings have them), and ``geometry``. Where an
         encoder sees several windows of a chip, each is a row, its ``source_url`` followed by ``#window=Y,X`` (pixels).
 

@@ -208,14 +208,14 @@ def _cut(scene: Scene, y: int, x: int, height: int, width: int) -> Pixels:
 def _join(parts: Sequence[Pixels], *, axis: int) -> Pixels:
     if len(parts) == 1:
         return parts[0]
-    masks = [part.masked for part in parts]
-    if any(mask is not None for mask in masks):
-        masks = [
-            np.zeros(part.stored.shape, np.bool_) if mask is None else mask
-            for part, mask in zip(parts, masks, strict=True)
-        ]
-    together = ([part.stored for part in parts], masks, [part.classes for part in parts])
-    return Pixels(*(None if None in found else np.concatenate(found, axis=axis) for found in together))  # type: ignore
+    stored = np.concatenate([part.stored for part in parts], axis=axis)
+    masked = None
+    if any(part.masked is not None for part in parts):
+        none = np.False_
+        masks = [np.broadcast_to(none if part.masked is None else part.masked, part.stored.shape) for part in parts]
+        masked = np.concatenate(masks, axis=axis)
+    classes = [part.classes for part in parts if part.classes is not None]
+    return Pixels(stored, masked, np.concatenate(classes, axis=axis) if classes else None)
 
 
 def _read_piece(scene: Scene, rows: slice, cols: slice) -> Pixels:

@@ -327,11 +327,8 @@ def open_layer(layer: ZarrLayer) -> Reader:
     def read(rows: slice, cols: slice) -> NDArray[np.generic]:
         with damage_is_the_chips(), explained(layer.url, layer.url):
             window = _decode(array.isel(y=rows, x=cols).transpose(*dims))
-            window = window[None] if bands is None else window
             lost = chunks.lost(window, start | {"y": rows.start, "x": cols.start})
-        found = window if bands is None else window[bands]
-        if lost is None:
-            return found
-        return np.ma.masked_array(found, lost if bands is None else lost[bands])
+        found = window if lost is None else np.ma.masked_array(window, lost)
+        return found[None] if bands is None else found[bands]
 
     return read
