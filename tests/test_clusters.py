@@ -18,9 +18,10 @@ import yaml
 from distributed import Client, LocalCluster
 from distributed.core import Status
 
-from daskembed import clusters, config, flow
-from daskembed.clusters import connect, presets
+from daskembed import clusters, config, flow, local
+from daskembed.clusters import connect
 from daskembed.errors import InputError
+from daskembed.presets import is_installed, parse_arguments, parse_workers, presets, read_preset
 
 THREADS = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
 """Arguments of a cluster that is started in no time."""
@@ -51,7 +52,7 @@ def test_presets_are_the_files_of_the_folder() -> None:
 
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_says_what_it_is(name: str) -> None:
-    preset = clusters.read_preset(name)
+    preset = read_preset(name)
     module, _, attribute = preset["class"].rpartition(".")
     assert module
     assert attribute.isidentifier()
@@ -146,7 +147,7 @@ def test_file_that_says_what_no_file_says(tmp_path: Path, line: str, words: str)
 def test_key_whose_lines_are_commented_out(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("class: distributed.LocalCluster\narguments:\n#   n_workers: 2\n")
-    assert clusters.read_preset(str(path)) == {"class": "distributed.LocalCluster"}
+    assert read_preset(str(path)) == {"class": "distributed.LocalCluster"}
 
 
 def test_file_that_is_not_yaml(tmp_path: Path) -> None:
@@ -174,9 +175,9 @@ def test_what_a_class_requires_is_not_installed(tmp_path: Path) -> None:
     assert refusal(write_preset(tmp_path, **preset)).endswith(
         "needs more, which cannot be imported: No module named 'no_such_module'"
     )
-    assert not clusters.is_installed(preset)
-    assert clusters.is_installed(preset | {"requires": ["yaml"]})
-    assert not clusters.is_installed({"class": "no_such_module.sub.Cluster"})
+    assert not is_installed(preset)
+    assert is_installed(preset | {"requires": ["yaml"]})
+    assert not is_installed({"class": "no_such_module.sub.Cluster"})
 
 
 def test_class_that_is_not_installed_and_nobody_says_how(tmp_path: Path) -> None:
@@ -249,13 +250,13 @@ def test_plugins_that_are_not_there_start_no_cluster(tmp_path: Path, name: str, 
     ],
 )
 def test_arguments_of_the_command_line(pairs: list[str], arguments: dict[str, Any]) -> None:
-    assert clusters.parse_arguments(pairs) == arguments
+    assert parse_arguments(pairs) == arguments
 
 
 @pytest.mark.parametrize("pair", ["n_workers", "=2", "", "a..b=2", "a b=2", "a=[1"])
 def test_arguments_that_are_none(pair: str) -> None:
     with pytest.raises(InputError, match=rf"--cluster-arg {re.escape(repr(pair))}: ") as error:
-        clusters.parse_arguments(["n_workers=2", pair])
+        parse_arguments(["n_workers=2", pair])
     assert "\n" not in str(error.value)
 
 
@@ -263,13 +264,13 @@ def test_arguments_that_are_none(pair: str) -> None:
     ("workers", "bounds"), [(4, (4, 4)), ("4", (4, 4)), ("1..20", (1, 20)), ("3..3", (3, 3)), ("2 .. 4", (2, 4))]
 )
 def test_sizes(workers: int | str, bounds: tuple[int, int]) -> None:
-    assert clusters.parse_workers(workers) == bounds
+    assert parse_workers(workers) == bounds
 
 
 @pytest.mark.parametrize("workers", [0, -1, "many", "", "0..4", "4..1", "1..", "..4", "1...4", "1.5"])
 def test_sizes_that_are_none(workers: int | str) -> None:
     with pytest.raises(InputError, match=re.escape(f"--workers {workers}: expected a number from 1, ")):
-        clusters.parse_workers(workers)
+        parse_workers(workers)
 
 
 def test_arguments_asked_for_go_over_those_of_the_file(tmp_path: Path, failing_class: str) -> None:
@@ -394,8 +395,8 @@ def test_local_starts_processes_that_have_their_threads(monkeypatch: pytest.Monk
     assert config.get("torch-threads") is None
     cores = dask.system.cpu_count()
     # Two workers: one alone would have all cores anyway.
-    monkeypatch.setattr(clusters, "CORES_A_WORKER", max(1, cores // 2))
-    workers = cores // clusters.CORES_A_WORKER
+    monkeypatch.setattr(local, "CORES_A_WORKER", max(1, cores // 2))
+    workers = cores // local.CORES_A_WORKER
     with connect("local") as client:
         client.wait_for_workers(workers, timeout=60)
         found = list(client.run(torch_threads).values())
@@ -420,7 +421,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, i
     def make(cores: int, gigabytes: float) -> Path:
         monkeypatch.setattr(dask.system, "cpu_count", lambda: cores)
         monkeypatch.setattr(distributed.system, "memory_limit", lambda: int(gigabytes * 2**30))
-        monkeypatch.setattr(clusters, "DEVICES", tmp_path)
+        monkeypatch.setattr(local, "DEVICES", tmp_path)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         return tmp_path
 
@@ -452,7 +453,7 @@ def test_local_shares_cores_and_memory(
     share: int,
 ) -> None:
     machine(cores, gigabytes)
-    clusters.local()
+    local.local()
     assert started[0]["n_workers"] == workers
     assert started[0]["threads_per_worker"] == 2
     assert started[0]["env"]["DASK_DASKEMBED__TORCH_THREADS"] == str(share)
@@ -462,7 +463,7 @@ def test_local_shares_cores_and_memory(
 
 def test_local_takes_arguments(machine: Callable[[int, int], Path], started: list[dict[str, Any]]) -> None:
     machine(8, 64)
-    clusters.local(memory_limit="8GiB", threads_per_worker=3)
+    local.local(memory_limit="8GiB", threads_per_worker=3)
     assert started[0]["memory_limit"] == "8GiB"
     assert started[0]["threads_per_worker"] == 3
     assert started[0]["n_workers"] == 1
@@ -475,7 +476,7 @@ def test_local_shares_among_the_workers_asked_for(
     machine: Callable[[int, int], Path], started: list[dict[str, Any]], asked: dict[str, int], workers: int
 ) -> None:
     machine(8, 64)
-    clusters.local(**asked)
+    local.local(**asked)
     assert started[0]["n_workers"] == workers
     assert started[0]["env"]["DASK_DASKEMBED__TORCH_THREADS"] == "2"
     assert started[0]["memory_limit"] == 16 * 2**30
@@ -497,7 +498,7 @@ def test_local_says_when_memory_is_short(
     machine: Callable[[int, int], Path], started: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     machine(8, 1.5)
-    clusters.local()
+    local.local()
     assert started[0]["n_workers"] == 1
     assert caplog.messages == [
         "warning: a worker has 1.5 GiB of this machine's memory and takes about 2 with the released weights: it may be "
@@ -529,5 +530,5 @@ def test_local_says_that_there_are_gpus(
         (folder / name).touch()
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    clusters.local()
+    local.local()
     assert caplog.messages == said

@@ -25,8 +25,9 @@ from distributed.system import MEMORY_LIMIT
 
 import daskembed
 from daskembed import settings
-from daskembed.clusters import connect, is_installed, presets, read_preset
+from daskembed.clusters import connect
 from daskembed.errors import InputError
+from daskembed.presets import is_installed, presets, read_preset
 
 REPOSITORY = Path(__file__).parent.parent
 TORCH_THREADS = {"DASK_DASKEMBED__TORCH_THREADS": "1"}
