@@ -21,7 +21,7 @@ from distributed.core import Status
 from daskembed import clusters, config, flow, local
 from daskembed.clusters import connect
 from daskembed.errors import InputError
-from daskembed.presets import is_installed, parse_arguments, parse_workers, presets, read_preset
+from daskembed.presets import copy_preset, is_installed, parse_arguments, parse_workers, presets, read_preset
 
 THREADS = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
 """Arguments of a cluster that is started in no time."""
@@ -218,6 +218,101 @@ def test_cluster_that_does_not_start_without_a_hint(tmp_path: Path, failing_clas
 def test_arguments_that_the_class_does_not_take(tmp_path: Path) -> None:
     path = write_preset(tmp_path, **{"class": "daskembed.clusters.local", "arguments": {"no_such_argument": 1}})
     assert refusal(path).startswith(f"the cluster '{path}' did not start: ")
+
+
+class Refusing(distributed.deploy.ProcessInterface):  # type: ignore[misc]
+    """A machine that is not to be had."""
+
+    def __init__(self, scheduler: str, name: object) -> None:
+        super().__init__()
+
+    async def start(self) -> None:
+        raise OSError("no machine\nof this kind")
+
+
+class NoMachines(distributed.SpecCluster):  # type: ignore[misc]
+    """A cloud of them, which asks for its machines as it is made."""
+
+    def __init__(self, **arguments: Any) -> None:
+        scheduler = {"cls": distributed.Scheduler, "options": {"dashboard": False, "host": "127.0.0.1"}}
+        super().__init__({"a": {"cls": Refusing}, "b": {"cls": Refusing}}, scheduler)
+
+
+@pytest.mark.parametrize("is_class", [True, False])
+def test_cluster_whose_workers_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_class: bool
+) -> None:
+    module, made = ModuleType("full_cloud"), list[distributed.SpecCluster]()
+
+    class Kept(NoMachines):
+        def __init__(self) -> None:
+            made.append(self)
+            super().__init__()
+
+    module.Cluster = Kept if is_class else lambda: Kept()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "full_cloud", module)
+    message = refusal(write_preset(tmp_path, **{"class": "full_cloud.Cluster", "hint": "take others"}))
+    assert " did not start" in message
+    assert message.endswith(": OSError: no machine of this kind; take others")
+    assert made[0].status == Status.closed
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+
+
+def test_gpus_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("dask_cuda")
+    module.LocalCUDACluster = NoMachines  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dask_cuda", module)
+    monkeypatch.setattr(local, "DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert refusal("local-cuda").startswith(
+        "the cluster 'local-cuda' has a worker for each GPU, and this machine shows"
+    )
+    (tmp_path / "nvidia0").touch()
+    assert "no machine of this kind; it needs an NVIDIA GPU" in refusal("local-cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert refusal("local-cuda").endswith("or CUDA_VISIBLE_DEVICES hides it): use --cluster local")
+
+
+# Copies and trials
+
+
+def test_a_copy_is_a_preset_and_replaces_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "my-slurm.yaml"
+    copy_preset("slurm", str(path))
+    assert read_preset(str(path)) == read_preset("slurm")
+    path.write_text("mine")
+    with pytest.raises(InputError, match=r"my-slurm\.yaml is there already, and is not replaced"):
+        copy_preset("slurm", str(path))
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "words"),
+    [
+        ("slrum", "a.yaml", "no preset 'slrum' to copy: choose one of coiled, "),
+        ("slurm", "slurm", "a cluster file's name ends with .yaml, such as my-slurm.yaml"),
+        ("slurm", "nowhere/a.yaml", "cannot be written: No such file or directory"),
+    ],
+)
+def test_copies_that_cannot_be_made(tmp_path: Path, name: str, file: str, words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        copy_preset(name, str(tmp_path / file))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_says_what_one_worker_computes_with(tmp_path: Path) -> None:
+    path = write_preset(tmp_path, **{"class": "distributed.LocalCluster", "arguments": THREADS | {"n_workers": 9}})
+    started = []
+
+    def note(cluster: str, **options: Any) -> Any:
+        started.append(options["workers"])
+        return connect(cluster, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clusters, "connect", note)
+        said = clusters.check(path)
+    assert started == [1]
+    assert re.fullmatch(rf"the cluster '{path}' works: a worker of it computes with .*(CPU|GPU).*", said)
 
 
 # Plugins
