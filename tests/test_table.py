@@ -25,6 +25,7 @@ from daskembed.parts import write_part
 from daskembed.sinks import geoparquet
 from daskembed.storage import Storage
 from daskembed.testing import refuse_to_compute
+from daskembed.vectors import VectorArray, VectorDtype
 
 PLACES = ["epsg", "west", "south", "east", "north"]
 SHAPES = {"mean": (8,), "patch": (16, 16, 8), "group": (6, 16, 16, 8)}
@@ -100,7 +101,7 @@ def test_types_are_those_promised(level: str) -> None:
     assert list(frame.dtypes) == list(computed.dtypes)
     assert computed["source_url"].dtype == pd.ArrowDtype(pa.string())
     assert computed["date"].dtype == pd.ArrowDtype(pa.date32())
-    assert computed["embeddings"].dtype == pd.ArrowDtype(pa.list_(pa.float32(), int(np.prod(SHAPES[level]))))
+    assert computed["embeddings"].dtype == VectorDtype(int(np.prod(SHAPES[level])), "float32")
     assert computed["quarantined"].dtype == pd.ArrowDtype(pa.string())
     assert computed["filled"].dtype == np.int64
     assert computed.crs == "OGC:CRS84"
@@ -247,7 +248,11 @@ def test_opened_types_are_those_promised(output: Storage) -> None:
     computed = frame.compute()
     assert list(frame.dtypes) == list(computed.dtypes)
     read = gpd.read_parquet(Path(output.url) / "33TUL_20190416_20190422_v001.gpq")
-    assert list(computed.dtypes) == list(read.dtypes)
+    assert dict(computed.dtypes) == {
+        **read.dtypes,
+        "date": pd.ArrowDtype(pa.date32()),
+        "embeddings": VectorDtype(8, "float32"),
+    }
 
 
 def test_an_area_reads_its_files_alone(output: Storage) -> None:
