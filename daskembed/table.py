@@ -287,7 +287,7 @@ def _naming(storage: Storage, name: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"{storage.url_of(name)} is gone: open the folder again") from None
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, pyproj.exceptions.CRSError) as error:
         said = " ".join(str(error).split())[:200]
         raise InputError(
             f"{storage.url_of(name)} cannot be read as GeoParquet: {type(error).__name__}: {said}; "
