@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import queue
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distributed import KilledWorker, SpecCluster, WorkerPlugin, span
+from distributed import KilledWorker, SpecCluster, span
 
 from daskembed import stages, timings
 from daskembed.errors import (
@@ -21,8 +20,8 @@ from daskembed.errors import (
     StorageError,
     StorageUnusableError,
     TileError,
-    every_error,
 )
+from daskembed.quiet import TellOnce
 from daskembed.receipts import Receipt
 from daskembed.reporting import Report
 from daskembed.results import Event, Progress, RunResult, TileResult
@@ -30,7 +29,7 @@ from daskembed.settings import Settings
 from daskembed.storage import redact
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, Worker
+    from distributed import Client, Future
 
 RETRIES = 2
 """How often a task is tried again after an error, on top of the stores' own retries."""
@@ -94,23 +93,6 @@ class _Task:
         return f"{self.stage}-{self.job.tile}{number}-{self.job.started}{again}"
 
 
-class _TellOnce(WorkerPlugin):  # type: ignore[misc]
-    """Keeps errors of our own, and a scheduler that is gone, out of the workers' logs: the run tells them in a line."""
-
-    name = "daskembed-tell-once"
-
-    def setup(self, worker: Worker) -> None:
-        known = {error.__name__ for error in every_error()}
-
-        def tell(record: logging.LogRecord) -> bool:
-            if str(record.msg).startswith("Failed to communicate with scheduler"):
-                return False
-            failed = str(record.msg).startswith("Compute Failed") and isinstance(record.args, tuple)
-            return not (failed and {str(text).partition("(")[0] for text in record.args or ()} & known)
-
-        logging.getLogger("distributed.worker").addFilter(tell)
-
-
 class Flow:
     """The tiles' way through the cluster.
 
@@ -147,7 +129,7 @@ class Flow:
         workers: str,
     ) -> None:
         self._client, self._settings, self._receipts, self._published = client, settings, receipts, published
-        self._todo = iter(enumerate(names))
+        self._names, self._todo = names, iter(enumerate(names))
         self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._tasks: dict[Future, _Task] = {}
         self._report = Report(client, len(names), settings, progress, events, workers)
@@ -157,7 +139,7 @@ class Flow:
     def run(self) -> RunResult:
         """Embed all tiles, or as many as can be until Ctrl-C."""
         with contextlib.suppress(OSError):  # of a worker that dies at this moment; the others have it
-            self._client.register_plugin(_TellOnce())
+            self._client.register_plugin(TellOnce())
         start, before = time.perf_counter(), self._client.run(timings.seconds, on_error="ignore")
         self._report.begin()
         interrupted = False
@@ -181,14 +163,17 @@ class Flow:
             self._cancel(list(self._tasks))
         self._report.end("interrupted" if interrupted else "over")
         seconds = time.perf_counter() - start
+        finished = {tile.tile for tile in self._state.finished}
         return RunResult(
             output=self._settings.output.url,
             tiles=tuple(self._state.finished),
-            unfinished=self._state.tiles - len(self._state.finished),
+            unfinished=self._state.tiles - len(finished),
             encoded=self._state.encoded,
             seconds=seconds,
             interrupted=interrupted,
             stage_seconds={} if interrupted else self._stage_seconds(before),
+            remaining=tuple(name for name in self._names if name not in finished),
+            version=self._settings.version,
         )
 
     def _farewell(self) -> str:

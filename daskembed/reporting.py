@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from daskembed import dashboard, stages
+from daskembed.display import in_notebook
 from daskembed.results import Event, Progress, TileProgress, TileResult
 from daskembed.storage import redact
 
@@ -47,7 +48,8 @@ class Report:
         workers: str,
     ) -> None:
         self.state = Progress(tiles, client.dashboard_link, workers, output=settings.output.url)
-        self._client, self._settings, self._progress, self._events = client, settings, progress, events
+        self._client, self._settings, self._events = client, settings, events
+        self._progress = progress or (None if events else in_notebook())
         self._started, self._by, self._told = stages.now(), dict[str, str](), 0.0
         self._lost: deque[dict[str, Any]] = deque()
         self._bad: dict[str, dict[str, str]] = {}

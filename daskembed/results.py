@@ -63,7 +63,7 @@ class RunResult:
     tiles: tuple[TileResult, ...]
     """In the order in which they finished."""
     unfinished: int
-    """Tiles that an interrupted run did not come to."""
+    """Tiles that an interrupted run did not finish."""
     encoded: int
     """Chips encoded by this run."""
     seconds: float
@@ -73,6 +73,10 @@ class RunResult:
     """Seconds by stage, summed over the workers' threads; see `daskembed.timings.STAGES`."""
     expected: Expected | None = None
     """By the plan that was made for the same output and settings on this machine, if any."""
+    remaining: tuple[str, ...] = ()
+    """Tiles that an interrupted run did not finish."""
+    version: str = "001"
+    """Of the files."""
 
     def __repr__(self) -> str:
         from daskembed.display import summary
