@@ -178,7 +178,8 @@ def sbatch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue, which is not installed")
     refused = "sbatch: error: Batch job submission failed: Requested node configuration is not available"
     for name, lines in {
-        "sbatch": f'rm "{tmp_path}/free" 2>/dev/null || {{ echo "{refused}" >&2; exit 1; }}\necho "Submitted batch job 7"',
+        "sbatch": f'rm "{tmp_path}/free" 2>/dev/null || {{ echo "{refused}" >&2; exit 1; }}\n'
+        'echo "Submitted batch job 7"',
         "scancel": f'echo "$@" >> "{tmp_path}/cancelled"',
     }.items():
         program = tmp_path / name
