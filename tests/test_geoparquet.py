@@ -12,6 +12,7 @@ import duckdb
 import geopandas as gpd
 import jsonschema
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,6 +55,7 @@ def block(
     quarantined: dict[int, str] | None = None,
     rejected: dict[int, str] | None = None,
     filled: dict[int, int] | None = None,
+    noted: dict[int, str] | None = None,
 ) -> gpd.GeoDataFrame:
     """One partition: chips `start`, `start` + 1 and so on, some of them bad."""
     numbers = range(start, start + len(vectors))
@@ -71,7 +73,8 @@ def block(
     reasons = np.array([(quarantined or {}).get(n) for n in numbers], dtype=object)
     counts = np.array([(filled or {}).get(n, 0) for n in numbers], dtype=np.int64)
     rules = np.array([(rejected or {}).get(n) for n in numbers], dtype=object)
-    return block_frame(vectors, reasons, rules, counts, rows)
+    notes = np.array([(noted or {}).get(n) for n in numbers], dtype=object)
+    return block_frame(vectors, reasons, rules, counts, notes, rows)
 
 
 def write_blocks(output: Storage, vectors: np.ndarray, sizes: tuple[int, ...], **bad: Any) -> list[str]:
@@ -435,8 +438,15 @@ def test_float16(output: Storage, level: str) -> None:
     assert sink.read_provenance(output, NAME)["dtype"] == "float16"
     column = pq.read_schema(Path(output.url) / NAME).field("embeddings").type
     assert (column.value_type, tuple(column.shape)) == (pa.float16(), SHAPES[level])
-    metadata = pq.read_metadata(Path(output.url) / NAME)
-    assert "BYTE_STREAM_SPLIT" in metadata.row_group(0).column(2).encodings
+    path, flat = Path(output.url) / NAME, vectors.reshape(7, -1).astype(np.float16)
+    assert "BYTE_STREAM_SPLIT" not in pq.read_metadata(path).row_group(0).column(2).encodings
+    rows = duckdb.sql(f"SELECT embeddings FROM read_parquet('{path}')").fetchall()
+    np.testing.assert_array_equal(np.array([row[0] for row in rows], np.float16), flat)
+    np.testing.assert_array_equal(np.array(pl.read_parquet(path)["embeddings"].to_list(), np.float16), flat)
+    np.testing.assert_array_equal(np.stack(pd.read_parquet(path)["embeddings"]), flat)
+    np.testing.assert_array_equal(
+        pq.read_table(path)["embeddings"].combine_chunks().to_numpy_ndarray(), vectors.astype("f2")
+    )
     assert result.size < make(output, vectors, (3, 1, 3)).size * 0.7 or level == "mean"
 
 
