@@ -324,11 +324,13 @@ def test_quarantined_chips_are_told_and_left_out(output: Storage) -> None:
     vectors = vectors_of(6, (4,))
     vectors[[1, 5]] = np.nan
     bad = {1: "has values that are not finite: 3 in vh", 5: "is gone"}
-    make(output, vectors, (2, 3, 1), quarantined=bad, filled={0: 12, 3: 5})
+    told = {1: "a bad chip's", 2: "B12 is 0 in 1.0000% of its pixels"}
+    make(output, vectors, (2, 3, 1), quarantined=bad, filled={0: 12, 3: 5}, noted=told)
     notes = notes_of(output)
     assert (notes.rows, notes.chips) == (4, 4)
     assert notes.quarantined == {url_of(1): bad[1], url_of(5): bad[5]}
     assert (notes.rejected, notes.filled) == ({}, {url_of(0): 12, url_of(3): 5})
+    assert notes.noted == {url_of(2): told[2]}
     frame = gpd.read_parquet(Path(output.url) / NAME)
     assert list(frame["source_url"]) == [url_of(n) for n in (0, 2, 3, 4)]
     np.testing.assert_array_equal(np.stack(frame["embeddings"]), vectors[[0, 2, 3, 4]])
