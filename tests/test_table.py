@@ -33,7 +33,7 @@ from daskembed.vectors import VectorArray, VectorDtype
 
 PLACES = ["epsg", "west", "south", "east", "north"]
 SHAPES = {"mean": (8,), "patch": (16, 16, 8), "group": (6, 16, 16, 8)}
-COLUMNS = ["source_url", "chip_url", "date", "embeddings", *("quarantined", "rejected", "filled", "noted"), *PLACES, "geometry"]
+COLUMNS = [
     "source_url",
     "chip_url",
     "date",
