@@ -733,6 +733,7 @@ def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(
 ) -> None:
     stored = np.maximum(np.round(pixels), 1).astype(np.int16)
     stored[:10, :5, :5] = -1
+    stored[9, 600:605, 600:605] = 0
     write_raster(tmp_path / f"{TILE}_20190416.tif", stored, nodata=-1, tags={})
     write_raster(tmp_path / f"{TILE}_20190501.tif", stored[:12], names=None, tags={})
     result = run(tmp_path, tmp_path / "out", client)
@@ -744,7 +745,8 @@ def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(
     assert list(result.quarantined) == [f"{tmp_path}/{TILE}_20190501.tif"]
     receipt = json.loads((tmp_path / "out/_daskembed/receipts" / f"{TILE}_v001.json").read_text())
     assert receipt["rejected"] == result.rejected
-    assert receipt["notes"] == [f"{store}: nodata -1"]
+    zero = f"{store}/0005: B12 is 0 in 0.0095% of its pixels"
+    assert receipt["notes"] == [f"{store}: nodata -1", zero]
     told = display.summary(result)
     assert f"note         {store}: nodata -1" in told
     assert "rejected     1 (the receipts say why)" in told

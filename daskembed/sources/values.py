@@ -90,7 +90,11 @@ def summarise(findings: Iterable[Finding]) -> str:
     alike: dict[tuple[str, float], list[str]] = {}
     for one in findings:
         alike.setdefault((one.what, one.share), []).append(one.band)
-    return "; ".join(str(Finding(" ".join(bands), what, share)) for (what, share), bands in alike.items())
+    return "; ".join(str(Finding(_named(bands), what, share)) for (what, share), bands in alike.items())
+
+
+def _named(bands: Sequence[str]) -> str:
+    return " ".join(bands) if len(bands) < 4 else f"{bands[0]} to {bands[-1]} ({len(bands)} bands)"
 
 
 def note_of(bands: Sequence[str], scales: Sequence[Scale]) -> str:
@@ -100,7 +104,7 @@ def note_of(bands: Sequence[str], scales: Sequence[Scale]) -> str:
         alike.setdefault(str(scale), []).append(band)
     if len(alike) == 1:
         return next(iter(alike))
-    return "; ".join(f"{' '.join(names)}: {said}" for said, names in alike.items() if said)
+    return "; ".join(f"{_named(names)}: {said}" for said, names in alike.items() if said)
 
 
 def settle(
@@ -156,6 +160,8 @@ def _are_values(
     values = _fits((band.mean - scale.offset) / scale.scale, band.std / abs(scale.scale), kind)
     if stored != values:
         return values
+    if stored and numbers.stored:
+        return False
     either = "both the numbers stored" if stored else "neither the numbers stored"
     raise ChipError(
         f"has {tags} in {band.name}, stored as {kind}: the encoder was trained on a mean of {band.mean:g} (standard "
@@ -305,22 +311,22 @@ def read_bands(dataset: Any, bands: Sequence[int], window: Any = None) -> NDArra
     What nodata tags say is left to `Scale`.
     """
     pixels: NDArray[np.generic] = dataset.read(list(bands), window=window)
-    # GDAL marks the fourth band of an 8-bit image as alpha, also where it is the near infrared.
-    hidden = {number for number, use in zip(dataset.indexes, dataset.colorinterp, strict=True) if use in _ALPHA}
+    flags = [dataset.mask_flag_enums[number - 1] for number in bands]
     with_masks = [
-        place
-        for place, number in enumerate(bands)
-        if MaskFlags.per_dataset in (flags := dataset.mask_flag_enums[number - 1])
-        and not (MaskFlags.alpha in flags and hidden & {*bands})
+        place for place, kinds in enumerate(flags) if MaskFlags.per_dataset in kinds and MaskFlags.alpha not in kinds
     ]
-    if not with_masks:
+    # GDAL takes the fourth band of an 8-bit image for alpha, also where it is the near infrared that is wanted; a fifth
+    # it leaves out.
+    uses = zip(dataset.indexes, dataset.colorinterp, strict=True)
+    alpha = [number for number, use in uses if use == ColorInterp.alpha and number not in bands]
+    if not with_masks and not alpha:
         return pixels
     masks = np.zeros(pixels.shape, np.bool_)
-    masks[with_masks] = dataset.read_masks([bands[place] for place in with_masks], window=window) == 0
+    if with_masks:
+        masks[with_masks] = dataset.read_masks([bands[place] for place in with_masks], window=window) == 0
+    for number in alpha:
+        masks |= dataset.read(number, window=window) == 0
     return np.ma.masked_array(pixels, masks)
-
-
-_ALPHA = (ColorInterp.alpha,)
 
 
 def part_masks(pixels: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.bool_] | None]:
