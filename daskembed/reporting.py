@@ -53,6 +53,7 @@ class Report:
         self._started, self._by, self._told = stages.now(), dict[str, str](), 0.0
         self._lost: deque[dict[str, Any]] = deque()
         self._bad: dict[str, dict[str, str]] = {}
+        self._asks = True
 
     def begin(self) -> None:
         """Say where to look; hear from now on which worker did what, and which are lost."""
@@ -71,8 +72,7 @@ class Report:
 
     def look(self, keys: Collection[str]) -> None:
         """Once a second: ask how far the tasks of these names are, and tell everybody."""
-        heard = self._client.run_on_scheduler(dashboard.chips_in_work) if self.state.page else {}
-        self.state.in_work = {key: chips for key, chips in heard.items() if key in keys}
+        self.state.in_work = {key: chips for key, chips in self._chips_in_work().items() if key in keys}
         while self._lost:
             self.say(_loss(self._lost.popleft()))
         self._show()
@@ -175,6 +175,16 @@ class Report:
             "quarantined": state.quarantined,
             "rejected": state.rejected,
         }
+
+    def _chips_in_work(self) -> dict[str, int]:
+        if not self._asks:
+            return {}
+        try:
+            found: dict[str, int] = self._client.run_on_scheduler(dashboard.chips_in_work)
+        except (AttributeError, ImportError, ValueError):
+            # A scheduler that executes nothing of a client's: finished blocks are all that is known.
+            self._asks, found = False, {}
+        return found
 
     def _set_aside(self, tile: str, fate: str, found: Mapping[str, str]) -> None:
         for url, reason in found.items():
