@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import KilledWorker, SpecCluster, span
 
 from daskembed import stages, timings
+from daskembed.clusters import WORKER_TIMEOUT
 from daskembed.errors import (
     ClusterLostError,
     DaskembedError,
@@ -45,8 +46,6 @@ DASK_CONFIG = {
 """What a cluster that is started for a run is told."""
 MOST_RETURNS = 4
 """How often a task that the scheduler gave back is sent again before its tile fails."""
-WORKER_TIMEOUT = 600
-"""Seconds to wait for a worker, at the start or when all are lost: machines in a cloud take minutes."""
 
 
 @dataclass

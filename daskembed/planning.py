@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from daskembed import config
-from daskembed.clusters import parse_workers
 from daskembed.cube import block_ends
 from daskembed.encoders import resolve_precision
 from daskembed.errors import InputError, TileError
 from daskembed.pipeline import check_conflicts, resolve
+from daskembed.presets import parse_workers
 from daskembed.receipts import published_files, read_receipts
 from daskembed.results import Expected
 from daskembed.settings import Settings

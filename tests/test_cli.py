@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 
 import daskembed
-from daskembed import clusters, config, display, pipeline, results
+from daskembed import config, display, pipeline, presets, results
 from daskembed.cli import main
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
 from daskembed.planning import Plan
@@ -220,11 +220,11 @@ def test_clusters_are_listed_without_their_libraries() -> None:
 
 
 def test_clusters_are_a_line_each(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "find_spec", lambda name: None if name == "dask_cuda" else name)
+    monkeypatch.setattr(presets, "find_spec", lambda name: None if name == "dask_cuda" else name)
     assert main(["clusters"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(clusters.presets())
-    told = dict(zip(clusters.presets(), lines, strict=True))
+    assert [line.split()[0] for line in lines] == list(presets.presets())
+    told = dict(zip(presets.presets(), lines, strict=True))
     assert told["local"].endswith("  worker processes on this machine's CPU; needs nothing else: installed")
     assert told["local-cuda"].endswith("; needs dask-cuda (pip install 'daskembed[cuda]'): not installed")
 
