@@ -180,10 +180,8 @@ class Flow:
         publishing = sum(task.stage == "publish" for task in self._tasks.values())
         blocks = sum(task.stage == "embed" for task in self._tasks.values())
         waits = f"waiting until {_count(publishing, 'tile')} {'is' if publishing == 1 else 'are'} published"
-        gives = f"{_count(blocks, 'unfinished block')} given up, finished ones are kept"
-        return f"interrupted: {waits if publishing else 'no tile waits to be published'}; {gives}" + (
-            "; a second Ctrl-C does not wait" if publishing else ""
-        )
+        waits = f"{waits}, which a second Ctrl-C drops" if publishing else "no tile waits to be published"
+        return f"interrupted: {_count(blocks, 'unfinished block')} given up, finished ones are kept; {waits}"
 
     def _fill(self) -> None:
         """Start tiles until every thread has blocks waiting: fewer starve it, more only fill the scheduler."""
