@@ -145,7 +145,7 @@ class _Page(SchedulerPlugin):  # type: ignore[misc]
 
     def log_event(self, topic: str, msg: Any) -> None:
         if topic == RUNS:
-            self._runs[msg["run"]] = msg
+            self._runs[msg["run"]] = self._runs.get(msg["run"], {}) | msg
             for old in list(self._runs)[:-MOST_RUNS]:
                 del self._runs[old]
             if msg["state"] != "running":

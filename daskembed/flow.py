@@ -223,10 +223,12 @@ class Flow:
 
     def _threads(self) -> int:
         try:
-            self._report.look({task.key for task in self._tasks.values()})
-            return sum(self._client.nthreads().values())
+            self._report.listen({task.key for task in self._tasks.values()})
+            threads: int = sum(self._client.nthreads().values())
         except (OSError, RuntimeError, TimeoutError) as error:
             raise ClusterLostError(f"the Dask scheduler does not answer any more: {error}") from None
+        self._report.tick()
+        return threads
 
     def _drain(self, refill: Callable[[], None]) -> None:
         while self._tasks:

@@ -53,7 +53,7 @@ class Report:
         self._started, self._by, self._told = stages.now(), dict[str, str](), 0.0
         self._lost: deque[dict[str, Any]] = deque()
         self._bad: dict[str, dict[str, str]] = {}
-        self._asks = True
+        self._asks, self._new_bad = True, True
 
     def begin(self) -> None:
         """Say where to look; hear from now on which worker did what, and which are lost."""
@@ -70,12 +70,15 @@ class Report:
             page=redact(self.state.page) or None,
         )
 
-    def look(self, keys: Collection[str]) -> None:
-        """Once a second: ask how far the tasks of these names are, and tell everybody."""
+    def listen(self, keys: Collection[str]) -> None:
+        """Ask the scheduler how far the tasks of these names are, and tell it how far the run is."""
         self.state.in_work = {key: chips for key, chips in self._chips_in_work().items() if key in keys}
+        self._show()
+
+    def tick(self) -> None:
+        """Once a second: tell everybody else."""
         while self._lost:
             self.say(_loss(self._lost.popleft()))
-        self._show()
         self.tell()
         if self.state.seconds >= self._told + PROGRESS_EVERY:
             self._told = self.state.seconds
@@ -190,6 +193,7 @@ class Report:
         for url, reason in found.items():
             chip, why = redact(url), redact(reason)
             self._bad.pop(chip, None)
+            self._new_bad = True
             self._bad[chip] = {"tile": tile, "chip": chip, "fate": fate, "reason": why}
             if len(self._bad) > dashboard.MOST_BAD:
                 del self._bad[next(iter(self._bad))]
@@ -216,9 +220,11 @@ class Report:
                 {"tile": tile, "chips": found.chips, "done": state.done_of(tile), "quarantined": found.quarantined}
                 for tile, found in list(state.at_work.items())[: dashboard.MOST_TILES]
             ],
-            "bad": list(self._bad.values()),
             **self.counts(),
         }
+        if self._new_bad:
+            # The scheduler keeps what it is told last, and the last thousand times that it is told something.
+            told["bad"], self._new_bad = list(self._bad.values()), False
         self._client.log_event(dashboard.RUNS, told)
 
     def _hear(self, heard: tuple[float, dict[str, str]]) -> None:
