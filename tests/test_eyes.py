@@ -193,7 +193,7 @@ def test_chips_count_as_their_batches_finish_and_a_lost_workers_only_once(tmp_pa
     assert (result.chips, result.encoded) == (4, 4)
     assert states[-1] == (4, 4)
     assert max(done for done, _ in states) == 4
-    assert said == [f"worker {worker} is gone: the task that it had runs again"]
+    assert said.count(f"worker {worker} is gone: the task that it had runs again") == 1
 
 
 def test_the_page_takes_no_input_and_loads_nothing_from_elsewhere(seen):
