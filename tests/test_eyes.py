@@ -329,7 +329,7 @@ async def look_at(browser: int, url: str | None, found: str, picture: Path) -> s
 
 
 OURS = "document.querySelectorAll('#tiles td').length > 3 && document.body.innerText"
-OVER = "document.body.innerText.includes('· over') && 'over'"
+TOLD = "document.getElementById('told').textContent"
 # Dask draws on canvases: what they show is read from their data.
 DASKS = """(() => {
   const models = Bokeh.documents.flatMap(document => [...document._all_models.values()]);
@@ -360,9 +360,11 @@ def test_a_browser_shows_stages_tiles_and_workers(browser, tmp_path):
             TILES, source=str(tmp_path / "chips"), output=str(tmp_path / "out"), cluster=client, progress=look, **TINY
         )
         # The page is left open; its scheduler goes.
-        asyncio.run(look_at(browser, f"{shown['at']}", OVER, tmp_path / "over.png"))
-    gone = asyncio.run(look_at(browser, None, "document.getElementById('told').textContent", tmp_path / "gone.png"))
-    assert gone == f"Over: the files are in {tmp_path / 'out'}. The scheduler has closed."
+        shown["over"] = asyncio.run(look_at(browser, shown["at"], TOLD, tmp_path / "over.png"))
+    closed = f"{TOLD}.includes('closed') && {TOLD}"
+    shown["gone"] = asyncio.run(look_at(browser, None, closed, tmp_path / "gone.png"))
+    assert shown["over"] == f"Over: the files are in {tmp_path / 'out'}."
+    assert shown["gone"] == f"Over: the files are in {tmp_path / 'out'}. The scheduler has closed."
     for text in (*TILES, *dashboard.STAGES, "chips/s", "device busy", "tiles 0 of 2", "1 embed waiting", "elapsed"):
         assert text in shown["page"], text
     for name in ("page.png", "status.png"):
