@@ -215,6 +215,7 @@ class Report:
             "expected": state.expected,
             "unfinished": len(state.at_work),
             "in_files": sum(tile.chips for tile in state.finished),
+            "at_work": sum(tile.done for tile in state.at_work.values()) + sum(state.in_work.values()),
             "filled": sum(tile.filled for tile in state.finished),
             "in_work": [
                 {"tile": tile, "chips": found.chips, "done": state.done_of(tile), "quarantined": found.quarantined}
