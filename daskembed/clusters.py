@@ -68,6 +68,21 @@ def connect(
     InputError
         If there is no such cluster, or what it needs is not installed, or it cannot be had with what is asked.
     """
+    from daskembed import quiet
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(quiet.quieten())
+        yield stack.enter_context(_connect(cluster, arguments, workers, listen, tls))
+
+
+@contextlib.contextmanager
+def _connect(
+    cluster: str, arguments: Mapping[str, Any] | None, workers: int | str | None, listen: str | None, tls: bool
+) -> Iterator[Client]:
+    import distributed
+
+    from daskembed import quiet
+
     if _is_scheduler(cluster):
         _check_nothing_asked(cluster, arguments, workers, listen, tls)
         address = _scheduler_address(cluster)
@@ -85,6 +100,8 @@ def connect(
             started, f"the scheduler of the cluster {cluster!r} does not answer", "the cluster is closed"
         ) as client,
     ):
+        if isinstance(started, distributed.LocalCluster):
+            client.register_plugin(quiet.QuietWorkers())
         for plugin in plugins:
             client.register_plugin(plugin)
         if listen is not None and not client.scheduler.address.partition("://")[2].startswith((LOOPBACK, "[::1]")):

@@ -177,9 +177,9 @@ def sbatch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A Slurm whose `sbatch` takes the jobs for which there is a file `free` in this folder, and refuses others."""
     pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue, which is not installed")
     refused = "sbatch: error: Batch job submission failed: Requested node configuration is not available"
-    free = tmp_path / "free"
     for name, lines in {
-        "sbatch": f'rm "{free}" 2>/dev/null || {{ echo "{refused}" >&2; exit 1; }}\necho "Submitted batch job 7"',
+        "sbatch": f'rm "{tmp_path}/free" 2>/dev/null || {{ echo "{refused}" >&2; exit 1; }}\n'
+        'echo "Submitted batch job 7"',
         "scancel": f'echo "$@" >> "{tmp_path}/cancelled"',
     }.items():
         program = tmp_path / name
