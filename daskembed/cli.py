@@ -29,13 +29,13 @@ Defaults can be set in Dask's configuration (daskembed.*) or as DASK_DASKEMBED__
 
 
 class _Parser(argparse.ArgumentParser):
-    """Takes no abbreviations, which would change their meaning with the next flag, and says what may have been meant."""
+    """Takes no abbreviations, whose meaning the next flag would change, and says what may have been meant."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
     # Here and not at the top, where nothing is known of the sub-command's flags.
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             hints = [

@@ -110,7 +110,21 @@ def read_tiles(value: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(check_tile, _split(value) or [value])))
 
 
+def tiles_of(tiles: str | Iterable[str]) -> tuple[str, ...]:
+    """Tile ids of what `read_tiles` takes, or of an iterable of ids, each once.
+
+    Raises
+    ------
+    InputError
+        If an id is bad, or there is none.
+    """
+    names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
+    if not names:
+        raise InputError("no tiles: give at least one MGRS tile id, such as 27WXN")
+    return names
+
+
 def tile_in(name: str) -> str | None:
-    """The tile after which a file or folder is named, such as ``33TUL``, ``T33TUL_2019.tif`` or ``claytile_33TUL_...``."""
+    """The tile after which a file or folder is named, such as ``33TUL`` or ``T33TUL_2019.tif``."""
     match = _NAMED.match(name.upper())
     return match["tile"] if match and not _problem(match["tile"]) else None
