@@ -299,7 +299,10 @@ def _download(location: str, file: BinaryIO) -> None:
     if scheme == "hf":
         match = _HF.fullmatch(location)
         if match is None:
-            raise CheckpointError(f"{location} is not of the form hf://OWNER/REPO@REVISION/PATH")
+            raise CheckpointError(
+                f"{location} is not of the form hf://OWNER/REPO@REVISION/PATH: a file's page on huggingface.co has all "
+                "four; untrained:tiny needs no file"
+            )
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         url = f"{endpoint}/{match['repo']}/resolve/{match['revision']}/{urllib.parse.quote(match['path'])}"
         token = os.environ.get("HF_TOKEN")
@@ -320,7 +323,17 @@ def _download(location: str, file: BinaryIO) -> None:
             shutil.copyfileobj(response, file, 1 << 20)
             expected = response.headers.get("Content-Length")
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        raise CheckpointError(f"cannot fetch {shown}: {error}; download it by hand and give its path") from None
+        hint = "download it by hand and give its path"
+        if scheme == "hf":
+            repo, _, path = location.removeprefix("hf://").partition("@")
+            page = f"https://huggingface.co/{repo}/tree/{path.rpartition('/')[0]}"
+            denied = getattr(error, "code", None) in (401, 403)
+            hint = (
+                f"{page} is the page to find it on: {hint}"
+                + (", or set HF_TOKEN to a token that may read it" if denied else "")
+                + "; untrained:tiny (noise, for trials) needs no file"
+            )
+        raise CheckpointError(f"cannot fetch {shown}: {error}; {hint}") from None
     if expected is not None and file.tell() != int(expected):
         raise CheckpointError(f"{shown} broke off after {file.tell()} of {expected} bytes: run the command again")
 
