@@ -131,7 +131,7 @@ class Flow:
         self._names, self._todo = names, iter(enumerate(names))
         self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._tasks: dict[Future, _Task] = {}
-        self._report = Report(client, len(names), settings, progress, events, workers)
+        self._report = Report(client, len(names), settings.output, settings.version, progress, events, workers)
         self._state, self._check = self._report.state, check
         self._room, self._looked, self._alone_since = 1, 0.0, time.monotonic()
 
@@ -300,7 +300,7 @@ class Flow:
         if found is None:
             assert job.receipt is not None
             if carried:
-                stages.tidy(self._settings, job.receipt, job.files)
+                stages.tidy(self._settings.output, job.receipt, job.files)
             self._state.indexed += 1
             self._finish(task, "skipped", job.receipt)
             return
@@ -342,19 +342,7 @@ class Flow:
         self._finish(task, "done", receipt)
 
     def _finish(self, task: _Task, status: str, receipt: Receipt) -> None:
-        job, output = task.job, self._settings.output
-        result = TileResult(
-            job.tile,
-            status,
-            None if receipt.file is None else output.url_of(receipt.file),
-            receipt.chips,
-            receipt.quarantined,
-            size=receipt.size,
-            files=tuple(map(output.url_of, receipt.names)),
-            rejected=receipt.rejected,
-            notes=tuple(receipt.notes),
-            filled=len(receipt.filled),
-        )
+        job, result = task.job, stages.result_of(self._settings.output, receipt, status)
         self._report.finished(result, job.indexed.quarantined if job.indexed else {}, task.key)
 
     def _after_error(self, task: _Task, error: BaseException) -> None:

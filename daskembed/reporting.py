@@ -15,7 +15,7 @@ from daskembed.storage import redact
 if TYPE_CHECKING:
     from distributed import Client
 
-    from daskembed.settings import Settings
+    from daskembed.storage import Storage
 
 PROGRESS_EVERY = 30
 """Seconds between two events that say how far a run is."""
@@ -27,11 +27,11 @@ class Report:
     Parameters
     ----------
     client
-        Of the cluster.
+        Of the cluster; None if none is needed.
     tiles
         How many are wanted.
-    settings
-        What to do with each.
+    output, version
+        Where they are published, and as what.
     progress, events
         See `daskembed.run`.
     workers
@@ -40,15 +40,17 @@ class Report:
 
     def __init__(
         self,
-        client: Client,
+        client: Client | None,
         tiles: int,
-        settings: Settings,
+        output: Storage,
+        version: str,
         progress: Callable[[Progress], None] | None,
         events: Callable[[Event], None] | None,
         workers: str,
     ) -> None:
-        self.state = Progress(tiles, client.dashboard_link, workers, output=settings.output.url)
-        self._client, self._settings, self._events = client, settings, events
+        self.state = Progress(tiles, client.dashboard_link if client else "", workers, output=output.url)
+        self._client: Any = client
+        self._output, self._version, self._events = redact(output.url), version, events
         self._progress = progress or (None if events else in_notebook())
         self._started, self._by, self._told = stages.now(), dict[str, str](), 0.0
         self._lost: deque[dict[str, Any]] = deque()
@@ -57,18 +59,22 @@ class Report:
 
     def begin(self) -> None:
         """Say where to look; hear from now on which worker did what, and which are lost."""
+        if self._client is not None:
+            self._listen()
+        self.tell()
+        self.emit(
+            "run_started",
+            counts={"tiles": self.state.tiles},
+            dashboard=redact(self.state.dashboard) or None,
+            page=redact(self.state.page) or None,
+        )
+
+    def _listen(self) -> None:
         self.state.page = dashboard.serve(self._client)
         self._client.subscribe_topic(dashboard.LOST, lambda heard: self._lost.append(heard[1]))
         if self._events is not None:
             # Which worker did a block is asked of nobody: the scheduler says it before it says that the block is done.
             self._client.subscribe_topic(dashboard.TASKS, self._hear)
-        self.tell()
-        self.emit(
-            "run_started",
-            counts={"tiles": self.state.tiles},
-            dashboard=redact(self.state.dashboard),
-            page=redact(self.state.page) or None,
-        )
 
     def listen(self, keys: Collection[str]) -> None:
         """Ask the scheduler how far the tasks of these names are, and tell it how far the run is."""
@@ -105,12 +111,16 @@ class Report:
         """Tell for the last time: ``over``, ``interrupted`` or ``stopped``, for a reason."""
         self.state.how, self.state.in_work = how, {}
         self.emit("run_ended", reason=reason or how, counts=self.counts())
+        if self._client is not None:
+            self._stop_listening()
+        with contextlib.suppress(KeyboardInterrupt):  # which stops nothing any more
+            self.tell()
+
+    def _stop_listening(self) -> None:
         with contextlib.suppress(OSError, RuntimeError, TimeoutError, ValueError):  # of a scheduler that is gone
             self._show()
             for topic in (dashboard.LOST, *([dashboard.TASKS] if self._events is not None else [])):
                 self._client.unsubscribe_topic(topic)
-        with contextlib.suppress(KeyboardInterrupt):  # which stops nothing any more
-            self.tell()
 
     def tile_started(self, tile: str) -> None:
         """A tile is being indexed."""
@@ -138,7 +148,9 @@ class Report:
         self.state.indexed -= 1
         self.state.quarantined -= self.state.at_work[tile].quarantined
 
-    def finished(self, result: TileResult, known: Mapping[str, str], key: str, block: int | None = None) -> None:
+    def finished(
+        self, result: TileResult, known: Mapping[str, str], key: str | None = None, block: int | None = None
+    ) -> None:
         """A tile is finished; of its quarantined chips some were known."""
         self.state.finished.append(result)
         self.state.at_work.pop(result.tile, None)
@@ -206,8 +218,8 @@ class Report:
         told = {
             "run": f"{self._client.id} {self._started}",
             "client": self._client.id,
-            "output": redact(self._settings.output.url),
-            "version": self._settings.version,
+            "output": self._output,
+            "version": self._version,
             "state": state.how,
             "notice": state.notice,
             "seconds": state.seconds,

@@ -24,6 +24,7 @@ from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError, StorageUnusableError
 from daskembed.parts import read_notes, write_part
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
+from daskembed.results import TileResult
 from daskembed.sinks import get_sink, sink_of
 from daskembed.sources import Listing, list_tile, read_headers
 from daskembed.table import to_geodataframe
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
     from daskembed.settings import Settings
+    from daskembed.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def index(
     found = _look(settings, tile, finished)
     if found is None:
         if finished is not None and not settings.carried:
-            tidy(settings, finished, files)
+            tidy(settings.output, finished, files)
         return None
     return found if settings.carried else (found[0], begin(settings, tile, *found))
 
@@ -263,18 +265,34 @@ def publish(
         software=settings.provenance["software"],
     )
     write_receipt(output, receipt)
-    tidy(settings, receipt, files)
+    tidy(settings.output, receipt, files)
     return receipt
 
 
-def tidy(settings: Settings, receipt: Receipt, files: list[str]) -> None:
+def tidy(output: Storage, receipt: Receipt, files: list[str]) -> None:
     """Remove a finished tile's parts and the files that its own replaced."""
     for name in files:
         if name not in receipt.names:
-            sink_of(name).remove(settings.output, name)
-    parts = settings.output.entries(parts_folder(receipt.tile, receipt.version))
-    settings.output.delete([entry.path for entry in parts])
-    delete_record(settings.output, receipt.tile, receipt.version)
+            sink_of(name).remove(output, name)
+    parts = output.entries(parts_folder(receipt.tile, receipt.version))
+    output.delete([entry.path for entry in parts])
+    delete_record(output, receipt.tile, receipt.version)
+
+
+def result_of(output: Storage, receipt: Receipt, status: str) -> TileResult:
+    """What became of a tile, as its receipt says."""
+    return TileResult(
+        receipt.tile,
+        status,
+        None if receipt.file is None else output.url_of(receipt.file),
+        receipt.chips,
+        receipt.quarantined,
+        size=receipt.size,
+        files=tuple(map(output.url_of, receipt.names)),
+        rejected=receipt.rejected,
+        notes=tuple(receipt.notes),
+        filled=len(receipt.filled),
+    )
 
 
 def _digest(*parts: Any) -> str:
