@@ -31,6 +31,7 @@ from daskembed.sources.scenes import (
     grid_of,
     listing_of,
 )
+from daskembed.sources.vrt import references
 from daskembed.storage import Entry, Storage, is_local, open_remote, split_url
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT", ".jp2": "JP2OpenJPEG"}
 _CLASSES = "scl"
+_LARGEST_VRT = 16 * 2**20
+"""Bytes: of a mosaic of tens of thousands of files."""
 # Each thread decodes for itself; a row of blocks of all bands fits into the cache.
 _GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 256, "GDAL_NUM_THREADS": 1}
 
@@ -75,7 +78,7 @@ class _File:
 def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
     """The chips of the rasters of a tile, or of those in its folder; see `daskembed.index_tile`."""
     flat = [entry for entry in storage.entries(recursive=False) if _is_raster(entry.path, tile)]
-    inside = [entry for entry in storage.entries(tile) if PurePosixPath(entry.path).suffix.lower() in _DRIVERS]
+    inside = [entry for entry in storage.entries(tile) if _suffix(entry.path) in _DRIVERS]
     whole = [*flat, *(entry for entry in inside if _is_raster(entry.path, tile))]
     folders: dict[str, list[Entry]] = {}
     for entry in inside:
@@ -109,13 +112,44 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
 
 
 def _found(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Found:
-    size, etag = sum(entry.size for entry in entries), fingerprint_of(entries)
+    stored = list(entries)
     try:
+        stored += _shown(storage, entries)
         scene = (_scene_of_file if path == entries[0].path else _scene_of_folder)(storage, entries, path, reading)
+        scene = replace(scene, fingerprint=fingerprint_of(stored))
         scene.check()
     except ChipError as error:
-        return Found(path, size, etag, None, str(error))
-    return Found(path, size, etag, scene)
+        return Found(path, sum(entry.size for entry in stored), fingerprint_of(stored), None, str(error))
+    return Found(path, sum(entry.size for entry in stored), scene.fingerprint, scene)
+
+
+def _shown(storage: Storage, entries: Sequence[Entry]) -> list[Entry]:
+    """The files of the store that VRTs among `entries` show, also by way of other VRTs: pixels change with them."""
+    found: dict[str, Entry] = {}
+    folders: dict[str, dict[str, Entry]] = {}
+    waiting = [entry for entry in entries if _suffix(entry.path) == ".vrt"]
+    while waiting:
+        vrt = waiting.pop()
+        if vrt.size > _LARGEST_VRT:
+            raise ChipError(f"has {vrt.size:,} bytes, expected at most {_LARGEST_VRT:,} of a VRT")
+        try:
+            text = storage.get(vrt.path)
+        except FileNotFoundError:
+            raise ChipError("is gone: it was listed, but the store no longer has it") from None
+        for reference in references(text, vrt.path, storage.url):
+            if (path := reference.path) is None or path in found:
+                continue
+            folder = path.rpartition("/")[0]
+            if folder not in folders:
+                folders[folder] = {entry.path: entry for entry in storage.entries(folder, recursive=False)}
+            if (source := folders[folder].get(path)) is not None:
+                found[path] = source
+                waiting += [source] if _suffix(path) == ".vrt" else []
+    return sorted(found.values(), key=lambda entry: entry.path)
+
+
+def _suffix(path: str) -> str:
+    return PurePosixPath(path).suffix.lower()
 
 
 def _scene_of_file(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Scene:
@@ -269,7 +303,7 @@ class _Opening:
 
     def __init__(self, url: str) -> None:
         self.name: str = url
-        self.options: dict[str, Any] = {"driver": _DRIVERS[PurePosixPath(url).suffix.lower()]}
+        self.options: dict[str, Any] = {"driver": _DRIVERS[_suffix(url)]}
         self._failed = threading.local()
         if not is_local(url):
             self.options["opener"] = self._open
