@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import shapely
 
 from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError
+from daskembed.footprints import bounding_box, box
 from daskembed.receipts import check_version
 from daskembed.sources import EDGES
 from daskembed.storage import Storage
@@ -75,7 +75,9 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
         frame = dask_geopandas.from_dask_dataframe(
             dd.from_delayed([make(*parts, windows) for parts in zip(*blocks, row_blocks, strict=True)], meta=meta)
         )
-    frame.spatial_partitions = gpd.GeoSeries([shapely.box(*b.total_bounds) for b in row_blocks], crs="OGC:CRS84")
+    frame.spatial_partitions = gpd.GeoSeries(
+        [box(*bounding_box(b.geometry.to_numpy())) for b in row_blocks], crs="OGC:CRS84"
+    )
     return frame
 
 
@@ -264,7 +266,7 @@ def _look(storage: Storage, name: str) -> _Look:
     with _open(storage, name) as file:
         metadata = file.metadata
         made = json.loads(metadata.metadata.get(b"daskembed", b"{}"))
-        bounds = shapely.box(*json.loads(metadata.metadata[b"geo"])["columns"]["geometry"]["bbox"])
+        bounds = box(*json.loads(metadata.metadata[b"geo"])["columns"]["geometry"]["bbox"])
         pieces, groups, size = [], [], 0
         for group in range(metadata.num_row_groups):
             groups.append(group)
