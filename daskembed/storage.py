@@ -473,9 +473,10 @@ def zarr_store(storage: Storage) -> Any:
 
 
 def is_stray(path: str) -> bool:
-    """Whether a file or folder is one that systems and tools leave anywhere, which nobody wrote on purpose."""
-    name = PurePosixPath(path).name
-    return name in ("Thumbs.db", "desktop.ini", "__MACOSX") or (name.startswith(".") and not name.startswith(".z"))
+    """Whether a file is one that systems and tools leave anywhere, or in a folder of that kind."""
+    names = PurePosixPath(path).parts
+    hidden = any(name.startswith(".") and not name.startswith(".z") for name in names)
+    return hidden or not {"Thumbs.db", "desktop.ini", "__MACOSX"}.isdisjoint(names)
 
 
 def split_url(url: str) -> tuple[Storage, str]:

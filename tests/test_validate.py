@@ -333,15 +333,16 @@ def test_dates_the_wrong_way_round(output):
     assert found[0] == ("name", f"{name}: the first date 2022-01-31 is after the last, 2019-04-16")
 
 
-def test_a_date_whose_chips_are_all_quarantined_is_noted(client, chips, tmp_path):
-    shutil.copytree(chips, tmp_path / "chips")
-    (bad,) = write_chips(tmp_path / "chips", date="2022-01-31", rows=1, cols=1)
-    with bad.open("r+b") as file:  # the header stays good
-        file.seek(100_000)
-        file.write(bytes(200_000))
-    run(client, "33TUL", tmp_path)
-    message = "note: no row is of 2022-01-31, the last date of its name; its chips are quarantined"
-    assert found_in(Storage(str(tmp_path / "out"))) == [("dates", message)]
+@pytest.mark.parametrize("how", ["quarantined", "rejected"])
+def test_a_date_whose_chips_are_all_set_aside_is_noted(output, how):
+    """Earlier versions put it into the name."""
+    receipt = output.get(RECEIPT).decode()
+    held = json.loads(receipt)
+    name = FILE.replace("20220131", "20220228")
+    held[how]["/chips/33TUL/2022-02-28/claytile_33TUL_20220228_v02_0001.tif"] = "because"
+    output.put(RECEIPT, json.dumps(held).replace(FILE, name).encode())
+    message = f"note: no row is of 2022-02-28, the last date of its name; its chips are {how}"
+    assert rename(output, name) == [("dates", message)]
 
 
 # The footer

@@ -153,9 +153,10 @@ def _axis(coordinate: xr.DataArray, name: str) -> _Axis:
     gaps = [number_of(attributes, key, math.nan) for key in ("_FillValue", "missing_value")]
     found[np.isin(found, gaps)] = np.nan
     found = found * scale + offset
-    slack = float(np.spacing(np.abs(values).max())) if values.dtype.kind == "f" else 0.0
+    whole = bool(np.isfinite(found).all())
+    slack = float(np.spacing(np.abs(values).max())) if whole and values.dtype.kind == "f" else 0.0
     axis = _Axis(float(found[0]), float(found[-1]), len(found), slack)
-    if not (axis.step and np.allclose(np.diff(found), axis.step, rtol=1e-3, atol=slack)):
+    if not (whole and axis.step and np.allclose(np.diff(found), axis.step, rtol=1e-3, atol=slack)):
         raise ChipError(f"has a coordinate {name} that is not evenly spaced: expected a regular grid")
     return axis
 

@@ -55,7 +55,7 @@ def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
     """The chips of the stores of a tile, or of those in its folder; see `daskembed.index_tile`."""
     found: list[Found] = []
     for path in _stores(tile, storage):
-        entries = [entry for entry in storage.entries(path) if not is_stray(entry.path)]
+        entries = [entry for entry in storage.entries(path) if not is_stray(entry.path.removeprefix(path))]
         size = sum(entry.size for entry in entries)
         etag = fingerprint_of(entries)
         try:
