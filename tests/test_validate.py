@@ -147,6 +147,9 @@ def test_zones_with_edges_of_their_own(edges):
     names = [f"{tile}_20190416_20190416_v001.gpq" for tile in EDGES]
     assert {name: found_in(edges, name) for name in names} == {name: [] for name in names}
     assert "MultiPolygon" in set(gpd.read_parquet(edges.url_of(CROSSING)).geom_type)
+    geo = json.loads(pq.read_metadata(edges.url_of(CROSSING)).metadata[b"geo"])
+    west, _, east, _ = geo["columns"]["geometry"]["bbox"]
+    assert (179 < west < 180, -180 < east < -178) == (True, True)
 
 
 def test_a_store(output, s3):
@@ -602,6 +605,7 @@ def test_a_polygon_across_the_antimeridian_that_spans_the_globe(edges):
         bounds = np.array([part.bounds for part in shapes[crossing].geoms])
         west, east = bounds[bounds[:, 0] > 0][0], bounds[bounds[:, 0] < 0][0]
         shapes[crossing] = shapely.box(east[2], west[1], west[0], west[3])
+        geo["columns"]["geometry"]["bbox"][::2] = [-180.0, 180.0]
         return with_column(table, "geometry", pa.array(shapely.to_wkb(shapes), pa.binary()))
 
     rewrite(edges, change, name=CROSSING)

@@ -64,10 +64,6 @@ def order_bands(descriptions: Sequence[str | None], sensor: Sensor, *, more: boo
     if not any(found):
         found = [name.lower() for name in (sensor.names if len(found) == len(sensor.bands) else _LAYOUT)]
     numbers = {band.name: _numbers(found, (band.name, *band.aliases)) for band in sensor.bands}
-    for name, places in {**numbers, CLASSES: _numbers(found, (CLASSES,))}.items():
-        if len(places) > 1:
-            where = " and ".join(f"{place} ({short(found[place - 1])})" for place in places)
-            raise ChipError(f"has the band {name} {len(places)} times, as bands {where}: expected it once")
     if missing := [name for name, places in numbers.items() if not places]:
         verb = "is" if len(missing) == 1 else "are"
         raise ChipError(
@@ -75,6 +71,10 @@ def order_bands(descriptions: Sequence[str | None], sensor: Sensor, *, more: boo
             f"missing; expected {' '.join(sensor.names)} in any order, or no descriptions at all"
             f"{alternative(missing, sensor)}"
         )
+    for name, places in {**numbers, CLASSES: _numbers(found, (CLASSES,))}.items():
+        if len(places) > 1:
+            where = " and ".join(f"{place} ({short(found[place - 1])})" for place in places)
+            raise ChipError(f"has the band {name} {len(places)} times, as bands {where}: expected it once")
     return tuple(place for places in numbers.values() for place in places)
 
 
