@@ -365,3 +365,35 @@ def test_a_store_that_lies_elsewhere(tmp_path: Path) -> None:
     )
     with pytest.raises(TileError, match=said):
         daskembed.index_tile("31SFA", str(tmp_path), encoder=encoder)
+
+
+def test_a_store_that_lies_elsewhere_is_one_among_others(tmp_path: Path) -> None:
+    """Not one for each of its dates."""
+    other = store(tmp_path, form=3).rename(tmp_path / f"{TILE}_other.zarr")
+    meta = json.loads((other / "zarr.json").read_text())
+    meta["attributes"]["proj:code"] = "EPSG:32631"
+    (other / "zarr.json").write_text(json.dumps(meta))
+    store(tmp_path, form=3)
+    frame = index(tmp_path)
+    assert list(frame["quarantined"].isna()) == [True, True, False]
+    assert frame["source_url"][2] == str(other)
+
+
+@pytest.mark.parametrize(
+    ("where", "attributes", "said"),
+    [
+        ("zarr.json", {"proj:code": {"a": [1]}}, "has a CRS that PROJ does not know: {'a'"),
+        ("zarr.json", {"spatial:transform": "nowhere"}, "has the spatial:transform nowhere, expected six numbers"),
+        ("x/zarr.json", {"scale_factor": "ten"}, "has the attribute scale_factor 'ten', expected a number"),
+        ("y/zarr.json", {"add_offset": {}}, "has the attribute add_offset {}, expected a number"),
+        ("time/zarr.json", {"units": 7}, "has a dimension time without dates"),
+        ("time/zarr.json", {"calendar": "martian"}, "has a coordinate time that is not to be decoded: "),
+    ],
+)
+def test_odd_attributes_of_a_store_are_told(where: str, attributes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    path = store(tmp_path, form=3, consolidated=False)
+    meta = json.loads((path / where).read_text())
+    meta["attributes"] |= attributes
+    (path / where).write_text(json.dumps(meta))
+    with pytest.raises(TileError, match=said):
+        index(tmp_path)

@@ -238,7 +238,7 @@ def times_of(dataset: xr.Dataset, array: xr.DataArray, url: str) -> list[tuple[s
 
 def _told(dataset: xr.Dataset, array: xr.DataArray) -> date | None:
     """The day of an image without a dimension time, of its coordinate or an attribute."""
-    if "time" in dataset.variables:
+    if "time" in dataset.coords and dataset["time"].ndim < 2:
         days = np.unique(_stamps(dataset["time"]).reshape(-1).astype("datetime64[D]"))
         days = days[~np.isnat(days)]
         if len(days) > 1:

@@ -371,7 +371,10 @@ def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: 
     """
     if not found:
         return None
-    found = [_at_tile(one, tile) for one in found]
+    placed = [_at_tile(one, tile) for one in found]
+    # A store that cannot be used is one, whatever dates it has.
+    refused = {one.path: one for one in placed if one.scene is None}
+    found = [*refused.values(), *(one for one in placed if one.scene is not None)]
     if not any(one.scene for one in found):
         raise TileError(f"{storage.url_of(found[0].path)} {found[0].reason}")
     wanted = [one for one in found if one.scene is None or _within(one.scene.date, reading.dates)]

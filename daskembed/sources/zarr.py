@@ -13,7 +13,7 @@ import xarray as xr
 
 from daskembed.errors import ChipError
 from daskembed.sources import Listing, Reading
-from daskembed.sources.cf import epsg_of, georeferencing, times_of
+from daskembed.sources.cf import epsg_of, georeferencing, plain, times_of
 from daskembed.sources.judging import order_bands
 from daskembed.sources.scenes import (
     Found,
@@ -64,6 +64,11 @@ def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
         except ChipError as error:
             found.append(Found(path, size, etag, None, str(error)))
             continue
+        # Of attributes that nobody thought of.
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            found.append(Found(path, size, etag, None, f"has metadata that are not understood: {said}"))
+            continue
         found += [Found(path, size // len(scenes), etag, scene) for scene in scenes]
     return listing_of("zarr", tile, storage, reading, found)
 
@@ -111,7 +116,7 @@ def _scenes(url: str, etag: str, reading: Reading, *, old: bool) -> list[Scene]:
     shape = (array.sizes["y"], array.sizes["x"])
     names: list[str | None] = [None] * array.sizes["band"]
     if "band" in array.coords and array["band"].dtype.kind not in "iuf":
-        names = [str(name) for name in array["band"].values]
+        names = [str(plain(name)) for name in array["band"].values]
     numbers = tuple(number - 1 for number in order_bands(names, reading.sensor, more=True))
     scale = _scale(array, old=old)
     times = times_of(dataset, array, url)
