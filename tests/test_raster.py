@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from rasterio.transform import from_origin
 
 import daskembed
@@ -178,3 +179,14 @@ def test_the_encoder_that_needs_fewer_bands_is_named(tmp_path: Path) -> None:
     said = r"lacks the files of vh, vv, dem: expected B02.tif, .*; --encoder clay-v1.5 needs those of Sentinel-2 alone"
     with pytest.raises(TileError, match=said):
         index(tmp_path, V0)
+
+
+def test_a_vrt_changes_with_what_it_shows(tmp_path: Path) -> None:
+    path = write(tmp_path / "pixels.tif", 7, count=10, names=SENTINEL_2)
+    rasterio.shutil.copy(path, tmp_path / f"{TILE}_20190416.vrt", driver="VRT")
+    before = index(tmp_path)["etag"][0]
+    assert index(tmp_path)["etag"][0] == before
+    write(path, 8, count=10, names=SENTINEL_2)
+    frame = index(tmp_path)
+    assert frame["etag"][0] != before
+    assert values_of(frame) == [[8] * 10]
