@@ -72,6 +72,8 @@ SAME: dict[str, xr.Dataset] = {
     "corners beside two that agree": dataset_of(
         CORNERS_X, CORNERS_Y, mapping={"GeoTransform": GDAL}, **{"spatial:transform": AFFINE}
     ),
+    "a part of what rioxarray had": dataset_of(mapping={"GeoTransform": f"{WEST - 70} 10 0 {NORTH + 120} 0 -10"}),
+    "a part of what stackstac had": dataset_of(array={"transform": [10, 0, WEST - 70, 0, -10, NORTH]}),
     "no coordinates beside GeoZarr": dataset_of(None, None, **{"spatial:transform": AFFINE}),
     "another transform": dataset_of(transform="by hand"),
     "the transform of no transform": dataset_of(mapping={"GeoTransform": "0 1 0 0 0 1"}),
@@ -96,7 +98,7 @@ def test_a_rounded_coordinate_is_made_good_by_a_transform() -> None:
     [
         (
             dataset_of(CENTRES_X - 3, CENTRES_Y, mapping={"GeoTransform": GDAL}),
-            "has coordinates that begin at 300002, 5099995 in steps of 10, -10, but a GeoTransform from 300000, ",
+            "has coordinates from 300002, 5099995 in steps of 10, -10, but a GeoTransform from 300000, ",
         ),
         (
             dataset_of(CORNERS_X, CENTRES_Y, **{"spatial:transform": AFFINE}),
@@ -104,6 +106,13 @@ def test_a_rounded_coordinate_is_made_good_by_a_transform() -> None:
         ),
         (dataset_of(CORNERS_X + 10, CORNERS_Y - 10, **{"spatial:transform": AFFINE}), "but a spatial:transform from"),
         (dataset_of(**{"spatial:transform": [20.0, 0, WEST, 0, -20.0, NORTH]}), "in steps of 20, -20: expected the"),
+        (
+            dataset_of(
+                mapping={"GeoTransform": f"{WEST + 5} 10 0 {NORTH - 5} 0 -10"},
+                **{"spatial:transform": [10, 0, WEST - 70, 0, -10, NORTH]},
+            ),
+            "that are corners of pixels by one of spatial:transform and GeoTransform, and centres by another",
+        ),
         (
             dataset_of(mapping={"GeoTransform": GDAL}, **{"spatial:transform": [10, 0, WEST + 5, 0, -10, NORTH - 5]}),
             "has a spatial:transform from 300005, 5099995 beside a GeoTransform from 300000, 5100000: ",

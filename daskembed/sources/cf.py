@@ -88,7 +88,7 @@ def georeferencing(dataset: xr.Dataset, array: xr.DataArray, epsg: int, reading:
     """West and north edge and the side of a pixel, in the CRS's unit.
 
     The coordinates are those of the pixels' centres, unless a transform beside them says that they are those of their
-    north-west corners. Where there are none, the transform does.
+    north-west corners. Where there are none, the transform says it.
 
     Raises
     ------
@@ -101,15 +101,20 @@ def georeferencing(dataset: xr.Dataset, array: xr.DataArray, epsg: int, reading:
         raise ChipError(f"lacks the coordinates {', '.join(lacking)}: expected the centres of the pixels")
     if not lacking:
         x, y = (_axis(array[name], name) for name in ("x", "y"))
-        for found in transforms:
-            off = np.array([*x.pixels(found.west, found.step_x), *y.pixels(found.north, found.step_y)])
-            # Of centres and of corners.
-            if min(np.abs(off - place).max() for place in (0.5, 0.0)) > _OFF + max(x.slack, y.slack) / abs(x.step):
-                raise ChipError(
-                    f"has coordinates that begin at {x.first:.10g}, {y.first:.10g} in steps of {x.step:.10g}, "
-                    f"{y.step:.10g}, but a {found.name} from {found.west:.10g}, {found.north:.10g} in steps of "
-                    f"{found.step_x:.10g}, {found.step_y:.10g}: expected the centres of its pixels, or their corners"
-                )
+        said = {found: _meaning(found, x, y) for found in transforms}
+        if odd := [found for found, meaning in said.items() if meaning is None]:
+            other = odd[0]
+            raise ChipError(
+                f"has coordinates from {x.first:.10g}, {y.first:.10g} in steps of {x.step:.10g}, {y.step:.10g}, but a "
+                f"{other.name} from {other.west:.10g}, {other.north:.10g} in steps of {other.step_x:.10g}, "
+                f"{other.step_y:.10g}: expected the centres of its pixels, or their corners (rioxarray's "
+                "rio.write_transform() writes it anew)"
+            )
+        if {"corners", "centres elsewhere"} <= {*said.values()}:
+            names = " and ".join(found.name for found in said)
+            raise ChipError(f"has coordinates that are corners of pixels by one of {names}, and centres by another")
+        # Coordinates are cut with the pixels, attributes stay as they were.
+        transforms = [found for found, meaning in said.items() if meaning != "centres elsewhere"]
         if not transforms:
             transforms = [_Transform("coordinate", x.first - x.step / 2, y.first - y.step / 2, x.step, y.step)]
     first, *others = transforms
@@ -139,6 +144,21 @@ class _Axis:
     def pixels(self, edge: float, step: float) -> tuple[float, float]:
         """Where in their pixels the first and the last value lie, by a transform's `edge` and `step`."""
         return (self.first - edge) / step, (self.last - edge) / step - (self.count - 1)
+
+
+def _meaning(found: _Transform, x: _Axis, y: _Axis) -> str | None:
+    """What coordinates are by a transform; None if nothing.
+
+    ``corners`` or ``centres`` of its pixels from the first one on, or ``centres elsewhere``: of others of its grid.
+    """
+    places = np.array([x.pixels(found.west, found.step_x), y.pixels(found.north, found.step_y)])
+    most = _OFF + max(x.slack, y.slack) / abs(x.step)
+    if np.abs(places).max() <= most:
+        return "corners"
+    start = np.round(places[:, :1] - 0.5)
+    if np.abs(places - start - 0.5).max() > most:
+        return None
+    return "centres elsewhere" if start.any() else "centres"
 
 
 def _axis(coordinate: xr.DataArray, name: str) -> _Axis:
