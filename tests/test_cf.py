@@ -105,6 +105,7 @@ def test_a_rounded_coordinate_is_made_good_by_a_transform() -> None:
             "expected the centres of its pixels, or their corners",
         ),
         (dataset_of(CORNERS_X + 10, CORNERS_Y - 10, **{"spatial:transform": AFFINE}), "but a spatial:transform from"),
+        (dataset_of(CENTRES_X - 70, CENTRES_Y, **{"spatial:transform": AFFINE}), "but a spatial:transform from"),
         (dataset_of(**{"spatial:transform": [20.0, 0, WEST, 0, -20.0, NORTH]}), "in steps of 20, -20: expected the"),
         (
             dataset_of(

@@ -149,14 +149,14 @@ class _Axis:
 def _meaning(found: _Transform, x: _Axis, y: _Axis) -> str | None:
     """What coordinates are by a transform; None if nothing.
 
-    ``corners`` or ``centres`` of its pixels from the first one on, or ``centres elsewhere``: of others of its grid.
+    ``corners`` or ``centres`` of its pixels from the first one on, or ``centres elsewhere``: of those that follow.
     """
     places = np.array([x.pixels(found.west, found.step_x), y.pixels(found.north, found.step_y)])
     most = _OFF + max(x.slack, y.slack) / abs(x.step)
     if np.abs(places).max() <= most:
         return "corners"
     start = np.round(places[:, :1] - 0.5)
-    if np.abs(places - start - 0.5).max() > most:
+    if np.abs(places - start - 0.5).max() > most or start.min() < 0:
         return None
     return "centres elsewhere" if start.any() else "centres"
 
