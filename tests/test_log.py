@@ -126,7 +126,7 @@ def test_no_secret_of_a_url_is_told(client, source, tmp_path, monkeypatch):
 
 def test_no_secret_of_a_quarantined_chip_is_told(client, source, tmp_path, monkeypatch):
     def find(*_: Any) -> tuple[stages.Indexed, list[stages.Block]]:
-        return stages.Indexed("listing", (), {SECRET: f"is gone: {SECRET}"}, ()), []
+        return stages.Indexed("listing", {SECRET: f"is gone: {SECRET}"}, ()), []
 
     monkeypatch.setattr(stages, "index", find)
     (bad,) = [event for event in run(client, source, tmp_path) if event.event == "quarantined"]
