@@ -21,9 +21,9 @@ from rasterio.enums import Interleaving
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
-from daskembed.encoders.description import CHIP, CLAY_V0, LARGEST, Sensor
+from daskembed.encoders.description import CHIP, CLAY_V0, LARGEST
 from daskembed.errors import ChipError, TileError
-from daskembed.footprints import to_lonlat
+from daskembed.footprints import elsewhere, metres_of_unit, to_lonlat
 from daskembed.sources import EDGES, INDEX_COLUMNS, NO_RULES, Listing, Reading, Rules
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.judging import NEVER, check_pixels, order_bands, short
@@ -53,6 +53,9 @@ SIZE = CHIP
 _MOST_BYTES = 128 * 1024**2
 _LARGEST_BLOCK = 1024
 _SMALLEST_PIXEL, _LARGEST_PIXEL = 0.01, 1000.0
+_READING = Reading()
+_PIXEL_ERROR = 1e-3
+"""Of a pixel's side, relative: half a pixel in a chip."""
 
 # Drivers other than GTiff never see the bytes, and blocks are read once.
 _GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 16, "GDAL_NUM_THREADS": 1}
@@ -259,7 +262,7 @@ def _set_copies_aside(listing: Listing, headers: list[_Header | str]) -> list[_H
 def _header_or_reason(listing: Listing, entry: Entry, reading: Reading) -> _Header | str:
     sidecars = tuple(end for end in SIDECARS if any(one.path == f"{entry.path}{end}" for one in listing.sidecars))
     try:
-        return _read_header(listing.storage, entry, listing.tile, reading.sensor, reading, sidecars)
+        return _read_header(listing.storage, entry, listing.tile, reading, sidecars)
     except ChipError as error:
         return str(error)
     except FileNotFoundError:
@@ -267,12 +270,7 @@ def _header_or_reason(listing: Listing, entry: Entry, reading: Reading) -> _Head
 
 
 def _read_header(
-    storage: Storage,
-    entry: Entry,
-    tile: str,
-    sensor: Sensor = CLAY_V0,
-    reading: Reading | None = None,
-    sidecars: tuple[str, ...] = (),
+    storage: Storage, entry: Entry, tile: str, reading: Reading = _READING, sidecars: tuple[str, ...] = ()
 ) -> _Header:
     if entry.size > _MOST_BYTES:
         raise ChipError(
@@ -285,7 +283,7 @@ def _read_header(
         raise file.failure
     if start not in _SIGNATURES:
         found = "is empty" if not start else f"is not a TIFF: it starts with {start!r}"
-        raise ChipError(f"{found}; expected a GeoTIFF of {len(sensor.bands)} bands")
+        raise ChipError(f"{found}; expected a GeoTIFF of {len(reading.sensor.bands)} bands")
     name = f"{uuid.uuid4().hex}.tif"
 
     beside = {f"{name}{end}": storage.get(f"{entry.path}{end}") for end in sidecars}
@@ -304,15 +302,14 @@ def _read_header(
             rasterio.Env(**(_GDAL_BESIDE if sidecars else _GDAL)),
             rasterio.open(name, opener=opener, driver="GTiff") as dataset,
         ):
-            header = _check_header(dataset, entry.path, tile, sensor)
-            evidence = Evidence(storage.url_of(entry.path), header.date, dataset.tags())
+            header = _check_header(dataset, entry.path, tile, reading)
             scales = settle(
                 [scale_of(dataset, number) for number in header.bands],
-                sensor.bands,
-                sensor,
+                reading.sensor.bands,
+                reading.sensor,
                 np.dtype(dataset.dtypes[0]),
-                reading or Reading(sensor),
-                evidence,
+                reading,
+                Evidence(storage.url_of(entry.path), header.date, dataset.tags()),
             )
             return replace(header, scales=scales, sidecars=sidecars)
     except (RasterioError, ValueError) as error:
@@ -373,9 +370,9 @@ def _check_values(pixels: NDArray[np.generic], bands: tuple[int, ...], nodata: S
             )
 
 
-def _check_header(dataset: Any, path: str, tile: str, sensor: Sensor) -> _Header:
+def _check_header(dataset: Any, path: str, tile: str, reading: Reading) -> _Header:
     _check_grid(dataset)
-    numbers = order_bands(dataset.descriptions, sensor)
+    numbers = order_bands(dataset.descriptions, reading.sensor)
     crs = dataset.crs
     epsg = crs.to_epsg() if crs else None
     if epsg is None or not crs.is_projected:
@@ -384,12 +381,15 @@ def _check_header(dataset: Any, path: str, tile: str, sensor: Sensor) -> _Header
     if dataset.transform.is_identity:
         raise ChipError("has no georeferencing: expected a geotransform of 10 m pixels")
     step_x, shear_x, _, shear_y, step_y, _ = dataset.transform[:6]
+    sides = [step * metres_of_unit(epsg) for step in (step_x, -step_y)]
     # Written so that NaN is refused.
-    if not (shear_x == shear_y == 0 and all(_SMALLEST_PIXEL <= step <= _LARGEST_PIXEL for step in (step_x, -step_y))):
+    if not (shear_x == shear_y == 0 and all(_SMALLEST_PIXEL <= side <= _LARGEST_PIXEL for side in sides)):
         raise ChipError(
             f"has the geotransform {', '.join(f'{value:g}' for value in dataset.transform[:6])}: expected 10 m pixels, "
             "rows from north to south, not rotated"
         )
+    if (wanted := reading.resolution) is not None and not np.allclose(sides, wanted, rtol=_PIXEL_ERROR, atol=0):
+        raise ChipError(f"has pixels of {sides[0]:g} x {sides[1]:g} m, expected {wanted:g} m: resample it")
     tag = dataset.tags().get("date")
     if tag is None:
         raise ChipError("has no `date` tag, expected date=YYYY-MM-DD")
@@ -471,6 +471,9 @@ def _to_frame(listing: Listing, reading: Reading, headers: list[_Header | str]) 
                 f"has the bounds {west:g}, {south:g}, {east:g}, {north:g} (west, south, east, north), "
                 f"expected a place in EPSG:{epsg}"
             )
+        for row, reason in zip(found, elsewhere(listing.tile, np.array(list(found.values())), epsg), strict=True):
+            if reason is not None and footprints[row] is not None:
+                headers[row] = reason
     good = [header if isinstance(header, _Header) else None for header in headers]
     urls = [listing.storage.url_of(entry.path) for entry in entries]
     names, rules = reading.sensor.names, reading.rules.or_else(zeros=False, nan=False, max_cloud=NEVER)
