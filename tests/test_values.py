@@ -379,7 +379,9 @@ def masked_file(write_file: Any, folder: Path, *, internal: bool) -> Path:
 @pytest.mark.parametrize("internal", [True, False])
 def test_masks_of_files_are_seen(form: str, internal: bool, tmp_path: Path) -> None:
     masked_file(FORMS[form], tmp_path, internal=internal)
-    said = "red is masked in 25.0000% of its pixels, 3 more bands likewise (--no-reject-nan keeps it)"
+    said = (
+        "red is masked or was never written in 25.0000% of its pixels, 3 more bands likewise (--no-reject-nan keeps it)"
+    )
     assert fate(tmp_path, "naip", rules=Rules(nan=True)) == said
     values = chip_of(tmp_path, "naip", rules=KEEP).read()
     assert np.isnan(values[:, :, :128]).all()
@@ -415,7 +417,7 @@ def test_a_near_infrared_is_no_alpha_and_an_alpha_is(tmp_path: Path) -> None:
     with rasterio.open(path, "r+") as file:
         use = rasterio.enums.ColorInterp
         file.colorinterp = (use.red, use.green, use.blue, use.undefined, use.alpha)
-    assert fate(tmp_path / "alpha", "naip").startswith("red is masked in 25.0000% of its pixels")
+    assert fate(tmp_path / "alpha", "naip").startswith("red is masked or was never written in 25.0000% of its pixels")
 
 
 @pytest.mark.parametrize("form", [2, 3])
@@ -434,6 +436,17 @@ def test_chunks_that_are_missing_are_told_from_those_that_are_empty(form: int, s
     values = chip_of(tmp_path / "not", "naip", rules=KEEP).read()
     assert np.isnan(values[:, 256:, 256:]).all()
     np.testing.assert_array_equal(values[:, :256], stored[:, :256])
+
+
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_blocks_that_were_never_written_are_told_from_zeros(interleave: str, tmp_path: Path) -> None:
+    stored = naip()
+    stored[:, 256:, 256:] = 0
+    blocks = {"tiled": True, "blockxsize": 256, "blockysize": 256, "interleave": interleave}
+    as_raster(tmp_path / "there", stored, RGBN, **blocks)
+    assert fate(tmp_path / "there", "naip") == "kept: "
+    as_raster(tmp_path / "not", stored, RGBN, **blocks, sparse_ok=True)
+    assert fate(tmp_path / "not", "naip").startswith("red is masked or was never written in 25.0000% of its pixels, 3")
 
 
 @pytest.mark.parametrize("gap", [0.0, np.nan, -1.0])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
+from rasterio.enums import Interleaving
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -21,6 +22,7 @@ from daskembed.encoders.description import Band
 from daskembed.errors import ChipError, StorageError
 from daskembed.sources import Listing, Reading
 from daskembed.sources.baseline import Evidence
+from daskembed.sources.chunks import lost_pixels
 from daskembed.sources.judging import CLASSES, alternative, order_bands, short
 from daskembed.sources.scenes import (
     Found,
@@ -34,7 +36,7 @@ from daskembed.sources.scenes import (
     grid_of,
     listing_of,
 )
-from daskembed.sources.values import SIDECARS, Scale, read_bands, scale_of, settle
+from daskembed.sources.values import SIDECARS, Scale, part_masks, read_bands, scale_of, settle
 from daskembed.sources.vrt import references
 from daskembed.storage import Entry, Storage, is_local, open_remote, split_url
 
@@ -434,6 +436,29 @@ def open_layer(layer: RasterLayer) -> Reader:
 
     def read(rows: slice, cols: slice) -> NDArray[np.generic]:
         with damage_is_the_chips(opening.failure), rasterio.Env(**opening.environment):
-            return read_bands(dataset(), layer.bands, Window.from_slices(rows, cols))
+            image = dataset()
+            pixels = read_bands(image, layer.bands, Window.from_slices(rows, cols))
+            if image.driver != "GTiff":
+                return pixels
+            numbers, mask = part_masks(pixels)
+            lost = _unwritten(image, layer.bands, numbers, (rows.start, cols.start))
+        if lost is None:
+            return pixels
+        return np.ma.masked_array(numbers, lost if mask is None else lost | mask)
 
     return read
+
+
+def _unwritten(
+    image: Any, bands: Sequence[int], pixels: NDArray[np.generic], start: tuple[int, int]
+) -> NDArray[np.bool_] | None:
+    """Pixels of blocks that a TIFF does not hold, as a sparse file or one of which the writing was stopped."""
+    height, width = image.block_shapes[0]
+    together = image.interleaving is Interleaving.pixel
+
+    def is_there(place: tuple[int, ...], value: np.generic) -> bool:
+        band, y, x = place
+        number = 1 if together else bands[band]
+        return image.get_tag_item(f"BLOCK_OFFSET_{x // width}_{y // height}", "TIFF", number) is not None
+
+    return lost_pixels(pixels, (0, *start), (1, height, width), is_there)

@@ -45,7 +45,7 @@ class Scale:
     """What is taken from each number afterwards."""
     remark: str = ""
     """Why that is taken out, or what nobody knows of it."""
-    absent: str = "is masked"
+    absent: str = "is masked or was never written"
     """What is said of pixels that the storage itself has not."""
 
     @property

@@ -14,6 +14,7 @@ from daskembed.errors import ChipError
 from daskembed.sources import Listing, Reading
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.cf import epsg_of, georeferencing, plain, times_of
+from daskembed.sources.chunks import ZarrChunks
 from daskembed.sources.judging import order_bands
 from daskembed.sources.scenes import (
     Found,
@@ -26,7 +27,6 @@ from daskembed.sources.scenes import (
     listing_of,
 )
 from daskembed.sources.values import Scale, settle
-from daskembed.sources.zarr_chunks import Chunks
 from daskembed.storage import Storage, explained, is_stray, zarr_store
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def open_layer(layer: ZarrLayer) -> Reader:
     """Open a layer for reading."""
     array = _open_dataset(layer.url)[layer.variable]
     dims_of_all = tuple(map(str, array.dims))
-    chunks = Chunks(layer.url, layer.variable, dims_of_all, array.encoding.get("chunks") or array.shape)
+    chunks = ZarrChunks(layer.url, layer.variable, dims_of_all, array.encoding.get("chunks") or array.shape)
     if layer.time is not None:
         array = array.isel(time=layer.time)
     dims = ("y", "x") if layer.bands is None else ("band", "y", "x")

@@ -1,9 +1,9 @@
-"""Which pixels of a Zarr array were never written, or were lost: a chunk that is not there reads as the fill value."""
+"""Which pixels were never written, or were lost: a block of storage that is not there reads as the fill value."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,42 @@ if TYPE_CHECKING:
 _DIMS = ("band", "y", "x")
 
 
-class Chunks:
-    """The chunks of an array.
+def lost_pixels(
+    window: NDArray[np.generic],
+    start: Sequence[int],
+    sides: Sequence[int],
+    is_there: Callable[[tuple[int, ...], np.generic], bool],
+) -> NDArray[np.bool_] | None:
+    """Pixels of a window that lie in blocks of storage that are not there; None if there are none.
+
+    Parameters
+    ----------
+    window
+        What was read.
+    start
+        Place of its first pixel in all that is stored, by axis.
+    sides
+        Lengths of a block, by axis.
+    is_there
+        Whether the block of a place, of which all pixels that were read have a value, is stored.
+    """
+    lost: NDArray[np.bool_] | None = None
+    parts = [_parts(*axis) for axis in zip(start, window.shape, sides, strict=True)]
+    for part in itertools.product(*parts):
+        # Nearly all blocks differ in some pixels, and none that does is missing.
+        values = window[part]
+        first = values.flat[0]
+        if not (values.flat[-1] == first and values.flat[values.size // 2] == first and (values == first).all()):
+            continue
+        place = tuple(begin + inner.start for begin, inner in zip(start, part, strict=True))
+        if not is_there(place, first):
+            lost = np.zeros(window.shape, np.bool_) if lost is None else lost
+            lost[part] = True
+    return lost
+
+
+class ZarrChunks:
+    """The chunks of a Zarr array.
 
     Parameters
     ----------
@@ -33,31 +67,13 @@ class Chunks:
         self._twins: dict[int, Any] = {}
 
     def lost(self, window: NDArray[np.generic], start: Mapping[str, int]) -> NDArray[np.bool_] | None:
-        """Pixels of a window that lie in chunks that are not there; None if there are none.
-
-        Parameters
-        ----------
-        window
-            What was read, ``([band,] y, x)``.
-        start
-            Place of its first pixel in the array, by dimension.
-        """
+        """`lost_pixels` of a window ``([band,] y, x)``, which begins at `start`, by dimension."""
         dims = [name for name in _DIMS if name in self._dims]
-        lost: NDArray[np.bool_] | None = None
-        parts = (
-            _parts(start[name], length, self._sides[name]) for name, length in zip(dims, window.shape, strict=True)
-        )
-        for part in itertools.product(*parts):
-            # Nearly all chunks differ in their corners, and none that does is missing.
-            values = window[part]
-            first = values.flat[0]
-            if not (values.flat[-1] == first and values.flat[values.size // 2] == first and (values == first).all()):
-                continue
-            place = {name: start[name] + one.start for name, one in zip(dims, part, strict=True)}
-            if not self._is_there(first, {**start, **place}):
-                lost = np.zeros(window.shape, np.bool_) if lost is None else lost
-                lost[part] = True
-        return lost
+
+        def is_there(place: tuple[int, ...], value: np.generic) -> bool:
+            return self._is_there(value, {**start, **dict(zip(dims, place, strict=True))})
+
+        return lost_pixels(window, [start[name] for name in dims], [self._sides[name] for name in dims], is_there)
 
     def _is_there(self, value: np.generic, place: Mapping[str, int]) -> bool:
         """Whether the chunk of a pixel is stored, whose value is known: a missing one takes on any fill value."""
