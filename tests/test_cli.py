@@ -161,10 +161,11 @@ BAD = TileResult("27WXM", "done", "/out/27WXM_20190416_20190416_v001.gpq", 2, {"
 FAILED = TileResult("27WXP", "failed", reason="no chips of tile 27WXP")
 
 
-def test_flags_are_handed_over(calls: list[Any]) -> None:
+def test_flags_are_handed_over(calls: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "27WXN").mkdir()
     calls.append(result_of(DONE))
     flags = {
-        "source": "/chips",
+        "source": str(tmp_path),
         "output": "/out",
         "encoder": "clay-v1.5",
         "checkpoint": "untrained:tiny",
@@ -275,7 +276,9 @@ def test_errors(
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, **flags: str) -> str:
     """Run with flags that are all right but for `flags`, which must be refused; returns the line on stderr."""
     source = tmp_path / "chips"
-    source.mkdir(exist_ok=True)
+    chip = source / "33TUL" / "claytile_33TUL_20190416_v02_0001.tif"
+    chip.parent.mkdir(parents=True, exist_ok=True)
+    chip.touch()
     given = {
         "tiles": "33TUL",
         "source": str(source),

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from daskembed.errors import InputError, StorageDeniedError, StorageError
+from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError
 from daskembed.storage import Storage, explained, is_local, local_path, split_url
 
 NAMES = ["plain.txt", "with space.txt", "münchen.txt", "a%20b", "a+b=c&d?e", "deep/er/and deeper"]
