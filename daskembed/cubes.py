@@ -616,8 +616,9 @@ class _Flow:
         alone_since = monotonic()
         while True:
             try:
-                future = self._ended.get(timeout=5)
+                future = self._ended.get(timeout=1)
             except queue.Empty:
+                self._tell(self._state)
                 if self._threads():
                     alone_since = monotonic()
                 elif monotonic() - alone_since > WORKER_TIMEOUT:

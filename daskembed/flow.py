@@ -180,10 +180,8 @@ class Flow:
         publishing = sum(task.stage == "publish" for task in self._tasks.values())
         blocks = sum(task.stage == "embed" for task in self._tasks.values())
         waits = f"waiting until {_count(publishing, 'tile')} {'is' if publishing == 1 else 'are'} published"
-        gives = f"{_count(blocks, 'unfinished block')} given up, finished ones are kept"
-        return f"interrupted: {waits if publishing else 'no tile waits to be published'}; {gives}" + (
-            "; a second Ctrl-C does not wait" if publishing else ""
-        )
+        waits = f"{waits}, which a second Ctrl-C drops" if publishing else "no tile waits to be published"
+        return f"interrupted: {_count(blocks, 'unfinished block')} given up, finished ones are kept; {waits}"
 
     def _fill(self) -> None:
         """Start tiles until every thread has blocks waiting: fewer starve it, more only fill the scheduler."""
@@ -225,10 +223,12 @@ class Flow:
 
     def _threads(self) -> int:
         try:
-            self._report.look({task.key for task in self._tasks.values()})
-            return sum(self._client.nthreads().values())
+            self._report.listen({task.key for task in self._tasks.values()})
+            threads: int = sum(self._client.nthreads().values())
         except (OSError, RuntimeError, TimeoutError) as error:
             raise ClusterLostError(f"the Dask scheduler does not answer any more: {error}") from None
+        self._report.tick()
+        return threads
 
     def _drain(self, refill: Callable[[], None]) -> None:
         while self._tasks:

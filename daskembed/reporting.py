@@ -55,6 +55,7 @@ class Report:
         self._started, self._by, self._told = stages.now(), dict[str, str](), 0.0
         self._lost: deque[dict[str, Any]] = deque()
         self._bad: dict[str, dict[str, str]] = {}
+        self._asks, self._new_bad = True, True
 
     def begin(self) -> None:
         """Say where to look; hear from now on which worker did what, and which are lost."""
@@ -75,13 +76,15 @@ class Report:
             # Which worker did a block is asked of nobody: the scheduler says it before it says that the block is done.
             self._client.subscribe_topic(dashboard.TASKS, self._hear)
 
-    def look(self, keys: Collection[str]) -> None:
-        """Once a second: ask how far the tasks of these names are, and tell everybody."""
-        heard = self._client.run_on_scheduler(dashboard.chips_in_work) if self.state.page else {}
-        self.state.in_work = {key: chips for key, chips in heard.items() if key in keys}
+    def listen(self, keys: Collection[str]) -> None:
+        """Ask the scheduler how far the tasks of these names are, and tell it how far the run is."""
+        self.state.in_work = {key: chips for key, chips in self._chips_in_work().items() if key in keys}
+        self._show()
+
+    def tick(self) -> None:
+        """Once a second: tell everybody else."""
         while self._lost:
             self.say(_loss(self._lost.popleft()))
-        self._show()
         self.tell()
         if self.state.seconds >= self._told + PROGRESS_EVERY:
             self._told = self.state.seconds
@@ -188,10 +191,21 @@ class Report:
             "rejected": state.rejected,
         }
 
+    def _chips_in_work(self) -> dict[str, int]:
+        if not self._asks:
+            return {}
+        try:
+            found: dict[str, int] = self._client.run_on_scheduler(dashboard.chips_in_work)
+        except (AttributeError, ImportError, ValueError):
+            # A scheduler that executes nothing of a client's: finished blocks are all that is known.
+            self._asks, found = False, {}
+        return found
+
     def _set_aside(self, tile: str, fate: str, found: Mapping[str, str]) -> None:
         for url, reason in found.items():
             chip, why = redact(url), redact(reason)
             self._bad.pop(chip, None)
+            self._new_bad = True
             self._bad[chip] = {"tile": tile, "chip": chip, "fate": fate, "reason": why}
             if len(self._bad) > dashboard.MOST_BAD:
                 del self._bad[next(iter(self._bad))]
@@ -213,14 +227,17 @@ class Report:
             "expected": state.expected,
             "unfinished": len(state.at_work),
             "in_files": sum(tile.chips for tile in state.finished),
+            "at_work": sum(tile.done for tile in state.at_work.values()) + sum(state.in_work.values()),
             "filled": sum(tile.filled for tile in state.finished),
             "in_work": [
                 {"tile": tile, "chips": found.chips, "done": state.done_of(tile), "quarantined": found.quarantined}
                 for tile, found in list(state.at_work.items())[: dashboard.MOST_TILES]
             ],
-            "bad": list(self._bad.values()),
             **self.counts(),
         }
+        if self._new_bad:
+            # The scheduler keeps what it is told last, and the last thousand times that it is told something.
+            told["bad"], self._new_bad = list(self._bad.values()), False
         self._client.log_event(dashboard.RUNS, told)
 
     def _hear(self, heard: tuple[float, dict[str, str]]) -> None:

@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Mapping
 from contextvars import Context
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
 from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError, StorageUnusableError
+from daskembed.footprints import metres_of_unit
 from daskembed.parts import read_notes, write_part
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
 from daskembed.results import TileResult
@@ -42,8 +43,6 @@ class Indexed:
     """What is known of a tile before it is embedded."""
 
     listing: str
-    dates: tuple[date, ...]
-    """Acquisition dates of its chips, each once, in order."""
     quarantined: dict[str, str]
     """URL -> reason, of chips whose headers are bad."""
     parts: tuple[str, ...]
@@ -124,7 +123,6 @@ def _look(settings: Settings, tile: str, finished: Receipt | None) -> tuple[Inde
     bad = found[found["quarantined"].notna()]
     indexed = Indexed(
         listing=listing.fingerprint,
-        dates=tuple(sorted(set(found["date"].dropna()))),
         quarantined=dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
         parts=tuple(block.path for block in blocks),
         notes=_notes(settings, listing, found),
@@ -137,7 +135,8 @@ def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tup
     notes = [f"{url}: {scene.note}" for url, scene in listing.scenes.items() if getattr(scene, "note", "")]
     needs = settings.encoder.description
     if needs.resolution is None:
-        steps = ((index["east"] - index["west"]) / CHIP).dropna().round(6)
+        units = index["epsg"].map(metres_of_unit, na_action="ignore").astype(float)
+        steps = ((index["east"] - index["west"]) / CHIP * units).dropna().round(6)
         notes += [
             f"{int((steps == step).sum())} chips have pixels of {step:g} m, {needs.sensor.name} has "
             f"{needs.sensor.gsd:g} m: the encoder is told the chips'"
@@ -243,8 +242,9 @@ def publish(
     output, published = settings.output, []
     with timed("write"):
         notes = read_notes(output, indexed.parts)
-    if notes.rows:
-        name = f"{tile}_{indexed.dates[0]:%Y%m%d}_{indexed.dates[-1]:%Y%m%d}_v{settings.version}"
+    if notes.days:
+        # Not of all chips: those of other dates may have been set aside.
+        name = f"{tile}_{notes.days[0]:%Y%m%d}_{notes.days[1]:%Y%m%d}_v{settings.version}"
         made = {**settings.provenance, "tile": tile, "identity": settings.identity}
         published = [
             sink.publish(output, name + sink.SUFFIX, indexed.parts, made) for sink in map(get_sink, settings.formats)

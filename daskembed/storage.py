@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -469,7 +469,26 @@ def zarr_store(storage: Storage) -> Any:
     """The folder as a store for Zarr to read from; its errors are for `explained` to tell."""
     from zarr.storage import ObjectStore
 
-    return ObjectStore(storage._store, read_only=True)
+    class Folders(ObjectStore[Any]):
+        """What is in a group is a folder: files that are none of Zarr's, such as .DS_Store, are not looked into."""
+
+        def list_dir(self, prefix: str) -> Any:
+            return self._folders(prefix)
+
+        async def _folders(self, prefix: str) -> AsyncIterator[str]:
+            found = await obstore.list_with_delimiter_async(self.store, prefix=prefix or None)
+            for path in found["common_prefixes"]:
+                if not is_stray(name := PurePosixPath(path).name):
+                    yield name
+
+    return Folders(storage._store, read_only=True)
+
+
+def is_stray(path: str) -> bool:
+    """Whether a file is one that systems and tools leave anywhere, or in a folder of that kind."""
+    names = PurePosixPath(path).parts
+    hidden = any(name.startswith(".") and not name.startswith(".z") for name in names)
+    return hidden or not {"Thumbs.db", "desktop.ini", "__MACOSX"}.isdisjoint(names)
 
 
 def split_url(url: str) -> tuple[Storage, str]:
