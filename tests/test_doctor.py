@@ -59,7 +59,8 @@ def test_programs_are_named_as_they_are_typed(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.chdir(tmp_path)
     assert demo.as_typed("daskembed") == ".venv/bin/daskembed"
-    monkeypatch.chdir("/")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert demo.as_typed("python") == str(programs / "python")
     # The environment is activated.
     monkeypatch.setenv("PATH", str(programs))
