@@ -232,6 +232,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     clusters.add_argument("--cluster-arg", action="append", default=[], metavar="KEY=VALUE", help="as for `run`")
 
+    commands.add_parser(
+        "doctor",
+        help="what this machine is: torch, GPU, bf16, credentials, cache, versions",
+        description="Say what this machine and environment are. Asks nobody, and tells names of credentials only.",
+    ).set_defaults(command=_doctor)
+
     demo = commands.add_parser(
         "demo",
         help="the main job on synthetic chips, in about a minute",
@@ -265,7 +271,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _look_first(options: argparse.Namespace) -> None:
+    """Refuse mistyped tiles and sources before anything large is imported: the run looks again."""
+    from daskembed.ahead import check_source
+    from daskembed.storage import Storage, is_local
+    from daskembed.tiles import read_tiles
+
+    tiles, source = read_tiles(options.tiles), Storage(options.source or config.get("source"))
+    if is_local(source.url):
+        check_source(source, tiles)
+
+
 def _run(options: argparse.Namespace) -> int:
+    _look_first(options)
     from daskembed.display import print_event, show_progress
     from daskembed.pipeline import run
     from daskembed.presets import parse_arguments
@@ -308,6 +326,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    _look_first(options)
     from daskembed.display import describe_plan
     from daskembed.planning import plan
 
@@ -364,6 +383,7 @@ def _rules(options: argparse.Namespace) -> Rules | None:
 
 
 def _cube(options: argparse.Namespace) -> int:
+    _look_first(options)
     from daskembed.cubes import summary, write_cubes
     from daskembed.display import show_progress
     from daskembed.presets import parse_arguments
@@ -406,6 +426,13 @@ def _clusters(options: argparse.Namespace) -> int:
         needs = preset.get("install", "nothing else")
         found = "installed" if is_installed(preset) else "not installed"
         print(f"{name:<{width}}  {preset['description']}; needs {needs}: {found}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from daskembed.doctor import doctor
+
+    print(doctor())
     return 0
 
 

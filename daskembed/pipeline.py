@@ -132,6 +132,7 @@ def run(
         raise InputError(
             "cluster_arguments and workers are for a cluster that is started for the run, not for a client"
         )
+    shared = shares_files(chosen) if isinstance(chosen, str) else None
     names, place = tiles_of(tiles), Storage(source or config.get("source"))
     conclude = partial(_conclude, progress=progress, events=events)
     if not ahead.check_source(place, names):
@@ -190,7 +191,7 @@ def run(
         if not overwrite:
             # Of `auto` the workers have to say what it is.
             check_conflicts(settings, names, receipts, published, leave=("precision",) if auto else ())
-        if is_local(settings.source.url) and shares_files(chosen) is False:
+        if is_local(settings.source.url) and shared is False:
             refuse_source(settings.source.url, f"of the cluster {chosen!r}")
         with (
             dask.config.set(DASK_CONFIG),
