@@ -38,7 +38,7 @@ from daskembed.flow import DASK_CONFIG
 from daskembed.geozarr import ROOT, Grid, metadata
 from daskembed.receipts import STATE
 from daskembed.results import Progress, RunResult, TileResult
-from daskembed.sources import Chip, Reading, Rules, list_tile, read_headers
+from daskembed.sources import Chip, Reading, Rules, list_tile, read_headers, yes_or_no
 from daskembed.storage import Storage, is_local, local_path
 from daskembed.tiles import tiles_of
 
@@ -57,6 +57,8 @@ CUBES = f"{STATE}/cubes"
 """Folder below the output that holds the cubes' receipts, and notes of the shards of unfinished ones."""
 READERS = 8
 """Threads of a task that read chips."""
+# Everything of a tile belongs in its cube, and what is drawn from it later has rules of its own.
+READING = Reading(edge="pad", rules=Rules(keep_all=True))
 _LAYOUT = 1
 """Of the cube: shards of another number are written anew."""
 
@@ -67,8 +69,7 @@ class Job:
 
     source: Storage
     output: Storage
-    # Everything of a tile belongs in its cube, and what is drawn from it later has rules of its own.
-    reading: Reading = field(default_factory=lambda: Reading(edge="pad", rules=Rules(keep_all=True)))
+    reading: Reading = field(default_factory=lambda: READING)
     readers: int = READERS
     """Threads of a task that read chips."""
 
@@ -76,7 +77,8 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What determines a cube beside its chips."""
         bands = list(self.reading.sensor.names)
-        return {"layout": _LAYOUT, "bands": bands, "compression": COMPRESSION, "chips_a_shard": CHIPS_A_SHARD}
+        made = {"layout": _LAYOUT, "bands": bands, "compression": COMPRESSION, "chips_a_shard": CHIPS_A_SHARD}
+        return made | self.reading.meaning
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ def write_cubes(
     cluster_arguments: Mapping[str, Any] | None = None,
     workers: int | str | None = None,
     readers: int | None = None,
+    numbers: str | None = None,
+    offset_applied: str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Write the chips of tiles as Zarr v3 cubes, ``{output}/{tile}.zarr``, which `xarray.open_zarr` opens.
@@ -186,6 +190,8 @@ def write_cubes(
         As for `daskembed.run`.
     readers
         Threads of a task that read chips.
+    numbers, offset_applied
+        See `daskembed.index_tile`.
     progress
         Called with the run's state after every change; ``encoded`` counts the chips that were written.
 
@@ -211,7 +217,13 @@ def write_cubes(
     names = tiles_of(tiles)
     if readers is not None and readers < 1:
         raise InputError(f"readers {readers}: expected a number from 1")
-    job = Job(Storage(source or config.get("source")), Storage(output), readers=readers or READERS)
+    reading = replace(
+        READING,
+        numbers=numbers or config.get("numbers"),
+        offset_applied=offset_applied or yes_or_no(config.get("offset-applied")),
+    )
+    reading.check()
+    job = Job(Storage(source or config.get("source")), Storage(output), reading, readers=readers or READERS)
     if job.source == job.output:
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
     ahead.check_source(job.source, names)

@@ -31,7 +31,7 @@ from daskembed.reporting import Report
 from daskembed.results import Event, Progress, RunResult, TileResult
 from daskembed.settings import Settings, chips_a_block, parse_dates
 from daskembed.sinks import check_dtype, get_sink, parse_formats, sink_of
-from daskembed.sources import EDGE, NO_RULES, Reading, Rules, no_chips
+from daskembed.sources import EDGE, NO_RULES, Reading, Rules, no_chips, yes_or_no
 from daskembed.storage import Storage, is_local
 from daskembed.tiles import tiles_of
 
@@ -65,6 +65,8 @@ def run(
     offset: tuple[int, int] | None = None,
     edge: str | None = None,
     rules: Rules | None = None,
+    numbers: str | None = None,
+    offset_applied: str | None = None,
     overwrite: bool = False,
     listen: str | None = None,
     tls: bool = False,
@@ -101,7 +103,7 @@ def run(
         ``geoparquet``, ``zarr`` or ``geoparquet,zarr``.
     dtype
         Of the values in the files: ``float32`` or ``float16``.
-    offset, edge, rules
+    offset, edge, rules, numbers, offset_applied
         See `daskembed.index_tile`.
     overwrite
         Replace files that were made with other settings.
@@ -161,6 +163,8 @@ def run(
         offset=offset,
         edge=edge,
         rules=rules,
+        numbers=numbers,
+        offset_applied=offset_applied,
     )
     _check_writable(settings.output)
     if performance_report is not None:
@@ -221,6 +225,8 @@ def resolve(
     offset: tuple[int, int] | None = None,
     edge: str | None = None,
     rules: Rules | None = None,
+    numbers: str | None = None,
+    offset_applied: str | None = None,
 ) -> tuple[tuple[str, ...], Settings]:
     """The tiles and what to do with each, checked as far as that needs no cluster, source or output; see `run`."""
     names = tiles_of(tiles)
@@ -249,6 +255,8 @@ def resolve(
             offset=offset or (0, 0),
             edge=edge or EDGE[0],
             rules=rules or NO_RULES,
+            numbers=numbers or config.get("numbers"),
+            offset_applied=offset_applied or yes_or_no(config.get("offset-applied")),
         ),
         version=check_version(str(version or config.get("version"))),
         chips_a_block=chips_a_block(described, level),

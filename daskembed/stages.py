@@ -7,6 +7,7 @@ import io
 import json
 import math
 import pickle
+from collections import Counter
 from collections.abc import Mapping
 from contextvars import Context
 from dataclasses import dataclass
@@ -133,6 +134,10 @@ def _look(settings: Settings, tile: str, finished: Receipt | None) -> tuple[Inde
 def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tuple[str, ...]:
     """What is done to the files' numbers, and pixels of another size than the sensor's."""
     notes = [f"{url}: {scene.note}" for url, scene in listing.scenes.items() if getattr(scene, "note", "")]
+    # Of ready-made chips most have the same to say.
+    ready = [] if listing.scenes else index["chip"].dropna()
+    said = Counter(str(getattr(chip, "note", "")) for chip in ready)
+    notes += [f"{count} chips: {note}" for note, count in said.items() if note]
     needs = settings.encoder.description
     if needs.resolution is None:
         units = index["epsg"].map(metres_of_unit, na_action="ignore").astype(float)
@@ -257,7 +262,7 @@ def publish(
         quarantined=indexed.quarantined | notes.quarantined,
         rejected=notes.rejected,
         filled=notes.filled,
-        notes=list(indexed.notes),
+        notes=[*indexed.notes, *(f"{url}: {note}" for url, note in sorted(notes.noted.items()))],
         settings=settings.identity,
         listing=indexed.listing,
         started=started,
