@@ -19,6 +19,7 @@ from daskembed.errors import (
     ClusterLostError,
     DaskembedError,
     InputError,
+    LockLostError,
     StorageError,
     StorageUnusableError,
     TileError,
@@ -64,6 +65,8 @@ class _Job:
     indexed: stages.Indexed | None = None
     waiting: set[str] = field(default_factory=set)
     """Parts that are not written yet."""
+    damage: str = ""
+    """Why it is made again, though it was finished."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Flow:
     settings
         What to do with each.
     receipts, published
-        What earlier runs left: receipts by tile, names of published files by tile.
+        What earlier runs left: receipts by tile, names and bytes of published files by tile.
     check
         Called every second; raises to stop the run.
     progress
@@ -135,7 +138,7 @@ class Flow:
         names: tuple[str, ...],
         settings: Settings,
         receipts: dict[str, Receipt],
-        published: dict[str, list[str]],
+        published: dict[str, dict[str, int]],
         check: Callable[[], None],
         progress: Callable[[Progress], None] | None,
         events: Callable[[Event], None] | None,
@@ -250,11 +253,12 @@ class Flow:
         self._look()
         while len(self._tasks) < self._room and (following := next(self._todo, None)) is not None:
             order, tile = following
-            files, receipt = self._published.get(tile, []), self._receipts.get(tile)
+            files, receipt = self._published.get(tile, {}), self._receipts.get(tile)
+            damage = "; ".join(receipt.differences(files)) if receipt else ""
             if receipt and not receipt.finishes(self._settings.identity, files):
                 receipt = None
-            job = _Job(tile, order, stages.now(), receipt, files)
-            self._emit("tile_started", job)
+            job = _Job(tile, order, stages.now(), receipt, sorted(files), damage=damage)
+            self._emit("tile_started", job, reason=damage or None)
             self._send(_Task(job, "index"))
 
     def _look(self) -> None:
@@ -424,7 +428,7 @@ class Flow:
             size=receipt.size,
             files=tuple(map(output.url_of, receipt.names)),
             rejected=receipt.rejected,
-            notes=tuple(receipt.notes),
+            notes=(*receipt.notes, *([f"{job.damage}: made again"] if job.damage else [])),
         )
         self._state.finished.append(result)
         self._state.rejected += len(receipt.rejected)
@@ -433,7 +437,7 @@ class Flow:
         self._emit("published" if status == "done" else status, job, task, counts=counts, **told)
 
     def _after_error(self, task: _Task, error: BaseException) -> None:
-        if isinstance(error, (StorageUnusableError, InputError)):
+        if isinstance(error, (StorageUnusableError, InputError, LockLostError)):
             # Nothing else would fare better: what is finished stays, and the same command goes on.
             raise error
         died = isinstance(error, KilledWorker)

@@ -15,9 +15,9 @@ from daskembed.clusters import check_versions, connect, shares_files
 from daskembed.elsewhere import arrange, refuse_source
 from daskembed.embedding import ON_NAN
 from daskembed.encoders import load_encoder
-from daskembed.errors import ConflictError, DaskembedError, InputError
+from daskembed.errors import ConflictError, InputError
 from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT, Flow
-from daskembed.receipts import STATE, Receipt, check_version, published_files, read_receipts, receipt_path
+from daskembed.receipts import Receipt, check_version, published_files, read_receipts, receipt_path, sweep
 from daskembed.results import Event, Progress, RunResult
 from daskembed.settings import Settings, chips_a_block, parse_dates
 from daskembed.sinks import check_dtype, get_sink, parse_formats, sink_of
@@ -138,7 +138,6 @@ def run(
         edge=edge,
         rules=rules,
     )
-    _check_writable(settings.output)
     if performance_report is not None:
         dashboard.check_report(performance_report)
     chosen = cluster if cluster is not None else config.get("cluster")
@@ -146,8 +145,9 @@ def run(
         raise InputError(
             "cluster_arguments and workers are for a cluster that is started for the run, not for a client"
         )
-    with lock.hold(settings.output, settings.version) as check:
-        settings.output.sweep(f"_v{settings.version}")
+    with lock.hold(settings.output, settings.version) as held:
+        settings = replace(settings, lock=held)
+        sweep(settings.output, settings.version)
         receipts = read_receipts(settings.output, names, settings.version)
         on_client = partial(
             _run_on,
@@ -156,7 +156,7 @@ def run(
             precision=wanted_precision,
             receipts=receipts,
             overwrite=overwrite,
-            check=check,
+            check=held,
             report=performance_report,
             progress=progress,
             events=events,
@@ -290,17 +290,8 @@ def _describe(workers: list[Hardware]) -> str:
     return line + (" (a mixed fleet: each block goes to whoever is free)" if len(devices) > 1 else "")
 
 
-def _check_writable(output: Storage) -> None:
-    probe = f"{STATE}/write-test"
-    try:
-        output.put(probe, b"")
-        output.delete([probe])
-    except (DaskembedError, OSError) as error:
-        raise InputError(f"the output {output.url} cannot be written: {error}; give another --output") from None
-
-
 def check_conflicts(
-    settings: Settings, names: tuple[str, ...], receipts: dict[str, Receipt], published: dict[str, list[str]]
+    settings: Settings, names: tuple[str, ...], receipts: dict[str, Receipt], published: dict[str, dict[str, int]]
 ) -> None:
     """Raise `ConflictError` if a tile's file was made with other settings."""
     for tile in names:
@@ -308,7 +299,7 @@ def check_conflicts(
             made, what = receipt.settings, receipt.file or receipt_path(tile, settings.version)
         elif tile in published:
             # A run that died between file and receipt left this, or somebody else did.
-            what = published[tile][0]
+            what = next(iter(published[tile]))
             provenance = sink_of(what).read_provenance(settings.output, what)
             made = (provenance or {}).get("identity", {"daskembed": "unknown: not made by it"})
         else:

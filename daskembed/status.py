@@ -220,12 +220,10 @@ def _judge(
         quarantined=receipt.quarantined,
         rejected=receipt.rejected,
     )
-    for file in receipt.files:
-        if file.name not in sizes:
-            return replace(done, status="missing", reason=f"{file.name} is gone; the next run makes it again")
-        if sizes[file.name] != file.size:
-            reason = f"{file.name} has {sizes[file.name]} bytes, its receipt says {file.size}"
-            return replace(done, status="changed", reason=f"{reason}; the next run makes it again")
+    if wrong := receipt.differences(sizes):
+        gone = {*receipt.names} - {*sizes}
+        reason = f"{'; '.join(wrong)}; the next run makes it again"
+        return replace(done, status="missing" if gone else "changed", reason=reason)
     if others := sorted({*published} - {*receipt.names}):
         return replace(done, reason=f"beside it lies {', '.join(others)}, replaced by it; the next run removes that")
     return done

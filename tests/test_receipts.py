@@ -141,9 +141,9 @@ def test_published_files(output):
         "_daskembed/parts/27WXN_20200101_20200301_v001.gpq",
     ]
     for name in published + others:
-        output.put(name, b"")
-    assert published_files(output, "001") == {"27WXM": published[:1], "27WXN": published[1:]}
-    assert published_files(output, "002") == {"27WXN": others[:1]}
+        output.put(name, b"12")
+    assert published_files(output, "001") == {"27WXM": {published[0]: 2}, "27WXN": dict.fromkeys(published[1:], 2)}
+    assert published_files(output, "002") == {"27WXN": {others[0]: 2}}
     assert published_files(output, "003") == {}
 
 
@@ -166,7 +166,7 @@ def test_stores_count_once_they_have_a_root(place, request, tmp_path):
         "27WXN_20200101_20200301_v001.gpq": 1,
         done: 5,
     }
-    expected = {"27WXN": ["27WXN_20200101_20200301_v001.gpq", done]}
+    expected = {"27WXN": {"27WXN_20200101_20200301_v001.gpq": 1, done: 5}}
     assert published_files(output, "001") == expected
     assert output.entries(begun)
     assert published_files(output, "001", sweep=True) == expected
@@ -181,10 +181,17 @@ def test_files_of_a_receipt():
     both = replace(RECEIPT, files=[*RECEIPT.files, Published("27WXN_20200101_20200301_v001.zarr", 5, "cd" * 32)])
     assert (both.file, both.size) == ("27WXN_20200101_20200301_v001.gpq", 12350)
     assert both.names == ["27WXN_20200101_20200301_v001.gpq", "27WXN_20200101_20200301_v001.zarr"]
-    assert both.finishes(RECEIPT.settings, [*both.names, "other"])
-    assert not both.finishes(RECEIPT.settings, both.names[:1])
-    assert not both.finishes({**RECEIPT.settings, "level": "patch"}, both.names)
-    assert replace(RECEIPT, files=[]).finishes(RECEIPT.settings, [])
+    files = {both.names[0]: 12345, both.names[1]: 5}
+    assert both.finishes(RECEIPT.settings, files | {"other": 1})
+    assert not both.finishes({**RECEIPT.settings, "level": "patch"}, files)
+    assert replace(RECEIPT, files=[]).finishes(RECEIPT.settings, {})
+    for damaged, said in (
+        ({both.names[0]: 12345}, [f"{both.names[1]} is gone"]),
+        (files | {both.names[0]: 12344}, [f"{both.names[0]} has 12344 bytes, its receipt says 12345"]),
+        ({}, [f"{both.names[0]} is gone", f"{both.names[1]} is gone"]),
+    ):
+        assert both.differences(damaged) == said
+        assert not both.finishes(RECEIPT.settings, damaged)
 
 
 RECORD = TileRecord(
