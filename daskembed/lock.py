@@ -246,7 +246,7 @@ class _Holder:
         if self.process == os.getpid():
             return self.token in _held
         began = _began(self.process)
-        return None if began is None else began == self.process_started
+        return None if began is None else 0 <= began == self.process_started
 
 
 def _machine() -> str:
