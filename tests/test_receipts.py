@@ -15,11 +15,13 @@ from daskembed.receipts import (
     delete_record,
     list_published,
     parts_folder,
+    probe_path,
     published_files,
     read_receipts,
     read_record,
     receipt_path,
     record_path,
+    sweep,
     write_receipt,
     write_record,
 )
@@ -192,6 +194,28 @@ def test_files_of_a_receipt():
     ):
         assert both.differences(damaged) == said
         assert not both.finishes(RECEIPT.settings, damaged)
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_what_killed_runs_left_is_swept(place, request, tmp_path):
+    output = Storage(str(tmp_path) if place == "local" else f"{request.getfixturevalue('s3')}/out")
+    ours = ["_daskembed/write-test", "_daskembed/0123.probe", probe_path("001")]
+    cubes, others = [probe_path(None)], [probe_path("0011"), probe_path("cube"), "_daskembed/my.probe"]
+    kept = [receipt_path("27WXN", "001"), "_daskembed/cubes/27WXN.json", "_daskembed/cubes/0123.probe"]
+    if place == "local":
+        ours += [
+            "_daskembed/.write-test.0123.tmp",
+            "_daskembed/.0123.probe.4567.tmp",
+            "_daskembed/.45_v001.probe.67.tmp",
+        ]
+        cubes += ["_daskembed/.running_cube.json.67.tmp", "_daskembed/cubes/.27WXN.json.67.tmp"]
+        others += ["_daskembed/.45_v0011.probe.67.tmp", "_daskembed/.running_vcube.json.67.tmp"]
+    for name in ours + cubes + others + kept:
+        output.put(name, b"")
+    sweep(output, "001")
+    assert {entry.path for entry in output.entries()} == {*cubes, *others, *kept}
+    sweep(output, None)
+    assert {entry.path for entry in output.entries()} == {*others, *kept}
 
 
 RECORD = TileRecord(
