@@ -82,22 +82,23 @@ def hold(output: Storage, version: str | None) -> Iterator[Lock]:
             if version is None:
                 _respect_earlier(output)
             conditional = _take(lock, mine, version)
-            output.put(probe := probe_path(version), b"")
-            output.delete([probe])
         beating = threading.Thread(
             target=_beat, args=(lock, mine, conditional, ended), name="daskembed-lock", daemon=True
         )
         beating.start()
         try:
+            with _writable(output):
+                output.put(probe := probe_path(version), b"")
+                output.delete([probe])
             yield lock
         finally:
             ended.set()
             beating.join()
+            # What stopped the run may keep the lock from going, too; nobody takes it for a living run's.
+            with contextlib.suppress(StorageError, OSError):
+                if _token(output, lock.path) == lock.token:
+                    output.delete([lock.path])
     finally:
-        # What stopped the run may keep the lock from going, too; nobody takes it for a living run's.
-        with contextlib.suppress(StorageError, OSError):
-            if _token(output, lock.path) == lock.token:
-                output.delete([lock.path])
         _held.discard(lock.token)
         _lost.discard(lock.token)
 
@@ -117,8 +118,12 @@ def _take(lock: Lock, mine: _Holder, version: str | None) -> bool:
     output, path = lock.output, lock.path
     for _ in range(_TRIES):
         began, there = time.monotonic(), _read(output, path)
-        if there is not None and _is_alive(output, path, there, version):
-            raise InputError(_at_work(output, _Holder.parse(_read(output, path) or there)))
+        if there is not None:
+            if _is_alive(output, path, there, version):
+                raise InputError(_at_work(output, _Holder.parse(_read(output, path) or there)))
+            began = time.monotonic()
+            if _read(output, path) != there:
+                continue
         text = mine.tell()
         try:
             if not (output.create(path, text) if there is None else output.replace(path, there, text)):
@@ -128,10 +133,13 @@ def _take(lock: Lock, mine: _Holder, version: str | None) -> bool:
         if output.keeps_conditions(path, text):
             return True
         # Whoever else found the lock free at that time has written it before this one looks again, or gives up.
-        if time.monotonic() - began < LEASE / 12:
+        quick = time.monotonic() - began < LEASE / 12
+        if quick:
             time.sleep(LEASE / 6)
-            if _read(output, path) == text:
+        if _read(output, path) == text:
+            if quick:
                 return False
+            output.delete([path])
         break
     raise InputError(f"another run began on {output.url} at this moment: wait for it")
 
