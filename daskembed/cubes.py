@@ -403,6 +403,7 @@ def write_shard(job: Job, tile: str, bands: int, shard: Shard) -> Note:
     """Read a shard's chips and write its object, then the note of it."""
     block, quarantined = _read(job, bands, shard)
     data = _encode(block)
+    job.confirm()
     if data:
         with job.output.open_writer(f"{tile}.zarr/{PIXELS}/{shard.key}") as file:
             file.write(data)

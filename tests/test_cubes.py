@@ -323,7 +323,11 @@ def test_a_run_that_lost_its_lock_makes_and_unmakes_no_cube(copy: Copy) -> None:
         assert not copy.root.exists()
         output.put(held.path, b'{"token": "another"}')
         before = contents(copy.output)
-        for act in (lambda: cubes.finish_tile(job, plan, {}), lambda: cubes.plan_tile(job, TILE)):
+        for act in (
+            lambda: cubes.write_shard(job, TILE, len(plan.layout.bands), plan.to_do[0]),
+            lambda: cubes.finish_tile(job, plan, {}),
+            lambda: cubes.plan_tile(job, TILE),
+        ):
             with pytest.raises(LockLostError):
                 act()
         assert contents(copy.output) == before
