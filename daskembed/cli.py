@@ -253,10 +253,11 @@ def _parser() -> argparse.ArgumentParser:
         "status",
         help="what an output holds: tiles done, unfinished and failed, chips quarantined",
         description="Say what an output holds, tile by tile. Reads listings, receipts and records, not the files.",
-        epilog="exit status: 0, or 2 if OUTPUT is no output of daskembed",
+        epilog="exit status: 0 all tiles done, 2 OUTPUT is no output of daskembed, 3 some are not done or not sound",
     )
     status.set_defaults(command=_status)
     status.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    status.add_argument("--tiles", metavar="FILE|IDS", help="only these tiles; those never begun are named, too")
     form = status.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything as one JSON document")
     form.add_argument("--quarantined", action="store_true", help="the quarantined chips as CSV")
@@ -477,7 +478,7 @@ def _status(options: argparse.Namespace) -> int:
     from daskembed.status import show, status
 
     try:
-        found = status(options.output)
+        found = status(options.output, options.tiles)
     except StorageError as error:
         raise InputError(str(error)) from None
     if options.json:
@@ -488,7 +489,7 @@ def _status(options: argparse.Namespace) -> int:
         lines.writerows(found.quarantined)
     else:
         show(found)
-    return 0
+    return 0 if found.sound else 3
 
 
 def _validate(options: argparse.Namespace) -> int:
