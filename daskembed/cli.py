@@ -234,6 +234,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     clusters.add_argument("--cluster-arg", action="append", default=[], metavar="KEY=VALUE", help="as for `run`")
 
+    commands.add_parser(
+        "doctor",
+        help="what this machine is: torch, GPU, bf16, credentials, cache, versions",
+        description="Say what this machine and environment are. Asks nobody, and tells names of credentials only.",
+    ).set_defaults(command=_doctor)
+
     demo = commands.add_parser(
         "demo",
         help="the main job on synthetic chips, in about a minute",
@@ -247,10 +253,11 @@ def _parser() -> argparse.ArgumentParser:
         "status",
         help="what an output holds: tiles done, unfinished and failed, chips quarantined",
         description="Say what an output holds, tile by tile. Reads listings, receipts and records, not the files.",
-        epilog="exit status: 0, or 2 if OUTPUT is no output of daskembed",
+        epilog="exit status: 0 all tiles done, 2 OUTPUT is no output of daskembed, 3 some are not done or not sound",
     )
     status.set_defaults(command=_status)
     status.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    status.add_argument("--tiles", metavar="FILE|IDS", help="only these tiles; those never begun are named, too")
     form = status.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything as one JSON document")
     form.add_argument("--quarantined", action="store_true", help="the quarantined chips as CSV")
@@ -265,6 +272,17 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("files", nargs="+", metavar="FILE", help="*.gpq, *.zarr, or folders of them: paths or URLs")
     validate.add_argument("--json", action="store_true", help="everything as one JSON document")
     return parser
+
+
+def _look_first(options: argparse.Namespace) -> None:
+    """Refuse mistyped tiles and sources before anything large is imported: the run looks again."""
+    from daskembed.ahead import check_source
+    from daskembed.storage import Storage, is_local
+    from daskembed.tiles import read_tiles
+
+    tiles, source = read_tiles(options.tiles), Storage(options.source or config.get("source"))
+    if is_local(source.url):
+        check_source(source, tiles)
 
 
 def _add_meaning(parser: argparse.ArgumentParser) -> None:
@@ -285,6 +303,7 @@ def _add_meaning(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    _look_first(options)
     from daskembed.display import print_event, show_progress
     from daskembed.pipeline import run
     from daskembed.presets import parse_arguments
@@ -329,6 +348,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    _look_first(options)
     from daskembed.display import describe_plan
     from daskembed.planning import plan
 
@@ -387,6 +407,7 @@ def _rules(options: argparse.Namespace) -> Rules | None:
 
 
 def _cube(options: argparse.Namespace) -> int:
+    _look_first(options)
     from daskembed.cubes import summary, write_cubes
     from daskembed.display import show_progress
     from daskembed.presets import parse_arguments
@@ -434,6 +455,13 @@ def _clusters(options: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from daskembed.doctor import doctor
+
+    print(doctor())
+    return 0
+
+
 def _demo(options: argparse.Namespace) -> int:
     from daskembed.demo import demo
     from daskembed.quiet import quieten
@@ -450,7 +478,7 @@ def _status(options: argparse.Namespace) -> int:
     from daskembed.status import show, status
 
     try:
-        found = status(options.output)
+        found = status(options.output, options.tiles)
     except StorageError as error:
         raise InputError(str(error)) from None
     if options.json:
@@ -461,7 +489,7 @@ def _status(options: argparse.Namespace) -> int:
         lines.writerows(found.quarantined)
     else:
         show(found)
-    return 0
+    return 0 if found.sound else 3
 
 
 def _validate(options: argparse.Namespace) -> int:

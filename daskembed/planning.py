@@ -192,7 +192,7 @@ def plan(
         tile
         for tile, listing in listings.items()
         if (receipt := receipts.get(tile))
-        and receipt.finishes(settings.identity, published.get(tile, []))
+        and receipt.finishes(settings.identity, published.get(tile, {}))
         and receipt.listing == listing.fingerprint
     }
     to_do = {tile: listing for tile, listing in listings.items() if tile not in done}

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version as version_of
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daskembed.cube import CHIPS_A_BLOCK
 from daskembed.encoders import Encoder
@@ -15,6 +15,9 @@ from daskembed.encoders.description import CLAY_V0, UNSAID, Sensor
 from daskembed.errors import InputError
 from daskembed.sources import Reading
 from daskembed.storage import Storage, is_local, redact
+
+if TYPE_CHECKING:
+    from daskembed.lock import Lock
 
 SOFTWARE = ("daskembed", "torch", "rasterio", "pyarrow", "zarr", "dask")
 """Packages whose versions a file tells."""
@@ -41,6 +44,13 @@ class Settings:
     """Of the values in the files."""
     carried: bool = False
     """Whether parts come back through the client, which publishes: the workers do not see the output."""
+    lock: Lock | None = None
+    """Held by the run; whoever publishes sees to it that it still is."""
+
+    def confirm(self) -> None:
+        """Raise `LockLostError` if another run has the output by now."""
+        if self.lock is not None:
+            self.lock.confirm()
 
     @property
     def identity(self) -> dict[str, Any]:
