@@ -192,7 +192,7 @@ def test_a_damaged_file_is_made_again(client, chips, tmp_path):
 
     def tree(out: str) -> dict[str, bytes]:
         files = (path for path in (tmp_path / out).glob("33TUL*/**/*") if path.is_file())
-        return {path.name: path.read_bytes() for path in (*files, *(tmp_path / out).glob("*.gpq"))}
+        return {str(path): path.read_bytes() for path in (*files, *(tmp_path / out).glob("*.gpq"))}
 
     run()
     sound = tree("damaged")
