@@ -70,7 +70,8 @@ class TileStatus:
         bad = f", {len(self.quarantined)} quarantined" if self.quarantined else ""
         bad += f", {len(self.rejected)} rejected" if self.rejected else ""
         why = f": {_line(self.reason)}" if self.reason else "" if self.chips is None else f": {self.chips} chips{bad}"
-        return f"<TileStatus {self.tile} v{self.version} {self.status}{why}>"
+        version = f" v{self.version}" if self.version else ""
+        return f"<TileStatus {self.tile}{version} {self.status}{why}>"
 
 
 @dataclass(frozen=True, repr=False)
