@@ -6,6 +6,7 @@ one there is no cube to open, and it is the first to go when chips have changed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import queue
@@ -627,6 +628,10 @@ class _Flow:
                 self._tell(self._state)
         except KeyboardInterrupt:
             interrupted = True
+            self._state.how = "interrupted"
+            self._state.said.append("interrupted: what is not finished is given up, finished shards are kept")
+            with contextlib.suppress(KeyboardInterrupt):
+                self._tell(self._state)
         finally:
             self._client.cancel(list(self._tasks))
         return RunResult(

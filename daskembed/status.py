@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -70,7 +70,8 @@ class TileStatus:
         bad = f", {len(self.quarantined)} quarantined" if self.quarantined else ""
         bad += f", {len(self.rejected)} rejected" if self.rejected else ""
         why = f": {_line(self.reason)}" if self.reason else "" if self.chips is None else f": {self.chips} chips{bad}"
-        return f"<TileStatus {self.tile} v{self.version} {self.status}{why}>"
+        version = f" v{self.version}" if self.version else ""
+        return f"<TileStatus {self.tile}{version} {self.status}{why}>"
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,12 +107,7 @@ class OutputStatus:
         )
 
 
-def status(
-    output: str,
-    tiles: str | Iterable[str] | None = None,
-    *,
-    only: Collection[tuple[str, str]] | None = None,
-) -> OutputStatus:
+def status(output: str, tiles: str | Iterable[str] | None = None, version: str | None = None) -> OutputStatus:
     """What an output holds: tiles done, unfinished, failed, missing and changed, and quarantined chips.
 
     Everything is read off the output's listing, its receipts and its records: three listings, one of each Zarr store,
@@ -124,8 +120,8 @@ def status(
     tiles
         A file of tile ids, ids separated by commas, or an iterable of ids: only these, and those of them that were
         never begun are told as ``missing``.
-    only
-        Tiles with their versions, if others are not to be looked at.
+    version
+        Of the files, if others are not to be looked at.
 
     Raises
     ------
@@ -135,9 +131,10 @@ def status(
         If the store does not answer as it should.
     """
     storage = Storage(output)
-    wanted = read_tiles(tiles) if isinstance(tiles, str) else tiles and [check_tile(tile) for tile in tiles]
+    named = read_tiles(tiles) if isinstance(tiles, str) else tiles and map(check_tile, tiles)
+    wanted = None if named is None else set(named)
     published: dict[_Key, dict[str, int | None]] = {}
-    for file in list_published(storage):
+    for file in list_published(storage, version):
         published.setdefault((file.tile, file.version), {})[file.name] = file.size
     state = storage.entries(STATE)
     if not published and not state:
@@ -151,12 +148,16 @@ def status(
             key = (match["tile"], match["version"])
             parts.setdefault(key, Counter())[f"{parts_folder(*key)}/{match['key']}"] += 1
     paths = [entry.path for entry in state]
-    receipts = _read_all(storage, paths, RECEIPTS, read_receipt, only)
-    records = _read_all(storage, paths, RECORDS, read_record, only)
+
+    def asked(key: _Key) -> bool:
+        return (wanted is None or key[0] in wanted) and version in (None, key[1])
+
+    receipts = _read_all(storage, paths, RECEIPTS, read_receipt, asked)
+    records = _read_all(storage, paths, RECORDS, read_record, asked)
     found = [
         _judge(key, receipts.get(key), records.get(key), published.get(key, {}), parts.get(key, Counter()))
         for key in sorted({*receipts, *records, *published, *parts})
-        if only is None or key in only
+        if asked(key)
     ]
     return OutputStatus(storage.url, tuple(found if wanted is None else _audit(found, wanted)))
 
@@ -180,9 +181,10 @@ def left_by(result: RunResult) -> tuple[TileStatus, ...]:
     if not result.remaining:
         return ()
     try:
-        return status(result.output, only={(tile, result.version) for tile in result.remaining}).tiles
+        found = status(result.output, result.remaining, result.version).tiles
     except (InputError, StorageError):
         return ()
+    return tuple(tile for tile in found if tile.version)
 
 
 def _read_all(
@@ -190,14 +192,14 @@ def _read_all(
     paths: Iterable[str],
     folder: str,
     read: Callable[[Storage, str], _Kept],
-    only: Collection[_Key] | None,
+    asked: Callable[[_Key], bool],
 ) -> dict[_Key, _Kept | InputError]:
     found: dict[str, _Key] = {}
     for path in paths:
         above, _, name = path.rpartition("/")
         if above == folder and (match := _STATE_FILE.fullmatch(name)):
             key = (match["tile"], match["version"])
-            if only is None or key in only:
+            if asked(key):
                 found[path] = key
 
     def attempt(path: str) -> _Kept | InputError | None:

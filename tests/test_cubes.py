@@ -21,6 +21,7 @@ import daskembed
 from daskembed import cubes, lock
 from daskembed.cli import main
 from daskembed.errors import InputError, LockLostError, TileError
+from daskembed.results import Progress
 from daskembed.sources import geotiff
 from daskembed.storage import Storage
 from daskembed.testing import landscape, write_chips
@@ -385,6 +386,21 @@ def test_a_killed_run_leaves_no_cube_and_is_gone_on_with(
     assert len(reads) == 15 - sum(chips_of[name] for name in finished)
     assert contents(copy.root.parent) == contents(cube)
     assert not list(copy.output.rglob("*.tmp"))
+
+
+def test_an_interrupted_run_says_what_it_gives_up(chips: Path, tmp_path: Path, client: Client) -> None:
+    states: list[tuple[str, list[str]]] = []
+
+    def interrupt(state: Progress) -> None:
+        states.append((state.how, list(state.said)))
+        if state.indexed:
+            raise KeyboardInterrupt
+
+    result = daskembed.write_cubes([TILE], source=str(chips), output=str(tmp_path), cluster=client, progress=interrupt)
+    assert (result.exit_status, result.unfinished) == (130, 1)
+    how, (line,) = states[-1]
+    assert how == "interrupted"
+    assert line.startswith("interrupted: what is not finished is given up")
 
 
 def test_a_cube_on_an_object_store(s3: str, chips: Path, cube: Path, client: Client) -> None:
