@@ -38,7 +38,7 @@ from daskembed.flow import DASK_CONFIG
 from daskembed.geozarr import ROOT, Grid, metadata
 from daskembed.receipts import STATE
 from daskembed.results import Progress, RunResult, TileResult
-from daskembed.sources import Chip, Reading, Rules, list_tile, read_headers
+from daskembed.sources import Chip, Reading, Rules, list_tile, no_chips, read_headers
 from daskembed.storage import Storage, is_local, local_path
 from daskembed.tiles import tiles_of
 
@@ -214,8 +214,11 @@ def write_cubes(
     job = Job(Storage(source or config.get("source")), Storage(output), readers=readers or READERS)
     if job.source == job.output:
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
-    ahead.check_source(job.source, names)
+    there = ahead.check_source(job.source, names)
     _check_writable(job.output)
+    if not there:
+        failed = tuple(TileResult(tile, "failed", reason=no_chips(tile, job.source)) for tile in names)
+        return RunResult(job.output.url, failed, 0, 0, 0.0, interrupted=False, stage_seconds={})
     chosen = cluster if cluster is not None else config.get("cluster")
     with lock.hold(job.output, "cubes") as check:
         job.output.sweep(CUBES)
