@@ -50,6 +50,14 @@ class StorageDeniedError(StorageUnusableError):
     """A store that refused the credentials."""
 
 
+class UnconditionalError(StorageError):
+    """A store that cannot write on a condition: whether an object is there, or which."""
+
+
+class LockLostError(DaskembedError):
+    """Another run has taken over the output, or may have: this one publishes nothing more."""
+
+
 def every_error() -> set[type[DaskembedError]]:
     """The exceptions above, and those that other modules derive from them."""
     found, waiting = set[type[DaskembedError]](), [DaskembedError]

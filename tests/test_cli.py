@@ -189,6 +189,8 @@ def test_flags_are_handed_over(calls: list[Any], tmp_path: Path) -> None:
         "dtype": "float16",
         "listen": "0.0.0.0",
         "workers": "1..20",
+        "numbers": "stored",
+        "offset_applied": "no",
         "performance_report": "/report.html",
     }
     given = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
