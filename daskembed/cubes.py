@@ -39,7 +39,7 @@ from daskembed.geozarr import ROOT, Grid, metadata
 from daskembed.local_files import target
 from daskembed.receipts import STATE, probe_path, sweep
 from daskembed.results import Progress, RunResult, TileResult
-from daskembed.sources import Chip, Reading, Rules, list_tile, read_headers, yes_or_no
+from daskembed.sources import Chip, Reading, Rules, list_tile, no_chips, read_headers, yes_or_no
 from daskembed.storage import Storage, is_local, local_path
 from daskembed.tiles import tiles_of
 
@@ -236,7 +236,9 @@ def write_cubes(
     job = Job(Storage(source or config.get("source")), Storage(output), reading, readers=readers or READERS)
     if job.source == job.output:
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
-    ahead.check_source(job.source, names)
+    if not ahead.check_source(job.source, names):
+        failed = tuple(TileResult(tile, "failed", reason=no_chips(tile, job.source)) for tile in names)
+        return RunResult(job.output.url, failed, 0, 0, 0.0, interrupted=False, stage_seconds={})
     chosen = cluster if cluster is not None else config.get("cluster")
     with lock.hold(job.output, None) as check:
         job = replace(job, lock=check)

@@ -93,6 +93,11 @@ MISTAKES: dict[str, tuple[tuple[str, ...], int, str]] = {
         2,
         "--source {here}/data/chips --tiles 33TUL",
     ),
+    "no chips for a cube": (
+        ("cube", "--tiles", "22JGS", "--source", "data/chips", "--output", "out"),
+        4,
+        "no chips of tile 22JGS",
+    ),
     "no chips at all": ((*FETCHED[:3], "--tiles", "22JGS", "--source", "data/chips"), 4, "no chips of tile 22JGS"),
     "scheme": ((*FETCHED, "--source", "s4://bucket/chips"), 2, "unknown scheme"),
     "cluster": ((*FETCHED, "--source", "data/chips", "--cluster", "slrum"), 2, "; did you mean slurm?"),
