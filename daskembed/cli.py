@@ -275,14 +275,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _look_first(options: argparse.Namespace) -> None:
-    """Refuse mistyped tiles and sources before anything large is imported: the run looks again."""
+    """Refuse mistyped tiles, sources and clusters before anything large is imported: the run looks again."""
     from daskembed.ahead import check_source
+    from daskembed.clusters import shares_files
     from daskembed.storage import Storage, is_local
     from daskembed.tiles import read_tiles
 
     tiles, source = read_tiles(options.tiles), Storage(options.source or config.get("source"))
     if is_local(source.url):
         check_source(source, tiles)
+    if options.cluster is not None:
+        shares_files(options.cluster)
 
 
 def _add_meaning(parser: argparse.ArgumentParser) -> None:
