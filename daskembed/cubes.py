@@ -32,6 +32,7 @@ from daskembed.errors import (
     StorageError,
     StorageUnusableError,
     TileError,
+    exact,
 )
 from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT
 from daskembed.geozarr import ROOT, Grid, metadata
@@ -351,14 +352,14 @@ def lay_out(job: Job, index: gpd.GeoDataFrame) -> tuple[Layout | None, list[Shar
         if not np.allclose(here, (step_x, step_y), rtol=1e-6, atol=0):
             refuse(
                 row,
-                f"has pixels of {here[0]:g} x {here[1]:g}",
-                f"of {step_x:g} x {step_y:g} in units of EPSG:{row.epsg}",
+                f"has pixels of {exact(here[0])} x {exact(here[1])}",
+                f"of {exact(step_x)} x {exact(step_y)} in units of EPSG:{row.epsg}",
             )
         off = np.array([(row.west - first["west"]) / step_x, (first["north"] - row.north) / step_y])
         if np.abs(off - CHIP * np.round(off / CHIP)).max() > 0.01:
             refuse(
                 row,
-                f"lies {off[0]:g} pixels east and {off[1]:g} south of it",
+                f"lies {exact(off[0])} pixels east and {exact(off[1])} south of it",
                 f"calls for multiples of {CHIP}",
             )
     west, north = float(good["west"].min()), float(good["north"].max())

@@ -55,3 +55,14 @@ def every_error() -> set[type[DaskembedError]]:
         found.add(error)
         waiting += error.__subclasses__()
     return found
+
+
+def exact(value: float) -> str:
+    """A coordinate or a size of pixels for a message: with the digits that tell two grids apart, and none of noise.
+
+    Examples
+    --------
+    >>> exact(300000.5), exact(5100005.0), exact(0.1 + 0.2)
+    ('300000.5', '5100005', '0.3')
+    """
+    return f"{value:.12g}"

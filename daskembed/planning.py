@@ -58,6 +58,8 @@ class Plan:
     workers: int
     price_per_hour: float | None
     """Of one worker's machine."""
+    notes: tuple[str, ...] = ()
+    """What of the whole tiles to do is in no chip, and which chips reach beyond them."""
 
     @property
     def device_hours(self) -> float:
@@ -205,6 +207,7 @@ def plan(
         speed=speed,
         workers=most,
         price_per_hour=price_per_hour,
+        notes=tuple(note for listing in to_do.values() for note in listing.coverage),
     )
     _keep(settings, made)
     return made

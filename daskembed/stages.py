@@ -9,7 +9,7 @@ import math
 import pickle
 from collections.abc import Mapping
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from daskembed import __version__, trial
 from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
 from daskembed.encoders.description import CHIP
-from daskembed.errors import InputError, StorageUnusableError
+from daskembed.errors import InputError, StorageUnusableError, exact
 from daskembed.parts import read_notes, write_part
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
 from daskembed.sinks import get_sink, sink_of
@@ -48,6 +48,8 @@ class Indexed:
     """Paths of its parts below the output, in the order of their rows; none if all its chips are quarantined."""
     notes: tuple[str, ...] = ()
     """What the receipt says of its pixels."""
+    padded: Mapping[str, float] = field(default_factory=dict)
+    """URL -> share of its pixels that are in the image, of chips that reach beyond it."""
 
 
 @dataclass(frozen=True)
@@ -126,23 +128,24 @@ def _look(settings: Settings, tile: str, finished: Receipt | None) -> tuple[Inde
         quarantined=dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
         parts=tuple(block.path for block in blocks),
         notes=_notes(settings, listing, found),
+        padded=found.set_index("source_url")["coverage"].loc[lambda shares: shares < 1].round(4).to_dict(),
     )
     return indexed, blocks
 
 
 def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tuple[str, ...]:
-    """What is done to the files' numbers, and pixels of another size than the sensor's."""
+    """What is done to the files' numbers, pixels of another size than the sensor's, and what no chip covers."""
     notes = [f"{url}: {scene.note}" for url, scene in listing.scenes.items() if getattr(scene, "note", "")]
     needs = settings.encoder.description
     if needs.resolution is None:
         steps = ((index["east"] - index["west"]) / CHIP).dropna().round(6)
         notes += [
-            f"{int((steps == step).sum())} chips have pixels of {step:g} m, {needs.sensor.name} has "
-            f"{needs.sensor.gsd:g} m: the encoder is told the chips'"
+            f"{int((steps == step).sum())} chips have pixels of {exact(step)} m, {needs.sensor.name} has "
+            f"{exact(needs.sensor.gsd)} m: the encoder is told the chips'"
             for step in sorted(set(steps))
             if not math.isclose(step, needs.sensor.gsd, rel_tol=1e-3)
         ]
-    return tuple(notes)
+    return (*notes, *listing.coverage)
 
 
 def begin(settings: Settings, tile: str, indexed: Indexed, blocks: list[Block]) -> list[Block]:
@@ -244,6 +247,9 @@ def publish(
     if notes.rows:
         name = f"{tile}_{indexed.dates[0]:%Y%m%d}_{indexed.dates[-1]:%Y%m%d}_v{settings.version}"
         made = {**settings.provenance, "tile": tile, "identity": settings.identity}
+        left_out = {*notes.quarantined, *notes.rejected}
+        if padded := {url: share for url, share in indexed.padded.items() if url not in left_out}:
+            made["padded"] = padded
         published = [
             sink.publish(output, name + sink.SUFFIX, indexed.parts, made) for sink in map(get_sink, settings.formats)
         ]

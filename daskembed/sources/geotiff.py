@@ -21,7 +21,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from daskembed.encoders.description import CHIP, CLAY_V0, Sensor
-from daskembed.errors import ChipError, TileError
+from daskembed.errors import ChipError, TileError, exact
 from daskembed.footprints import to_lonlat
 from daskembed.sources import EDGES, INDEX_COLUMNS, NO_RULES, Listing, Reading, Rules
 from daskembed.sources.judging import NEVER, check_pixels, order_bands, short
@@ -309,7 +309,7 @@ def _check_header(dataset: Any, path: str, tile: str, sensor: Sensor) -> _Header
     # Written so that NaN is refused.
     if not (shear_x == shear_y == 0 and all(_SMALLEST_PIXEL <= step <= _LARGEST_PIXEL for step in (step_x, -step_y))):
         raise ChipError(
-            f"has the geotransform {', '.join(f'{value:g}' for value in dataset.transform[:6])}: expected 10 m pixels, "
+            f"has the geotransform {', '.join(map(exact, dataset.transform[:6]))}: expected 10 m pixels, "
             "rows from north to south, not rotated"
         )
     tag = dataset.tags().get("date")
@@ -388,9 +388,8 @@ def _to_frame(listing: Listing, reading: Reading, headers: list[_Header | str]) 
         rows = np.array(list(found))
         lon[rows], lat[rows], footprints[rows] = to_lonlat(epsg, np.array(list(found.values())))
         for row in (row for row in found if footprints[row] is None):
-            west, south, east, north = found[row]
             headers[row] = (
-                f"has the bounds {west:g}, {south:g}, {east:g}, {north:g} (west, south, east, north), "
+                f"has the bounds {', '.join(map(exact, found[row]))} (west, south, east, north), "
                 f"expected a place in EPSG:{epsg}"
             )
     good = [header if isinstance(header, _Header) else None for header in headers]
@@ -407,6 +406,7 @@ def _to_frame(listing: Listing, reading: Reading, headers: list[_Header | str]) 
             "lon": lon,
             **dict(zip(EDGES, bounds.T, strict=True)),
             "chip": pd.Series(chips, dtype=object),
+            "coverage": [1.0 if header else np.nan for header in good],
             "size": [entry.size for entry in entries],
             "etag": [entry.etag for entry in entries],
             "quarantined": pd.Series([h if isinstance(h, str) else None for h in headers], dtype=object),

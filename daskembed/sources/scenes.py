@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 
 from daskembed.encoders.description import CHIP
-from daskembed.errors import ChipError, StorageError, TileError
+from daskembed.errors import ChipError, StorageError, TileError, exact
 from daskembed.footprints import to_lonlat
 from daskembed.grid import ChipGrid
-from daskembed.sources import EDGES, INDEX_COLUMNS, Listing, Reading, Rules
+from daskembed.sources import EDGE, EDGES, INDEX_COLUMNS, Listing, Reading, Rules
 from daskembed.sources.judging import check_pixels
 from daskembed.storage import Entry, Storage
 from daskembed.timings import timed
@@ -130,6 +130,17 @@ class Scene:
         """What is done to the file's numbers, if anything."""
         said = {str(scale) for layer in self.layers for scale in layer.scales}
         return "; ".join(sorted(filter(None, said)))
+
+    @property
+    def coverage(self) -> Iterator[str]:
+        """What of the image no chip has, and which chips have what is not in the image, if any."""
+        grid = self.grid
+        if grid.uncovered:
+            share, edge = f"{100 * grid.uncovered:.3g} %", EDGE[grid.pad]
+            cut = f"--edge {edge}, --offset {grid.offset[0]},{grid.offset[1]}"
+            yield f"{share} of the pixels of the image are in no chip ({cut})"
+        if grid.padded:
+            yield f"{grid.padded} of its {grid.count} chips reach beyond the image: its last pixels fill them up"
 
     def check(self) -> None:
         """Raise `ChipError` if too much would have to be read at once."""
@@ -324,9 +335,11 @@ def check_resolution(steps: tuple[float, float], reading: Reading) -> float:
     """Metres of a pixel of an image with this step of x, and of y; raises `ChipError` if they will not do."""
     step_x, step_y = steps
     if not (math.isclose(step_x, -step_y, rel_tol=1e-6) and 0.01 <= step_x <= 1000):
-        raise ChipError(f"has pixels of {step_x:g} x {-step_y:g}: expected squares in metres, rows from north to south")
+        raise ChipError(
+            f"has pixels of {exact(step_x)} x {exact(-step_y)}: expected squares in metres, rows from north to south"
+        )
     if reading.resolution is not None and not math.isclose(step_x, reading.resolution, rel_tol=1e-6):
-        raise ChipError(f"has pixels of {step_x:g} m, expected {reading.resolution:g} m: resample it")
+        raise ChipError(f"has pixels of {exact(step_x)} m, expected {exact(reading.resolution)} m: resample it")
     return step_x
 
 
@@ -413,7 +426,7 @@ def frame_of(listing: Listing, reading: Reading) -> gpd.GeoDataFrame:
         lon[rows], lat[rows], footprints[rows] = to_lonlat(epsg, bounds[rows])
         for row in rows:
             if footprints[row] is None:
-                reasons[row] = f"lies outside of EPSG:{epsg}: its bounds are {', '.join(f'{b:g}' for b in bounds[row])}"
+                reasons[row] = f"lies outside of EPSG:{epsg}: its bounds are {', '.join(map(exact, bounds[row]))}"
     index = pd.DataFrame(
         {
             "source_url": urls,
@@ -423,6 +436,7 @@ def frame_of(listing: Listing, reading: Reading) -> gpd.GeoDataFrame:
             "lat": lat,
             "lon": lon,
             **dict(zip(EDGES, bounds.T, strict=True)),
+            "coverage": [np.prod(chip.inside) / CHIP**2 if chip else np.nan for chip in chips],
             "chip": pd.Series(chips, dtype=object),
             "size": [entry.size for entry in listing.entries],
             "etag": [entry.etag for entry in listing.entries],
