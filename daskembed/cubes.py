@@ -36,7 +36,7 @@ from daskembed.errors import (
 )
 from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT
 from daskembed.geozarr import ROOT, Grid, metadata
-from daskembed.receipts import STATE
+from daskembed.receipts import STATE, TileRecord
 from daskembed.results import Progress, RunResult, TileResult
 from daskembed.sources import Chip, Reading, Rules, list_tile, read_headers
 from daskembed.storage import Storage, is_local, local_path
@@ -145,6 +145,8 @@ class CubeReceipt:
     shards: dict[str, dict[str, Any]]
     """Path below the array -> the shard's `Note`."""
     software: dict[str, str] = field(default_factory=dict)
+    planned: int = 0
+    """Shards that it has when it is finished; 0 where that was not kept."""
 
 
 @dataclass(frozen=True)
@@ -283,6 +285,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         # It was there when the run began.
         raise StorageUnusableError(f"{error} any more, or it cannot be seen from this worker") from None
     cube, state = f"{tile}.zarr", receipt_path(tile)
+    job.output.delete([failure_path(tile)])
     listing = list_tile(tile, job.source, job.reading)
     before = read_receipt(job.output, state)
     present = {entry.path.removeprefix(f"{cube}/"): entry.size for entry in job.output.entries(cube)}
@@ -317,6 +320,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         started=_now(),
         finished=None,
         shards=kept,
+        planned=len(shards),
     )
     _write_receipt(job.output, begun)
     stale = [path for path in present if path.removeprefix(f"{PIXELS}/") not in kept and path != ROOT]
@@ -464,7 +468,7 @@ def finish_tile(job: Job, plan: Plan, notes: Mapping[str, dict[str, Any]]) -> Cu
         file=f"{begun.tile}.zarr" if chips else None,
         chips=chips,
         size=sum(size for size, _ in objects.values()),
-        sha256=_digest(sorted((path, digest) for path, (_, digest) in objects.items())),
+        sha256=digest({path: sha256 for path, (_, sha256) in objects.items()}),
         quarantined=quarantined,
         finished=_now(),
         shards=shards,
@@ -521,6 +525,17 @@ def read_receipt(output: Storage, path: str) -> CubeReceipt | None:
         raise InputError(f"{output.url_of(path)} is not a receipt of daskembed: {error}; delete it") from None
 
 
+def failure_path(tile: str) -> str:
+    """Path of the record of why a cube failed, below the output."""
+    return f"{CUBES}/{tile}.failed.json"
+
+
+def _keep_failure(output: Storage, tile: str, reason: str) -> None:
+    """Write down why a cube failed, until its tile is planned again."""
+    record = TileRecord(tile, "", "failed", 0, None, {}, reason, _now())
+    output.put(failure_path(tile), json.dumps(asdict(record), indent=1, sort_keys=True).encode())
+
+
 def _write_receipt(output: Storage, receipt: CubeReceipt) -> None:
     output.put(receipt_path(receipt.tile), json.dumps(asdict(receipt), indent=1, sort_keys=True).encode())
 
@@ -538,6 +553,11 @@ def _read_notes(output: Storage, paths: set[str]) -> dict[str, dict[str, Any]]:
 def _intact(notes: Mapping[str, dict[str, Any]], present: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Those of some shards whose objects are there."""
     return {key: note for key, note in notes.items() if present.get(f"{PIXELS}/{key}", 0) == note["size"]}
+
+
+def digest(objects: Mapping[str, str]) -> str:
+    """What stands for the SHA-256 of a cube, given those of its objects by path."""
+    return _digest(sorted(objects.items()))
 
 
 def _digest(value: Any) -> str:
@@ -664,6 +684,7 @@ class _Flow:
             for other in others:
                 del self._tasks[other]
             self._client.cancel(others)
+            _keep_failure(self._job.output, tile.name, reason)
             self._end(TileResult(tile.name, "failed", reason=reason))
             return
         then(tile, future, result)

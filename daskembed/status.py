@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STATES = ("done", "unfinished", "failed", "missing", "changed", "damaged")
+KINDS = {"embeddings": "tiles", "cube": "cubes"}
 MOST_LISTED = 20
 """Quarantined chips named for people; the CSV has all."""
 _TILE = r"(?P<tile>\d\d[A-Z]{3})"
@@ -61,6 +62,8 @@ class TileStatus:
     """URL -> the rule that it breaks; of finished tiles."""
     reason: str | None = None
     """Why it failed, or what is not as it should be."""
+    kind: Literal["embeddings", "cube"] = "embeddings"
+    """What it holds; a cube's blocks are shards, and it has no version."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class OutputStatus:
     output: str
     """Its URL or absolute path."""
     tiles: tuple[TileStatus, ...]
-    """In the order of tile and version."""
+    """In the order of tile and version, then the cubes by tile."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -126,7 +129,9 @@ def status(output: str) -> OutputStatus:
         _judge(key, receipts.get(key), records.get(key), published.get(key, {}), parts.get(key, Counter()))
         for key in sorted({*receipts, *records, *published, *parts})
     )
-    return OutputStatus(storage.url, tuple(tiles))
+    from daskembed.status_cubes import judge_cubes
+
+    return OutputStatus(storage.url, (*tiles, *judge_cubes(storage, paths)))
 
 
 def _read_all(
@@ -250,7 +255,7 @@ def _table(found: OutputStatus) -> Table:
         chips = "" if tile.chips is None else str(tile.chips)
         what = _line(tile.reason or " ".join(tile.files) or ("no file" if tile.status == "done" else ""))
         bad = (str(len(tile.quarantined)), *([str(len(tile.rejected))] if rejected else []))
-        cells = (tile.tile, tile.version, tile.status, chips, blocks, *bad, what)
+        cells = (tile.tile, "cube" if tile.kind == "cube" else tile.version, tile.status, chips, blocks, *bad, what)
         # As `Text`, so that brackets in names and reasons are no markup.
         table.add_row(*(Text(cell) for cell in cells))
     return table
@@ -259,8 +264,13 @@ def _table(found: OutputStatus) -> Table:
 def summary(found: OutputStatus) -> list[str]:
     """The closing lines: how many tiles of each status, and the quarantined chips."""
     bad = found.quarantined
+    counted = {kind: replace(found, tiles=tuple(t for t in found.tiles if t.kind == kind)).counts for kind in KINDS}
     lines = [
-        f"tiles        {', '.join(f'{count} {state}' for state, count in found.counts.items()) or 'none'}",
+        *(
+            f"{name:<12} {', '.join(f'{count} {state}' for state, count in counted[kind].items()) or 'none'}"
+            for kind, name in KINDS.items()
+            if counted[kind] or not (found.tiles or kind == "cube")
+        ),
         f"quarantined  {len(bad)}",
         *(f"  {url}  {_line(why)}" for _, _, url, why in bad[:MOST_LISTED]),
     ]
