@@ -546,11 +546,11 @@ BAD: dict[str, tuple[Callable[[Path, np.ndarray], Any], str]] = {
             write_bands(f / TILE / DAY, p[:12], BANDS[:12]),
             write_bands(f / TILE / DAY, p[12:, :500], BANDS[12:]),
         ),
-        "holds dem.tif of 500 x 600 pixels of 10 m from 300000, 5.1e.06, which does not fit B02.tif: 600 x 600",
+        "holds dem.tif of 500 x 600 pixels of 10 m from 300000, 5100000, which does not fit B02.tif: 600 x 600",
     ),
     "rotated": (
         lambda f, p: write_raster(f / f"{TILE}.tif", p, transform=Affine(10, 1, WEST, 1, -10, NORTH)),
-        "has the geotransform 10, 1, 300000, 1, -10, 5.1e.06 in 33TUL.tif: expected one that is not rotated",
+        "has the geotransform 10, 1, 300000, 1, -10, 5100000 in 33TUL.tif: expected one that is not rotated",
     ),
     "20 m": (
         lambda f, p: write_raster(f / f"{TILE}.tif", p, transform=Affine(20, 0, WEST, 0, -20, NORTH)),
