@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from daskembed import __version__, config
-from daskembed.errors import DaskembedError, InputError, StorageError
+from daskembed.errors import DaskembedError, InputError, StorageError, did_you_mean
 from daskembed.speed import DEVICES
 
 if TYPE_CHECKING:
@@ -28,9 +28,34 @@ Defaults can be set in Dask's configuration (daskembed.*) or as DASK_DASKEMBED__
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes no abbreviations, whose meaning the next flag would change, and says what may have been meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    # Here and not at the top, where nothing is known of the sub-command's flags.
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            hints = [
+                did_you_mean(one.partition("=")[0], self._option_string_actions) for one in unknown if one[:1] == "-"
+            ]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in two lines: all flags would hide it."""
+        if choice := re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)$", message):
+            message += did_you_mean(choice[1], re.findall(r"[^\s',]+", choice[2]))
+        self.exit(2, f"usage: {self.prog}: `{self.prog} --help` lists what it takes\n{self.prog}: {message}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
+    if isinstance(tiles := getattr(options, "tiles", None), list):
+        options.tiles = " ".join(tiles)
     command: Callable[[argparse.Namespace], int] = options.command
     # What ends services and batch jobs, or closes a terminal, is a Ctrl-C to the run: without this, nothing would be
     # closed or published.
@@ -59,7 +84,7 @@ def _check_dask_configuration() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="daskembed", description="Clay embeddings of Sentinel chips: tiles of chips in, GeoParquet files out."
     )
     parser.add_argument("--version", action="version", version=f"daskembed {__version__}")
@@ -67,8 +92,10 @@ def _parser() -> argparse.ArgumentParser:
 
     default = config.defaults()
     # The flags of `run`, which `plan` takes too.
-    run = argparse.ArgumentParser(add_help=False)
-    run.add_argument("--tiles", required=True, metavar="FILE|IDS", help="file of MGRS tile ids, one a line, or the ids")
+    run = _Parser(add_help=False)
+    run.add_argument(
+        "--tiles", required=True, nargs="+", metavar="FILE|IDS", help="file of MGRS tile ids, one a line, or the ids"
+    )
 
     def add(flag: str, help: str, **extra: object) -> None:
         name = flag.removeprefix("--")
@@ -178,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     cube.set_defaults(command=_cube)
     cube.add_argument(
-        "--tiles", required=True, metavar="FILE|IDS", help="file of MGRS tile ids, one a line, or the ids"
+        "--tiles", required=True, nargs="+", metavar="FILE|IDS", help="file of MGRS tile ids, one a line, or the ids"
     )
     cube.add_argument("--source", metavar="URL", help=f"folder or URL above the tiles (default: {default['source']})")
     cube.add_argument("--output", required=True, metavar="URL", help="folder or URL of the cubes")
@@ -193,8 +220,17 @@ def _parser() -> argparse.ArgumentParser:
         "clusters",
         help="what --cluster can name, and whether it is installed",
         description="List the presets: what each is, what it needs installed, and whether that is.",
+        epilog="exit status: 0, or 2 if the cluster does not work or the file cannot be written",
     )
     clusters.set_defaults(command=_clusters)
+    asked = clusters.add_mutually_exclusive_group()
+    asked.add_argument("--copy", nargs=2, metavar=("NAME", "FILE.yaml"), help="copy a preset to a file to be edited")
+    asked.add_argument(
+        "--check",
+        metavar="NAME|FILE|ADDRESS",
+        help="start the cluster with one worker, do one trivial task there, say what it computes with, and close it",
+    )
+    clusters.add_argument("--cluster-arg", action="append", default=[], metavar="KEY=VALUE", help="as for `run`")
 
     demo = commands.add_parser(
         "demo",
@@ -230,14 +266,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    import distributed  # noqa: F401 (it sets the levels of its loggers)
-
-    # A lost scheduler is told in a line of our own, not in tracebacks of the client's.
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    from daskembed.clusters import parse_arguments
     from daskembed.display import print_event, show_progress
     from daskembed.pipeline import run
+    from daskembed.presets import parse_arguments
+    from daskembed.quiet import quieten
 
+    quieten()  # and for good: what is said when everything is closed is no use to anybody
     as_json = options.log_format == "json"
     with contextlib.nullcontext() if as_json else show_progress() as progress:
         result = run(
@@ -330,13 +364,12 @@ def _rules(options: argparse.Namespace) -> Rules | None:
 
 
 def _cube(options: argparse.Namespace) -> int:
-    import distributed  # noqa: F401 (as in `_run`)
-
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    from daskembed.clusters import parse_arguments
     from daskembed.cubes import summary, write_cubes
     from daskembed.display import show_progress
+    from daskembed.presets import parse_arguments
+    from daskembed.quiet import quieten
 
+    quieten()
     with show_progress() as progress:
         result = write_cubes(
             options.tiles,
@@ -353,8 +386,20 @@ def _cube(options: argparse.Namespace) -> int:
 
 
 def _clusters(options: argparse.Namespace) -> int:
-    from daskembed.clusters import is_installed, presets, read_preset
+    from daskembed.presets import copy_preset, is_installed, parse_arguments, presets, read_preset
 
+    if options.copy:
+        name, path = options.copy
+        copy_preset(name, path)
+        print(f"{path}: edit it, try it with `daskembed clusters --check {path}`, then run with `--cluster {path}`")
+        return 0
+    if options.check:
+        from daskembed.clusters import check
+        from daskembed.quiet import quieten
+
+        quieten()
+        print(check(options.check, arguments=parse_arguments(options.cluster_arg)))
+        return 0
     width = max(map(len, presets()))
     for name in presets():
         preset = read_preset(name)
@@ -366,7 +411,9 @@ def _clusters(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from daskembed.demo import demo
+    from daskembed.quiet import quieten
 
+    quieten()
     return demo(Path(options.folder), options.encoder)
 
 
@@ -420,6 +467,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 def _summary(result: RunResult) -> int:
     from daskembed.display import summary
+    from daskembed.status import left_by
 
-    print(summary(result))
+    print(summary(result, left_by(result)))
     return result.exit_status

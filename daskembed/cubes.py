@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from daskembed import __version__, config
+from daskembed import __version__, ahead, config
+from daskembed.clusters import WORKER_TIMEOUT
 from daskembed.display import describe_bytes, describe_seconds
 from daskembed.encoders.description import CHIP
 from daskembed.errors import (
@@ -34,13 +35,13 @@ from daskembed.errors import (
     TileError,
     exact,
 )
-from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT
+from daskembed.flow import DASK_CONFIG
 from daskembed.geozarr import ROOT, Grid, metadata
 from daskembed.receipts import STATE, TileRecord
 from daskembed.results import Progress, RunResult, TileResult
 from daskembed.sources import Chip, Reading, Rules, list_tile, read_headers
 from daskembed.storage import Storage, is_local, local_path
-from daskembed.tiles import check_tile, read_tiles
+from daskembed.tiles import tiles_of
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -210,15 +211,13 @@ def write_cubes(
     from daskembed import lock
     from daskembed.clusters import connect, shares_files
 
-    names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
-    if not names:
-        raise InputError("no tiles: give at least one MGRS tile id, such as 27WXN")
+    names = tiles_of(tiles)
     if readers is not None and readers < 1:
         raise InputError(f"readers {readers}: expected a number from 1")
     job = Job(Storage(source or config.get("source")), Storage(output), readers=readers or READERS)
     if job.source == job.output:
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
-    job.source.check_exists()
+    ahead.check_source(job.source, names)
     _check_writable(job.output)
     chosen = cluster if cluster is not None else config.get("cluster")
     with lock.hold(job.output, "cubes") as check:
@@ -638,8 +637,9 @@ class _Flow:
         alone_since = monotonic()
         while True:
             try:
-                future = self._ended.get(timeout=5)
+                future = self._ended.get(timeout=1)
             except queue.Empty:
+                self._tell(self._state)
                 if self._threads():
                     alone_since = monotonic()
                 elif monotonic() - alone_since > WORKER_TIMEOUT:
@@ -731,14 +731,9 @@ def _run_on(
     check: Callable[[], None],
     progress: Callable[[Progress], None] | None,
 ) -> RunResult:
-    from daskembed.clusters import check_versions
+    from daskembed.clusters import await_worker, check_versions
 
-    try:
-        client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
-    except TimeoutError:
-        raise InputError(
-            f"no worker joined {client.scheduler.address} within {WORKER_TIMEOUT} s: start one with `dask worker`"
-        ) from None
+    await_worker(client, WORKER_TIMEOUT)
     check_versions(client)
     _check_seen(client, job)
     return _Flow(client, job, names, progress).run(check)

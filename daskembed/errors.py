@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DaskembedError(Exception):
     """Base of every exception that the package raises on purpose."""
@@ -66,3 +69,13 @@ def exact(value: float) -> str:
     ('300000.5', '5100005', '0.3')
     """
     return f"{value:.12g}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What a mistyped word may have been meant to be, as the end of a message; nothing if that is not clear."""
+    names = sorted(known)
+    spelt = word.lower().replace("_", "-")
+    found = difflib.get_close_matches(spelt, names, n=2, cutoff=0.6) or [
+        name for name in names if len(spelt.strip("-")) > 1 and name.startswith(spelt)
+    ]
+    return f"; did you mean {' or '.join(found[:3])}?" if found else ""

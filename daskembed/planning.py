@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from daskembed import config
-from daskembed.clusters import parse_workers
+from daskembed import ahead, config
 from daskembed.cube import block_ends
 from daskembed.encoders import resolve_precision
 from daskembed.errors import InputError, TileError
 from daskembed.pipeline import check_conflicts, resolve
+from daskembed.presets import parse_workers
 from daskembed.receipts import published_files, read_receipts
 from daskembed.results import Expected
 from daskembed.settings import Settings
@@ -27,12 +27,14 @@ from daskembed.sinks import get_sink
 from daskembed.sources import Listing, Rules, list_tile
 from daskembed.speed import DEVICES, Speed, measure, of_device
 from daskembed.stages import block_folder
+from daskembed.storage import Storage
+from daskembed.tiles import tiles_of
 
 COMPRESSED, FILE_BYTES, ROW_BYTES = 0.83, 8_000, 70
 """Of a published file: what is left of its vectors, its footer, and what else a chip takes. Measured on the demo."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What a run will take."""
 
@@ -60,6 +62,15 @@ class Plan:
     """Of one worker's machine."""
     notes: tuple[str, ...] = ()
     """What of the whole tiles to do is in no chip, and which chips reach beyond them."""
+
+    def __repr__(self) -> str:
+        from daskembed.display import MOST_LISTED, describe_plan
+
+        head, *lines = describe_plan(self).splitlines()
+        more = len(self.missing) - MOST_LISTED
+        if more > 0:
+            lines[MOST_LISTED : len(self.missing)] = [f"  and {more} more"]
+        return "\n".join(["<Plan>", head, *lines])
 
     @property
     def device_hours(self) -> float:
@@ -145,8 +156,10 @@ def plan(
     if device is not None and asked == "auto":
         asked = "bf16" if DEVICES[device].bf16 else "fp32"
     most = parse_workers(workers)[1]
+    names = tiles_of(tiles)
+    ahead.check_source(Storage(source or config.get("source")), names)
     names, settings = resolve(
-        tiles,
+        names,
         source=source,
         output=output,
         encoder=encoder,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from daskembed.errors import InputError
+from daskembed.errors import InputError, StorageError
 from daskembed.receipts import (
     RECEIPTS,
     RECORDS,
@@ -26,6 +26,8 @@ from daskembed.storage import Storage
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from daskembed.results import RunResult
+
 STATES = ("done", "unfinished", "failed", "missing", "changed", "damaged")
 KINDS = {"embeddings": "tiles", "cube": "cubes"}
 MOST_LISTED = 20
@@ -39,7 +41,7 @@ _Key = tuple[str, str]
 _Kept = TypeVar("_Kept", Receipt, TileRecord)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TileStatus:
     """What an output holds of one version of a tile."""
 
@@ -65,8 +67,14 @@ class TileStatus:
     kind: Literal["embeddings", "cube"] = "embeddings"
     """What it holds; a cube's blocks are shards, and it has no version."""
 
+    def __repr__(self) -> str:
+        bad = f", {len(self.quarantined)} quarantined" if self.quarantined else ""
+        bad += f", {len(self.rejected)} rejected" if self.rejected else ""
+        why = f": {_line(self.reason)}" if self.reason else "" if self.chips is None else f": {self.chips} chips{bad}"
+        return f"<TileStatus {self.tile} v{self.version} {self.status}{why}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class OutputStatus:
     """What an output holds."""
 
@@ -74,6 +82,11 @@ class OutputStatus:
     """Its URL or absolute path."""
     tiles: tuple[TileStatus, ...]
     """In the order of tile and version, then the cubes by tile."""
+
+    def __repr__(self) -> str:
+        more = [f"  and {len(self.tiles) - MOST_LISTED} more"] if len(self.tiles) > MOST_LISTED else []
+        tiles = [f"  {tile.tile} {tile.version} {tile.status}" for tile in self.tiles[:MOST_LISTED]]
+        return "\n".join([f"<OutputStatus> {self.output}", *tiles, *more, *summary(self)])
 
     @property
     def counts(self) -> dict[str, int]:
@@ -89,7 +102,7 @@ class OutputStatus:
         )
 
 
-def status(output: str) -> OutputStatus:
+def status(output: str, *, only: Collection[tuple[str, str]] | None = None) -> OutputStatus:
     """What an output holds: tiles done, unfinished, failed, missing and changed, and quarantined chips.
 
     Everything is read off the output's listing, its receipts and its records: three listings, one of each Zarr store,
@@ -99,6 +112,8 @@ def status(output: str) -> OutputStatus:
     ----------
     output
         The run's ``--output``.
+    only
+        Tiles with their versions, if others are not to be looked at.
 
     Raises
     ------
@@ -123,25 +138,46 @@ def status(output: str) -> OutputStatus:
             key = (match["tile"], match["version"])
             parts.setdefault(key, Counter())[f"{parts_folder(*key)}/{match['key']}"] += 1
     paths = [entry.path for entry in state]
-    receipts = _read_all(storage, paths, RECEIPTS, read_receipt)
-    records = _read_all(storage, paths, RECORDS, read_record)
+    receipts = _read_all(storage, paths, RECEIPTS, read_receipt, only)
+    records = _read_all(storage, paths, RECORDS, read_record, only)
     tiles = (
         _judge(key, receipts.get(key), records.get(key), published.get(key, {}), parts.get(key, Counter()))
         for key in sorted({*receipts, *records, *published, *parts})
+        if only is None or key in only
     )
     from daskembed.status_cubes import judge_cubes
 
     return OutputStatus(storage.url, (*tiles, *judge_cubes(storage, paths)))
 
 
+def left_by(result: RunResult) -> tuple[TileStatus, ...]:
+    """What the output holds of the tiles that an interrupted run did not finish; of those not begun there is nothing.
+
+    It is read off the output, as blocks may have been finished after the run stopped listening. Nothing, if the store
+    does not answer.
+    """
+    if not result.remaining:
+        return ()
+    try:
+        return status(result.output, only={(tile, result.version) for tile in result.remaining}).tiles
+    except (InputError, StorageError):
+        return ()
+
+
 def _read_all(
-    storage: Storage, paths: Iterable[str], folder: str, read: Callable[[Storage, str], _Kept]
+    storage: Storage,
+    paths: Iterable[str],
+    folder: str,
+    read: Callable[[Storage, str], _Kept],
+    only: Collection[_Key] | None,
 ) -> dict[_Key, _Kept | InputError]:
     found: dict[str, _Key] = {}
     for path in paths:
         above, _, name = path.rpartition("/")
         if above == folder and (match := _STATE_FILE.fullmatch(name)):
-            found[path] = (match["tile"], match["version"])
+            key = (match["tile"], match["version"])
+            if only is None or key in only:
+                found[path] = key
 
     def attempt(path: str) -> _Kept | InputError | None:
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from daskembed import cubes, validate_zarr
+from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError
 from daskembed.geozarr import ROOT
 from daskembed.tiles import check_tile
@@ -133,7 +134,7 @@ def _check_content(
     if tile is not None and attributes.get("tile", tile) != tile:
         yield Finding("provenance", f"the root says that it is of tile {attributes['tile']}, its name says {tile}")
     named = None if tile is None else Named(tile, date.min, date.max, "")
-    yield from validate_zarr._check_place(cube, attributes, named)
+    yield from validate_zarr._check_place(cube, attributes, named, (CHIP, CHIP))
     yield from validate_zarr._check_times(cube, named)
     chips = yield from _check_pixels(store, shards, array)
     if receipt is not None and chips > receipt.chips:
