@@ -6,6 +6,7 @@ one there is no cube to open, and it is the first to go when chips have changed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import queue
@@ -532,7 +533,9 @@ def failure_path(tile: str) -> str:
 def _keep_failure(output: Storage, tile: str, reason: str) -> None:
     """Write down why a cube failed, until its tile is planned again."""
     record = TileRecord(tile, "", "failed", 0, None, {}, reason, _now())
-    output.put(failure_path(tile), json.dumps(asdict(record), indent=1, sort_keys=True).encode())
+    # Of a store that fails just now, the other tiles need not hear.
+    with contextlib.suppress(StorageError):
+        output.put(failure_path(tile), json.dumps(asdict(record), indent=1, sort_keys=True).encode())
 
 
 def _write_receipt(output: Storage, receipt: CubeReceipt) -> None:

@@ -71,7 +71,7 @@ class TileStatus:
         bad = f", {len(self.quarantined)} quarantined" if self.quarantined else ""
         bad += f", {len(self.rejected)} rejected" if self.rejected else ""
         why = f": {_line(self.reason)}" if self.reason else "" if self.chips is None else f": {self.chips} chips{bad}"
-        return f"<TileStatus {self.tile} v{self.version} {self.status}{why}>"
+        return f"<TileStatus {self.tile} {'cube' if self.kind == 'cube' else f'v{self.version}'} {self.status}{why}>"
 
 
 @dataclass(frozen=True, repr=False)

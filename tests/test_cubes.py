@@ -513,8 +513,8 @@ def test_a_failure_is_forgotten_when_the_tile_is_well_again(copy: Copy) -> None:
     [
         (lambda o: o.delete([f"{TILE}.zarr/zarr.json"]), "missing", f"{TILE}.zarr is gone, or its zarr.json is; "),
         (lambda o: shutil.rmtree(f"{o.url}/{TILE}.zarr"), "missing", f"{TILE}.zarr is gone, or its zarr.json is; "),
-        (lambda o: o.delete([f"{TILE}.zarr/{SHARD}"]), "changed", f"{TILE}.zarr has 10 objects of "),
-        (lambda o: o.put(f"{TILE}.zarr/{SHARD}", b"x"), "changed", f"{TILE}.zarr has 11 objects of "),
+        (lambda o: o.delete([f"{TILE}.zarr/{SHARD}"]), "changed", ", its receipt says "),
+        (lambda o: o.put(f"{TILE}.zarr/{SHARD}", b"x"), "changed", ", its receipt says "),
         (lambda o: o.put(cubes.receipt_path(TILE), b"{"), "damaged", "is not a receipt of daskembed"),
         (lambda o: o.delete([cubes.receipt_path(TILE)]), "unfinished", f"{TILE}.zarr has no receipt: "),
     ],
