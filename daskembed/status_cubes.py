@@ -12,6 +12,7 @@ from functools import partial
 from daskembed.cubes import CUBES, failure_path, read_receipt, receipt_path
 from daskembed.errors import InputError
 from daskembed.geozarr import ROOT
+from daskembed.local_files import target
 from daskembed.receipts import read_record
 from daskembed.status import TileStatus
 from daskembed.storage import Storage
@@ -20,7 +21,7 @@ _STATE = re.compile(rf"{CUBES}/(?P<tile>\d\d[A-Z]{{3}})(?P<what>(?:\.failed)?\.j
 _STORE = re.compile(r"(?P<tile>\d\d[A-Z]{3})\.zarr")
 
 
-def judge_cubes(storage: Storage, paths: Iterable[str]) -> list[TileStatus]:
+def judge_cubes(storage: Storage, paths: Iterable[str], wanted: Iterable[str] | None = None) -> list[TileStatus]:
     """The cubes of an output, by tile: two small files and a listing each.
 
     Parameters
@@ -29,6 +30,8 @@ def judge_cubes(storage: Storage, paths: Iterable[str]) -> list[TileStatus]:
         The output.
     paths
         Of the objects of its state.
+    wanted
+        Only the cubes of these tiles.
     """
     notes: Counter[str] = Counter()
     known = set(paths)
@@ -36,6 +39,7 @@ def judge_cubes(storage: Storage, paths: Iterable[str]) -> list[TileStatus]:
     for match in filter(None, map(_STATE.fullmatch, known)):
         tiles.add(match["tile"])
         notes[match["tile"]] += match["what"].startswith("/")
+    tiles &= tiles if wanted is None else set(wanted)
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(lambda tile: _judge(storage, tile, known, notes[tile]), sorted(tiles)))
 
@@ -50,7 +54,9 @@ def _judge(storage: Storage, tile: str, known: set[str], notes: int) -> TileStat
         failure = None  # a run at work began the tile since it was listed
     except InputError as error:
         return as_cube("damaged", reason=str(error))
-    sizes = {entry.path.removeprefix(f"{cube}/"): entry.size for entry in storage.entries(cube)}
+    # What a killed writer left half written is not of the cube.
+    present = [entry for entry in storage.entries(cube) if target(entry.path) is None]
+    sizes = {entry.path.removeprefix(f"{cube}/"): entry.size for entry in present}
     files = [cube] if ROOT in sizes else []
     if failure is not None and (receipt is None or receipt.finished is None or failure.time > receipt.finished):
         chips, bad = (receipt.chips, receipt.quarantined) if receipt is not None and files else (None, {})
