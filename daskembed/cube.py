@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import geopandas as gpd
     from numpy.typing import NDArray
 
+INSIDE = ("inside_y", "inside_x")
+"""Coordinates of a chip's pixels that are in the image."""
 CHIPS_A_BLOCK = 64
 """Chips of a block: few enough to spread a tile over workers, many enough to keep the scheduler's share small."""
 
@@ -137,7 +139,8 @@ def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) ->
     xarray.DataArray
         float32 of shape ``(chip, band, y, x)``, with the coordinates ``chip`` (number, from 0), ``band``,
         ``source_url``, ``date``, ``epsg``, ``lat``, ``lon`` (degrees), ``west``, ``south``, ``east``, ``north``
-        (bounds in ``epsg``) and ``geometry`` (footprint in OGC:CRS84).
+        (bounds in ``epsg``), ``inside_y``, ``inside_x`` (pixels that are in the image; the others were added) and
+        ``geometry`` (footprint in OGC:CRS84).
 
     Raises
     ------
@@ -163,6 +166,7 @@ def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) ->
         chunks=(tuple(len(block) for block in blocks), *((length,) for length in blocks[0].shape[1:])),
         meta=np.empty((0, 0, 0, 0), np.float32),
     )
+    inside = np.array([chip.inside for chip in chips], dtype=np.int16)
     return xr.DataArray(
         data,
         dims=("chip", "band", "y", "x"),
@@ -176,6 +180,7 @@ def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) ->
             "lat": ("chip", good["lat"].to_numpy(dtype=np.float64)),
             "lon": ("chip", good["lon"].to_numpy(dtype=np.float64)),
             **{edge: ("chip", good[edge].to_numpy(dtype=np.float64)) for edge in EDGES},
+            **{name: ("chip", pixels) for name, pixels in zip(INSIDE, inside.T, strict=True)},
             "geometry": ("chip", good.geometry.to_numpy()),
         },
     )

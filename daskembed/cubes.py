@@ -31,13 +31,15 @@ from daskembed.errors import (
     DaskembedError,
     InputError,
     LockLostError,
+    StorageError,
     StorageUnusableError,
     TileError,
+    exact,
 )
 from daskembed.flow import DASK_CONFIG
 from daskembed.geozarr import ROOT, Grid, metadata
 from daskembed.local_files import target
-from daskembed.receipts import STATE, probe_path, sweep
+from daskembed.receipts import STATE, TileRecord, probe_path, sweep
 from daskembed.results import Progress, RunResult, TileResult
 from daskembed.sources import Chip, Reading, Rules, list_tile, no_chips, read_headers, yes_or_no
 from daskembed.storage import Storage, is_local, local_path
@@ -157,6 +159,8 @@ class CubeReceipt:
     shards: dict[str, dict[str, Any]]
     """Path below the array -> the shard's `Note`."""
     software: dict[str, str] = field(default_factory=dict)
+    planned: int = 0
+    """Shards that it has when it is finished; 0 where that was not kept."""
 
 
 @dataclass(frozen=True)
@@ -305,6 +309,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         # It was there when the run began.
         raise StorageUnusableError(f"{error} any more, or it cannot be seen from this worker") from None
     cube, state = f"{tile}.zarr", receipt_path(tile)
+    job.output.delete([failure_path(tile)])
     listing = list_tile(tile, job.source, job.reading)
     before = read_receipt(job.output, state)
     present = {entry.path.removeprefix(f"{cube}/"): entry.size for entry in job.output.entries(cube)}
@@ -342,6 +347,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         started=_now(),
         finished=None,
         shards=kept,
+        planned=len(shards),
     )
     _write_receipt(job.output, begun)
     stale = [path for path in present if path.removeprefix(f"{PIXELS}/") not in kept and path != ROOT]
@@ -377,14 +383,14 @@ def lay_out(job: Job, index: gpd.GeoDataFrame) -> tuple[Layout | None, list[Shar
         if not np.allclose(here, (step_x, step_y), rtol=1e-6, atol=0):
             refuse(
                 row,
-                f"has pixels of {here[0]:g} x {here[1]:g}",
-                f"of {step_x:g} x {step_y:g} in units of EPSG:{row.epsg}",
+                f"has pixels of {exact(here[0])} x {exact(here[1])}",
+                f"of {exact(step_x)} x {exact(step_y)} in units of EPSG:{row.epsg}",
             )
         off = np.array([(row.west - first["west"]) / step_x, (first["north"] - row.north) / step_y])
         if np.abs(off - CHIP * np.round(off / CHIP)).max() > 0.01:
             refuse(
                 row,
-                f"lies {off[0]:g} pixels east and {off[1]:g} south of it",
+                f"lies {exact(off[0])} pixels east and {exact(off[1])} south of it",
                 f"calls for multiples of {CHIP}",
             )
     west, north = float(good["west"].min()), float(good["north"].max())
@@ -491,7 +497,7 @@ def finish_tile(job: Job, plan: Plan, notes: Mapping[str, dict[str, Any]]) -> Cu
         file=f"{begun.tile}.zarr" if chips else None,
         chips=chips,
         size=sum(size for size, _ in objects.values()),
-        sha256=_digest(sorted((path, digest) for path, (_, digest) in objects.items())),
+        sha256=digest({path: sha256 for path, (_, sha256) in objects.items()}),
         quarantined=quarantined,
         finished=_now(),
         shards=shards,
@@ -550,6 +556,19 @@ def read_receipt(output: Storage, path: str) -> CubeReceipt | None:
         raise InputError(f"{output.url_of(path)} is not a receipt of daskembed: {error}; delete it") from None
 
 
+def failure_path(tile: str) -> str:
+    """Path of the record of why a cube failed, below the output."""
+    return f"{CUBES}/{tile}.failed.json"
+
+
+def _keep_failure(output: Storage, tile: str, reason: str) -> None:
+    """Write down why a cube failed, until its tile is planned again."""
+    record = TileRecord(tile, "", "failed", 0, None, {}, reason, _now())
+    # Of a store that fails just now, the other tiles need not hear.
+    with contextlib.suppress(StorageError):
+        output.put(failure_path(tile), json.dumps(asdict(record), indent=1, sort_keys=True).encode())
+
+
 def _write_receipt(output: Storage, receipt: CubeReceipt) -> None:
     output.put(receipt_path(receipt.tile), json.dumps(asdict(receipt), indent=1, sort_keys=True).encode())
 
@@ -567,6 +586,11 @@ def _read_notes(output: Storage, paths: set[str]) -> dict[str, dict[str, Any]]:
 def _intact(notes: Mapping[str, dict[str, Any]], present: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Those of some shards whose objects are there."""
     return {key: note for key, note in notes.items() if present.get(f"{PIXELS}/{key}", 0) == note["size"]}
+
+
+def digest(objects: Mapping[str, str]) -> str:
+    """What stands for the SHA-256 of a cube, given those of its objects by path."""
+    return _digest(sorted(objects.items()))
 
 
 def _digest(value: Any) -> str:
@@ -698,6 +722,7 @@ class _Flow:
             for other in others:
                 del self._tasks[other]
             self._client.cancel(others)
+            _keep_failure(self._job.output, tile.name, reason)
             self._end(TileResult(tile.name, "failed", reason=reason))
             return
         then(tile, future, result)

@@ -224,6 +224,7 @@ def describe_plan(plan: Plan) -> str:
         *(f"  {tile}  {reason}" for tile, reason in plan.missing.items()),
         f"chips        {plan.chips} listed, {plan.chips - plan.chips_to_do} done, {plan.chips_to_do} to do",
         *([f"to do        {_names(plan.to_do)}"] if plan.to_do else []),
+        *_some((f"note         {note}" for note in plan.notes), ""),
     ]
     if (speed := plan.speed) is None:
         return "\n".join([*lines, "nothing is left to encode"])
@@ -250,9 +251,9 @@ def describe_stages(result: RunResult) -> str:
     return f"{shares}; device busy {busy:.0%} of its time, the limit was the {limit}"
 
 
-def _some(lines: Iterator[str]) -> list[str]:
+def _some(lines: Iterator[str], where: str = ": see the receipts") -> list[str]:
     listed = list(lines)
-    more = [f"  and {len(listed) - MOST_LISTED} more: see the receipts"] if len(listed) > MOST_LISTED else []
+    more = [f"  and {len(listed) - MOST_LISTED} more{where}"] if len(listed) > MOST_LISTED else []
     return listed[:MOST_LISTED] + more
 
 

@@ -68,6 +68,17 @@ def every_error() -> set[type[DaskembedError]]:
     return found
 
 
+def exact(value: float) -> str:
+    """A coordinate or a size of pixels for a message: with the digits that tell two grids apart, and none of noise.
+
+    Examples
+    --------
+    >>> exact(300000.5), exact(5100005.0), exact(0.1 + 0.2)
+    ('300000.5', '5100005', '0.3')
+    """
+    return f"{value:.12g}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """What a mistyped word may have been meant to be, as the end of a message; nothing if that is not clear."""
     names = sorted(known)

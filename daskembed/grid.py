@@ -86,6 +86,24 @@ class ChipGrid:
         rows, cols = self.size
         return rows * cols
 
+    @property
+    def uncovered(self) -> float:
+        """Share of the image's pixels that no chip has.
+
+        Examples
+        --------
+        >>> ChipGrid((10980, 10980)).uncovered, ChipGrid((10980, 10980), pad=True).uncovered
+        (0.0411..., 0.0)
+        """
+        sides = zip(self.shape, self.offset, self.size, strict=True)
+        covered = [min(length - offset, CHIP * chips) / length for length, offset, chips in sides]
+        return 1 - covered[0] * covered[1]
+
+    @property
+    def padded(self) -> int:
+        """Chips that reach beyond the image."""
+        return self.count - ChipGrid(self.shape, self.offset).count
+
     def start(self, number: int) -> tuple[int, int]:
         """First pixel (y, x) of a chip.
 

@@ -60,6 +60,8 @@ class Plan:
     workers: int
     price_per_hour: float | None
     """Of one worker's machine."""
+    notes: tuple[str, ...] = ()
+    """What of the whole tiles to do is in no chip, and which chips reach beyond them."""
 
     def __repr__(self) -> str:
         from daskembed.display import MOST_LISTED, describe_plan
@@ -222,6 +224,7 @@ def plan(
         speed=speed,
         workers=most,
         price_per_hour=price_per_hour,
+        notes=tuple(note for listing in to_do.values() for note in listing.coverage),
     )
     _keep(settings, made)
     return made

@@ -10,7 +10,7 @@ import pickle
 from collections import Counter
 from collections.abc import Mapping
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from daskembed import __version__, trial
 from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
 from daskembed.encoders.description import CHIP
-from daskembed.errors import InputError, StorageUnusableError
+from daskembed.errors import InputError, StorageUnusableError, exact
 from daskembed.footprints import metres_of_unit
 from daskembed.parts import read_notes, write_part
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
@@ -50,6 +50,8 @@ class Indexed:
     """Paths of its parts below the output, in the order of their rows; none if all its chips are quarantined."""
     notes: tuple[str, ...] = ()
     """What the receipt says of its pixels."""
+    padded: Mapping[str, float] = field(default_factory=dict)
+    """URL -> share of its pixels that are in the image, of chips that reach beyond it."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,13 @@ def _look(settings: Settings, tile: str, finished: Receipt | None) -> tuple[Inde
         quarantined=dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
         parts=tuple(block.path for block in blocks),
         notes=_notes(settings, listing, found),
+        padded=found.set_index("source_url")["coverage"].loc[lambda shares: shares < 1].round(4).to_dict(),
     )
     return indexed, blocks
 
 
 def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tuple[str, ...]:
-    """What is done to the files' numbers, and pixels of another size than the sensor's."""
+    """What is done to the files' numbers, pixels of another size than the sensor's, and what no chip covers."""
     notes = [f"{url}: {scene.note}" for url, scene in listing.scenes.items() if getattr(scene, "note", "")]
     # Of ready-made chips most have the same to say.
     ready = [] if listing.scenes else index["chip"].dropna()
@@ -144,12 +147,12 @@ def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tup
         units = index["epsg"].map(metres_of_unit, na_action="ignore").astype(float)
         steps = ((index["east"] - index["west"]) / CHIP * units).dropna().round(6)
         notes += [
-            f"{int((steps == step).sum())} chips have pixels of {step:g} m, {needs.sensor.name} has "
-            f"{needs.sensor.gsd:g} m: the encoder is told the chips'"
+            f"{int((steps == step).sum())} chips have pixels of {exact(step)} m, {needs.sensor.name} has "
+            f"{exact(needs.sensor.gsd)} m: the encoder is told the chips'"
             for step in sorted(set(steps))
             if not math.isclose(step, needs.sensor.gsd, rel_tol=1e-3)
         ]
-    return tuple(notes)
+    return (*notes, *listing.coverage)
 
 
 def begin(settings: Settings, tile: str, indexed: Indexed, blocks: list[Block]) -> list[Block]:
@@ -253,6 +256,9 @@ def publish(
         # Not of all chips: those of other dates may have been set aside.
         name = f"{tile}_{notes.days[0]:%Y%m%d}_{notes.days[1]:%Y%m%d}_v{settings.version}"
         made = {**settings.provenance, "tile": tile, "identity": settings.identity}
+        left_out = {*notes.quarantined, *notes.rejected}
+        if padded := {url: share for url, share in indexed.padded.items() if url not in left_out}:
+            made["padded"] = padded
         for sink in map(get_sink, settings.formats):
             settings.confirm()
             published.append(sink.publish(output, name + sink.SUFFIX, indexed.parts, made))

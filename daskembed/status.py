@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from daskembed.results import RunResult
 
 STATES = ("done", "unfinished", "failed", "missing", "changed", "damaged")
+KINDS = {"embeddings": "tiles", "cube": "cubes"}
 MOST_LISTED = 20
 """Quarantined chips named for people; the CSV has all."""
 _TILE = r"(?P<tile>\d\d[A-Z]{3})"
@@ -65,12 +66,14 @@ class TileStatus:
     """URL -> the rule that it breaks; of finished tiles."""
     reason: str | None = None
     """Why it failed, or what is not as it should be."""
+    kind: Literal["embeddings", "cube"] = "embeddings"
+    """What it holds; a cube's blocks are shards, and it has no version."""
 
     def __repr__(self) -> str:
         bad = f", {len(self.quarantined)} quarantined" if self.quarantined else ""
         bad += f", {len(self.rejected)} rejected" if self.rejected else ""
         why = f": {_line(self.reason)}" if self.reason else "" if self.chips is None else f": {self.chips} chips{bad}"
-        version = f" v{self.version}" if self.version else ""
+        version = " cube" if self.kind == "cube" else f" v{self.version}" if self.version else ""
         return f"<TileStatus {self.tile}{version} {self.status}{why}>"
 
 
@@ -81,7 +84,7 @@ class OutputStatus:
     output: str
     """Its URL or absolute path."""
     tiles: tuple[TileStatus, ...]
-    """In the order of tile and version."""
+    """In the order of tile and version, then the cubes by tile."""
 
     def __repr__(self) -> str:
         more = [f"  and {len(self.tiles) - MOST_LISTED} more"] if len(self.tiles) > MOST_LISTED else []
@@ -159,6 +162,10 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
         for key in sorted({*receipts, *records, *published, *parts})
         if asked(key)
     ]
+    if version is None:
+        from daskembed.status_cubes import judge_cubes
+
+        found += judge_cubes(storage, paths, wanted)
     return OutputStatus(storage.url, tuple(found if wanted is None else _audit(found, wanted)))
 
 
@@ -312,7 +319,7 @@ def _table(found: OutputStatus) -> Table:
         chips = "" if tile.chips is None else str(tile.chips)
         what = _line(tile.reason or " ".join(tile.files) or ("no file" if tile.status == "done" else ""))
         bad = (str(len(tile.quarantined)), *([str(len(tile.rejected))] if rejected else []))
-        cells = (tile.tile, tile.version, tile.status, chips, blocks, *bad, what)
+        cells = (tile.tile, "cube" if tile.kind == "cube" else tile.version, tile.status, chips, blocks, *bad, what)
         # As `Text`, so that brackets in names and reasons are no markup.
         table.add_row(*(Text(cell) for cell in cells))
     return table
@@ -321,8 +328,13 @@ def _table(found: OutputStatus) -> Table:
 def summary(found: OutputStatus) -> list[str]:
     """The closing lines: how many tiles of each status, and the quarantined chips."""
     bad = found.quarantined
+    counted = {kind: replace(found, tiles=tuple(t for t in found.tiles if t.kind == kind)).counts for kind in KINDS}
     lines = [
-        f"tiles        {', '.join(f'{count} {state}' for state, count in found.counts.items()) or 'none'}",
+        *(
+            f"{name:<12} {', '.join(f'{count} {state}' for state, count in counted[kind].items()) or 'none'}"
+            for kind, name in KINDS.items()
+            if counted[kind] or not (found.tiles or kind == "cube")
+        ),
         f"quarantined  {len(bad)}",
         *(f"  {url}  {_line(why)}" for _, _, url, why in bad[:MOST_LISTED]),
     ]

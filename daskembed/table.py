@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyproj
 
+from daskembed.cube import INSIDE
 from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError
 from daskembed.footprints import bounding_box, box
@@ -51,8 +52,9 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
         In OGC:CRS84, with spatial partitions and the columns ``source_url``, ``chip_url`` (of its chip), ``date``,
         ``embeddings`` (a flat, row-major array a row, `daskembed.vectors.VectorDtype`; None where a chip is quarantined
         or rejected), ``quarantined`` and ``rejected`` (why, or null), ``filled`` (values filled), ``noted`` (what is
-        unusual about its pixels, or null), ``epsg``, ``west``,
-        ``south``, ``east`` and ``north`` (bounds in ``epsg``, if the embeddings have them), and ``geometry``. Where an
+        unusual about its pixels, or null), ``epsg``, ``west``, ``south``, ``east`` and ``north`` (bounds in ``epsg``),
+        ``coverage`` (share of the pixels that are in the image; these six if the embeddings have them), and
+        ``geometry``. Where an
         encoder sees several windows of a chip, each is a row, its ``source_url`` followed by ``#window=Y,X`` (pixels).
 
     Raises
@@ -106,10 +108,22 @@ def _rows(embeddings: xr.DataArray) -> gpd.GeoDataFrame:
             "chip_url": np.repeat(coords["source_url"].to_numpy().astype(object), windows),
             "date": np.repeat(dates, windows),
             **places,
+            **_coverage(coords, windows),
         },
         geometry=list(footprints),
         crs="OGC:CRS84",
     )
+
+
+def _coverage(coords: Any, windows: int) -> dict[str, NDArray[np.float64]]:
+    """Share of the pixels of each row that are in the image, if it is known."""
+    if not all(name in coords for name in INSIDE):
+        return {}
+    across = math.isqrt(windows)
+    side = CHIP // across
+    starts = side * np.stack(np.divmod(np.arange(windows), across), axis=1)
+    inside = np.stack([coords[name].to_numpy() for name in INSIDE], axis=1)
+    return {"coverage": np.prod(np.clip(inside[:, None] - starts, 0, side) / side, axis=-1).reshape(-1)}
 
 
 def _window_bounds(places: dict[str, NDArray[Any]], across: int) -> dict[str, NDArray[Any]]:

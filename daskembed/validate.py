@@ -30,7 +30,7 @@ BATCH_BYTES = 32 * 2**20
 """Most bytes of rows held at a time."""
 HASHED_BYTES = 8 * 2**20
 _SUFFIXES = tuple(get_sink(name).SUFFIX for name in SINKS)
-_NAME = re.compile(r"(?P<tile>\w+)_(?P<first>\d{8})_(?P<last>\d{8})_v(?P<version>[0-9A-Za-z]+)\.\w+")
+EMBEDDINGS = re.compile(r"(?P<tile>\w+)_(?P<first>\d{8})_(?P<last>\d{8})_v(?P<version>[0-9A-Za-z]+)\.\w+")
 _COLUMNS = ("source_url", "date", "embeddings", "geometry")
 _KINDS = ("Polygon", "MultiPolygon")
 _PROVENANCE = b"daskembed"
@@ -82,8 +82,8 @@ def validate(url: str) -> list[Finding]:
     Parameters
     ----------
     url
-        Path or URL of a ``.gpq`` file or a ``.zarr`` store. Its receipt is looked for in ``_daskembed/receipts/``
-        beside it.
+        Path or URL of a ``.gpq`` file or a ``.zarr`` store, of embeddings or a cube. Its receipt is looked for in
+        ``_daskembed/`` beside it.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def validate(url: str) -> list[Finding]:
     is_store = name.endswith(zarr.SUFFIX)
     if is_local(url) and local_path(url).is_dir() and not is_store:
         raise InputError(f"{url} is a folder: expected a file *{_SUFFIXES[0]} or a store *{zarr.SUFFIX}")
-    from daskembed.validate_zarr import check_store
+    from daskembed.validate_cube import check_store
 
     try:
         return list(check_store(storage, name) if is_store else _findings(storage, name))
@@ -156,7 +156,7 @@ def _findings(storage: Storage, name: str) -> Iterator[Finding]:
 
 def check_name(name: str) -> Generator[Finding, None, Named | None]:
     """Look at a file's name; gives what it says."""
-    match = _NAME.fullmatch(name)
+    match = EMBEDDINGS.fullmatch(name)
     if match is None or not name.endswith(_SUFFIXES):
         suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), _SUFFIXES[0])
         yield Finding(
@@ -322,8 +322,10 @@ def _check_geo(footer: dict[bytes, bytes]) -> Generator[Finding, None, dict[str,
         yield Finding("geo", f"the footer's geometry types are {kinds}, expected {' and '.join(_KINDS)} at most")
         column = {**column, "geometry_types": None}
     yield from _check_crs(column)
-    bbox = column.get("bbox")
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(edge, (int, float)) for edge in bbox):
+    bbox = column.get("bbox")  # which may be left out
+    if bbox is not None and (
+        not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(edge, (int, float)) for edge in bbox)
+    ):
         yield Finding("geo", f"the footer's bbox is {bbox}, expected [west, south, east, north]")
         column = {**column, "bbox": None}
     return column

@@ -67,6 +67,7 @@ def fake_index(count: int) -> gpd.GeoDataFrame:
         "south": 5_000_000.0,
         "east": np.linspace(305_120, 405_120, count),
         "north": 5_005_120.0,
+        "coverage": 1.0,
         "chip": [geotiff.GeotiffChip(name, geotiff.BANDS, tuple(range(1, 14))) for name in names],
         "size": range(9_000_000, 9_000_000 + count),
         "etag": [f'"{n:032x}"' for n in range(count)],
@@ -109,12 +110,13 @@ def test_form_and_coordinates(index: gpd.GeoDataFrame) -> None:
     assert cube.chunks == ((3, 1), (13,), (512,), (512,))
     assert cube.dtype == np.float32
     assert cube.name == "chips"
-    assert set(cube.coords) == {"chip", "band", *ALONG_CHIP, "date"}
+    assert set(cube.coords) == {"chip", "band", *ALONG_CHIP, "date", "inside_y", "inside_x"}
     assert list(cube.coords["chip"].values) == [0, 1, 2, 3]
     assert list(cube.coords["band"].values) == list(geotiff.BANDS)
     for name in ALONG_CHIP:
         assert cube.coords[name].dims == ("chip",)
         assert list(cube.coords[name].values) == list(index[name])
+    assert set(cube.coords["inside_y"].values) == set(cube.coords["inside_x"].values) == {512}
     assert cube.coords["date"].dtype.kind == "M"
     assert list(cube.coords["date"].values.astype("datetime64[D]").astype(object)) == list(index["date"])
 

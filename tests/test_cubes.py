@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,13 @@ from distributed import Client
 import daskembed
 from daskembed import cubes, lock
 from daskembed.cli import main
-from daskembed.errors import InputError, LockLostError, TileError
+from daskembed.errors import InputError, LockLostError, StorageError, TileError
 from daskembed.results import Progress
 from daskembed.sources import geotiff
+from daskembed.status import OutputStatus, TileStatus, show, status
 from daskembed.storage import Storage
 from daskembed.testing import landscape, write_chips
+from daskembed.validate import validate
 
 TILE = "33TUL"
 DATES = ("2019-04-16", "2019-05-01")
@@ -339,7 +342,8 @@ KILLED = dedent("""\
     from contextlib import contextmanager
     from distributed import Client
     import daskembed
-    from daskembed.storage import Storage
+    from daskembed.status import OutputStatus, TileStatus, show, status
+from daskembed.storage import Storage
 
     source, output, word, nth = sys.argv[1:]
     seen, open_writer = [], Storage.open_writer
@@ -491,3 +495,187 @@ def test_the_command(copy: Copy, capfd: pytest.CaptureFixture[str]) -> None:
     assert f"{TILE}  done: 14 chips, 1 quarantined, {copy.root.parent}" in printed
     assert f"  {copy.paths[0]}  is not a TIFF" in printed
     assert_holds(copy.open(), copy.paths, without=(copy.paths[0],))
+
+
+# What `status` and `validate` say of cubes
+
+
+@pytest.fixture
+def finished(cube: Path, tmp_path: Path) -> Storage:
+    """A copy of the finished cube and its receipt, which a test may change."""
+    return Storage(str(shutil.copytree(cube.parent, tmp_path / "copied")))
+
+
+def state_of(output: Storage) -> TileStatus:
+    (found,) = status(output.url).tiles
+    assert (found.tile, found.kind) == (TILE, "cube")
+    return found
+
+
+def change_receipt(output: Storage, **changes: Any) -> None:
+    path = cubes.receipt_path(TILE)
+    output.put(path, json.dumps(json.loads(output.get(path)) | changes).encode())
+
+
+def findings(output: Storage, name: str = f"{TILE}.zarr") -> list[str]:
+    return [f"{one.check}: {one}" for one in validate(output.url_of(name))]
+
+
+def change_metadata(output: Storage, change: Callable[[dict], None], path: str = "zarr.json") -> None:
+    """Of the root, where the consolidated ones are too."""
+    whole = json.loads(output.get(f"{TILE}.zarr/{path}"))
+    change(whole)
+    output.put(f"{TILE}.zarr/{path}", json.dumps(whole).encode())
+
+
+SHARD = "pixels/c/1/0/0/1"
+
+
+def test_status_of_a_finished_cube(finished: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    found = status(finished.url)
+    assert found.tiles == (TileStatus(TILE, "", "done", [f"{TILE}.zarr"], 15, kind="cube"),)
+    show(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == [TILE, "cube", "done", "15", "0", f"{TILE}.zarr"]
+    assert lines[2:] == ["cubes        1 done", "quarantined  0"]
+
+
+def test_status_of_a_cube_in_work_and_of_one_that_failed(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy.paths[6].write_bytes(b"nothing")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageError("the disk is slow")
+
+    output = Storage(str(copy.output))
+    with monkeypatch.context() as patch:
+        patch.setattr(cubes, "finish_tile", full)
+        assert copy.write().exit_status == 4
+    found = state_of(output)
+    assert (found.status, found.reason, found.files) == ("failed", "the disk is slow", [])
+    output.delete([cubes.failure_path(TILE)])  # as of a run that was killed
+    found = state_of(output)
+    assert (found.status, found.parts_done, found.parts) == ("unfinished", 4, 4)
+    assert list(found.quarantined) == [str(copy.paths[6])]
+    change_receipt(output, shards={}, planned=0)  # of an earlier version
+    assert state_of(output).parts is None
+    assert copy.write().exit_status == 3
+    found = state_of(output)
+    assert (found.status, found.chips, list(found.quarantined)) == ("done", 14, [str(copy.paths[6])])
+
+
+def test_a_failure_is_forgotten_when_the_tile_is_well_again(copy: Copy) -> None:
+    copy.write()
+    kept = copy.source.rename(copy.source.with_name("kept"))
+    copy.source.mkdir()
+    assert copy.write().exit_status == 4
+    output = Storage(str(copy.output))
+    found = state_of(output)
+    assert (found.status, found.files, found.chips) == ("failed", [f"{TILE}.zarr"], 15)
+    assert found.reason is not None
+    assert found.reason.startswith(f"no chips of tile {TILE}")
+    copy.source.rmdir()
+    kept.rename(copy.source)
+    assert copy.write().tiles[0].status == "skipped"
+    assert state_of(output).status == "done"
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "said"),
+    [
+        (lambda o: o.delete([f"{TILE}.zarr/zarr.json"]), "missing", f"{TILE}.zarr is gone, or its zarr.json is; "),
+        (lambda o: shutil.rmtree(f"{o.url}/{TILE}.zarr"), "missing", f"{TILE}.zarr is gone, or its zarr.json is; "),
+        (lambda o: o.delete([f"{TILE}.zarr/{SHARD}"]), "changed", ", its receipt says "),
+        (lambda o: o.put(f"{TILE}.zarr/{SHARD}", b"x"), "changed", ", its receipt says "),
+        (lambda o: o.put(cubes.receipt_path(TILE), b"{"), "damaged", "is not a receipt of daskembed"),
+        (lambda o: o.delete([cubes.receipt_path(TILE)]), "unfinished", f"{TILE}.zarr has no receipt: "),
+    ],
+    ids=["no root", "no cube", "shard gone", "shard changed", "receipt damaged", "no receipt"],
+)
+def test_status_of_a_cube_that_is_not_as_it_should_be(finished: Storage, change: Any, state: str, said: str) -> None:
+    finished.put("_daskembed/cubes/README", b"")
+    change(finished)
+    found = state_of(finished)
+    assert found.status == state
+    assert found.reason is not None
+    assert said in found.reason
+
+
+def test_status_tells_cubes_and_embeddings_apart(finished: Storage) -> None:
+    finished.put(f"_daskembed/receipts/{TILE}_v001.json", b"{")
+    found = status(finished.url)
+    assert isinstance(found, OutputStatus)
+    assert [(one.kind, one.version, one.status) for one in found.tiles] == [
+        ("embeddings", "001", "damaged"),
+        ("cube", "", "done"),
+    ]
+
+
+def test_a_finished_cube_is_sound(finished: Storage, cube: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert findings(finished) == []
+    assert main(["validate", finished.url]) == 0
+    assert capsys.readouterr().out == f"{finished.url_of(f'{TILE}.zarr')}: ok\n"
+    finished.delete([cubes.receipt_path(TILE)])
+    (note,) = findings(finished)
+    assert note.startswith("receipt: note: no receipt _daskembed/cubes/33TUL.json beside it")
+
+
+def flip(output: Storage) -> None:
+    data = bytearray(output.get(f"{TILE}.zarr/{SHARD}"))
+    data[len(data) // 3] ^= 1
+    output.put(f"{TILE}.zarr/{SHARD}", bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (flip, [f"zarr: {SHARD} cannot be decoded: ", f"receipt: SHA-256 of {SHARD} "]),
+        (lambda o: o.delete([f"{TILE}.zarr/{SHARD}"]), [f"receipt: {SHARD} is gone: the same command writes it again"]),
+        (
+            lambda o: o.put(f"{TILE}.zarr/pixels/c/9/0/0/0", b"x"),
+            ["zarr: pixels/c/9/0/0/0 is no shard of pixels", "receipt: pixels/c/9/0/0/0 is not in the receipt"],
+        ),
+        (lambda o: o.delete([f"{TILE}.zarr/zarr.json"]), ["zarr: no zarr.json: the cube was never finished"]),
+        (
+            lambda o: change_metadata(o, lambda root: root["attributes"].update(tile="33TUM")),
+            ["provenance: the root says that it is of tile 33TUM", "receipt: SHA-256 of all objects "],
+        ),
+        (lambda o: change_receipt(o, chips=14), ["receipt: pixels of 15 chips, the receipt says 14"]),
+        (lambda o: change_receipt(o, status="unfinished"), ["receipt: the receipt _daskembed/cubes/33TUL.json says"]),
+        (lambda o: o.put(f"{TILE}.zarr/zarr.json", b"{"), ["zarr: cannot be opened, it is damaged: "]),
+    ],
+    ids=["bit flipped", "shard gone", "shard more", "no root", "tile", "chips", "unfinished", "root damaged"],
+)
+def test_what_is_wrong_with_a_cube_is_told(finished: Storage, change: Any, said: list[str]) -> None:
+    change(finished)
+    for expected, found in zip(said, findings(finished), strict=False):
+        assert found.startswith(expected), findings(finished)
+    assert len(findings(finished)) >= len(said)
+
+
+def move(coordinate: str) -> Callable[[Storage], None]:
+    def change(output: Storage) -> None:
+        import zarr
+
+        array = zarr.open_group(f"{output.url}/{TILE}.zarr", mode="r+", use_consolidated=False)[coordinate]
+        array[...] = array[...][::-1] if coordinate == "time" else array[...] + 5
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("coordinate", "said"), [("x", "geometry: x[0] is "), ("y", "geometry: y[0] is "), ("time", "dates: the times are")]
+)
+def test_coordinates_of_a_cube_are_checked(finished: Storage, coordinate: str, said: str) -> None:
+    move(coordinate)(finished)
+    told = findings(finished)
+    assert told[0].startswith(said), told
+    assert told[-1].startswith("receipt: SHA-256 of all objects ")
+
+
+def test_another_zarr_store_is_named_as_such(tmp_path: Path) -> None:
+    output = Storage(str(tmp_path))
+    for name, form in ((f"{TILE}.zarr", 3), ("ndvi.zarr", 2)):
+        data = xr.Dataset({"ndvi": (("y", "x"), np.zeros((4, 4)))})
+        data.to_zarr(tmp_path / name, zarr_format=form, consolidated=False)
+        (told,) = findings(output, name)
+        assert told.startswith("zarr: is no Zarr store that daskembed made, neither of embeddings nor of chips")

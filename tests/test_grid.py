@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pyproj
 import pytest
 
 from daskembed.errors import InputError
-from daskembed.grid import Square, square_of
+from daskembed.grid import ChipGrid, Square, square_of
 from daskembed.tiles import check_tile
 
 BANDS = "CDEFGHJKLMNPQRSTUVWX"
@@ -52,3 +53,20 @@ def test_a_square_that_its_band_has_not():
     with pytest.raises(InputError) as error:
         square_of("33TUA")
     assert str(error.value) == "33TUA is not an MGRS tile: zone 33, band T has no square UA"
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (513, 1024), (1100, 1600), (10980, 10980)])
+@pytest.mark.parametrize("offset", [(0, 0), (0, 1), (256, 256), (511, 511)])
+@pytest.mark.parametrize("pad", [True, False])
+def test_what_chips_cover(shape: tuple[int, int], offset: tuple[int, int], pad: bool) -> None:
+    """As counted pixel by pixel."""
+    grid = ChipGrid(shape, offset, pad)
+    covered, beyond = np.zeros(shape, bool), 0
+    for number in range(1, grid.count + 1):
+        y, x = grid.start(number)
+        covered[y : y + 512, x : x + 512] = True
+        beyond += y + 512 > shape[0] or x + 512 > shape[1]
+    if grid.count:
+        assert grid.uncovered == pytest.approx(1 - covered.mean(), abs=1e-12)
+        assert (grid.uncovered == 0) == covered.all()
+    assert grid.padded == beyond

@@ -12,6 +12,7 @@ from typing import Any
 import geopandas as gpd
 import numcodecs
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import rasterio
 import rasterio.shutil
@@ -24,9 +25,10 @@ import daskembed
 from daskembed import display, embedding
 from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, TileError
-from daskembed.sources import Rules, scenes
+from daskembed.sources import Reading, Rules, list_tile, scenes
 from daskembed.storage import Storage
 from daskembed.testing import landscape
+from daskembed.validate import validate
 
 TILE = "33TUL"
 DAY = "2019-04-16"
@@ -165,6 +167,14 @@ def test_chips_at_the_edge_are_padded_with_it(form: str, pixels: np.ndarray, tmp
     np.testing.assert_array_equal(last[:, :76, :64], pixels[:, 1024:, 1536:])
     assert (last[:, 76:, 70] == last[:, 75:76, 63]).all()
     assert frame["east"].iloc[-1] == WEST + 10 * 2048
+    right, below = 64 / 512, 76 / 512
+    shares = [1, 1, 1, right, 1, 1, 1, right, below, below, below, below * right]
+    np.testing.assert_allclose(frame["coverage"], shares)
+    assert set(index(tmp_path)["coverage"]) == {1.0}
+    cube = daskembed.open_tile(frame)
+    assert list(zip(cube["inside_y"].values, cube["inside_x"].values, strict=True))[3::4] == [(512, 64)] * 2 + [
+        (76, 64)
+    ]
 
 
 def test_offsets_that_leave_no_chip_are_refused(pixels: np.ndarray, tmp_path: Path) -> None:
@@ -535,11 +545,11 @@ BAD: dict[str, tuple[Callable[[Path, np.ndarray], Any], str]] = {
             write_bands(f / TILE / DAY, p[:12], BANDS[:12]),
             write_bands(f / TILE / DAY, p[12:, :500], BANDS[12:]),
         ),
-        "holds dem.tif of 500 x 600 pixels of 10 m from 300000, 5.1e.06, which does not fit B02.tif: 600 x 600",
+        "holds dem.tif of 500 x 600 pixels of 10 m from 300000, 5100000, which does not fit B02.tif: 600 x 600",
     ),
     "rotated": (
         lambda f, p: write_raster(f / f"{TILE}.tif", p, transform=Affine(10, 1, WEST, 1, -10, NORTH)),
-        "has the geotransform 10, 1, 300000, 1, -10, 5.1e.06 in 33TUL.tif: expected one that is not rotated",
+        "has the geotransform 10, 1, 300000, 1, -10, 5100000 in 33TUL.tif: expected one that is not rotated",
     ),
     "20 m": (
         lambda f, p: write_raster(f / f"{TILE}.tif", p, transform=Affine(20, 0, WEST, 0, -20, NORTH)),
@@ -599,6 +609,17 @@ def test_bad_input_is_told(what: str, pixels: np.ndarray, tmp_path: Path) -> Non
     make(tmp_path, pixels[:, :600, :600])
     with pytest.raises(TileError, match=said):
         index(tmp_path)
+
+
+def test_grids_are_told_apart(pixels: np.ndarray, tmp_path: Path) -> None:
+    folder = tmp_path / TILE / DAY
+    write_bands(folder, pixels)
+    with rasterio.open(folder / "B03.tif", "r+") as file:
+        file.transform = Affine(10, 0, WEST + 0.5, 0, -10, NORTH - 5)
+    with pytest.raises(TileError) as error:
+        index(tmp_path)
+    assert "of 10 m from 300000.5, 5099995, which does not fit" in str(error.value)
+    assert str(error.value).endswith("of 10 m from 300000, 5100000")
 
 
 def test_a_bad_scene_leaves_the_others(pixels: np.ndarray, tmp_path: Path) -> None:
@@ -746,9 +767,10 @@ def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(
     receipt = json.loads((tmp_path / "out/_daskembed/receipts" / f"{TILE}_v001.json").read_text())
     assert receipt["rejected"] == result.rejected
     zero = f"{store}/0005: B12 is 0 in 0.0095% of its pixels"
-    assert receipt["notes"] == [f"{store}: nodata -1", zero]
+    left_out = "10.6 % of the pixels of the image are in no chip (--edge drop, --offset 0,0)"
+    assert receipt["notes"] == [f"{store}: nodata -1", f"{store}: {left_out}", zero]
     told = display.summary(result)
-    assert f"note         {store}: nodata -1" in told
+    assert f"note         {store}: nodata -1\nnote         {store}: {left_out}\n" in told
     assert "rejected     1 (the receipts say why)" in told
     # The dates of its name are those in the file.
     assert Path(result.tiles[0].file).name == f"{TILE}_20190416_20190416_v001.gpq"
@@ -758,6 +780,37 @@ def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(
     for rules, told in ((Rules(keep_all=True), "keep_all True"), (Rules(max_cloud=0.0), "max_cloud 0.0")):
         with pytest.raises(ConflictError, match=f"rules all, not {told}"):
             run(tmp_path, tmp_path / "out", client, rules=rules)
+
+
+def test_padded_chips_are_told(pixels: np.ndarray, tmp_path: Path, client: Client) -> None:
+    """In the receipt, and in the footer, which those of other runs have nothing of."""
+    pixels = pixels.copy()
+    pixels[0, 1024:, 1536:] = 0
+    write_raster(tmp_path / f"{TILE}_20190416.tif", pixels)
+    store = f"{tmp_path}/{TILE}_20190416.tif#2019-04-16"
+    result = run(tmp_path, tmp_path / "out", client, edge="pad")
+    assert list(result.rejected) == [f"{store}/0012"]
+    assert result.tiles[0].notes == (
+        f"{store}: 6 of its 12 chips reach beyond the image: its last pixels fill them up",
+    )
+    made = json.loads(pq.read_metadata(result.tiles[0].file).metadata[b"daskembed"])
+    right, below = 64 / 512, round(76 / 512, 4)
+    shares = {4: right, 8: right, 9: below, 10: below, 11: below}
+    assert made["padded"] == {f"{store}/{number:04d}": share for number, share in shares.items()}
+    assert validate(result.tiles[0].file) == []
+    whole = run(tmp_path, tmp_path / "whole", client)
+    assert "padded" not in json.loads(pq.read_metadata(whole.tiles[0].file).metadata[b"daskembed"])
+
+
+def test_images_that_are_cut_alike_share_a_note(pixels: np.ndarray, tmp_path: Path) -> None:
+    write_zarr(tmp_path / f"{TILE}.zarr", make_cube(pixels, ("2019-04-16", "2019-05-01", "2019-06-01")))
+    listing = list_tile(TILE, Storage(str(tmp_path)), Reading(edge="pad", offset=(1, 0)))
+    assert listing.coverage == (
+        f"{tmp_path}/{TILE}.zarr#2019-04-16 and 2 more: 0.0909 % of the pixels of the image are in no chip "
+        "(--edge pad, --offset 1,0)",
+        f"{tmp_path}/{TILE}.zarr#2019-04-16 and 2 more: 6 of its 12 chips reach beyond the image: its last pixels fill "
+        "them up",
+    )
 
 
 def test_a_tile_that_changed_is_made_again(pixels: np.ndarray, tmp_path: Path, client: Client) -> None:
@@ -826,3 +879,6 @@ def test_a_plan_counts_the_chips_of_a_whole_tile(pixels: np.ndarray, tmp_path: P
         TILE, source=str(tmp_path), output=str(tmp_path / "out"), checkpoint="untrained:tiny", device="cpu"
     )
     assert (planned.chips, planned.chips_to_do) == (6, 6)
+    left_out = "10.6 % of the pixels of the image are in no chip (--edge drop, --offset 0,0)"
+    assert planned.notes == (f"{tmp_path}/{TILE}.zarr#{DAY}: {left_out}",)
+    assert f"\nnote         {planned.notes[0]}\n" in display.describe_plan(planned)

@@ -61,6 +61,15 @@ def test_a_chip_is_four_rows(level: str, shape: tuple[int, ...], chips: Path, cl
     assert len(np.unique(vectors.reshape(16, -1)[:, 0])) == 16
 
 
+def test_windows_tell_their_share_of_the_image(tmp_path: Path) -> None:
+    """Of a chip that reaches beyond it, some windows have nothing of it."""
+    write_ten_bands(tmp_path, landscape(600, 700)[:10], SENTINEL2)
+    rows = compute(daskembed.to_geodataframe(embed(tmp_path, edge="pad")))
+    right, below = (700 - 512) / 256, (600 - 512) / 256
+    shares = [1, 1, 1, 1, right, 0, right, 0, below, below, 0, 0, right * below, 0, 0, 0]
+    np.testing.assert_allclose(rows["coverage"], shares)
+
+
 def test_windows_have_footprints_of_their_own(chips: Path) -> None:
     index = daskembed.index_tile(TILE, str(chips))
     rows = compute(daskembed.to_geodataframe(embed(chips)))

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyproj
 
-from daskembed.errors import InputError, StorageError, TileError
+from daskembed.errors import InputError, StorageError, TileError, exact
 from daskembed.geozarr import ROOT, Grid, metadata
 from daskembed.parts import cast_vectors
 from daskembed.sinks import Published
@@ -236,8 +236,8 @@ def lay_out(
     if off.any():
         bad = int(np.argmax(off))
         raise TileError(
-            f"{urls[bad]} has cells of {step_x[bad]:g} x {step_y[bad]:g}, {urls[0]} of {step_x[0]:g} x {step_y[0]:g}: "
-            "a Zarr store has one grid; give --format geoparquet"
+            f"{urls[bad]} has cells of {exact(step_x[bad])} x {exact(step_y[bad])}, {urls[0]} of "
+            f"{exact(step_x[0])} x {exact(step_y[0])}: a Zarr store has one grid; give --format geoparquet"
         )
     x, y = (west - west[0]) / step_x[0], (north[0] - north) / step_y[0]
     off = (np.abs(x - np.round(x)) > _GRID_ERROR) | (np.abs(y - np.round(y)) > _GRID_ERROR)

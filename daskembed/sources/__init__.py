@@ -40,6 +40,7 @@ INDEX_COLUMNS = (
     "south",
     "east",
     "north",
+    "coverage",
     "chip",
     "size",
     "etag",
@@ -201,6 +202,16 @@ class Listing:
         made_of = (self.storage.url, self.entries, *([self.sidecars] if self.sidecars else []))
         return hashlib.sha256(repr(made_of).encode()).hexdigest()
 
+    @property
+    def coverage(self) -> tuple[str, ...]:
+        """What of its whole tiles no chip has, and which chips reach beyond them: a line for those that are alike."""
+        found: dict[str, list[str]] = {}
+        for url, scene in self.scenes.items():
+            for said in getattr(scene, "coverage", ()):
+                found.setdefault(said, []).append(url)
+        more = {said: f" and {len(urls) - 1} more" if len(urls) > 1 else "" for said, urls in found.items()}
+        return tuple(f"{urls[0]}{more[said]}: {said}" for said, urls in found.items())
+
 
 class Source(Protocol):
     """What a kind of source can do; modules implement it with plain functions."""
@@ -299,9 +310,11 @@ def index_tile(
     geopandas.GeoDataFrame
         One row a chip in the order of ``source_url``, in OGC:CRS84: ``source_url`` (full URL, or absolute path of
         a local file), ``source`` (kind), ``date``, ``epsg``, ``lat`` and ``lon`` of the centre (degrees),
-        ``west``, ``south``, ``east`` and ``north`` (bounds in the chip's own CRS), ``chip`` (a `Chip`, which reads
-        it), ``size`` (bytes), ``etag``, ``quarantined`` (why the chip cannot be used; None if it can) and ``geometry``
-        (footprint). A row with a reason may lack the rest.
+        ``west``, ``south``, ``east`` and ``north`` (bounds in the chip's own CRS), ``coverage`` (share of its pixels
+        that are in the image: less than 1 where ``pad`` filled it up), ``chip`` (a `Chip`, which reads it; files hold
+        an index without it: ``index.drop(columns="chip").to_parquet(...)``), ``size`` (bytes), ``etag``,
+        ``quarantined`` (why the chip cannot be used; None if it can) and ``geometry`` (footprint). A row with a reason
+        may lack the rest.
 
     Raises
     ------

@@ -22,7 +22,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from daskembed.encoders.description import CHIP, CLAY_V0, LARGEST
-from daskembed.errors import ChipError, TileError
+from daskembed.errors import ChipError, TileError, exact
 from daskembed.footprints import elsewhere, metres_of_unit, to_lonlat
 from daskembed.sources import EDGES, INDEX_COLUMNS, NO_RULES, Listing, Reading, Rules
 from daskembed.sources.baseline import Evidence
@@ -385,11 +385,13 @@ def _check_header(dataset: Any, path: str, tile: str, reading: Reading) -> _Head
     # Written so that NaN is refused.
     if not (shear_x == shear_y == 0 and all(_SMALLEST_PIXEL <= side <= _LARGEST_PIXEL for side in sides)):
         raise ChipError(
-            f"has the geotransform {', '.join(f'{value:g}' for value in dataset.transform[:6])}: expected 10 m pixels, "
+            f"has the geotransform {', '.join(map(exact, dataset.transform[:6]))}: expected 10 m pixels, "
             "rows from north to south, not rotated"
         )
     if (wanted := reading.resolution) is not None and not np.allclose(sides, wanted, rtol=_PIXEL_ERROR, atol=0):
-        raise ChipError(f"has pixels of {sides[0]:g} x {sides[1]:g} m, expected {wanted:g} m: resample it")
+        raise ChipError(
+            f"has pixels of {exact(sides[0])} x {exact(sides[1])} m, expected {exact(wanted)} m: resample it"
+        )
     tag = dataset.tags().get("date")
     if tag is None:
         raise ChipError("has no `date` tag, expected date=YYYY-MM-DD")
@@ -466,9 +468,8 @@ def _to_frame(listing: Listing, reading: Reading, headers: list[_Header | str]) 
         rows = np.array(list(found))
         lon[rows], lat[rows], footprints[rows] = to_lonlat(epsg, np.array(list(found.values())))
         for row in (row for row in found if footprints[row] is None):
-            west, south, east, north = found[row]
             headers[row] = (
-                f"has the bounds {west:g}, {south:g}, {east:g}, {north:g} (west, south, east, north), "
+                f"has the bounds {', '.join(map(exact, found[row]))} (west, south, east, north), "
                 f"expected a place in EPSG:{epsg}"
             )
         for row, reason in zip(found, elsewhere(listing.tile, np.array(list(found.values())), epsg), strict=True):
@@ -491,6 +492,7 @@ def _to_frame(listing: Listing, reading: Reading, headers: list[_Header | str]) 
             "lon": lon,
             **dict(zip(EDGES, bounds.T, strict=True)),
             "chip": pd.Series(chips, dtype=object),
+            "coverage": [1.0 if header else np.nan for header in good],
             "size": [entry.size for entry in entries],
             "etag": [entry.etag for entry in entries],
             "quarantined": pd.Series([h if isinstance(h, str) else None for h in headers], dtype=object),

@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from daskembed.encoders.description import Band
-from daskembed.errors import ChipError, StorageError
+from daskembed.errors import ChipError, StorageError, exact
 from daskembed.sources import Listing, Reading
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.chunks import lost_pixels
@@ -310,11 +310,16 @@ def _fit(file: _File, finest: _File) -> RasterLayer:
         and np.allclose(covers, finest.shape, atol=0.01)
     ):
         raise ChipError(
-            f"holds {name} of {file.shape[0]} x {file.shape[1]} pixels of {file.steps[0]:g} m from {file.west:g}, "
-            f"{file.north:g}, which does not fit {finest.url.rpartition('/')[2]}: {finest.shape[0]} x "
-            f"{finest.shape[1]} of {finest.steps[0]:g} m from {finest.west:g}, {finest.north:g}"
+            f"holds {name} of {_grid(file)}, which does not fit {finest.url.rpartition('/')[2]}: {_grid(finest)}"
         )
     return RasterLayer(file.url, (1,), (Scale(file.scales[0].nodata),), round(times), sidecars=file.sidecars)
+
+
+def _grid(file: _File) -> str:
+    return (
+        f"{file.shape[0]} x {file.shape[1]} pixels of {exact(file.steps[0])} m from {exact(file.west)}, "
+        f"{exact(file.north)}"
+    )
 
 
 def _day(tag: str | None, names: Sequence[str]) -> date:
@@ -377,7 +382,7 @@ def _header_of(url: str, dataset: Any) -> _File:
         raise ChipError(f"has {found} in {name}, expected a projected one with an EPSG code, such as EPSG:32633")
     step_x, shear_x, west, shear_y, step_y, north = dataset.transform[:6]
     if shear_x or shear_y:
-        numbers = ", ".join(f"{value:g}" for value in dataset.transform[:6])
+        numbers = ", ".join(map(exact, dataset.transform[:6]))
         raise ChipError(f"has the geotransform {numbers} in {name}: expected one that is not rotated")
     kinds = set(dataset.dtypes)
     if len(kinds) > 1 or not kinds.pop().startswith(("int", "uint", "float")):

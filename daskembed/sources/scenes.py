@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 
 from daskembed.encoders.description import CHIP
-from daskembed.errors import ChipError, StorageError, TileError
+from daskembed.errors import ChipError, StorageError, TileError, exact
 from daskembed.footprints import elsewhere, metres_of_unit, to_lonlat
 from daskembed.grid import ChipGrid
-from daskembed.sources import EDGES, INDEX_COLUMNS, Listing, Reading, Rules
+from daskembed.sources import EDGE, EDGES, INDEX_COLUMNS, Listing, Reading, Rules
 from daskembed.sources.judging import check_pixels
 from daskembed.sources.values import Scale, note_of, part_masks, tell, to_classes, to_values
 from daskembed.storage import Entry, Storage
@@ -115,6 +115,17 @@ class Scene:
     def note(self) -> str:
         """What is done to the file's numbers, if anything."""
         return note_of(self.bands, self.scales)
+
+    @property
+    def coverage(self) -> Iterator[str]:
+        """What of the image no chip has, and which chips have what is not in the image, if any."""
+        grid = self.grid
+        if grid.uncovered:
+            share, edge = f"{100 * grid.uncovered:.3g} %", EDGE[grid.pad]
+            cut = f"--edge {edge}, --offset {grid.offset[0]},{grid.offset[1]}"
+            yield f"{share} of the pixels of the image are in no chip ({cut})"
+        if grid.padded:
+            yield f"{grid.padded} of its {grid.count} chips reach beyond the image: its last pixels fill them up"
 
     def check(self) -> None:
         """Raise `ChipError` if too much would have to be read at once."""
@@ -347,11 +358,12 @@ def check_resolution(steps: tuple[float, float], epsg: int, reading: Reading) ->
     step_x, step_y = steps
     unit = metres_of_unit(epsg)
     if not (math.isclose(step_x, -step_y, rel_tol=1e-6) and 0.01 <= step_x * unit <= 1000):
-        sides = f"{step_x * unit:g} x {-step_y * unit:g}"
+        sides = f"{exact(step_x * unit)} x {exact(-step_y * unit)}"
         raise ChipError(f"has pixels of {sides}: expected squares in metres, rows from north to south")
     if reading.resolution is not None and not math.isclose(step_x * unit, reading.resolution, rel_tol=1e-6):
-        feet = "" if unit == 1 else f" ({step_x:g} in the unit of EPSG:{epsg})"
-        raise ChipError(f"has pixels of {step_x * unit:g} m{feet}, expected {reading.resolution:g} m: resample it")
+        feet = "" if unit == 1 else f" ({exact(step_x)} in the unit of EPSG:{epsg})"
+        found = f"{exact(step_x * unit)} m{feet}"
+        raise ChipError(f"has pixels of {found}, expected {exact(reading.resolution)} m: resample it")
     return step_x
 
 
@@ -450,7 +462,7 @@ def frame_of(listing: Listing, reading: Reading) -> gpd.GeoDataFrame:
         for row, reason in zip(rows, elsewhere(listing.tile, bounds[rows], epsg), strict=True):
             reasons[row] = reason
             if footprints[row] is None:
-                reasons[row] = f"lies outside of EPSG:{epsg}: its bounds are {', '.join(f'{b:g}' for b in bounds[row])}"
+                reasons[row] = f"lies outside of EPSG:{epsg}: its bounds are {', '.join(map(exact, bounds[row]))}"
     index = pd.DataFrame(
         {
             "source_url": urls,
@@ -460,6 +472,7 @@ def frame_of(listing: Listing, reading: Reading) -> gpd.GeoDataFrame:
             "lat": lat,
             "lon": lon,
             **dict(zip(EDGES, bounds.T, strict=True)),
+            "coverage": [np.prod(chip.inside) / CHIP**2 if chip else np.nan for chip in chips],
             "chip": pd.Series(chips, dtype=object),
             "size": [entry.size for entry in listing.entries],
             "etag": [entry.etag for entry in listing.entries],
