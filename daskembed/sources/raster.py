@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,8 @@ from daskembed.sources.scenes import (
     grid_of,
     listing_of,
 )
-from daskembed.storage import Entry, Storage, is_local, open_remote, split_url
+from daskembed.sources.vrt import SIGNATURES, TOP, Virtual, read_vrt
+from daskembed.storage import Entry, Storage, explained, is_local, open_remote
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -39,8 +41,15 @@ if TYPE_CHECKING:
 
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT", ".jp2": "JP2OpenJPEG"}
 _CLASSES = "scl"
-# Each thread decodes for itself; a row of blocks of all bands fits into the cache.
-_GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 256, "GDAL_NUM_THREADS": 1}
+# Each thread decodes for itself; a row of blocks of all bands fits into the cache. Of virtual rasters `read_vrt` lets
+# nothing else through; GDAL itself would refuse the worst, too.
+_GDAL = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_CACHEMAX": 256,
+    "GDAL_NUM_THREADS": 1,
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+    "GDAL_VRT_ENABLE_RAWRASTERBAND": "NO",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,8 @@ class RasterLayer:
     """Some bands of a file."""
 
     url: str
+    root: str
+    """URL of the source: nothing that is not below it is read."""
     bands: tuple[int, ...]
     """1-based numbers."""
     scales: tuple[Scale, ...]
@@ -60,6 +71,7 @@ class _File:
     """What the header of a file says."""
 
     url: str
+    root: str
     shape: tuple[int, int]
     epsg: int
     west: float
@@ -119,12 +131,12 @@ def _found(storage: Storage, entries: Sequence[Entry], path: str, reading: Readi
 
 
 def _scene_of_file(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Scene:
-    file = _read_header(storage.url_of(path))
+    file = _read_header(storage, path)
     numbers = order_bands(file.descriptions, reading.sensor, more=True)
     lower = [(text or "").strip().lower() for text in file.descriptions]
     inside = (lower.index(_CLASSES) + 1,) if _CLASSES in lower else ()
     scales = tuple(file.scales[number - 1] for number in numbers) + (Scale(),) * len(inside)
-    layer = RasterLayer(file.url, numbers + inside, scales)
+    layer = RasterLayer(file.url, file.root, numbers + inside, scales)
     day = _day(file.date, [PurePosixPath(path).name])
     size = file.kind.itemsize * len(lower)
     scene = _scene(storage, path, entries, reading, file, (layer,), None, day, size)
@@ -139,7 +151,7 @@ def _scene_of_folder(storage: Storage, entries: Sequence[Entry], path: str, read
         raise ChipError(
             f"lacks the files of {', '.join(missing)}: expected {', '.join(f'{n}.tif' for n in reading.sensor.names)}"
         )
-    files = {band: _read_header(storage.url_of(entry.path)) for band, entry in names.items()}
+    files = {band: _read_header(storage, entry.path) for band, entry in names.items()}
     finest = min(files.values(), key=lambda file: file.steps[0])
     layers = {band: _fit(file, finest) for band, file in files.items()}
     tags = {file.date for file in files.values() if file.date}
@@ -176,7 +188,7 @@ def _fit(file: _File, finest: _File) -> RasterLayer:
             f"{file.north:g}, which does not fit {finest.url.rpartition('/')[2]}: {finest.shape[0]} x "
             f"{finest.shape[1]} of {finest.steps[0]:g} m from {finest.west:g}, {finest.north:g}"
         )
-    return RasterLayer(file.url, (1,), file.scales, round(times))
+    return RasterLayer(file.url, file.root, (1,), file.scales, round(times))
 
 
 def _day(tag: str | None, names: Sequence[str]) -> date:
@@ -218,21 +230,23 @@ def _scene(
     )
 
 
-def _read_header(url: str) -> _File:
-    opening = _Opening(url)
+def _read_header(storage: Storage, path: str) -> _File:
+    opening = _Opening(storage, path)
+    opening.check()
+    name = path.rpartition("/")[2]
     with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
         try:
             with rasterio.open(opening.name, **opening.options) as dataset:
-                return _header_of(url, dataset)
+                return _header_of(storage, path, dataset)
         except RasterioError as error:
             if (failure := opening.failure()) is not None:
                 raise failure from None
             said = " ".join(str(error).split())[:200]
-            raise ChipError(f"cannot be opened as a raster ({url.rpartition('/')[2]}): {said}") from None
+            raise ChipError(f"cannot be opened as a raster ({name}): {said}") from None
 
 
-def _header_of(url: str, dataset: Any) -> _File:
-    name = url.rpartition("/")[2]
+def _header_of(storage: Storage, path: str, dataset: Any) -> _File:
+    name = path.rpartition("/")[2]
     crs = dataset.crs
     epsg = crs.to_epsg() if crs else None
     if epsg is None or not crs.is_projected:
@@ -250,7 +264,8 @@ def _header_of(url: str, dataset: Any) -> _File:
         for gap, scale, offset in zip(dataset.nodatavals, dataset.scales, dataset.offsets, strict=True)
     )
     return _File(
-        url=url,
+        url=storage.url_of(path),
+        root=storage.url,
         shape=dataset.shape,
         epsg=epsg,
         west=west,
@@ -265,15 +280,22 @@ def _header_of(url: str, dataset: Any) -> _File:
 
 
 class _Opening:
-    """How GDAL opens a file: by its path, or through the storage's own requests."""
+    """How GDAL opens a file: by its path, or through the storage's own requests; a virtual one as it was checked."""
 
-    def __init__(self, url: str) -> None:
-        self.name: str = url
-        self.options: dict[str, Any] = {"driver": _DRIVERS[PurePosixPath(url).suffix.lower()]}
-        self._failed = threading.local()
-        if not is_local(url):
-            self.options["opener"] = self._open
-            self._storage, self.name = split_url(url)
+    def __init__(self, storage: Storage, path: str) -> None:
+        suffix = PurePosixPath(path).suffix.lower()
+        self.options: dict[str, Any] = {"driver": _DRIVERS[suffix]}
+        self._storage, self._failed = storage, threading.local()
+        self._virtual: Virtual | None = None
+        if suffix == ".vrt":
+            self._virtual = read_vrt(path, self._get)
+            self.name, self.options["opener"] = TOP, self._open_virtual
+        elif is_local(storage.url):
+            self.name = storage.url_of(path)
+            _check_file(self.name)
+        else:
+            # GDAL asks for neighbours of a file, too, by names made of its own.
+            self.name, self.options["opener"] = path, self._open
 
     def failure(self) -> StorageError | None:
         """What the store answered last in this thread instead of data: GDAL swallows it."""
@@ -281,13 +303,56 @@ class _Opening:
         self._failed.error = None
         return failed
 
+    def check(self) -> None:
+        """Raise `ChipError` if a file that a virtual raster refers to cannot be used; GDAL opens them much later."""
+        for path in self._virtual.sources.values() if self._virtual else ():
+            try:
+                self._open_source(path).close()
+            except FileNotFoundError:  # also of a link that leads nowhere
+                raise ChipError(f"needs {path}, which is not there") from None
+
+    def _get(self, path: str) -> bytes:
+        if is_local(self._storage.url):
+            _check_file(self._storage.url_of(path))
+        return self._storage.get(path)
+
     def _open(self, path: str, mode: str = "rb") -> Any:
         return open_remote(self._storage, path, lambda error: setattr(self._failed, "error", error))
+
+    def _open_virtual(self, name: str, mode: str = "rb") -> Any:
+        assert self._virtual is not None
+        # Without what stands before it, which tells GDAL's openers apart.
+        name = name.rpartition("/")[2]
+        if name in self._virtual.documents:
+            return io.BytesIO(self._virtual.documents[name])
+        if name not in self._virtual.sources:
+            raise FileNotFoundError(name)
+        return self._open_source(self._virtual.sources[name])
+
+    def _open_source(self, path: str) -> Any:
+        if is_local(url := self._storage.url_of(path)):
+            _check_file(url)
+            with explained(url, self._storage.url):
+                file: Any = Path(url).open("rb")  # noqa: SIM115 (GDAL closes it)
+        else:
+            file = self._open(path)
+        start = file.read(max(map(len, SIGNATURES)))
+        if not start.startswith(SIGNATURES):
+            file.close()
+            raise ChipError(f"refers to {path}, which is neither TIFF nor JPEG 2000: it starts with {start!r}")
+        file.seek(0)
+        return file
+
+
+def _check_file(path: str) -> None:
+    """Raise `ChipError` if there is something else than a file: opening a pipe would wait for ever."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise ChipError(f"is no file: {path.rpartition('/')[2]} is a folder, a pipe or a device")
 
 
 def open_layer(layer: RasterLayer) -> Reader:
     """Open a layer for reading: each thread by a handle of its own."""
-    opening = _Opening(layer.url)
+    opening = _Opening(Storage(layer.root), layer.url.removeprefix(f"{layer.root}/"))
     with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
         opened = rioxarray.open_rasterio(
             opening.name, lock=False, cache=False, parse_coordinates=False, **opening.options
