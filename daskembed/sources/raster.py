@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rasterio
 import rioxarray
+import xarray as xr
 from rasterio.errors import RasterioError
 
-from daskembed.errors import ChipError, StorageError
+from daskembed.errors import ChipError, DaskembedError
 from daskembed.sources import Listing, Reading
 from daskembed.sources.judging import order_bands, short
 from daskembed.sources.scenes import (
@@ -297,9 +298,9 @@ class _Opening:
             # GDAL asks for neighbours of a file, too, by names made of its own.
             self.name, self.options["opener"] = path, self._open
 
-    def failure(self) -> StorageError | None:
-        """What the store answered last in this thread instead of data: GDAL swallows it."""
-        failed: StorageError | None = getattr(self._failed, "error", None)
+    def failure(self) -> DaskembedError | None:
+        """What came last in this thread instead of data: GDAL swallows it."""
+        failed: DaskembedError | None = getattr(self._failed, "error", None)
         self._failed.error = None
         return failed
 
@@ -327,7 +328,14 @@ class _Opening:
             return io.BytesIO(self._virtual.documents[name])
         if name not in self._virtual.sources:
             raise FileNotFoundError(name)
-        return self._open_source(self._virtual.sources[name])
+        try:
+            return self._open_source(self._virtual.sources[name])
+        except DaskembedError as error:
+            self._failed.error = error
+            raise
+        except FileNotFoundError:
+            self._failed.error = ChipError(f"needs {self._virtual.sources[name]}, which is not there")
+            raise
 
     def _open_source(self, path: str) -> Any:
         if is_local(url := self._storage.url_of(path)):
@@ -353,16 +361,28 @@ def _check_file(path: str) -> None:
 def open_layer(layer: RasterLayer) -> Reader:
     """Open a layer for reading: each thread by a handle of its own."""
     opening = _Opening(Storage(layer.root), layer.url.removeprefix(f"{layer.root}/"))
-    with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
-        opened = rioxarray.open_rasterio(
-            opening.name, lock=False, cache=False, parse_coordinates=False, **opening.options
-        )
-    assert not isinstance(opened, list)
-    picked = opened.isel(band=[number - 1 for number in layer.bands])
+
+    def opened() -> xr.DataArray:
+        with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
+            found = rioxarray.open_rasterio(
+                opening.name, lock=False, cache=False, parse_coordinates=False, **opening.options
+            )
+        assert isinstance(found, xr.DataArray)
+        return found.isel(band=[number - 1 for number in layer.bands])
+
+    kept = [opened()]
 
     def read(rows: slice, cols: slice) -> NDArray[np.generic]:
-        with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
-            pixels: NDArray[np.generic] = picked.isel(y=rows, x=cols).to_numpy()
+        picked = next(iter(kept), None)
+        if picked is None:
+            kept[:] = [picked := opened()]
+        try:
+            with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
+                pixels: NDArray[np.generic] = picked.isel(y=rows, x=cols).to_numpy()
+        except DaskembedError:
+            # Through the same handle GDAL would later read zeros, without an error, from what did not open now.
+            kept.clear()
+            raise
         return pixels
 
     return read

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from daskembed.encoders.description import CHIP
-from daskembed.errors import ChipError, StorageError, TileError
+from daskembed.errors import ChipError, DaskembedError, StorageError, TileError
 from daskembed.footprints import to_lonlat
 from daskembed.grid import ChipGrid
 from daskembed.sources import EDGES, INDEX_COLUMNS, Listing, Reading, Rules
@@ -440,10 +440,15 @@ def _bounds(chip: SceneChip) -> tuple[float, float, float, float]:
 
 
 @contextlib.contextmanager
-def damage_is_the_chips(failures: Callable[[], StorageError | None] = lambda: None) -> Iterator[None]:
-    """Tell what is wrong with the pixels, a `ChipError`, from a store that does not answer, a `StorageError`."""
+def damage_is_the_chips(failures: Callable[[], DaskembedError | None] = lambda: None) -> Iterator[None]:
+    """Tell what is wrong with the pixels, a `ChipError`, from a store that does not answer, a `StorageError`.
+
+    `failures` gives what happened beneath and was swallowed, perhaps with zeros in the place of data.
+    """
     try:
         yield
+        if (failure := failures()) is not None:
+            raise failure
     except (StorageError, ChipError):
         raise
     except Exception as error:

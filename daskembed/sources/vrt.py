@@ -80,9 +80,11 @@ def read_vrt(path: str, get: Callable[[str], bytes]) -> Virtual:
     found = Virtual()
     names: dict[str, str] = {}
 
-    def read(path: str, name: str, depth: int) -> None:
+    def read(path: str, name: str, above: tuple[str, ...]) -> None:
         def rename(text: str, relative: bool) -> str:
             target = _resolve(path, text, relative)
+            if target in (*above, path):
+                raise ChipError(f"refers to itself by way of {path}")
             if target in names:
                 return names[target]
             if len(names) == MOST_SOURCES:
@@ -91,10 +93,12 @@ def read_vrt(path: str, get: Callable[[str], bytes]) -> Virtual:
             names[target] = alias = f"{len(names) + 1}{suffix}"
             if suffix != ".vrt":
                 found.sources[alias] = target
-            elif depth == MOST_NESTED:
-                raise ChipError(f"refers to {target} by way of {depth} others: expected virtual rasters less deep")
+            elif len(above) + 1 == MOST_NESTED:
+                raise ChipError(
+                    f"refers to {target} by way of {MOST_NESTED} others: expected virtual rasters less deep"
+                )
             else:
-                read(target, alias, depth + 1)
+                read(target, alias, (*above, path))
             return alias
 
         try:
@@ -104,7 +108,7 @@ def read_vrt(path: str, get: Callable[[str], bytes]) -> Virtual:
         root = _parse(data, path)
         found.documents[name] = ElementTree.tostring(_rebuild(root, path, rename), "unicode").encode()
 
-    read(path, TOP, 1)
+    read(path, TOP, ())
     found.paths = tuple(sorted(names))
     return found
 
