@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
-import json
 import logging
 import os
 import signal
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from daskembed.documents import parse_object, parse_yaml, read_yaml
 from daskembed.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def read_preset(cluster: str) -> dict[str, Any]:
             "the address of a scheduler such as tcp://10.0.0.1:8786, or a scheduler's .json file"
         )
     try:
-        preset = yaml.safe_load(path.read_text(encoding="utf-8"))
+        preset = read_yaml(path)
     except yaml.constructor.ConstructorError as error:
         raise InputError(
             f"{path} is refused: {' '.join(str(error).split())}; a cluster file holds plain values only"
@@ -134,7 +134,7 @@ def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
         if not equals or not all(name.isidentifier() for name in names):
             raise InputError(f"--cluster-arg {pair!r}: expected KEY=VALUE, such as n_workers=2")
         try:
-            value = yaml.safe_load(text)
+            value = parse_yaml(text)
         except yaml.YAMLError as error:
             raise InputError(f"--cluster-arg {pair!r}: {text!r} is not YAML: {' '.join(str(error).split())}") from None
         for name in reversed(names):
@@ -241,7 +241,7 @@ def _scheduler_address(cluster: str) -> str:
         return cluster
     writes = f"`dask scheduler --scheduler-file {cluster}` writes it"
     try:
-        address = json.loads(Path(cluster).read_text(encoding="utf-8"))["address"]
+        address = parse_object(Path(cluster).read_text(encoding="utf-8"))["address"]
     except OSError as error:
         raise InputError(f"the scheduler file {cluster} cannot be read: {error.strerror}; {writes}") from None
     except (ValueError, KeyError, TypeError):

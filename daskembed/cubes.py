@@ -23,6 +23,7 @@ import numpy as np
 
 from daskembed import __version__, config
 from daskembed.display import describe_bytes, describe_seconds
+from daskembed.documents import MOST_JSON, parse_as, parse_object
 from daskembed.encoders.description import CHIP
 from daskembed.errors import (
     ChipError,
@@ -513,10 +514,10 @@ def receipt_path(tile: str) -> str:
 def read_receipt(output: Storage, path: str) -> CubeReceipt | None:
     """The receipt at `path`; None if there is none; raises `InputError` if it is something else."""
     try:
-        return CubeReceipt(**json.loads(output.get(path)))
+        return parse_as(CubeReceipt, output.get(path, most=MOST_JSON))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise InputError(f"{output.url_of(path)} is not a receipt of daskembed: {error}; delete it") from None
 
 
@@ -530,7 +531,7 @@ def _note_path(tile: str, key: str) -> str:
 
 def _read_notes(output: Storage, paths: set[str]) -> dict[str, dict[str, Any]]:
     with ThreadPoolExecutor(16) as pool:
-        found = [json.loads(data) for data in pool.map(output.get, sorted(p for p in paths if p.endswith(".json")))]
+        found = [parse_object(data) for data in pool.map(output.get, sorted(p for p in paths if p.endswith(".json")))]
     return {note.pop("shard"): note for note in found}
 
 

@@ -261,14 +261,23 @@ class Storage:
         with explained(self.url_of(path), self.url):
             return _persist(act)
 
-    def get(self, path: str) -> bytes:
+    def get(self, path: str, *, most: int | None = None) -> bytes:
         """The whole object, in one request.
 
         Raises
         ------
         FileNotFoundError, StorageUnusableError, StorageError
+        InputError
+            If it has more than `most` bytes; they are not read.
         """
-        return self._carry_out(path, lambda: obstore.get(self._store, path).bytes().to_bytes())
+
+        def fetch() -> bytes:
+            found = obstore.get(self._store, path)
+            if most is not None and (size := found.meta["size"]) > most:
+                raise InputError(f"{self.url_of(path)} has {size:,} bytes, expected at most {most:,}")
+            return found.bytes().to_bytes()
+
+        return self._carry_out(path, fetch)
 
     def get_range(self, path: str, start: int, end: int) -> bytes:
         """Bytes `start` to `end` (exclusive) of the object, in one request."""
