@@ -18,6 +18,7 @@ from daskembed.grid import SIDE, square_of
 from daskembed.sinks import DTYPES
 from daskembed.sinks.zarr import VARIABLE, digest
 from daskembed.validate import MARGIN, Finding, Named, check_ends, check_name, check_provenance, find_receipt
+from daskembed.zarr_checks import checked
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -84,7 +85,7 @@ def _check_content(store: _Store, shards: list[str], named: Named | None, receip
     import zarr
     from zarr.storage import MemoryStore
 
-    memory = MemoryStore(store.held)
+    memory = checked(MemoryStore(store.held))
     # Whatever zarr, numcodecs and xarray raise of damaged metadata.
     try:
         root = json.loads(store.held[ROOT].to_bytes())

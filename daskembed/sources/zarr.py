@@ -30,6 +30,7 @@ from daskembed.sources.scenes import (
     listing_of,
 )
 from daskembed.storage import Storage, explained, zarr_store
+from daskembed.zarr_checks import checked
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -91,7 +92,7 @@ def _open_dataset(url: str) -> xr.Dataset:
     root = Storage(url)
     with explained(url, url):
         try:
-            return _open_either_way(zarr_store(root))
+            return _open_either_way(checked(zarr_store(root), root))
         except (FileNotFoundError, KeyError):
             raise ChipError("is no Zarr group: expected zarr.json, .zgroup or .zmetadata in it") from None
         except (ValueError, TypeError, AttributeError, RuntimeError) as error:
