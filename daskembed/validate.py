@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,18 +16,24 @@ import pyarrow.parquet as pq
 import pyproj
 import shapely
 
+from daskembed import wkb
+from daskembed.documents import parse_object
 from daskembed.errors import InputError
 from daskembed.grid import SIDE, square_of
 from daskembed.receipts import Receipt, read_receipt, receipt_path
 from daskembed.sinks import DTYPES, SINKS, Published, get_sink, zarr
 from daskembed.storage import Storage, is_local, local_path, split_url
+from daskembed.text import visible
 from daskembed.tiles import check_tile
+from daskembed.validate_bounds import KEPT_BYTES, TEXT_BYTES, decode, rows_at_once, too_much
 
 MARGIN = 20_000
 """Metres by which a chip may lie outside its tile's 100 km square: Sentinel-2 tiles reach 9.8 km beyond it."""
-BATCH_BYTES = 32 * 2**20
-"""Most bytes of rows held at a time."""
 HASHED_BYTES = 8 * 2**20
+MOST_TOLD = 1000
+"""Characters of a message."""
+MOST_FOOTER = 4 * 2**20
+"""Bytes of an object in the footer."""
 _SUFFIXES = tuple(get_sink(name).SUFFIX for name in SINKS)
 _NAME = re.compile(r"(?P<tile>\w+)_(?P<first>\d{8})_(?P<last>\d{8})_v(?P<version>[0-9A-Za-z]+)\.\w+")
 _COLUMNS = ("source_url", "date", "embeddings", "geometry")
@@ -48,6 +53,11 @@ class Finding:
     """What was found and what was expected."""
     severity: Literal["problem", "note"] = "problem"
     """A note is a difference that does no harm, or a check that could not be made."""
+
+    def __post_init__(self) -> None:
+        # Much of it is what somebody else's file says.
+        told = visible(self.message)
+        object.__setattr__(self, "message", told if len(told) <= MOST_TOLD else f"{told[:MOST_TOLD]}...")
 
     def __str__(self) -> str:
         return f"note: {self.message}" if self.severity == "note" else self.message
@@ -146,7 +156,7 @@ def _findings(storage: Storage, name: str) -> Iterator[Finding]:
             reader.seek(0)
             # By default whole columns of a row group are fetched ahead, and files of others are one row group.
             with pq.ParquetFile(reader, buffer_size=2**20, pre_buffer=False) as file:
-                yield from _check_content(file, named, receipt)
+                yield from _check_content(file, reader, named, receipt)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -218,7 +228,9 @@ def _check_receipt(storage: Storage, name: str, named: Named, reader: Any) -> Ge
     return receipt
 
 
-def _check_content(file: pq.ParquetFile, named: Named | None, receipt: Receipt | None) -> Iterator[Finding]:
+def _check_content(
+    file: pq.ParquetFile, reader: Any, named: Named | None, receipt: Receipt | None
+) -> Iterator[Finding]:
     footer = file.metadata.metadata or {}
     rows = file.metadata.num_rows
     foreign = _PROVENANCE not in footer
@@ -231,17 +243,22 @@ def _check_content(file: pq.ParquetFile, named: Named | None, receipt: Receipt |
         yield Finding("receipt", f"{rows} rows, the receipt says {receipt.chips} chips")
     if not rows:
         yield Finding("schema", "no rows")
+    elif problem := too_much(file.metadata, usable):
+        yield Finding("schema", problem)
     elif usable:
+        # A second time, as dictionaries: in the schema these columns would not be what they are.
+        texts = [name for name in ("source_url", "geometry") if name in usable]
+        options = {"metadata": file.metadata, "buffer_size": 2**20, "pre_buffer": False}
+        file = pq.ParquetFile(reader, read_dictionary=texts, **options)
         yield from _check_rows(file, usable, named, receipt, column, foreign)
 
 
 def _json(footer: dict[bytes, bytes], key: bytes) -> dict[str, Any] | None:
     """An object of the footer; None if it is not JSON or no object."""
     try:
-        value = json.loads(footer[key])
+        return parse_object(footer[key], most=MOST_FOOTER)
     except ValueError:
         return None
-    return value if isinstance(value, dict) else None
 
 
 def _read_provenance(footer: dict[bytes, bytes]) -> Generator[Finding, None, dict[str, Any] | None]:
@@ -396,17 +413,21 @@ def _check_rows(
     column: dict[str, Any],
     foreign: bool,
 ) -> Iterator[Finding]:
-    metadata = file.metadata
-    held = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-    rows = max(1, BATCH_BYTES * metadata.num_rows // max(1, held))
+    rows, kept = rows_at_once(file.metadata, usable), 0
     faults, names, days, start = _Faults(), [], set[Any](), 0
     look_at = _Places(column, named)
     length: int | None = None
     for batch in file.iter_batches(batch_size=rows, columns=usable):
         if "source_url" in usable:
-            names.append(batch["source_url"].cast(pa.string()))
-            urls = [url or f"{number}, without source_url" for number, url in enumerate(names[-1].to_pylist(), start)]
-            faults.add("schema", "no source_url", urls, np.flatnonzero(names[-1].is_null()))
+            found, long = decode(batch["source_url"], TEXT_BYTES)
+            urls = [url or f"{number}, without source_url" for number, url in enumerate(found.to_pylist(), start)]
+            empty = found.is_null().to_numpy(zero_copy_only=False)
+            faults.add("schema", "no source_url", urls, np.flatnonzero(empty & ~long))
+            faults.add("schema", f"a source_url of more than {TEXT_BYTES:,} bytes", urls, np.flatnonzero(long))
+            kept += found.nbytes
+            names.append(found.cast(pa.string()))
+            if kept > KEPT_BYTES:
+                names.clear()
         else:
             urls = [str(number) for number in range(start, start + len(batch))]
         if "date" in usable:
@@ -414,12 +435,14 @@ def _check_rows(
         if "embeddings" in usable:
             length = _check_vectors(batch["embeddings"], urls, length, faults)
         if "geometry" in usable:
-            look_at.check(batch["geometry"], urls, faults)
+            look_at.check(decode(batch["geometry"], wkb.MOST_BYTES)[0], urls, faults)
         start += len(batch)
     yield from faults.findings()
     if named is not None and "date" in usable:
         yield from check_ends(days, named, receipt)
-    if names:
+    if kept > KEPT_BYTES:
+        yield Finding("order", f"source_urls of more than {KEPT_BYTES:,} bytes: their order was not looked at", "note")
+    elif names:
         yield from _check_order(pa.chunked_array(names).combine_chunks(), foreign)
 
 
@@ -475,10 +498,14 @@ class _Places:
 
     def check(self, column: pa.Array, urls: Sequence[str], faults: _Faults) -> None:
         """Check a batch of WKB."""
-        shapes = shapely.from_wkb(column.to_numpy(zero_copy_only=False), on_invalid="ignore")
-        missing = shapely.is_missing(shapes)
-        kinds = np.array(["" if shape is None else shape.geom_type for shape in shapes])
-        areal = np.isin(kinds, _KINDS)
+        values = column.to_numpy(zero_copy_only=False)
+        said = np.array([wkb.kind_of(value) for value in values], "U32")
+        areal = np.isin(said, _KINDS)
+        # Others never get to GEOS, which some of them bring down.
+        shapes = shapely.from_wkb(np.where(areal, values, None), on_invalid="ignore")
+        missing = shapely.is_missing(shapes) & ~((said != "") & ~areal)
+        kinds = np.where(missing, "", said)
+        areal &= ~missing
 
         def add(check: str, what: str, bad: Any) -> None:
             faults.add(check, what, urls, np.flatnonzero(bad))
@@ -489,7 +516,7 @@ class _Places:
         for kind in sorted(set(kinds[areal]) - set(self._kinds)):
             add("geo", f"the geometry is a {kind}, which the footer's geometry types lack", kinds == kind)
         add("geometry", "the geometry is empty", shapely.is_empty(shapes))
-        add("geometry", "the geometry is not valid", ~missing & ~shapely.is_valid(shapes))
+        add("geometry", "the geometry is not valid", areal & ~shapely.is_valid(shapes))
 
         parts, owners = shapely.get_parts(shapes, return_index=True)
         west, south, east, north = shapely.bounds(parts).reshape(-1, 4).T

@@ -1,0 +1,70 @@
+"""Well-known binary of others: what its bytes say, before GEOS sees them (pure)."""
+
+from __future__ import annotations
+
+import struct
+
+MOST_BYTES = 16 * 2**10
+"""Of a footprint; one of 1,000 corners has fewer."""
+_KINDS = {
+    1: "Point",
+    2: "LineString",
+    3: "Polygon",
+    4: "MultiPoint",
+    5: "MultiLineString",
+    6: "MultiPolygon",
+    7: "GeometryCollection",
+}
+
+
+def kind_of(wkb: bytes | None) -> str:
+    """The type of a geometry; empty if the bytes are none, too many, or a MultiPolygon holds anything but polygons.
+
+    GEOS follows collections within each other until its stack is full, and the process is gone.
+    """
+    if wkb is None or len(wkb) > MOST_BYTES:
+        return ""
+    try:
+        kind, place, _ = _header(wkb, 0)
+        if kind == 6 and not _holds_polygons(wkb, place):
+            return ""
+    except (struct.error, ValueError):
+        return ""
+    return _KINDS.get(kind, "")
+
+
+def _header(wkb: bytes, place: int) -> tuple[int, int, int]:
+    """Type, place of what follows, and bytes of a corner, of the geometry at `place`."""
+    order = _order(wkb, place)
+    (code,) = struct.unpack_from(f"{order}I", wkb, place + 1)
+    # Z, M and SRID are flags in EWKB; in ISO's form Z and M are thousands.
+    flags, code = code >> 29, code & 0x1FFFFFFF
+    thousands, kind = divmod(code, 1000)
+    if thousands > 3:
+        raise ValueError("no type")
+    more = bool(flags & 4 or thousands in (1, 3)) + bool(flags & 2 or thousands in (2, 3))
+    return kind, place + 5 + 4 * bool(flags & 1), 8 * (2 + more)
+
+
+def _order(wkb: bytes, place: int) -> str:
+    (order,) = struct.unpack_from("B", wkb, place)
+    if order > 1:
+        raise ValueError("no order of bytes")
+    return "<" if order else ">"
+
+
+def _holds_polygons(wkb: bytes, place: int) -> bool:
+    """Whether a MultiPolygon's parts, from their count at `place` on, are polygons that end where they should."""
+    (parts,) = struct.unpack_from(f"{_order(wkb, 0)}I", wkb, place)
+    place += 4
+    for _ in range(parts):
+        order = _order(wkb, place)
+        kind, place, corner = _header(wkb, place)
+        if kind != 3:
+            return False
+        (rings,) = struct.unpack_from(f"{order}I", wkb, place)
+        place += 4
+        for _ in range(rings):
+            (corners,) = struct.unpack_from(f"{order}I", wkb, place)
+            place += 4 + corners * corner
+    return place <= len(wkb)
