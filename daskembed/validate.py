@@ -18,7 +18,7 @@ import shapely
 
 from daskembed import wkb
 from daskembed.documents import parse_object
-from daskembed.errors import InputError
+from daskembed.errors import DaskembedError, InputError
 from daskembed.grid import SIDE, square_of
 from daskembed.receipts import Receipt, read_receipt, receipt_path
 from daskembed.sinks import DTYPES, SINKS, Published, get_sink, zarr
@@ -39,6 +39,14 @@ _NAME = re.compile(r"(?P<tile>\w+)_(?P<first>\d{8})_(?P<last>\d{8})_v(?P<version
 _COLUMNS = ("source_url", "date", "embeddings", "geometry")
 _KINDS = ("Polygon", "MultiPolygon")
 _PROVENANCE = b"daskembed"
+_TYPES: dict[str, tuple[type, str, type]] = {
+    **dict.fromkeys(("tile", "encoder", "checkpoint", "level", "dtype"), (str, "text", object)),
+    **dict.fromkeys(("chips", "windows", "window"), (int, "number", object)),
+    "shape": (list, "list of lengths", int),
+    "dims": (list, "list of names", str),
+    "identity": (dict, "object", object),
+}
+"""Field of what a file says of how it was made -> its type, in words, and that of its items."""
 _WINDOW = r"([#&])window=([0-9]+),([0-9]+)$"
 
 
@@ -157,10 +165,10 @@ def _findings(storage: Storage, name: str) -> Iterator[Finding]:
             # By default whole columns of a row group are fetched ahead, and files of others are one row group.
             with pq.ParquetFile(reader, buffer_size=2**20, pre_buffer=False) as file:
                 yield from _check_content(file, reader, named, receipt)
-    except FileNotFoundError:
+    except (FileNotFoundError, DaskembedError):
         raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).partition("\n")[0]
+    except Exception as error:  # whatever pyarrow, shapely and PROJ raise of what somebody wrote
+        reason = str(error).partition("\n")[0] or type(error).__name__
         yield Finding("parquet", f"cannot be read as Parquet, it is cut off or damaged: {reason}")
 
 
@@ -268,7 +276,21 @@ def _read_provenance(footer: dict[bytes, bytes]) -> Generator[Finding, None, dic
     made = _json(footer, _PROVENANCE)
     if made is None:
         yield Finding("provenance", "`daskembed` in the footer is not a JSON object")
-    return made
+        return None
+    return (yield from typed(made, "footer"))
+
+
+def typed(made: dict[str, Any], where: str) -> Generator[Finding, None, dict[str, Any]]:
+    """What a file says of how it was made, without what is not of the type that it should be."""
+    kept = {}
+    for key, value in made.items():
+        kind, words, of_items = _TYPES.get(key, (object, "", object))
+        items = value if isinstance(value, list) else []
+        if isinstance(value, kind) and not isinstance(value, bool) and all(isinstance(one, of_items) for one in items):
+            kept[key] = value
+        else:
+            yield Finding("provenance", f"the {where}'s {key} {value} is no {words}")
+    return kept
 
 
 def _windows(made: dict[str, Any] | None) -> int:
