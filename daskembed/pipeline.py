@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import dask
 
 from daskembed import config, dashboard, lock
-from daskembed.clusters import check_versions, connect, shares_files
+from daskembed.clusters import WORKER_TIMEOUT, await_worker, check_versions, connect, hardware, shares_files
 from daskembed.elsewhere import arrange, refuse_source
 from daskembed.embedding import ON_NAN
 from daskembed.encoders import load_encoder
 from daskembed.errors import ConflictError, DaskembedError, InputError
-from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT, Flow
+from daskembed.flow import DASK_CONFIG, Flow
 from daskembed.receipts import STATE, Receipt, check_version, published_files, read_receipts, receipt_path
 from daskembed.results import Event, Progress, RunResult
 from daskembed.settings import Settings, chips_a_block, parse_dates
@@ -253,15 +253,10 @@ def _run_on(
 ) -> RunResult:
     found: list[Hardware] = []
     while not found:
-        try:
-            client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
-        except TimeoutError:
-            raise InputError(
-                f"no worker joined {client.scheduler.address} within {WORKER_TIMEOUT} s: start one with `dask worker`"
-            ) from None
+        await_worker(client, WORKER_TIMEOUT)
         check_versions(client)
         # A worker that dies at this moment does not answer, and may have been the only one.
-        found = list(client.run(_hardware, on_error="ignore").values())
+        found = list(client.run(hardware, on_error="ignore").values())
     if precision == "auto":
         chosen = "bf16" if {one.precision for one in found} == {"bf16"} else "fp32"
         settings = replace(settings, encoder=replace(settings.encoder, precision=chosen))
@@ -274,12 +269,6 @@ def _run_on(
     flow = Flow(client, names, settings, receipts, published, check, progress, events, _describe(found))
     with dashboard.report(client, report):
         return replace(flow.run(), expected=recall(settings))
-
-
-def _hardware() -> Hardware:
-    from daskembed.device import hardware
-
-    return hardware()
 
 
 def _describe(workers: list[Hardware]) -> str:

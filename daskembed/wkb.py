@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 MOST_BYTES = 16 * 2**10
 """Of a footprint; one of 1,000 corners has fewer."""
@@ -31,6 +32,13 @@ def kind_of(wkb: bytes | None) -> str:
     except (struct.error, ValueError):
         return ""
     return _KINDS.get(kind, "")
+
+
+def check(values: Iterable[bytes | None]) -> None:
+    """Raise `ValueError` for the first geometry that is neither a polygon nor some."""
+    for row, value in enumerate(values):
+        if value is not None and (kind := kind_of(value)) not in ("Polygon", "MultiPolygon"):
+            raise ValueError(f"row {row} has {kind or 'no geometry'}, expected a polygon")
 
 
 def _header(wkb: bytes, place: int) -> tuple[int, int, int]:
