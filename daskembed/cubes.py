@@ -41,6 +41,7 @@ from daskembed.receipts import STATE
 from daskembed.results import Progress, RunResult, TileResult
 from daskembed.sources import Chip, Reading, Rules, list_tile, read_headers
 from daskembed.storage import Storage, is_local, local_path
+from daskembed.text import visible
 from daskembed.tiles import check_tile, read_tiles
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def summary(result: RunResult) -> str:
         lines.append("interrupted: the same command goes on from here")
     elif counts["failed"]:
         lines.append("the same command tries the failed tiles again")
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _some(lines: list[str], where: str) -> list[str]:

@@ -22,6 +22,7 @@ from daskembed.receipts import (
     read_record,
 )
 from daskembed.storage import Storage
+from daskembed.text import visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,7 +78,7 @@ class OutputStatus:
     def __repr__(self) -> str:
         more = [f"  and {len(self.tiles) - MOST_LISTED} more"] if len(self.tiles) > MOST_LISTED else []
         tiles = [f"  {tile.tile} {tile.version} {tile.status}" for tile in self.tiles[:MOST_LISTED]]
-        return "\n".join([f"<OutputStatus> {self.output}", *tiles, *more, *summary(self)])
+        return "\n".join([f"<OutputStatus> {visible(self.output)}", *tiles, *more, *summary(self)])
 
     @property
     def counts(self) -> dict[str, int]:
@@ -282,7 +283,7 @@ def _table(found: OutputStatus) -> Table:
         bad = (str(len(tile.quarantined)), *([str(len(tile.rejected))] if rejected else []))
         cells = (tile.tile, tile.version, tile.status, chips, blocks, *bad, what)
         # As `Text`, so that brackets in names and reasons are no markup.
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(visible(cell)) for cell in cells))
     return table
 
 
@@ -292,7 +293,7 @@ def summary(found: OutputStatus) -> list[str]:
     lines = [
         f"tiles        {', '.join(f'{count} {state}' for state, count in found.counts.items()) or 'none'}",
         f"quarantined  {len(bad)}",
-        *(f"  {url}  {_line(why)}" for _, _, url, why in bad[:MOST_LISTED]),
+        *(f"  {visible(url)}  {_line(why)}" for _, _, url, why in bad[:MOST_LISTED]),
     ]
     if len(bad) > MOST_LISTED:
         lines.append(f"  and {len(bad) - MOST_LISTED} more: `daskembed status --quarantined` lists all")
@@ -303,4 +304,4 @@ def summary(found: OutputStatus) -> list[str]:
 
 def _line(text: str) -> str:
     """`text` without its line breaks: messages of libraries have some."""
-    return " ".join(text.split())
+    return visible(" ".join(text.split()))
