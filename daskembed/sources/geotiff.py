@@ -79,9 +79,9 @@ class GeotiffChip:
 
 def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
     """List a tile's chips in one request (two where its folder is empty); see `daskembed.index_tile`."""
-    entries = [entry for entry in storage.entries(tile) if _is_chip(entry.path)]
+    entries = [entry for entry in storage.entries(tile, broken=True) if _is_chip(entry.path)]
     if not entries:
-        flat = storage.entries(recursive=False)
+        flat = storage.entries(recursive=False, broken=True)
         entries = [entry for entry in flat if _is_chip(entry.path) and f"_{tile}_" in entry.path]
     if not entries:
         return None
@@ -218,6 +218,8 @@ def _header_or_reason(listing: Listing, entry: Entry, sensor: Sensor) -> _Header
 
 
 def _read_header(storage: Storage, entry: Entry, tile: str, sensor: Sensor = CLAY_V0) -> _Header:
+    if entry.reason is not None:
+        raise ChipError(entry.reason)
     if entry.size > _MOST_BYTES:
         raise ChipError(
             f"has {entry.size:,} bytes, expected at most {_MOST_BYTES:,}: a chip without compression has 27 MB"

@@ -87,8 +87,10 @@ class _File:
 
 def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
     """The chips of the rasters of a tile, or of those in its folder; see `daskembed.index_tile`."""
-    flat = [entry for entry in storage.entries(recursive=False) if _is_raster(entry.path, tile)]
-    inside = [entry for entry in storage.entries(tile) if PurePosixPath(entry.path).suffix.lower() in _DRIVERS]
+    flat = [entry for entry in storage.entries(recursive=False, broken=True) if _is_raster(entry.path, tile)]
+    inside = [
+        entry for entry in storage.entries(tile, broken=True) if PurePosixPath(entry.path).suffix.lower() in _DRIVERS
+    ]
     whole = [*flat, *(entry for entry in inside if _is_raster(entry.path, tile))]
     folders: dict[str, list[Entry]] = {}
     for entry in inside:
@@ -124,6 +126,8 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
 def _found(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Found:
     size, etag = sum(entry.size for entry in entries), fingerprint_of(entries)
     try:
+        if broken := next((entry for entry in entries if entry.reason is not None), None):
+            raise ChipError(broken.reason if broken.path == path else f"holds {broken.path}, which {broken.reason}")
         scene = (_scene_of_file if path == entries[0].path else _scene_of_folder)(storage, entries, path, reading)
         scene.check()
     except ChipError as error:
