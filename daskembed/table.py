@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyproj
 import shapely
+from shapely.errors import ShapelyError
 
 from daskembed import wkb
 from daskembed.documents import parse_object
@@ -288,7 +289,15 @@ def _naming(storage: Storage, name: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"{storage.url_of(name)} is gone: open the folder again") from None
-    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, pyproj.exceptions.CRSError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        pyproj.exceptions.CRSError,
+        ShapelyError,
+    ) as error:
         said = " ".join(str(error).split())[:200]
         raise InputError(
             f"{storage.url_of(name)} cannot be read as GeoParquet: {type(error).__name__}: {said}; "
@@ -313,12 +322,12 @@ def _bounds(footer: dict[bytes, bytes]) -> shapely.Geometry:
 def _read_groups(storage: Storage, name: str, groups: tuple[int, ...], columns: list[str] | None) -> gpd.GeoDataFrame:
     with _naming(storage, name), _open(storage, name) as file:
         table = file.read_row_groups(list(groups), columns=columns)
+        places = None
         if "geometry" in table.column_names:
-            wkb.check(table["geometry"].to_pylist())
+            wkb.check(values := table["geometry"].to_pylist())
+            places = gpd.GeoSeries.from_wkb(values, crs="OGC:CRS84")
     frame = table.to_pandas(types_mapper=_column_type)
-    if "geometry" not in frame:
-        return frame
-    return gpd.GeoDataFrame(frame).set_geometry(gpd.GeoSeries.from_wkb(frame["geometry"], crs="OGC:CRS84"))
+    return frame if places is None else gpd.GeoDataFrame(frame).set_geometry(places)
 
 
 def _column_type(kind: pa.DataType) -> Any:

@@ -117,8 +117,9 @@ def validate(url: str) -> list[Finding]:
     """
     storage, name = split_url(str(local_path(url)) if is_local(url) else url.rstrip("/"))
     is_store = name.endswith(zarr.SUFFIX)
-    if is_local(url) and local_path(url).is_dir() and not is_store:
-        raise InputError(f"{url} is a folder: expected a file *{_SUFFIXES[0]} or a store *{zarr.SUFFIX}")
+    if is_local(url) and not is_store and (there := local_path(url)).exists() and not there.is_file():
+        what = "folder" if there.is_dir() else "pipe or a device"
+        raise InputError(f"{url} is a {what}: expected a file *{_SUFFIXES[0]} or a store *{zarr.SUFFIX}")
     from daskembed.validate_zarr import check_store
 
     try:

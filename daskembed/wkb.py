@@ -19,15 +19,19 @@ _KINDS = {
 
 
 def kind_of(wkb: bytes | None) -> str:
-    """The type of a geometry; empty if the bytes are none, too many, or a MultiPolygon holds anything but polygons.
+    """The type of a geometry; empty if the bytes are none, too many, or a MultiPolygon holds others than polygons.
 
     GEOS follows collections within each other until its stack is full, and the process is gone.
     """
     if wkb is None or len(wkb) > MOST_BYTES:
         return ""
     try:
-        kind, place, _ = _header(wkb, 0)
-        if kind == 6 and not _holds_polygons(wkb, place):
+        kind, place, corner = _header(wkb, 0)
+        if kind == 3:
+            place = _after_rings(wkb, place, _order(wkb, 0), corner)
+        elif kind == 6:
+            place = _after_polygons(wkb, place)
+        if place > len(wkb):
             return ""
     except (struct.error, ValueError):
         return ""
@@ -61,18 +65,24 @@ def _order(wkb: bytes, place: int) -> str:
     return "<" if order else ">"
 
 
-def _holds_polygons(wkb: bytes, place: int) -> bool:
-    """Whether a MultiPolygon's parts, from their count at `place` on, are polygons that end where they should."""
+def _after_polygons(wkb: bytes, place: int) -> int:
+    """Where a MultiPolygon ends whose count of polygons is at `place`."""
     (parts,) = struct.unpack_from(f"{_order(wkb, 0)}I", wkb, place)
     place += 4
     for _ in range(parts):
         order = _order(wkb, place)
         kind, place, corner = _header(wkb, place)
         if kind != 3:
-            return False
-        (rings,) = struct.unpack_from(f"{order}I", wkb, place)
-        place += 4
-        for _ in range(rings):
-            (corners,) = struct.unpack_from(f"{order}I", wkb, place)
-            place += 4 + corners * corner
-    return place <= len(wkb)
+            raise ValueError("no polygon")
+        place = _after_rings(wkb, place, order, corner)
+    return place
+
+
+def _after_rings(wkb: bytes, place: int, order: str, corner: int) -> int:
+    """Where a polygon ends whose count of rings is at `place`."""
+    (rings,) = struct.unpack_from(f"{order}I", wkb, place)
+    place += 4
+    for _ in range(rings):
+        (corners,) = struct.unpack_from(f"{order}I", wkb, place)
+        place += 4 + corners * corner
+    return place
