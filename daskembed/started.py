@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from distributed.deploy import Cluster
     from distributed.security import Security
 
+CLOSE_PATIENCE = 2
+"""Seconds for which nothing is said of a cluster that closes."""
 CLOSE_TIMEOUT = 120
 """Seconds that a cluster may take to close: Dask's nanny of a worker that was killed as it came up never ends."""
 
@@ -93,7 +95,11 @@ def start(
                 # Each library fails in its own way (no GPU, no account, no quota): say whose words these are.
                 raise InputError(f"the cluster {name!r} did not start: {_words(error)}{hint}") from None
             refusals.check(cluster, name, hint)
-        yield cluster
+        try:
+            yield cluster
+        except KeyboardInterrupt:
+            _log.warning("interrupted: waiting for the cluster to close")
+            raise
     finally:
         if cluster is not None:
             with _uninterrupted("the cluster is being closed"):
@@ -202,6 +208,8 @@ def _close(cluster: Any) -> None:
 
     # Not by a limit of the cluster's own: not every class has one, and what is cut short can never be closed again.
     threading.Thread(target=close, name="daskembed-close", daemon=True).start()
+    if not wait([closed], CLOSE_PATIENCE).done:
+        _log.warning("waiting for the cluster to close")
     if not wait([closed], CLOSE_TIMEOUT).done:
         raise TimeoutError(f"it takes longer than {CLOSE_TIMEOUT} s")
     closed.result()

@@ -11,7 +11,7 @@ import numpy as np
 
 from daskembed.documents import MOST_JSON, parse_object
 from daskembed.errors import ChipError
-from daskembed.storage import Storage, is_local
+from daskembed.storage import Storage, is_local, is_stray
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -36,7 +36,7 @@ _COORDINATES = ("time", "band", "y", "x")
 _METADATA = ("zarr.json", ".zarray", ".zmetadata", ".zgroup", ".zattrs")
 
 
-def checked(store: Store, storage: Storage | None = None) -> Store:
+def checked(store: Store, storage: Storage | None = None) -> Any:
     """A store to read from which gives only metadata that `check_metadata` accepts, and no pipes for chunks.
 
     Parameters
@@ -64,8 +64,10 @@ def checked(store: Store, storage: Storage | None = None) -> Store:
                 async for name in self._store.list_dir(prefix):
                     yield name
             else:
+                # What is in a group is a folder; tools leave others there, too.
                 for path in storage.folders(prefix):
-                    yield path.rpartition("/")[2]
+                    if not is_stray(path):
+                        yield path.rpartition("/")[2]
 
     return Checked(store)
 

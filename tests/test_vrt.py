@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,9 @@ from rasterio.transform import Affine
 import daskembed
 from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import ChipError, TileError
+from daskembed.sources.raster import _shown
 from daskembed.sources.vrt import MOST_BYTES, MOST_NESTED, MOST_SOURCES, TOP, read_vrt
+from daskembed.storage import Storage
 
 TILE = "33TUL"
 NAME = f"{TILE}_20190416.vrt"
@@ -219,3 +222,17 @@ def test_sources_are_known_by_what_they_begin_with(tmp_path: Path, web: tuple[st
     assert asked == []
     (folder / "x.tif").write_bytes(sound)
     assert (daskembed.index_tile(TILE, str(folder))["chip"][0].read() == 100).all()
+
+
+def test_the_files_behind_a_vrt_are_part_of_its_fingerprint(tmp_path: Path) -> None:
+    write_band(tmp_path / "pixels/a.tif", 1)
+    (tmp_path / "pixels/inner.vrt").write_text(vrt(lambda band: source("a.tif"), bands=("one",)))
+    (tmp_path / NAME).write_text(vrt(lambda band: source("pixels/inner.vrt")))
+    storage = Storage(str(tmp_path))
+    entries = storage.entries(recursive=False)
+    before = _shown(storage, entries)
+    assert [entry.path for entry in before] == ["pixels/a.tif", "pixels/inner.vrt"]
+    os.utime(tmp_path / "pixels/a.tif", ns=(1, 1))
+    after = _shown(storage, entries)
+    assert before[0] != after[0]
+    assert before[1] == after[1]
