@@ -556,7 +556,7 @@ class _Places:
             add("geo", f"the geometry is not inside the footer's bbox {self._bbox}", bad & ~shapely.is_empty(shapes))
         if self._tile is not None:
             what = f"the geometry is not at tile {self._tile}: expected {place_of(self._tile)}"
-            add("geometry", what, self._far(self._tile, shapes) & ~missing & ~shapely.is_empty(shapes))
+            add("geometry", what, self._far(self._tile, shapes) & areal & ~shapely.is_empty(shapes))
 
     def _far(self, tile: str, shapes: Any) -> Any:
         """Which shapes are not at their tile, nor are the chips whose windows they are."""
