@@ -170,6 +170,17 @@ def test_gdal_is_told_what_was_understood_and_no_names() -> None:
     assert told[TOP].count("<NODATA>0</NODATA>") == 13
 
 
+def test_claims_of_many_chips(tmp_path: Path) -> None:
+    """Each would be listed."""
+    write_band(tmp_path / "x.tif", 1)
+    text = vrt(lambda band: source("x.tif")).replace('"512" rasterY', '"2000000000" rasterY')
+    (tmp_path / NAME).write_text(text.replace('rasterYSize="512"', 'rasterYSize="2000000000"'))
+    with pytest.raises(
+        TileError, match=r"claims 2000000000 x 2000000000 pixels, 15,258,\d+,\d+ chips: expected a tile"
+    ):
+        daskembed.index_tile(TILE, str(tmp_path))
+
+
 @pytest.fixture
 def web() -> Iterator[tuple[str, list[str]]]:
     """A web server, and what it was asked for."""
