@@ -119,6 +119,8 @@ def plan(
     offset: tuple[int, int] | None = None,
     edge: str | None = None,
     rules: Rules | None = None,
+    numbers: str | None = None,
+    offset_applied: str | None = None,
     overwrite: bool = False,
     device: str | None = None,
     workers: int | str = 1,
@@ -133,7 +135,7 @@ def plan(
     Parameters
     ----------
     tiles, source, output, encoder, checkpoint, sensor, window, level, cluster, precision, batch_size, readers, dates,
-    version, on_nan, format, dtype, offset, edge, rules, overwrite
+    version, on_nan, format, dtype, offset, edge, rules, numbers, offset_applied, overwrite
         See `daskembed.run`. Here ``auto`` precision is what `device`, or this machine, computes natively.
     device
         Key of `daskembed.speed.DEVICES`; None measures this machine.
@@ -177,6 +179,8 @@ def plan(
         offset=offset,
         edge=edge,
         rules=rules,
+        numbers=numbers,
+        offset_applied=offset_applied,
     )
     receipts = read_receipts(settings.output, names, settings.version)
     published = published_files(settings.output, settings.version)
@@ -189,7 +193,7 @@ def plan(
         tile
         for tile, listing in listings.items()
         if (receipt := receipts.get(tile))
-        and receipt.finishes(settings.identity, published.get(tile, []))
+        and receipt.finishes(settings.identity, published.get(tile, {}))
         and receipt.listing == listing.fingerprint
     }
     to_do = {tile: listing for tile, listing in listings.items() if tile not in done}

@@ -6,7 +6,7 @@ import io
 import math
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
-import rioxarray
-import xarray as xr
+from rasterio.enums import Interleaving
 from rasterio.errors import RasterioError
+from rasterio.windows import Window
 
+from daskembed.encoders.description import Band
 from daskembed.errors import ChipError, DaskembedError, InputError
 from daskembed.sources import Listing, Reading
+from daskembed.sources.baseline import Evidence
+from daskembed.sources.chunks import lost_pixels
 from daskembed.sources.judging import CLASSES, alternative, order_bands, short
 from daskembed.sources.scenes import (
     Found,
     Reader,
-    Scale,
     Scene,
     check_resolution,
     damage_is_the_chips,
@@ -34,6 +36,16 @@ from daskembed.sources.scenes import (
     frame_of,
     grid_of,
     listing_of,
+)
+from daskembed.sources.values import (
+    MOST_SIDECAR,
+    SIDECARS,
+    Scale,
+    check_sidecar,
+    part_masks,
+    read_bands,
+    scale_of,
+    settle,
 )
 from daskembed.sources.vrt import MOST_BYTES, SIGNATURES, TOP, Virtual, read_vrt
 from daskembed.storage import Entry, Storage, explained, is_local, open_remote
@@ -73,6 +85,8 @@ class RasterLayer:
     scales: tuple[Scale, ...]
     coarser: int = 1
     kind: str = "daskembed.sources.raster"
+    sidecars: tuple[str, ...] = ()
+    """Those of `SIDECARS` that it has."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +104,20 @@ class _File:
     kind: np.dtype[Any]
     descriptions: tuple[str | None, ...]
     scales: tuple[Scale, ...]
-    date: str | None
+    tags: dict[str, str]
+    sidecars: tuple[str, ...] = ()
+
+    @property
+    def date(self) -> str | None:
+        return self.tags.get("date")
 
 
 def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
     """The chips of the rasters of a tile, or of those in its folder; see `daskembed.index_tile`."""
-    flat = [entry for entry in storage.entries(recursive=False, broken=True) if _is_raster(entry.path, tile)]
-    inside = [entry for entry in storage.entries(tile, broken=True) if _suffix(entry.path) in _DRIVERS]
+    top, below = storage.entries(recursive=False, broken=True), storage.entries(tile, broken=True)
+    flat = [entry for entry in top if _is_raster(entry.path, tile)]
+    inside = [entry for entry in below if _suffix(entry.path) in _DRIVERS]
+    beside = {entry.path: entry for entry in (*top, *below) if entry.path.endswith(SIDECARS) and entry.reason is None}
     whole: list[Entry] = []
     folders: dict[str, list[_BandFile]] = {}
     for entry in (*flat, *inside):
@@ -105,14 +126,21 @@ def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
         elif _is_raster(entry.path, tile) and not _NO_BAND.fullmatch(PurePosixPath(entry.path).stem):
             whole.append(entry)
     scenes = [
-        _found(storage, entry.path, [entry], partial(_scene_of_file, storage, entry, reading))
+        _found(storage, entry.path, _with(beside, [entry]), partial(_scene_of_file, storage, entry, reading, beside))
         for entry in sorted(whole, key=lambda entry: entry.path)
     ]
     for folder, files in sorted(folders.items()):
         for path, group in _scenes_of(folder, files).items():
-            entries = [file.entry for file in group]
-            scenes.append(_found(storage, path, entries, partial(_scene_of_files, storage, group, path, tile, reading)))
+            entries = _with(beside, [file.entry for file in group])
+            make = partial(_scene_of_files, storage, group, path, tile, reading, beside)
+            scenes.append(_found(storage, path, entries, make))
     return listing_of("raster", tile, storage, reading, scenes)
+
+
+def _with(beside: Mapping[str, Entry], entries: Sequence[Entry]) -> list[Entry]:
+    """Some files, and what lies beside them."""
+    found = [f"{entry.path}{end}" for entry in entries for end in SIDECARS]
+    return [*entries, *(beside[path] for path in found if path in beside)]
 
 
 def _is_raster(path: str, tile: str) -> bool:
@@ -215,20 +243,37 @@ def _suffix(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
 
 
-def _scene_of_file(storage: Storage, entry: Entry, reading: Reading) -> Scene:
-    file = _read_header(storage, entry.path)
+def _scene_of_file(storage: Storage, entry: Entry, reading: Reading, beside: Mapping[str, Entry]) -> Scene:
+    file = _read_header(storage, entry, beside)
     numbers = order_bands(file.descriptions, reading.sensor, more=True)
     lower = [(text or "").strip().lower() for text in file.descriptions]
     inside = (lower.index(CLASSES) + 1,) if CLASSES in lower else ()
-    scales = tuple(file.scales[number - 1] for number in numbers) + (Scale(),) * len(inside)
-    layer = RasterLayer(file.url, file.root, numbers + inside, scales)
     day = _day(file.date, [PurePosixPath(entry.path).name])
+    scales = _settled(file, numbers, reading.sensor.bands, reading, day)
+    # Classes are no quantity: of their tags only nodata is of use.
+    scales += tuple(Scale(file.scales[number - 1].nodata) for number in inside)
+    layer = RasterLayer(file.url, file.root, numbers + inside, scales, sidecars=file.sidecars)
     size = file.kind.itemsize * len(lower)
     scene = _scene(storage.url_of(entry.path), reading, file, (layer,), None, day, size)
     return replace(scene, classified=bool(inside))
 
 
-def _scene_of_files(storage: Storage, group: Sequence[_BandFile], path: str, tile: str, reading: Reading) -> Scene:
+def _settled(
+    file: _File, numbers: Sequence[int], bands: Sequence[Band], reading: Reading, day: date
+) -> tuple[Scale, ...]:
+    """What is made of the numbers of some of a file's bands."""
+    scales = [file.scales[number - 1] for number in numbers]
+    return settle(scales, bands, reading.sensor, file.kind, reading, Evidence(file.url, day, file.tags))
+
+
+def _scene_of_files(
+    storage: Storage,
+    group: Sequence[_BandFile],
+    path: str,
+    tile: str,
+    reading: Reading,
+    beside: Mapping[str, Entry],
+) -> Scene:
     if strange := [file for file in group if file.tile not in (None, tile)]:
         raise ChipError(f"holds {strange[0].entry.path}, which is named after tile {strange[0].tile}, expected {tile}")
     names = {band: _finest(group, band).entry for band in {file.band: None for file in group}}
@@ -237,7 +282,7 @@ def _scene_of_files(storage: Storage, group: Sequence[_BandFile], path: str, til
             f"lacks the files of {', '.join(missing)}: expected {', '.join(f'{n}.tif' for n in reading.sensor.names)}"
             f"{alternative(missing, reading.sensor)}"
         )
-    files = {band: _read_header(storage, entry.path) for band, entry in names.items()}
+    files = {band: _read_header(storage, entry, beside) for band, entry in names.items()}
     finest = min(files.values(), key=lambda file: file.steps[0])
     layers = {band: _fit(file, finest) for band, file in files.items()}
     tags = {file.date for file in files.values() if file.date}
@@ -245,7 +290,10 @@ def _scene_of_files(storage: Storage, group: Sequence[_BandFile], path: str, til
         raise ChipError(f"holds files with the `date` tags {', '.join(sorted(tags))}: expected one date")
     paths = (path, *(file.entry.path for file in group))
     day = _day(next(iter(tags), None), [PurePosixPath(name).name for name in paths])
-    bands = tuple(layers[band] for band in reading.sensor.names)
+    bands = tuple(
+        replace(layers[band.name], scales=_settled(files[band.name], (1,), (band,), reading, day))
+        for band in reading.sensor.bands
+    )
     # What the coarser files store together covers more of the finest one's pixels.
     blocks = [tuple(side * layers[band].coarser for side in file.block) for band, file in files.items()]
     finest = replace(finest, block=(max(block[0] for block in blocks), max(block[1] for block in blocks)))
@@ -284,7 +332,7 @@ def _fit(file: _File, finest: _File) -> RasterLayer:
             f"{file.north:g}, which does not fit {finest.url.rpartition('/')[2]}: {finest.shape[0]} x "
             f"{finest.shape[1]} of {finest.steps[0]:g} m from {finest.west:g}, {finest.north:g}"
         )
-    return RasterLayer(file.url, file.root, (1,), file.scales, round(times))
+    return RasterLayer(file.url, file.root, (1,), (Scale(file.scales[0].nodata),), round(times), sidecars=file.sidecars)
 
 
 def _day(tag: str | None, names: Sequence[str]) -> date:
@@ -324,14 +372,15 @@ def _scene(
     )
 
 
-def _read_header(storage: Storage, path: str) -> _File:
-    opening = _Opening(storage, path)
+def _read_header(storage: Storage, entry: Entry, beside: Mapping[str, Entry]) -> _File:
+    name = entry.path.rpartition("/")[2]
+    sidecars = tuple(end for end in SIDECARS if f"{entry.path}{end}" in beside)
+    opening = _Opening(storage, entry.path, sidecars)
     opening.check()
-    name = path.rpartition("/")[2]
-    with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
+    with damage_is_the_chips(opening.failure), rasterio.Env(**opening.environment):
         try:
             with rasterio.open(opening.name, **opening.options) as dataset:
-                return _header_of(storage, path, dataset)
+                return replace(_header_of(storage, entry.path, dataset), sidecars=sidecars)
         except RasterioError as error:
             if (failure := opening.failure()) is not None:
                 raise failure from None
@@ -353,10 +402,7 @@ def _header_of(storage: Storage, path: str, dataset: Any) -> _File:
     kinds = set(dataset.dtypes)
     if len(kinds) > 1 or not kinds.pop().startswith(("int", "uint", "float")):
         raise ChipError(f"has {', '.join(sorted(set(dataset.dtypes)))} pixels, expected integers or floats of one type")
-    scales = tuple(
-        Scale(None if gap is None or math.isnan(gap) else float(gap), float(scale), float(offset))
-        for gap, scale, offset in zip(dataset.nodatavals, dataset.scales, dataset.offsets, strict=True)
-    )
+    scales = tuple(scale_of(dataset, number) for number in dataset.indexes)
     return _File(
         url=storage.url_of(path),
         root=storage.url,
@@ -369,18 +415,23 @@ def _header_of(storage: Storage, path: str, dataset: Any) -> _File:
         kind=np.dtype(dataset.dtypes[0]),
         descriptions=dataset.descriptions,
         scales=scales,
-        date=dataset.tags().get("date"),
+        tags=dataset.tags(),
     )
 
 
 class _Opening:
     """How GDAL opens a file: by its path, or through the storage's own requests; a virtual one as it was checked."""
 
-    def __init__(self, storage: Storage, path: str) -> None:
+    def __init__(self, storage: Storage, path: str, sidecars: tuple[str, ...] = ()) -> None:
         suffix = _suffix(path)
         self.options: dict[str, Any] = {"driver": _DRIVERS[suffix]}
+        # What lies beside a file is looked for where there is something.
+        self.environment = _GDAL | ({"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"} if sidecars else {})
         self._storage, self._failed = storage, threading.local()
         self._virtual: Virtual | None = None
+        for end in sidecars:
+            beside = f"{path}{end}"
+            check_sidecar(beside, storage.get_range(beside, 0, 8 if end == ".msk" else MOST_SIDECAR + 1))
         if suffix == ".vrt":
             self._virtual = read_vrt(path, partial(_get_vrt, storage))
             self.name, self.options["opener"] = TOP, self._open_virtual
@@ -388,8 +439,8 @@ class _Opening:
             self.name = storage.url_of(path)
             _check_file(self.name)
         else:
-            # GDAL asks for neighbours of a file, too, by names made of its own.
             self.name, self.options["opener"] = path, self._open
+            self._wanted = tuple(f"{path}{end}" for end in ("", *sidecars))
 
     def failure(self) -> DaskembedError | None:
         """What came last in this thread instead of data: GDAL swallows it."""
@@ -406,6 +457,12 @@ class _Opening:
                 raise ChipError(f"needs {path}, which is not there") from None
 
     def _open(self, path: str, mode: str = "rb") -> Any:
+        # GDAL asks for whatever may lie beside a file.
+        if not path.endswith(self._wanted):
+            raise FileNotFoundError(path)
+        return self._open_remote(path)
+
+    def _open_remote(self, path: str) -> Any:
         return open_remote(self._storage, path, lambda error: setattr(self._failed, "error", error))
 
     def _open_virtual(self, name: str, mode: str = "rb") -> Any:
@@ -431,7 +488,7 @@ class _Opening:
             with explained(url, self._storage.url):
                 file: Any = Path(url).open("rb")  # noqa: SIM115 (GDAL closes it)
         else:
-            file = self._open(path)
+            file = self._open_remote(path)
         start = file.read(max(map(len, SIGNATURES)))
         if not start.startswith(SIGNATURES):
             file.close()
@@ -448,29 +505,47 @@ def _check_file(path: str) -> None:
 
 def open_layer(layer: RasterLayer) -> Reader:
     """Open a layer for reading: each thread by a handle of its own."""
-    opening = _Opening(Storage(layer.root), layer.url.removeprefix(f"{layer.root}/"))
+    opening = _Opening(Storage(layer.root), layer.url.removeprefix(f"{layer.root}/"), layer.sidecars)
+    opened = threading.local()
 
-    def opened() -> xr.DataArray:
-        with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
-            found = rioxarray.open_rasterio(
-                opening.name, lock=False, cache=False, parse_coordinates=False, **opening.options
-            )
-        assert isinstance(found, xr.DataArray)
-        return found.isel(band=[number - 1 for number in layer.bands])
+    def dataset() -> Any:
+        if not hasattr(opened, "dataset"):
+            opened.dataset = rasterio.open(opening.name, **opening.options)
+        return opened.dataset
 
-    kept = [opened()]
+    def pixels_of(rows: slice, cols: slice) -> NDArray[np.generic]:
+        with damage_is_the_chips(opening.failure), rasterio.Env(**opening.environment):
+            image = dataset()
+            pixels = read_bands(image, layer.bands, Window.from_slices(rows, cols))
+            if image.driver != "GTiff":
+                return pixels
+            numbers, mask = part_masks(pixels)
+            lost = _unwritten(image, layer.bands, numbers, (rows.start, cols.start))
+        if lost is None:
+            return pixels
+        return np.ma.masked_array(numbers, lost if mask is None else lost | mask)
 
     def read(rows: slice, cols: slice) -> NDArray[np.generic]:
-        picked = next(iter(kept), None)
-        if picked is None:
-            kept[:] = [picked := opened()]
         try:
-            with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
-                pixels: NDArray[np.generic] = picked.isel(y=rows, x=cols).to_numpy()
+            return pixels_of(rows, cols)
         except DaskembedError:
             # Through the same handle GDAL would later read zeros, without an error, from what did not open now.
-            kept.clear()
+            vars(opened).pop("dataset", None)
             raise
-        return pixels
 
     return read
+
+
+def _unwritten(
+    image: Any, bands: Sequence[int], pixels: NDArray[np.generic], start: tuple[int, int]
+) -> NDArray[np.bool_] | None:
+    """Pixels of blocks that a TIFF does not hold, as a sparse file or one of which the writing was stopped."""
+    height, width = image.block_shapes[0]
+    together = image.interleaving is Interleaving.pixel
+
+    def is_there(place: tuple[int, ...], value: np.generic) -> bool:
+        band, y, x = place
+        number = 1 if together else bands[band]
+        return image.get_tag_item(f"BLOCK_OFFSET_{x // width}_{y // height}", "TIFF", number) is not None
+
+    return lost_pixels(pixels, (0, *start), (1, height, width), is_there)
