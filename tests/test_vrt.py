@@ -106,6 +106,14 @@ REFUSED: dict[str, tuple[str, str]] = {
     "another format": (vrt(lambda band: source("x.nc")), "expected names that end with .tif, .tiff, .jp2, .vrt"),
     "a subdataset": (vrt(lambda band: source("NETCDF:x.nc:pixels")), "expected names that end with"),
     "options": (vrt(lambda band: source("x.tif", more="<OpenOptions/>")), "has the element OpenOptions in a SimpleS"),
+    "finer than itself": (
+        vrt(lambda band: source("x.tif", more='<SrcRect xSize="1024" ySize="512"/><DstRect xSize="512" ySize="512"/>')),
+        "takes 1024 pixels for 512 of its own",
+    ),
+    "of no size": (
+        vrt(lambda band: source("x.tif", more='<SrcRect xSize="nan" ySize="1"/><DstRect xSize="1" ySize="1"/>')),
+        "takes nan pixels for 1 of its own",
+    ),
     "warped": (vrt(lambda band: "").replace("<VRTDataset", '<VRTDataset subClass="VRTWarpedDataset"'), "VRTWarpedDat"),
     "raw bytes": (
         vrt(lambda band: "").replace("<VRTRasterBand", '<VRTRasterBand subClass="VRTRawRasterBand"'),
@@ -247,3 +255,25 @@ def test_the_files_behind_a_vrt_are_part_of_its_fingerprint(tmp_path: Path) -> N
     after = _shown(storage, entries)
     assert before[0] != after[0]
     assert before[1] == after[1]
+
+
+def test_overviews_are_no_way_out(tmp_path: Path) -> None:
+    """Tags of a GeoTIFF may say that its overviews are in any file."""
+    write_band(tmp_path / "secret.tif", 777)
+    folder = tmp_path / "source"
+    write_band(folder / "x.tif", 5)
+    with rasterio.open(folder / "x.tif", "r+") as file:
+        file.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=str(tmp_path / "secret.tif"))
+    (folder / NAME).write_text(vrt(lambda band: source("x.tif")))
+    assert (daskembed.index_tile(TILE, str(folder))["chip"][0].read() == 5).all()
+    (folder / NAME).unlink()
+    path = folder / f"{TILE}_20190416.tif"
+    path.write_bytes((folder / "x.tif").read_bytes())
+    for end, data, said in (
+        (".aux.xml", b'<Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">/x</MDI></Metadata>', "names other files"),
+        (".msk", b"<GDAL_WMS></GDAL_WMS>", "is no TIFF"),
+    ):
+        path.with_name(path.name + end).write_bytes(data)
+        with pytest.raises(TileError, match=f"has beside it .*{end}, which .*{said}"):
+            daskembed.index_tile(TILE, str(folder))
+        path.with_name(path.name + end).unlink()

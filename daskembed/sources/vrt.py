@@ -144,6 +144,8 @@ def _rebuild(element: ElementTree.Element, path: str, rename: Callable[[str, boo
         return made
     if element.tag == "SRS" and not _SRS.match(text):
         raise ChipError(f"has the CRS {text[:60]} in {path}: expected a code such as EPSG:32633, or WKT")
+    if element.tag in _SOURCE_KINDS:
+        _check_scale(element, path)
     made.text = element.text
     known = _CHILDREN.get(element.tag, set())
     for child in element:
@@ -157,6 +159,23 @@ def _rebuild(element: ElementTree.Element, path: str, rename: Callable[[str, boo
             )
         made.append(_rebuild(child, path, rename))
     return made
+
+
+def _check_scale(element: ElementTree.Element, path: str) -> None:
+    """Pixels made coarser are taken from a source's overviews, which may be any file that its tags name."""
+    there, here = element.find("SrcRect"), element.find("DstRect")
+    if there is None or here is None:
+        return
+    for side in ("xSize", "ySize"):
+        try:
+            finer = float(there.get(side, "nan")) <= float(here.get(side, "nan")) * (1 + 1e-6)
+        except ValueError:
+            finer = False
+        if not finer:
+            raise ChipError(
+                f"takes {there.get(side)} pixels for {here.get(side)} of its own in {path}: expected sources that are "
+                "not finer (make them coarser with gdalwarp, into a GeoTIFF)"
+            )
 
 
 def _resolve(vrt: str, text: str, relative: bool) -> str:
