@@ -479,6 +479,7 @@ def _status(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from daskembed.status import show, status
+    from daskembed.text import all_visible
 
     try:
         found = status(options.output, options.tiles)
@@ -489,7 +490,7 @@ def _status(options: argparse.Namespace) -> int:
     elif options.quarantined:
         lines = csv.writer(sys.stdout, lineterminator="\n")
         lines.writerow(("tile", "version", "url", "reason"))
-        lines.writerows(found.quarantined)
+        lines.writerows(all_visible(found.quarantined))
     else:
         show(found)
     return 0 if found.sound else 3
@@ -499,6 +500,7 @@ def _validate(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
+    from daskembed.text import visible
     from daskembed.validate import files_of, validate
 
     looked: list[dict[str, object]] = []
@@ -510,7 +512,8 @@ def _validate(options: argparse.Namespace) -> int:
                 sound = not any(finding.severity == "problem" for finding in findings)
                 looked.append({"file": url, "ok": sound, "findings": [asdict(finding) for finding in findings]})
                 if not options.json:
-                    print(*([f"{url}: ok"] if sound else []), *(f"{url}: {one}" for one in findings), sep="\n")
+                    told = [*(["ok"] if sound else []), *findings]
+                    print(*(visible(f"{url}: {one}") for one in told), sep="\n")
         except (InputError, StorageError) as error:
             print(f"daskembed: {error}", file=sys.stderr)
             lost.append({"argument": given, "reason": str(error)})

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from daskembed.documents import parse_object
 from daskembed.errors import InputError
 from daskembed.local import LOOPBACK
 from daskembed.local import local as local
@@ -131,7 +131,7 @@ def _scheduler_address(cluster: str) -> str:
         return cluster
     writes = f"`dask scheduler --scheduler-file {cluster}` writes it"
     try:
-        address = json.loads(Path(cluster).read_text(encoding="utf-8"))["address"]
+        address = parse_object(Path(cluster).read_text(encoding="utf-8"))["address"]
     except OSError as error:
         raise InputError(f"the scheduler file {cluster} cannot be read: {error.strerror}; {writes}") from None
     except (ValueError, KeyError, TypeError):

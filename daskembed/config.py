@@ -8,13 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
+from daskembed.documents import parse_yaml
 
 
 @functools.cache
 def defaults() -> dict[str, Any]:
     """The packaged defaults, without importing Dask (so that ``--help`` stays quick)."""
-    loaded: dict[str, Any] = yaml.safe_load(files("daskembed").joinpath("daskembed.yaml").read_text())["daskembed"]
+    loaded: dict[str, Any] = parse_yaml(files("daskembed").joinpath("daskembed.yaml").read_text())["daskembed"]
     return loaded
 
 

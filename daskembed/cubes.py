@@ -24,6 +24,7 @@ import numpy as np
 from daskembed import __version__, ahead, config
 from daskembed.clusters import WORKER_TIMEOUT
 from daskembed.display import describe_bytes, describe_seconds
+from daskembed.documents import MOST_JSON, parse_as, parse_object
 from daskembed.encoders.description import CHIP
 from daskembed.errors import (
     ChipError,
@@ -43,6 +44,7 @@ from daskembed.receipts import STATE, TileRecord, probe_path, sweep
 from daskembed.results import Progress, RunResult, TileResult
 from daskembed.sources import Chip, Reading, Rules, list_tile, no_chips, read_headers, yes_or_no
 from daskembed.storage import Storage, is_local, local_path
+from daskembed.text import visible
 from daskembed.tiles import tiles_of
 
 if TYPE_CHECKING:
@@ -280,7 +282,7 @@ def summary(result: RunResult) -> str:
         lines.append("interrupted: the same command goes on from here")
     elif counts["failed"]:
         lines.append("the same command tries the failed tiles again")
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _some(lines: list[str], where: str) -> list[str]:
@@ -549,10 +551,10 @@ def receipt_path(tile: str) -> str:
 def read_receipt(output: Storage, path: str) -> CubeReceipt | None:
     """The receipt at `path`; None if there is none; raises `InputError` if it is something else."""
     try:
-        return CubeReceipt(**json.loads(output.get(path)))
+        return parse_as(CubeReceipt, output.get(path, most=MOST_JSON))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise InputError(f"{output.url_of(path)} is not a receipt of daskembed: {error}; delete it") from None
 
 
@@ -579,7 +581,7 @@ def _note_path(tile: str, key: str) -> str:
 
 def _read_notes(output: Storage, paths: set[str]) -> dict[str, dict[str, Any]]:
     with ThreadPoolExecutor(16) as pool:
-        found = [json.loads(data) for data in pool.map(output.get, sorted(p for p in paths if p.endswith(".json")))]
+        found = [parse_object(data) for data in pool.map(output.get, sorted(p for p in paths if p.endswith(".json")))]
     return {note.pop("shard"): note for note in found}
 
 

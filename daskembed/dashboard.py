@@ -17,6 +17,7 @@ from tornado.web import RequestHandler
 
 from daskembed import timings
 from daskembed.errors import InputError
+from daskembed.text import all_visible
 
 if TYPE_CHECKING:
     from distributed import Client, Scheduler, Worker
@@ -310,4 +311,4 @@ class _StateHandler(_Handler):
     async def get(self) -> None:
         if self.get_query_argument("wait", None) is not None:
             await self._page.change()
-        self.write(self._page.state())
+        self.write(all_visible(self._page.state()))

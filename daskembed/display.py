@@ -13,6 +13,8 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
 
+from daskembed.text import visible
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -43,13 +45,13 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
             page = f"\nrun's page: {state.page}" if state.page else ""
             say(f"dashboard: {state.dashboard}{page}\nworkers: {state.workers}" if state.dashboard else state.workers)
         for result in state.finished[finished:]:
-            say(describe_tile(result))
+            say(visible(describe_tile(result)))
         for line in state.said[said:]:
-            say(line)
+            say(visible(line))
         finished, said = len(state.finished), len(state.said)
         if not console.is_terminal and time.monotonic() >= due and state.how == "running":
             due = time.monotonic() + LINE_EVERY
-            say(describe_progress(state))
+            say(visible(describe_progress(state)))
 
     if not console.is_terminal:
         yield tell
@@ -72,7 +74,7 @@ def _bar(state: Progress) -> Table:
 
     lines = Table.grid()
     lines.add_row(ProgressBar(max(1, state.expected), state.done, width=78))
-    lines.add_row(Text(describe_progress(state)))
+    lines.add_row(Text(visible(describe_progress(state))))
     return lines
 
 
@@ -103,7 +105,7 @@ def progress_as_html(state: Progress) -> str:
     full = state.how == "over"
     done, most = (1, 1) if full else (state.done, max(1, state.expected))
     lines = [" · ".join(shown), f'<progress value="{done}" max="{most}" style="width: 30em"></progress>']
-    lines += map(escape, (describe_progress(state), *state.said[-MOST_LISTED:]))
+    lines += (escape(visible(line)) for line in (describe_progress(state), *state.said[-MOST_LISTED:]))
     return "<br>".join(lines)
 
 
@@ -189,7 +191,7 @@ def summary(result: RunResult, left: Sequence[TileStatus] = ()) -> str:
         lines.append("interrupted: the same command goes on from here")
     elif statuses["failed"]:
         lines.append("the same command tries the failed tiles again")
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def compare(result: RunResult, expected: Expected) -> str:
@@ -227,7 +229,7 @@ def describe_plan(plan: Plan) -> str:
         *_some((f"note         {note}" for note in plan.notes), ""),
     ]
     if (speed := plan.speed) is None:
-        return "\n".join([*lines, "nothing is left to encode"])
+        return "\n".join(map(visible, [*lines, "nothing is left to encode"]))
     lines += [
         f"read         {describe_bytes(plan.bytes_to_read)}",
         f"write        {sizes} (estimates; the level chosen comes first)",
@@ -239,7 +241,7 @@ def describe_plan(plan: Plan) -> str:
     ]
     if plan.price is not None:
         lines.append(f"price        {plan.price:,.2f}, at {plan.price_per_hour:g} an hour and worker")
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def describe_stages(result: RunResult) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
+from daskembed.documents import parse_object
 from daskembed.errors import TileError
 from daskembed.sources import EDGES
 from daskembed.timings import timed
@@ -100,7 +101,7 @@ def read_notes(output: Storage, parts: Sequence[str]) -> Notes:
     days = set[date]()
     for part in parts:
         with pq.ParquetFile(output.open_reader(part)) as file:
-            said = json.loads(file.metadata.metadata[_NOTES])
+            said = parse_object(file.metadata.metadata[_NOTES])
             found.rows += file.metadata.num_rows
             days.update(file.read(columns=["date"])["date"].unique().to_pylist())
         found.chips += said["chips"]

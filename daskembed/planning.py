@@ -16,6 +16,7 @@ import numpy as np
 
 from daskembed import ahead, config
 from daskembed.cube import block_ends
+from daskembed.documents import parse_as
 from daskembed.encoders import resolve_precision
 from daskembed.errors import InputError, TileError
 from daskembed.pipeline import check_conflicts, resolve
@@ -285,6 +286,6 @@ def _keep(settings: Settings, made: Plan) -> None:
 def recall(settings: Settings) -> Expected | None:
     """What the latest plan on this machine expected of a run with these settings; None if there is none."""
     try:
-        return Expected(**json.loads(_path(settings).read_text()))
-    except (OSError, ValueError, TypeError):
+        return parse_as(Expected, _path(settings).read_text())
+    except (OSError, ValueError):
         return None

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from daskembed.documents import parse_yaml, read_yaml
 from daskembed.errors import InputError, did_you_mean
 
 SUFFIXES = (".yaml", ".yml")
@@ -61,7 +62,7 @@ def read_preset(cluster: str) -> dict[str, Any]:
             f"{did_you_mean(cluster, presets())}"
         )
     try:
-        preset = yaml.safe_load(path.read_text(encoding="utf-8"))
+        preset = read_yaml(path)
     except yaml.constructor.ConstructorError as error:
         raise InputError(
             f"{path} is refused: {' '.join(str(error).split())}; a cluster file holds plain values only"
@@ -127,7 +128,7 @@ def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
         if not equals or not all(name.isidentifier() for name in names):
             raise InputError(f"--cluster-arg {pair!r}: expected KEY=VALUE, such as n_workers=2")
         try:
-            value = yaml.safe_load(text)
+            value = parse_yaml(text)
         except yaml.YAMLError as error:
             raise InputError(f"--cluster-arg {pair!r}: {text!r} is not YAML: {' '.join(str(error).split())}") from None
         for name in reversed(names):

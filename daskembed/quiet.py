@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from distributed import WorkerPlugin
 
 from daskembed.errors import every_error
+from daskembed.text import visible
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -68,7 +69,7 @@ class _OneLine(logging.Handler):
         told = record.getMessage().strip().partition("\n")[0]
         error = record.exc_info[1] if record.exc_info else None
         why = f": {type(error).__name__}: {' '.join(str(error).split())}" if error is not None else ""
-        _log.warning(f"Dask says ({record.name}): {told}{why}")
+        _log.warning(visible(f"Dask says ({record.name}): {told}{why}"))
 
 
 class QuietWorkers(WorkerPlugin):  # type: ignore[misc]

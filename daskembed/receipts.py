@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
+from daskembed.documents import MOST_JSON, parse_as
 from daskembed.errors import InputError
 from daskembed.sinks import SINKS, Published, get_sink, sink_of
 from daskembed.storage import Storage
@@ -50,10 +51,6 @@ class Receipt:
     """UTC, ISO 8601."""
     software: dict[str, str] = field(default_factory=dict)
     """Versions of what made the file."""
-
-    def __post_init__(self) -> None:
-        files = [one if isinstance(one, Published) else Published(**one) for one in self.files]
-        object.__setattr__(self, "files", files)
 
     @property
     def names(self) -> list[str]:
@@ -198,8 +195,8 @@ def delete_record(output: Storage, tile: str, version: str) -> None:
 
 def _read(output: Storage, path: str, kind: type[_Kept], name: str) -> _Kept:
     try:
-        return kind(**json.loads(output.get(path)))
-    except (ValueError, TypeError) as error:
+        return parse_as(kind, output.get(path, most=MOST_JSON))
+    except ValueError as error:
         raise InputError(f"{output.url_of(path)} is not a {name} of daskembed: {error}; delete it") from None
 
 

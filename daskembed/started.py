@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from daskembed.errors import InputError
 from daskembed.local import DEVICES, gpus, local
 from daskembed.presets import find_class, parse_workers
+from daskembed.text import visible
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -194,7 +195,7 @@ def _words(error: BaseException) -> str:
     """What an error and its cause say, in one line."""
     told = f"{type(error).__name__}: {' '.join(str(error).split())}"
     cause = " ".join(str(error.__cause__ or "").split())
-    return told if cause in told else f"{told} ({cause})"
+    return visible(told if cause in told else f"{told} ({cause})")
 
 
 def _close(cluster: Any) -> None:

@@ -22,6 +22,7 @@ from daskembed.receipts import (
     read_record,
 )
 from daskembed.storage import Storage
+from daskembed.text import visible
 from daskembed.tiles import check_tile, read_tiles
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class OutputStatus:
     def __repr__(self) -> str:
         more = [f"  and {len(self.tiles) - MOST_LISTED} more"] if len(self.tiles) > MOST_LISTED else []
         tiles = [f"  {tile.tile} {tile.version} {tile.status}" for tile in self.tiles[:MOST_LISTED]]
-        return "\n".join([f"<OutputStatus> {self.output}", *tiles, *more, *summary(self)])
+        return "\n".join([f"<OutputStatus> {visible(self.output)}", *tiles, *more, *summary(self)])
 
     @property
     def counts(self) -> dict[str, int]:
@@ -321,7 +322,7 @@ def _table(found: OutputStatus) -> Table:
         bad = (str(len(tile.quarantined)), *([str(len(tile.rejected))] if rejected else []))
         cells = (tile.tile, "cube" if tile.kind == "cube" else tile.version, tile.status, chips, blocks, *bad, what)
         # As `Text`, so that brackets in names and reasons are no markup.
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(visible(cell)) for cell in cells))
     return table
 
 
@@ -336,7 +337,7 @@ def summary(found: OutputStatus) -> list[str]:
             if counted[kind] or not (found.tiles or kind == "cube")
         ),
         f"quarantined  {len(bad)}",
-        *(f"  {url}  {_line(why)}" for _, _, url, why in bad[:MOST_LISTED]),
+        *(f"  {visible(url)}  {_line(why)}" for _, _, url, why in bad[:MOST_LISTED]),
     ]
     if len(bad) > MOST_LISTED:
         lines.append(f"  and {len(bad) - MOST_LISTED} more: `daskembed status --quarantined` lists all")
@@ -347,4 +348,4 @@ def summary(found: OutputStatus) -> list[str]:
 
 def _line(text: str) -> str:
     """`text` without its line breaks: messages of libraries have some."""
-    return " ".join(text.split())
+    return visible(" ".join(text.split()))

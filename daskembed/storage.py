@@ -6,13 +6,14 @@ import contextlib
 import errno
 import functools
 import io
+import logging
 import os
 import random
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar, cast
@@ -30,9 +31,11 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from daskembed import config, local_files, uploads
+from daskembed import config, folders, local_files, uploads
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, UnconditionalError
+from daskembed.text import visible
 
+_log = logging.getLogger(__name__)
 SCHEMES = ("s3", "gs", "az", "file")
 _Result = TypeVar("_Result")
 
@@ -47,6 +50,8 @@ class Entry:
     """Bytes."""
     etag: str
     """The store's tag of this content (for local files made of inode, time and size)."""
+    reason: str | None = field(default=None, repr=False)
+    """Why it cannot be read; None if it can. Without part in the `repr`, of which fingerprints are made."""
 
 
 def is_local(url: str) -> bool:
@@ -244,30 +249,50 @@ class Storage:
         if is_local(self.url) and not Path(self.url).is_dir():
             raise InputError(f"no folder {self.url}")
 
-    def entries(self, prefix: str = "", *, recursive: bool = True) -> list[Entry]:
-        """The objects under the folder `prefix`, sorted by path; none if the folder does not exist."""
-        if is_local(self.url) and not Path(self.url).is_dir():
-            return []
+    def entries(self, prefix: str = "", *, recursive: bool = True, broken: bool = False) -> list[Entry]:
+        """The objects under the folder `prefix`, sorted by path; none if the folder does not exist.
 
-        def look() -> list[Any]:
+        Parameters
+        ----------
+        prefix, recursive
+            Which folder, and whether those in it are looked into.
+        broken
+            Whether to give also what cannot be read, such as pipes; their `Entry.reason` says why.
+        """
+
+        def look() -> list[Entry]:
+            if is_local(self.url):
+                found = folders.files(Path(self.url), prefix, recursive=recursive)
+                return [Entry(visible(one.path), one.size, one.etag, one.reason) for one in found]
             if recursive:
-                return [meta for chunk in obstore.list(self._store, prefix or None) for meta in chunk]
-            return list(obstore.list_with_delimiter(self._store, prefix or None)["objects"])
+                objects = [meta for chunk in obstore.list(self._store, prefix or None) for meta in chunk]
+            else:
+                objects = list(obstore.list_with_delimiter(self._store, prefix or None)["objects"])
+            return [Entry(meta["path"], meta["size"], meta["e_tag"] or "") for meta in objects]
 
+        if is_local(self.url) and not (Path(self.url) / prefix).is_dir():
+            return []
         try:
-            found = self._carry_out(prefix, look)
+            entries = self._carry_out(prefix, look)
         except FileNotFoundError:
             return []
-        return sorted((Entry(m["path"], m["size"], m["e_tag"] or "") for m in found), key=lambda entry: entry.path)
+        return sorted((one for one in entries if broken or one.reason is None), key=lambda entry: entry.path)
 
     def folders(self, prefix: str = "") -> list[str]:
         """Paths of the folders right below the folder `prefix`, sorted; none if it does not exist."""
-        if is_local(self.url) and not Path(self.url).is_dir():
+
+        def look() -> list[str]:
+            if not is_local(self.url):
+                return list(obstore.list_with_delimiter(self._store, prefix or None)["common_prefixes"])
+            found = folders.folders(Path(self.url), prefix)
+            for path in filter(folders.unnameable, found):
+                _log.warning(f"warning: {visible(self.url_of(path))} is left out: its name is no plain text; rename it")
+            return [path for path in found if not folders.unnameable(path)]
+
+        if is_local(self.url) and not (Path(self.url) / prefix).is_dir():
             return []
         try:
-            found = self._carry_out(
-                prefix, lambda: list(obstore.list_with_delimiter(self._store, prefix or None)["common_prefixes"])
-            )
+            found = self._carry_out(prefix, look)
         except FileNotFoundError:
             return []
         return sorted(path.rstrip("/") for path in found)
@@ -278,14 +303,23 @@ class Storage:
         with explained(self.url_of(path), self.url):
             return _persist(act)
 
-    def get(self, path: str) -> bytes:
+    def get(self, path: str, *, most: int | None = None) -> bytes:
         """The whole object, in one request.
 
         Raises
         ------
         FileNotFoundError, StorageUnusableError, StorageError
+        InputError
+            If it has more than `most` bytes; they are not read.
         """
-        return self._carry_out(path, lambda: obstore.get(self._store, path).bytes().to_bytes())
+
+        def fetch() -> bytes:
+            found = obstore.get(self._store, path)
+            if most is not None and (size := found.meta["size"]) > most:
+                raise InputError(f"{self.url_of(path)} has {size:,} bytes, expected at most {most:,}")
+            return found.bytes().to_bytes()
+
+        return self._carry_out(path, fetch)
 
     def get_range(self, path: str, start: int, end: int) -> bytes:
         """Bytes `start` to `end` (exclusive) of the object, in one request."""
@@ -549,19 +583,7 @@ def zarr_store(storage: Storage) -> Any:
     """The folder as a store for Zarr to read from; its errors are for `explained` to tell."""
     from zarr.storage import ObjectStore
 
-    class Folders(ObjectStore[Any]):
-        """What is in a group is a folder: files that are none of Zarr's, such as .DS_Store, are not looked into."""
-
-        def list_dir(self, prefix: str) -> Any:
-            return self._folders(prefix)
-
-        async def _folders(self, prefix: str) -> AsyncIterator[str]:
-            found = await obstore.list_with_delimiter_async(self.store, prefix=prefix or None)
-            for path in found["common_prefixes"]:
-                if not is_stray(name := PurePosixPath(path).name):
-                    yield name
-
-    return Folders(storage._store, read_only=True)
+    return ObjectStore(storage._store, read_only=True)
 
 
 def is_stray(path: str) -> bool:

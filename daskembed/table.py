@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyproj
+import shapely
+from shapely.errors import ShapelyError
 
+from daskembed import wkb
 from daskembed.cube import INSIDE
+from daskembed.documents import parse_object
 from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError
 from daskembed.footprints import bounding_box, box
@@ -289,7 +292,7 @@ def _look(storage: Storage, name: str) -> _Look:
     with _naming(storage, name), _open(storage, name) as file:
         metadata = file.metadata
         footer = metadata.metadata or {}
-        made = dict(json.loads(footer.get(b"daskembed", b"{}")))
+        made = parse_object(footer.get(b"daskembed", b"{}"))
         bounds = _bounds(footer)
         pieces, groups, size = [], [], 0
         for group in range(metadata.num_row_groups):
@@ -308,7 +311,15 @@ def _naming(storage: Storage, name: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"{storage.url_of(name)} is gone: open the folder again") from None
-    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, pyproj.exceptions.CRSError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        pyproj.exceptions.CRSError,
+        ShapelyError,
+    ) as error:
         said = " ".join(str(error).split())[:200]
         raise InputError(
             f"{storage.url_of(name)} cannot be read as GeoParquet: {type(error).__name__}: {said}; "
@@ -320,7 +331,7 @@ def _bounds(footer: dict[bytes, bytes]) -> shapely.Geometry:
     """The area that a file's footer says, which may be none, or reach across the antimeridian."""
     if b"geo" not in footer:
         raise ValueError("no `geo` in its footer")
-    column = json.loads(footer[b"geo"])["columns"]["geometry"]
+    column = parse_object(footer[b"geo"])["columns"]["geometry"]
     if column["encoding"] != "WKB" or pyproj.CRS.from_user_input(column.get("crs", "OGC:CRS84")) != "OGC:CRS84":
         raise ValueError("its geometries are not WKB in OGC:CRS84")
     bbox = column.get("bbox", [-180, -90, 180, 90])
@@ -331,10 +342,12 @@ def _bounds(footer: dict[bytes, bytes]) -> shapely.Geometry:
 def _read_groups(storage: Storage, name: str, groups: tuple[int, ...], columns: list[str] | None) -> gpd.GeoDataFrame:
     with _naming(storage, name), _open(storage, name) as file:
         table = file.read_row_groups(list(groups), columns=columns)
+        places = None
+        if "geometry" in table.column_names:
+            wkb.check(values := table["geometry"].to_pylist())
+            places = gpd.GeoSeries.from_wkb(values, crs="OGC:CRS84")
     frame = table.to_pandas(types_mapper=_column_type)
-    if "geometry" not in frame:
-        return frame
-    return gpd.GeoDataFrame(frame).set_geometry(gpd.GeoSeries.from_wkb(frame["geometry"], crs="OGC:CRS84"))
+    return frame if places is None else gpd.GeoDataFrame(frame).set_geometry(places)
 
 
 def _column_type(kind: pa.DataType) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Generator, Iterator, Sequence
@@ -18,22 +17,36 @@ import pyarrow.parquet as pq
 import pyproj
 import shapely
 
-from daskembed.errors import InputError
+from daskembed import wkb
+from daskembed.documents import parse_object
+from daskembed.errors import DaskembedError, InputError
 from daskembed.footprints import at_tile, place_of
 from daskembed.grid import square_of
 from daskembed.receipts import Receipt, read_receipt, receipt_path
 from daskembed.sinks import DTYPES, SINKS, Published, get_sink, zarr
 from daskembed.storage import Storage, is_local, local_path, split_url
+from daskembed.text import visible
 from daskembed.tiles import check_tile
+from daskembed.validate_bounds import KEPT_BYTES, TEXT_BYTES, decode, rows_at_once, too_much
 
-BATCH_BYTES = 32 * 2**20
-"""Most bytes of rows held at a time."""
 HASHED_BYTES = 8 * 2**20
+MOST_TOLD = 1000
+"""Characters of a message."""
+MOST_FOOTER = 4 * 2**20
+"""Bytes of an object in the footer."""
 _SUFFIXES = tuple(get_sink(name).SUFFIX for name in SINKS)
 EMBEDDINGS = re.compile(r"(?P<tile>\w+)_(?P<first>\d{8})_(?P<last>\d{8})_v(?P<version>[0-9A-Za-z]+)\.\w+")
 _COLUMNS = ("source_url", "date", "embeddings", "geometry")
 _KINDS = ("Polygon", "MultiPolygon")
 _PROVENANCE = b"daskembed"
+_TYPES: dict[str, tuple[type, str, type]] = {
+    **dict.fromkeys(("tile", "encoder", "checkpoint", "level", "dtype"), (str, "text", object)),
+    **dict.fromkeys(("chips", "windows", "window"), (int, "number", object)),
+    "shape": (list, "list of lengths", int),
+    "dims": (list, "list of names", str),
+    "identity": (dict, "object", object),
+}
+"""Field of what a file says of how it was made -> its type, in words, and that of its items."""
 _WINDOW = r"([#&])window=([0-9]+),([0-9]+)$"
 
 
@@ -48,6 +61,11 @@ class Finding:
     """What was found and what was expected."""
     severity: Literal["problem", "note"] = "problem"
     """A note is a difference that does no harm, or a check that could not be made."""
+
+    def __post_init__(self) -> None:
+        # Much of it is what somebody else's file says.
+        told = visible(self.message)
+        object.__setattr__(self, "message", told if len(told) <= MOST_TOLD else f"{told[:MOST_TOLD]}...")
 
     def __str__(self) -> str:
         return f"note: {self.message}" if self.severity == "note" else self.message
@@ -99,8 +117,9 @@ def validate(url: str) -> list[Finding]:
     """
     storage, name = split_url(str(local_path(url)) if is_local(url) else url.rstrip("/"))
     is_store = name.endswith(zarr.SUFFIX)
-    if is_local(url) and local_path(url).is_dir() and not is_store:
-        raise InputError(f"{url} is a folder: expected a file *{_SUFFIXES[0]} or a store *{zarr.SUFFIX}")
+    if is_local(url) and not is_store and (there := local_path(url)).exists() and not there.is_file():
+        what = "folder" if there.is_dir() else "pipe or a device"
+        raise InputError(f"{url} is a {what}: expected a file *{_SUFFIXES[0]} or a store *{zarr.SUFFIX}")
     from daskembed.validate_cube import check_store
 
     try:
@@ -146,11 +165,11 @@ def _findings(storage: Storage, name: str) -> Iterator[Finding]:
             reader.seek(0)
             # By default whole columns of a row group are fetched ahead, and files of others are one row group.
             with pq.ParquetFile(reader, buffer_size=2**20, pre_buffer=False) as file:
-                yield from _check_content(file, named, receipt)
-    except FileNotFoundError:
+                yield from _check_content(file, reader, named, receipt)
+    except (FileNotFoundError, DaskembedError):
         raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).partition("\n")[0]
+    except Exception as error:  # whatever pyarrow, shapely and PROJ raise of what somebody wrote
+        reason = str(error).partition("\n")[0] or type(error).__name__
         yield Finding("parquet", f"cannot be read as Parquet, it is cut off or damaged: {reason}")
 
 
@@ -218,7 +237,9 @@ def _check_receipt(storage: Storage, name: str, named: Named, reader: Any) -> Ge
     return receipt
 
 
-def _check_content(file: pq.ParquetFile, named: Named | None, receipt: Receipt | None) -> Iterator[Finding]:
+def _check_content(
+    file: pq.ParquetFile, reader: Any, named: Named | None, receipt: Receipt | None
+) -> Iterator[Finding]:
     footer = file.metadata.metadata or {}
     rows = file.metadata.num_rows
     foreign = _PROVENANCE not in footer
@@ -231,17 +252,22 @@ def _check_content(file: pq.ParquetFile, named: Named | None, receipt: Receipt |
         yield Finding("receipt", f"{rows} rows, the receipt says {receipt.chips} chips")
     if not rows:
         yield Finding("schema", "no rows")
+    elif problem := too_much(file.metadata, usable):
+        yield Finding("schema", problem)
     elif usable:
+        # A second time, as dictionaries: in the schema these columns would not be what they are.
+        texts = [name for name in ("source_url", "geometry") if name in usable]
+        options = {"metadata": file.metadata, "buffer_size": 2**20, "pre_buffer": False}
+        file = pq.ParquetFile(reader, read_dictionary=texts, **options)
         yield from _check_rows(file, usable, named, receipt, column, made, foreign)
 
 
 def _json(footer: dict[bytes, bytes], key: bytes) -> dict[str, Any] | None:
     """An object of the footer; None if it is not JSON or no object."""
     try:
-        value = json.loads(footer[key])
+        return parse_object(footer[key], most=MOST_FOOTER)
     except ValueError:
         return None
-    return value if isinstance(value, dict) else None
 
 
 def _read_provenance(footer: dict[bytes, bytes]) -> Generator[Finding, None, dict[str, Any] | None]:
@@ -251,7 +277,21 @@ def _read_provenance(footer: dict[bytes, bytes]) -> Generator[Finding, None, dic
     made = _json(footer, _PROVENANCE)
     if made is None:
         yield Finding("provenance", "`daskembed` in the footer is not a JSON object")
-    return made
+        return None
+    return (yield from typed(made, "footer"))
+
+
+def typed(made: dict[str, Any], where: str) -> Generator[Finding, None, dict[str, Any]]:
+    """What a file says of how it was made, without what is not of the type that it should be."""
+    kept = {}
+    for key, value in made.items():
+        kind, words, of_items = _TYPES.get(key, (object, "", object))
+        items = value if isinstance(value, list) else []
+        if isinstance(value, kind) and not isinstance(value, bool) and all(isinstance(one, of_items) for one in items):
+            kept[key] = value
+        else:
+            yield Finding("provenance", f"the {where}'s {key} {value} is no {words}")
+    return kept
 
 
 def windows_of(made: dict[str, Any] | None) -> int:
@@ -399,17 +439,21 @@ def _check_rows(
     made: dict[str, Any] | None,
     foreign: bool,
 ) -> Iterator[Finding]:
-    metadata = file.metadata
-    held = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-    rows = max(1, BATCH_BYTES * metadata.num_rows // max(1, held))
+    rows, kept = rows_at_once(file.metadata, usable), 0
     faults, names, days, start = _Faults(), [], set[Any](), 0
     look_at = _Places(column, named, windows_of(made))
     length: int | None = None
     for batch in file.iter_batches(batch_size=rows, columns=usable):
         if "source_url" in usable:
-            names.append(batch["source_url"].cast(pa.string()))
-            urls = [url or f"{number}, without source_url" for number, url in enumerate(names[-1].to_pylist(), start)]
-            faults.add("schema", "no source_url", urls, np.flatnonzero(names[-1].is_null()))
+            found, long = decode(batch["source_url"], TEXT_BYTES)
+            urls = [url or f"{number}, without source_url" for number, url in enumerate(found.to_pylist(), start)]
+            empty = found.is_null().to_numpy(zero_copy_only=False)
+            faults.add("schema", "no source_url", urls, np.flatnonzero(empty & ~long))
+            faults.add("schema", f"a source_url of more than {TEXT_BYTES:,} bytes", urls, np.flatnonzero(long))
+            kept += found.nbytes
+            names.append(found.cast(pa.string()))
+            if kept > KEPT_BYTES:
+                names.clear()
         else:
             urls = [str(number) for number in range(start, start + len(batch))]
         if "date" in usable:
@@ -417,12 +461,14 @@ def _check_rows(
         if "embeddings" in usable:
             length = _check_vectors(batch["embeddings"], urls, length, faults)
         if "geometry" in usable:
-            look_at.check(batch["geometry"], urls, faults)
+            look_at.check(decode(batch["geometry"], wkb.MOST_BYTES)[0], urls, faults)
         start += len(batch)
     yield from faults.findings()
     if named is not None and "date" in usable:
         yield from check_ends(days, named, receipt)
-    if names:
+    if kept > KEPT_BYTES:
+        yield Finding("order", f"source_urls of more than {KEPT_BYTES:,} bytes: their order was not looked at", "note")
+    elif names:
         yield from _check_order(pa.chunked_array(names).combine_chunks(), foreign)
 
 
@@ -478,10 +524,14 @@ class _Places:
 
     def check(self, column: pa.Array, urls: Sequence[str], faults: _Faults) -> None:
         """Check a batch of WKB."""
-        shapes = shapely.from_wkb(column.to_numpy(zero_copy_only=False), on_invalid="ignore")
-        missing = shapely.is_missing(shapes)
-        kinds = np.array(["" if shape is None else shape.geom_type for shape in shapes])
-        areal = np.isin(kinds, _KINDS)
+        values = column.to_numpy(zero_copy_only=False)
+        said = np.array([wkb.kind_of(value) for value in values], "U32")
+        areal = np.isin(said, _KINDS)
+        # Others never get to GEOS, which some of them bring down.
+        shapes = shapely.from_wkb(np.where(areal, values, None), on_invalid="ignore")
+        missing = shapely.is_missing(shapes) & ~((said != "") & ~areal)
+        kinds = np.where(missing, "", said)
+        areal &= ~missing
 
         def add(check: str, what: str, bad: Any) -> None:
             faults.add(check, what, urls, np.flatnonzero(bad))
@@ -492,7 +542,7 @@ class _Places:
         for kind in sorted(set(kinds[areal]) - set(self._kinds)):
             add("geo", f"the geometry is a {kind}, which the footer's geometry types lack", kinds == kind)
         add("geometry", "the geometry is empty", shapely.is_empty(shapes))
-        add("geometry", "the geometry is not valid", ~missing & ~shapely.is_valid(shapes))
+        add("geometry", "the geometry is not valid", areal & ~shapely.is_valid(shapes))
 
         parts, owners = shapely.get_parts(shapes, return_index=True)
         west, south, east, north = shapely.bounds(parts).reshape(-1, 4).T
@@ -508,7 +558,7 @@ class _Places:
             add("geo", f"the geometry is not inside the footer's bbox {self._bbox}", bad & ~shapely.is_empty(shapes))
         if self._tile is not None:
             what = f"the geometry is not at tile {self._tile}: expected {place_of(self._tile)}"
-            add("geometry", what, self._far(self._tile, shapes) & ~missing & ~shapely.is_empty(shapes))
+            add("geometry", what, self._far(self._tile, shapes) & areal & ~shapely.is_empty(shapes))
 
     def _far(self, tile: str, shapes: Any) -> Any:
         """Which shapes are not at their tile, nor are the chips whose windows they are."""

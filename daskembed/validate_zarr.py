@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Generator, Iterator
@@ -14,11 +13,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyproj
 
+from daskembed.documents import parse_object
+from daskembed.errors import DaskembedError
 from daskembed.footprints import at_tile, place_of
 from daskembed.geozarr import ROOT
 from daskembed.sinks import DTYPES
 from daskembed.sinks.zarr import VARIABLE, digest
-from daskembed.validate import Finding, Named, check_ends, check_name, check_provenance, find_receipt, windows_of
+from daskembed.validate import (
+    Finding,
+    Named,
+    check_ends,
+    check_name,
+    check_provenance,
+    find_receipt,
+    typed,
+    windows_of,
+)
+from daskembed.zarr_checks import checked
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,6 +38,10 @@ if TYPE_CHECKING:
     from daskembed.sinks import Published
     from daskembed.storage import Storage
 
+MOST_HELD = 256 * 2**20
+"""Bytes of all objects but the shards, which are in memory together."""
+MOST_SHARD = 512 * 2**20
+"""Of a shard, as it is stored and as it becomes."""
 _SHARD = re.compile(re.escape(VARIABLE) + r"/c((?:/\d+)+)")
 
 
@@ -43,9 +58,17 @@ def check_store(storage: Storage, name: str) -> Iterator[Finding]:
         return
     store = _Store(storage, name)
     shards = sorted(path for path in sizes if _SHARD.fullmatch(path))
+    if (held := sum(size for path, size in sizes.items() if path not in {*shards})) > MOST_HELD:
+        yield Finding("zarr", f"{held:,} bytes beside its shards, expected at most {MOST_HELD:,}")
+        return
     for path in sizes.keys() - set(shards):
         store.load(path)
-    yield from _check_content(store, shards, named, receipt)
+    try:
+        yield from _check_content(store, {path: sizes[path] for path in shards}, named, receipt)
+    except DaskembedError:
+        raise
+    except Exception as error:  # whatever zarr, xarray and PROJ raise of what somebody wrote
+        yield Finding("zarr", f"cannot be looked at to its end: {_line(error)}")
     if published is not None:
         yield from _check_digest(store, sizes, published)
 
@@ -80,36 +103,40 @@ def _check_digest(store: _Store, sizes: dict[str, int], published: Published) ->
         yield Finding("receipt", f"SHA-256 of all objects {found}, the receipt says {published.sha256}")
 
 
-def _check_content(store: _Store, shards: list[str], named: Named | None, receipt: Receipt | None) -> Iterator[Finding]:
+def _check_content(
+    store: _Store, shards: dict[str, int], named: Named | None, receipt: Receipt | None
+) -> Iterator[Finding]:
     import xarray as xr
     import zarr
     from zarr.storage import MemoryStore
 
-    memory = MemoryStore(store.held)
+    memory = checked(MemoryStore(store.held))
     # Whatever zarr, numcodecs and xarray raise of damaged metadata.
     try:
-        root = json.loads(store.held[ROOT].to_bytes())
+        root = parse_object(store.held[ROOT].to_bytes())
         cube = xr.open_zarr(memory, chunks=None, consolidated=True)
         array = zarr.open_array(memory, path=VARIABLE, mode="r")
     except Exception as error:
         yield Finding("zarr", f"cannot be opened, it is damaged or no store of ours: {_line(error)}")
         return
-    made = root["attributes"].get("daskembed")
+    attributes = root["attributes"]
+    made = attributes.get("daskembed")
     if not isinstance(made, dict):
         yield Finding("provenance", "no `daskembed` in the attributes: nothing says what made the embeddings", "note")
         made = {}
+    made = yield from typed(made, "root")
     if not (yield from _check_variable(cube, array, made)):
         return
     across = math.isqrt(windows_of(made))
     lengths = dict(zip(made.get("dims", ()), made.get("shape", ()), strict=False))
     chip = (across * lengths.get("row", 1), across * lengths.get("col", 1))
-    yield from _check_place(cube, root["attributes"], named, chip)
+    yield from _check_place(cube, attributes, named, chip)
     days = yield from _check_times(cube, named)
     if named is not None and days:
         yield from check_ends(days, named, receipt)
     cells = yield from _check_shards(store, shards, array)
     if made:
-        a_row = lengths.get("row", 1) * lengths.get("col", 1)
+        a_row = max(1, lengths.get("row", 1) * lengths.get("col", 1))
         rows, rest = divmod(cells, a_row)
         if rest:
             yield Finding("vectors", f"{cells} cells have values, which is no whole number of {a_row}: some are lost")
@@ -188,14 +215,17 @@ def _check_times(cube: xr.Dataset, named: Named | None) -> Generator[Finding, No
     return found
 
 
-def _check_shards(store: _Store, shards: list[str], array: Any) -> Generator[Finding, None, int]:
+def _check_shards(store: _Store, sizes: dict[str, int], array: Any) -> Generator[Finding, None, int]:
     """Gives how many cells have values."""
     cells = 0
-    for path in shards:
+    for path in sorted(sizes):
         numbers = tuple(map(int, path.partition("/c/")[2].split("/")))
         starts = [number * length for number, length in zip(numbers, array.shards or array.chunks, strict=False)]
         if len(numbers) != array.ndim or any(start >= end for start, end in zip(starts, array.shape, strict=True)):
             yield Finding("zarr", f"{path} is no shard of {VARIABLE}")
+            continue
+        if (size := max(sizes[path], math.prod(array.shards or array.chunks) * array.dtype.itemsize)) > MOST_SHARD:
+            yield Finding("zarr", f"{path} has {size:,} bytes, expected at most {MOST_SHARD:,}")
             continue
         store.load(path)
         ends = zip(starts, array.shards or array.chunks, array.shape, strict=True)

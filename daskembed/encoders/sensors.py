@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from daskembed.documents import parse_yaml, read_yaml
 from daskembed.encoders.description import KINDS, UNSAID, Band, Numbers, Sensor
 from daskembed.errors import InputError
 
@@ -25,7 +26,7 @@ _BAND_KEYS = {"name", "mean", "std", "wavelength", "aliases", *_NUMBERS_KEYS}
 @functools.cache
 def known_sensors() -> Mapping[str, Sensor]:
     """The sensors of the package's table, by name."""
-    table = yaml.safe_load(files("daskembed.encoders").joinpath("sensors.yaml").read_text())
+    table = parse_yaml(files("daskembed.encoders").joinpath("sensors.yaml").read_text())
     return {name: _parse({"name": name, **sensor}, f"sensors.yaml: {name}") for name, sensor in table.items()}
 
 
@@ -58,7 +59,7 @@ def get_sensor(sensor: str) -> Sensor:
 
 def _read(path: str) -> Sensor:
     try:
-        described = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        described = read_yaml(Path(path).expanduser())
     except OSError as error:
         raise InputError(f"cannot read the sensor {path}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:

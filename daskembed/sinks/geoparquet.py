@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pyproj
 import shapely
 
+from daskembed.documents import parse_object
 from daskembed.footprints import bounding_box, box
 from daskembed.parts import cast_vectors, rows_a_group
 from daskembed.sinks import Published
@@ -113,9 +114,9 @@ def read_provenance(output: Storage, name: str) -> dict[str, Any] | None:
     try:
         with pq.ParquetFile(output.open_reader(name)) as file:
             text = (file.metadata.metadata or {}).get(_PROVENANCE)
-    except pa.ArrowInvalid:
+        return None if text is None else parse_object(text)
+    except (pa.ArrowInvalid, ValueError):
         return None
-    return None if text is None else json.loads(text)
 
 
 def _cast(table: pa.Table, kind: pa.DataType, dtype: str) -> pa.Table:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 import re
 import struct
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyproj
 
+from daskembed.documents import MOST_JSON, parse_json
 from daskembed.errors import InputError, StorageError, TileError, exact
 from daskembed.geozarr import ROOT, Grid, metadata
 from daskembed.parts import cast_vectors
@@ -185,8 +185,8 @@ def size(output: Storage, name: str) -> int | None:
 def read_provenance(output: Storage, name: str) -> dict[str, Any] | None:
     """What a store's attributes say under ``daskembed``; None if it was not made by this package."""
     try:
-        found = json.loads(output.get(f"{name}/{ROOT}"))["attributes"]["daskembed"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        found = parse_json(output.get(f"{name}/{ROOT}", most=MOST_JSON))["attributes"]["daskembed"]
+    except (FileNotFoundError, InputError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, dict) else None
 

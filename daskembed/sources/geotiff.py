@@ -30,6 +30,7 @@ from daskembed.sources.judging import NEVER, check_pixels, order_bands, short
 from daskembed.sources.values import (
     SIDECARS,
     Scale,
+    check_sidecar,
     note_of,
     part_masks,
     read_bands,
@@ -106,10 +107,10 @@ class GeotiffChip:
 
 def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
     """List a tile's chips in one request (two where its folder is empty); see `daskembed.index_tile`."""
-    found = storage.entries(tile)
+    found = storage.entries(tile, broken=True)
     entries = [entry for entry in found if _is_chip(entry.path)]
     if not entries:
-        found = storage.entries(recursive=False)
+        found = storage.entries(recursive=False, broken=True)
         entries = [entry for entry in found if _is_chip(entry.path) and f"_{tile}_" in entry.path]
     if not entries:
         return None
@@ -168,6 +169,8 @@ def read_chip(url: str, bands: tuple[int, ...], *, sidecars: Sequence[str] = ())
         with timed("source"):
             data = storage.get(name)
             beside = {end: storage.get(f"{name}{end}") for end in sidecars}
+            for end, more in beside.items():
+                check_sidecar(f"{name}{end}", more)
     except FileNotFoundError:
         raise ChipError("is gone: it was listed, but the store no longer has it") from None
     with timed("decode"):
@@ -272,6 +275,8 @@ def _header_or_reason(listing: Listing, entry: Entry, reading: Reading) -> _Head
 def _read_header(
     storage: Storage, entry: Entry, tile: str, reading: Reading = _READING, sidecars: tuple[str, ...] = ()
 ) -> _Header:
+    if entry.reason is not None:
+        raise ChipError(entry.reason)
     if entry.size > _MOST_BYTES:
         raise ChipError(
             f"has {entry.size:,} bytes, expected at most {_MOST_BYTES:,}: a chip without compression has 27 MB"
@@ -287,6 +292,8 @@ def _read_header(
     name = f"{uuid.uuid4().hex}.tif"
 
     beside = {f"{name}{end}": storage.get(f"{entry.path}{end}") for end in sidecars}
+    for path, data in beside.items():
+        check_sidecar(path, data)
 
     def opener(path: str, mode: str = "rb") -> io.RawIOBase | io.BytesIO:
         for known, data in beside.items():

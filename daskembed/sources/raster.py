@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from daskembed.encoders.description import Band
-from daskembed.errors import ChipError, StorageError, exact
+from daskembed.errors import ChipError, DaskembedError, InputError, exact
 from daskembed.sources import Listing, Reading
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.chunks import lost_pixels
@@ -36,9 +37,18 @@ from daskembed.sources.scenes import (
     grid_of,
     listing_of,
 )
-from daskembed.sources.values import SIDECARS, Scale, part_masks, read_bands, scale_of, settle
-from daskembed.sources.vrt import references
-from daskembed.storage import Entry, Storage, is_local, open_remote, split_url
+from daskembed.sources.values import (
+    MOST_SIDECAR,
+    SIDECARS,
+    Scale,
+    check_sidecar,
+    part_masks,
+    read_bands,
+    scale_of,
+    settle,
+)
+from daskembed.sources.vrt import MOST_BYTES, SIGNATURES, TOP, Virtual, read_vrt
+from daskembed.storage import Entry, Storage, explained, is_local, open_remote
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -52,10 +62,15 @@ _BAND_FILE = re.compile(
 _METRES = re.compile(r"R\d+m", re.IGNORECASE)
 _NO_BAND = re.compile(r"T?\d\d[A-Z]{3}_\d{8}T\d{6}_(?:B01|B09|B10|AOT|WVP|TCI|CLD|SNW|PVI)(?:_\d+m)?", re.IGNORECASE)
 """Files of ESA's products that are beside those of the bands, and no image of all bands."""
-_LARGEST_VRT = 16 * 2**20
-"""Bytes: of a mosaic of tens of thousands of files."""
-# Each thread decodes for itself; a row of blocks of all bands fits into the cache.
-_GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 256, "GDAL_NUM_THREADS": 1}
+# Each thread decodes for itself; a row of blocks of all bands fits into the cache. Of virtual rasters `read_vrt` lets
+# nothing else through; GDAL itself would refuse the worst, too.
+_GDAL = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_CACHEMAX": 256,
+    "GDAL_NUM_THREADS": 1,
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+    "GDAL_VRT_ENABLE_RAWRASTERBAND": "NO",
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,8 @@ class RasterLayer:
     """Some bands of a file."""
 
     url: str
+    root: str
+    """URL of the source: nothing that is not below it is read."""
     bands: tuple[int, ...]
     """1-based numbers."""
     scales: tuple[Scale, ...]
@@ -77,6 +94,7 @@ class _File:
     """What the header of a file says."""
 
     url: str
+    root: str
     shape: tuple[int, int]
     epsg: int
     west: float
@@ -96,10 +114,10 @@ class _File:
 
 def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
     """The chips of the rasters of a tile, or of those in its folder; see `daskembed.index_tile`."""
-    top, below = storage.entries(recursive=False), storage.entries(tile)
+    top, below = storage.entries(recursive=False, broken=True), storage.entries(tile, broken=True)
     flat = [entry for entry in top if _is_raster(entry.path, tile)]
     inside = [entry for entry in below if _suffix(entry.path) in _DRIVERS]
-    beside = {entry.path: entry for entry in (*top, *below) if entry.path.endswith(SIDECARS)}
+    beside = {entry.path: entry for entry in (*top, *below) if entry.path.endswith(SIDECARS) and entry.reason is None}
     whole: list[Entry] = []
     folders: dict[str, list[_BandFile]] = {}
     for entry in (*flat, *inside):
@@ -188,6 +206,8 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
 def _found(storage: Storage, path: str, entries: Sequence[Entry], make: Callable[[], Scene]) -> Found:
     stored = list(entries)
     try:
+        if broken := next((entry for entry in entries if entry.reason is not None), None):
+            raise ChipError(broken.reason if broken.path == path else f"holds {broken.path}, which {broken.reason}")
         stored += _shown(storage, entries)
         scene = replace(make(), fingerprint=fingerprint_of(stored))
         scene.check()
@@ -200,25 +220,23 @@ def _shown(storage: Storage, entries: Sequence[Entry]) -> list[Entry]:
     """The files of the store that VRTs among `entries` show, also by way of other VRTs: pixels change with them."""
     found: dict[str, Entry] = {}
     folders: dict[str, dict[str, Entry]] = {}
-    waiting = [entry for entry in entries if _suffix(entry.path) == ".vrt"]
-    while waiting:
-        vrt = waiting.pop()
-        if vrt.size > _LARGEST_VRT:
-            raise ChipError(f"has {vrt.size:,} bytes, expected at most {_LARGEST_VRT:,} of a VRT")
-        try:
-            text = storage.get(vrt.path)
-        except FileNotFoundError:
-            raise ChipError("is gone: it was listed, but the store no longer has it") from None
-        for reference in references(text, vrt.path, storage.url):
-            if (path := reference.path) is None or path in found:
-                continue
+    for vrt in (entry.path for entry in entries if _suffix(entry.path) == ".vrt"):
+        for path in read_vrt(vrt, partial(_get_vrt, storage)).paths:
             folder = path.rpartition("/")[0]
             if folder not in folders:
                 folders[folder] = {entry.path: entry for entry in storage.entries(folder, recursive=False)}
             if (source := folders[folder].get(path)) is not None:
                 found[path] = source
-                waiting += [source] if _suffix(path) == ".vrt" else []
     return sorted(found.values(), key=lambda entry: entry.path)
+
+
+def _get_vrt(storage: Storage, path: str) -> bytes:
+    if is_local(url := storage.url_of(path)):
+        _check_file(url)
+    try:
+        return storage.get(path, most=MOST_BYTES)
+    except InputError as error:
+        raise ChipError(f"needs more than a virtual raster: {error}") from None
 
 
 def _suffix(path: str) -> str:
@@ -234,7 +252,7 @@ def _scene_of_file(storage: Storage, entry: Entry, reading: Reading, beside: Map
     scales = _settled(file, numbers, reading.sensor.bands, reading, day)
     # Classes are no quantity: of their tags only nodata is of use.
     scales += tuple(Scale(file.scales[number - 1].nodata) for number in inside)
-    layer = RasterLayer(file.url, numbers + inside, scales, sidecars=file.sidecars)
+    layer = RasterLayer(file.url, file.root, numbers + inside, scales, sidecars=file.sidecars)
     size = file.kind.itemsize * len(lower)
     scene = _scene(storage.url_of(entry.path), reading, file, (layer,), None, day, size)
     return replace(scene, classified=bool(inside))
@@ -312,7 +330,7 @@ def _fit(file: _File, finest: _File) -> RasterLayer:
         raise ChipError(
             f"holds {name} of {_grid(file)}, which does not fit {finest.url.rpartition('/')[2]}: {_grid(finest)}"
         )
-    return RasterLayer(file.url, (1,), (Scale(file.scales[0].nodata),), round(times), sidecars=file.sidecars)
+    return RasterLayer(file.url, file.root, (1,), (Scale(file.scales[0].nodata),), round(times), sidecars=file.sidecars)
 
 
 def _grid(file: _File) -> str:
@@ -360,21 +378,23 @@ def _scene(
 
 
 def _read_header(storage: Storage, entry: Entry, beside: Mapping[str, Entry]) -> _File:
-    url, sidecars = storage.url_of(entry.path), tuple(end for end in SIDECARS if f"{entry.path}{end}" in beside)
-    opening = _Opening(url, sidecars)
+    name = entry.path.rpartition("/")[2]
+    sidecars = tuple(end for end in SIDECARS if f"{entry.path}{end}" in beside)
+    opening = _Opening(storage, entry.path, sidecars)
+    opening.check()
     with damage_is_the_chips(opening.failure), rasterio.Env(**opening.environment):
         try:
             with rasterio.open(opening.name, **opening.options) as dataset:
-                return replace(_header_of(url, dataset), sidecars=sidecars)
+                return replace(_header_of(storage, entry.path, dataset), sidecars=sidecars)
         except RasterioError as error:
             if (failure := opening.failure()) is not None:
                 raise failure from None
             said = " ".join(str(error).split())[:200]
-            raise ChipError(f"cannot be opened as a raster ({url.rpartition('/')[2]}): {said}") from None
+            raise ChipError(f"cannot be opened as a raster ({name}): {said}") from None
 
 
-def _header_of(url: str, dataset: Any) -> _File:
-    name = url.rpartition("/")[2]
+def _header_of(storage: Storage, path: str, dataset: Any) -> _File:
+    name = path.rpartition("/")[2]
     crs = dataset.crs
     epsg = crs.to_epsg() if crs else None
     if epsg is None or not crs.is_projected:
@@ -389,7 +409,8 @@ def _header_of(url: str, dataset: Any) -> _File:
         raise ChipError(f"has {', '.join(sorted(set(dataset.dtypes)))} pixels, expected integers or floats of one type")
     scales = tuple(scale_of(dataset, number) for number in dataset.indexes)
     return _File(
-        url=url,
+        url=storage.url_of(path),
+        root=storage.url,
         shape=dataset.shape,
         epsg=epsg,
         west=west,
@@ -404,42 +425,100 @@ def _header_of(url: str, dataset: Any) -> _File:
 
 
 class _Opening:
-    """How GDAL opens a file: by its path, or through the storage's own requests."""
+    """How GDAL opens a file: by its path, or through the storage's own requests; a virtual one as it was checked."""
 
-    def __init__(self, url: str, sidecars: tuple[str, ...] = ()) -> None:
-        self.name: str = url
+    def __init__(self, storage: Storage, path: str, sidecars: tuple[str, ...] = ()) -> None:
+        suffix = _suffix(path)
+        self.options: dict[str, Any] = {"driver": _DRIVERS[suffix]}
         # What lies beside a file is looked for where there is something.
         self.environment = _GDAL | ({"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"} if sidecars else {})
-        self.options: dict[str, Any] = {"driver": _DRIVERS[_suffix(url)]}
-        self._failed = threading.local()
-        if not is_local(url):
-            self.options["opener"] = self._open
-            self._storage, self.name = split_url(url)
-            self._wanted = tuple(f"{self.name}{end}" for end in ("", *sidecars))
+        self._storage, self._failed = storage, threading.local()
+        self._virtual: Virtual | None = None
+        for end in sidecars:
+            beside = f"{path}{end}"
+            check_sidecar(beside, storage.get_range(beside, 0, 8 if end == ".msk" else MOST_SIDECAR + 1))
+        if suffix == ".vrt":
+            self._virtual = read_vrt(path, partial(_get_vrt, storage))
+            self.name, self.options["opener"] = TOP, self._open_virtual
+        elif is_local(storage.url):
+            self.name = storage.url_of(path)
+            _check_file(self.name)
+        else:
+            self.name, self.options["opener"] = path, self._open
+            self._wanted = tuple(f"{path}{end}" for end in ("", *sidecars))
 
-    def failure(self) -> StorageError | None:
-        """What the store answered last in this thread instead of data: GDAL swallows it."""
-        failed: StorageError | None = getattr(self._failed, "error", None)
+    def failure(self) -> DaskembedError | None:
+        """What came last in this thread instead of data: GDAL swallows it."""
+        failed: DaskembedError | None = getattr(self._failed, "error", None)
         self._failed.error = None
         return failed
 
+    def check(self) -> None:
+        """Raise `ChipError` if a file that a virtual raster refers to cannot be used; GDAL opens them much later."""
+        for path in self._virtual.sources.values() if self._virtual else ():
+            try:
+                self._open_source(path).close()
+            except FileNotFoundError:  # also of a link that leads nowhere
+                raise ChipError(f"needs {path}, which is not there") from None
+
     def _open(self, path: str, mode: str = "rb") -> Any:
-        # GDAL asks for whatever may lie beside a file; only a VRT has others.
-        if self.options["driver"] != "VRT" and not path.endswith(self._wanted):
+        # GDAL asks for whatever may lie beside a file.
+        if not path.endswith(self._wanted):
             raise FileNotFoundError(path)
+        return self._open_remote(path)
+
+    def _open_remote(self, path: str) -> Any:
         return open_remote(self._storage, path, lambda error: setattr(self._failed, "error", error))
+
+    def _open_virtual(self, name: str, mode: str = "rb") -> Any:
+        assert self._virtual is not None
+        # Without what stands before it, which tells GDAL's openers apart.
+        name = name.rpartition("/")[2]
+        if name in self._virtual.documents:
+            return io.BytesIO(self._virtual.documents[name])
+        if name not in self._virtual.sources:
+            raise FileNotFoundError(name)
+        try:
+            return self._open_source(self._virtual.sources[name])
+        except DaskembedError as error:
+            self._failed.error = error
+            raise
+        except FileNotFoundError:
+            self._failed.error = ChipError(f"needs {self._virtual.sources[name]}, which is not there")
+            raise
+
+    def _open_source(self, path: str) -> Any:
+        if is_local(url := self._storage.url_of(path)):
+            _check_file(url)
+            with explained(url, self._storage.url):
+                file: Any = Path(url).open("rb")  # noqa: SIM115 (GDAL closes it)
+        else:
+            file = self._open_remote(path)
+        start = file.read(max(map(len, SIGNATURES)))
+        if not start.startswith(SIGNATURES):
+            file.close()
+            raise ChipError(f"refers to {path}, which is neither TIFF nor JPEG 2000: it starts with {start!r}")
+        file.seek(0)
+        return file
+
+
+def _check_file(path: str) -> None:
+    """Raise `ChipError` if there is something else than a file: opening a pipe would wait for ever."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise ChipError(f"is no file: {path.rpartition('/')[2]} is a folder, a pipe or a device")
 
 
 def open_layer(layer: RasterLayer) -> Reader:
     """Open a layer for reading: each thread by a handle of its own."""
-    opening, opened = _Opening(layer.url, layer.sidecars), threading.local()
+    opening = _Opening(Storage(layer.root), layer.url.removeprefix(f"{layer.root}/"), layer.sidecars)
+    opened = threading.local()
 
     def dataset() -> Any:
         if not hasattr(opened, "dataset"):
             opened.dataset = rasterio.open(opening.name, **opening.options)
         return opened.dataset
 
-    def read(rows: slice, cols: slice) -> NDArray[np.generic]:
+    def pixels_of(rows: slice, cols: slice) -> NDArray[np.generic]:
         with damage_is_the_chips(opening.failure), rasterio.Env(**opening.environment):
             image = dataset()
             pixels = read_bands(image, layer.bands, Window.from_slices(rows, cols))
@@ -450,6 +529,14 @@ def open_layer(layer: RasterLayer) -> Reader:
         if lost is None:
             return pixels
         return np.ma.masked_array(numbers, lost if mask is None else lost | mask)
+
+    def read(rows: slice, cols: slice) -> NDArray[np.generic]:
+        try:
+            return pixels_of(rows, cols)
+        except DaskembedError:
+            # Through the same handle GDAL would later read zeros, without an error, from what did not open now.
+            vars(opened).pop("dataset", None)
+            raise
 
     return read
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from daskembed.encoders.description import CHIP
-from daskembed.errors import ChipError, StorageError, TileError, exact
+from daskembed.errors import ChipError, DaskembedError, StorageError, TileError, exact
 from daskembed.footprints import elsewhere, metres_of_unit, to_lonlat
 from daskembed.grid import ChipGrid
 from daskembed.sources import EDGE, EDGES, INDEX_COLUMNS, Listing, Reading, Rules
@@ -36,6 +36,8 @@ MOST_PIECE_BYTES = 512 * 2**20
 """Most bytes of pixels that may have to be read at once."""
 KEPT_BYTES = 768 * 2**20
 """Most bytes of pieces that a process keeps for the chips that are still to be cut out of them."""
+MOST_CHIPS = 250_000
+"""Of an image: a tile of 110 km has 185,000 at 0.5 m. A few hundred bytes may claim any number."""
 MAX_CLOUD = 0.30
 """Share of a chip that must not be reached by clouds, shadows and nodata."""
 DATE = re.compile(r"(?<!\d)(20\d\d)-?([01]\d)-?([0-3]\d)(?!\d)")
@@ -340,6 +342,10 @@ def grid_of(shape: tuple[int, int], reading: Reading) -> ChipGrid:
             f"has {shape[0]} x {shape[1]} pixels: no chip of {CHIP} x {CHIP} fits in at the offset "
             f"{reading.offset[0]},{reading.offset[1]} (--edge pad takes parts of chips)"
         )
+    if grid.count > MOST_CHIPS:
+        raise ChipError(
+            f"claims {shape[0]} x {shape[1]} pixels, {grid.count:,} chips: expected a tile of at most {MOST_CHIPS:,}"
+        )
     return grid
 
 
@@ -494,10 +500,15 @@ def _bounds(part: SceneChip | Scene) -> NDArray[np.float64]:
 
 
 @contextlib.contextmanager
-def damage_is_the_chips(failures: Callable[[], StorageError | None] = lambda: None) -> Iterator[None]:
-    """Tell what is wrong with the pixels, a `ChipError`, from a store that does not answer, a `StorageError`."""
+def damage_is_the_chips(failures: Callable[[], DaskembedError | None] = lambda: None) -> Iterator[None]:
+    """Tell what is wrong with the pixels, a `ChipError`, from a store that does not answer, a `StorageError`.
+
+    `failures` gives what happened beneath and was swallowed, perhaps with zeros in the place of data.
+    """
     try:
         yield
+        if (failure := failures()) is not None:
+            raise failure
     except (StorageError, ChipError):
         raise
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from daskembed.encoders.description import UNSAID, Band, Numbers, Sensor
 from daskembed.errors import ChipError
 from daskembed.sources.baseline import Evidence, offset_of
+from daskembed.sources.vrt import SIGNATURES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 SIDECARS = (".aux.xml", ".msk")
 """What the name of a file ends with that says more of the pixels of another: nodata and the like, and its mask."""
+MOST_SIDECAR = 2**20
+"""Bytes of one of tags."""
 CLEAR = (2, 4, 5, 6, 7, 11)
 """Classes of Sentinel-2's scene classification that show the ground: dark, plants, soil, water, unclassified, snow."""
 # Nobody stores a band of which most numbers are beyond this: tags that would need it are of another kind.
@@ -356,3 +360,19 @@ def tell(findings: Iterable[Finding]) -> None:
     heard = _listening.get()
     if heard is not None:
         heard += findings
+
+
+def check_sidecar(path: str, data: bytes) -> None:
+    """Raise `ChipError` for a file beside another that would have GDAL open a third: it goes by content, not by name.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    data
+        All of it; of a mask its beginning will do.
+    """
+    if path.endswith(".msk") and not data.startswith(SIGNATURES):
+        raise ChipError(f"has beside it {path}, which is no TIFF: it starts with {data[:8]!r}")
+    if not path.endswith(".msk") and (len(data) > MOST_SIDECAR or re.search(rb"(?i)OVERVIEW_FILE|<!DOCTYPE", data)):
+        raise ChipError(f"has beside it {path}, which is long or names other files: remove it")

@@ -1,67 +1,193 @@
-"""What a GDAL VRT refers to: the files whose pixels it shows."""
+"""Virtual rasters: what a ``.vrt`` may refer to, checked and written anew before GDAL sees it."""
 
 from __future__ import annotations
 
 import posixpath
-import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from xml.etree import ElementTree
 
 from daskembed.errors import ChipError
-from daskembed.storage import is_local, local_path
 
-_ELEMENTS = ("sourcefilename", "sourcedataset")
-"""That name a dataset: the sources of bands, masks and overviews, and that of a warped VRT. GDAL ignores the case."""
+SOURCES = (".tif", ".tiff", ".jp2", ".vrt")
+"""What the names of a virtual raster's sources end with."""
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ")
+"""What TIFF and JPEG 2000 begin with. GDAL tells the format of a source by its content, and all of these keep the other
+drivers away: those that fetch from elsewhere or run what they are told begin with text."""
+TOP = "0.vrt"
+"""What GDAL is told that the file itself is called."""
+MOST_BYTES = 8 * 2**20
+MOST_SOURCES = 1024
+MOST_NESTED = 4
+
+_SOURCE = {
+    *("SourceFilename", "SourceBand", "SourceProperties", "SrcRect", "DstRect", "NODATA", "ScaleOffset", "ScaleRatio"),
+    *("SrcMin", "SrcMax", "DstMin", "DstMax", "Exponent", "Clamp", "LUT", "ColorTableComponent", "UseMaskBand"),
+    *("MaskValueThreshold", "NoData", "RemappedValue"),
+}
+_SOURCE_KINDS = ("SimpleSource", "ComplexSource", "AveragedSource", "NoDataFromMaskSource")
+_CHILDREN: dict[str, set[str]] = {
+    "VRTDataset": {"SRS", "GeoTransform", "Metadata", "VRTRasterBand", "MaskBand"},
+    "MaskBand": {"VRTRasterBand"},
+    "Metadata": {"MDI"},
+    "VRTRasterBand": {
+        *("Description", "NoDataValue", "HideNoDataValue", "Offset", "Scale", "UnitType", "ColorInterp", "Metadata"),
+        *_SOURCE_KINDS,
+    },
+    **dict.fromkeys(_SOURCE_KINDS, _SOURCE),
+}
+"""Element -> those that it may hold. What else GDAL knows is refused: raw bytes of any file, code, other formats."""
+_NEEDLESS = {
+    *("GCPList", "Overview", "OverviewList", "BlockXSize", "BlockYSize", "ColorTable", "CategoryNames", "Histograms"),
+    "GDALRasterAttributeTable",
+}
+"""Elements that have no part in the pixels; they are left out."""
+_SRS = re.compile(r"\s*(?:[A-Za-z]+:\w+\s*$|[A-Z][A-Z0-9_]*\s*\[)")
 
 
-@dataclass(frozen=True)
-class Reference:
-    """One dataset that a VRT names."""
+@dataclass
+class Virtual:
+    """A virtual raster that was checked, with those that it refers to."""
 
-    name: str
-    """As it is written there."""
-    path: str | None
-    """Below the store's URL; None if it is elsewhere, or no path at all."""
+    documents: dict[str, bytes] = field(default_factory=dict)
+    """Name for GDAL -> XML: `TOP`, and each virtual raster among its sources."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Name for GDAL -> path below the source, of the files that hold pixels."""
+    paths: tuple[str, ...] = ()
+    """Below the source, of every file but the first, virtual ones too."""
 
 
-def references(text: bytes, path: str, root: str) -> tuple[Reference, ...]:
-    """The datasets that a VRT names, each once, in the order in which it does.
+def read_vrt(path: str, get: Callable[[str], bytes]) -> Virtual:
+    """Read a virtual raster and those that it refers to.
+
+    GDAL is given XML made of what was understood here, in which sources have names that say nothing: it cannot see
+    in it what was not seen here, and no file that is not in `Virtual`.
 
     Parameters
     ----------
-    text
-        Of the VRT.
     path
-        Its own path below the store's URL.
-    root
-        The store's URL.
+        Below the source.
+    get
+        The bytes of a path below the source; raises `FileNotFoundError`.
 
     Raises
     ------
     ChipError
-        If it is no XML, or has entities of its own: these could hide or multiply what it names.
+        If it is none, or refers to something else than rasters below the source by relative paths.
     """
-    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise ChipError("has a document type or entities: expected the plain XML that GDAL writes as a VRT")
+    found = Virtual()
+    names: dict[str, str] = {}
+
+    def read(path: str, name: str, above: tuple[str, ...]) -> None:
+        def rename(text: str, relative: bool) -> str:
+            target = _resolve(path, text, relative)
+            if target in (*above, path):
+                raise ChipError(f"refers to itself by way of {path}")
+            if target in names:
+                return names[target]
+            if len(names) == MOST_SOURCES:
+                raise ChipError(f"refers to more than {MOST_SOURCES} files: write it as a GeoTIFF (gdal_translate)")
+            suffix = PurePosixPath(target).suffix.lower()
+            names[target] = alias = f"{len(names) + 1}{suffix}"
+            if suffix != ".vrt":
+                found.sources[alias] = target
+            elif len(above) + 1 == MOST_NESTED:
+                raise ChipError(
+                    f"refers to {target} by way of {MOST_NESTED} others: expected virtual rasters less deep"
+                )
+            else:
+                read(target, alias, (*above, path))
+            return alias
+
+        try:
+            data = get(path)
+        except FileNotFoundError:
+            raise ChipError(f"needs {path}, which is not there") from None
+        root = _parse(data, path)
+        found.documents[name] = ElementTree.tostring(_rebuild(root, path, rename), "unicode").encode()
+
+    read(path, TOP, ())
+    found.paths = tuple(sorted(names))
+    return found
+
+
+def _parse(data: bytes, path: str) -> ElementTree.Element:
+    if len(data) > MOST_BYTES:
+        raise ChipError(f"has {len(data):,} bytes in {path}: expected a virtual raster of at most {MOST_BYTES:,}")
     try:
-        found = [element for element in ET.fromstring(text).iter() if str(element.tag).lower() in _ELEMENTS]
-    except ET.ParseError as error:
-        raise ChipError(f"is no VRT, it cannot be parsed as XML: {error}") from None
-    named = {}
-    for element in found:
-        name = (element.text or "").strip()
-        relative = {key.lower(): value for key, value in element.items()}.get("relativetovrt", "0") != "0"
-        named[name, relative] = Reference(name, _below(name, path, root, relative=relative))
-    return tuple(named.values())
+        text = data.decode("utf-8-sig")
+        # Without it there are no entities, which might grow or name other files.
+        if "<!DOCTYPE" in text:
+            raise ChipError(f"has a DOCTYPE in {path}: expected a VRTDataset as GDAL writes it")
+        root = ElementTree.fromstring(text)
+    except (UnicodeDecodeError, ElementTree.ParseError) as error:
+        raise ChipError(f"has a damaged header: {path} is no XML ({error})") from None
+    if root.tag != "VRTDataset":
+        raise ChipError(f"has the element {root.tag[:40]} in {path}: expected a VRTDataset")
+    return root
 
 
-def _below(name: str, path: str, root: str, *, relative: bool) -> str | None:
-    if not name or name.startswith("/vsi") or "://" in name:
-        return None
-    if not relative:
-        # What is not absolute is looked for where the process happens to run.
-        if not (is_local(root) and name.startswith("/")):
-            return None
-        inside = posixpath.relpath(posixpath.normpath(name), local_path(root).as_posix())
-    else:
-        inside = posixpath.normpath(posixpath.join(posixpath.dirname(path), name))
-    return None if inside.startswith(("/", "../")) or inside in (".", "..") else inside
+def _rebuild(element: ElementTree.Element, path: str, rename: Callable[[str, bool], str]) -> ElementTree.Element:
+    """A copy of what is known, with the names of sources changed."""
+    kind = element.get("subClass", "")
+    if kind not in ("", "VRTSourcedRasterBand"):
+        raise ChipError(
+            f"is a {kind[:40]} in {path}: expected bands made of other files' (write it as a GeoTIFF: gdal_translate)"
+        )
+    made = ElementTree.Element(element.tag, {} if element.tag == "SourceFilename" else dict(element.attrib))
+    text = (element.text or "").strip()
+    if element.tag == "SourceFilename":
+        made.text = rename(text, element.get("relativeToVRT") == "1")
+        made.set("relativeToVRT", "1")
+        return made
+    if element.tag == "SRS" and not _SRS.match(text):
+        raise ChipError(f"has the CRS {text[:60]} in {path}: expected a code such as EPSG:32633, or WKT")
+    if element.tag in _SOURCE_KINDS:
+        _check_scale(element, path)
+    made.text = element.text
+    known = _CHILDREN.get(element.tag, set())
+    for child in element:
+        # Of other domains of metadata nothing is read here.
+        if child.tag in _NEEDLESS or (child.tag == "Metadata" and child.attrib):
+            continue
+        if child.tag not in known:
+            raise ChipError(
+                f"has the element {child.tag[:40]} in a {element.tag} of {path}: expected no more than bands made of "
+                "other files' (write it as a GeoTIFF: gdal_translate)"
+            )
+        made.append(_rebuild(child, path, rename))
+    return made
+
+
+def _check_scale(element: ElementTree.Element, path: str) -> None:
+    """Pixels made coarser are taken from a source's overviews, which may be any file that its tags name."""
+    there, here = element.find("SrcRect"), element.find("DstRect")
+    if there is None or here is None:
+        return
+    for side in ("xSize", "ySize"):
+        try:
+            finer = float(there.get(side, "nan")) <= float(here.get(side, "nan")) * (1 + 1e-6)
+        except ValueError:
+            finer = False
+        if not finer:
+            raise ChipError(
+                f"takes {there.get(side)} pixels for {here.get(side)} of its own in {path}: expected sources that are "
+                "not finer (make them coarser with gdalwarp, into a GeoTIFF)"
+            )
+
+
+def _resolve(vrt: str, text: str, relative: bool) -> str:
+    """The path below the source of what a virtual raster calls `text`."""
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(vrt), text))
+    if not relative or not text or text.startswith("/") or re.search(r"://|[\\<]", text):
+        raise ChipError(
+            f"refers to {text[:100] or 'nothing'} in {vrt}: expected a path relative to it (relativeToVRT=1), as "
+            "gdalbuildvrt writes for files in its folder or below"
+        )
+    if target.startswith("../") or target == "..":
+        raise ChipError(f"refers to {text[:100]} in {vrt}, which lies outside of the source: put it below")
+    if PurePosixPath(target).suffix.lower() not in SOURCES:
+        raise ChipError(f"refers to {text[:100]} in {vrt}: expected names that end with {', '.join(SOURCES)}")
+    return target

@@ -28,6 +28,7 @@ from daskembed.sources.scenes import (
 )
 from daskembed.sources.values import Scale, settle
 from daskembed.storage import Storage, explained, is_stray, zarr_store
+from daskembed.zarr_checks import checked
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -97,9 +98,8 @@ def _open_dataset(url: str) -> xr.Dataset:
     options: dict[str, Any] = {"engine": "zarr", "chunks": None, "cache": False, "consolidated": False}
     with explained(url, url):
         try:
-            return xr.open_dataset(
-                zarr_store(root), mask_and_scale=False, decode_times=False, decode_coords="all", **options
-            )
+            store = checked(zarr_store(root), root)
+            return xr.open_dataset(store, mask_and_scale=False, decode_times=False, decode_coords="all", **options)
         except (FileNotFoundError, KeyError):
             raise ChipError("is no Zarr group: expected zarr.json or .zgroup in it") from None
         except (ValueError, TypeError, AttributeError, RuntimeError) as error:
