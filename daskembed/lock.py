@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from daskembed.documents import parse_object
 from daskembed.errors import InputError, LockLostError, StorageError, UnconditionalError
 from daskembed.receipts import STATE, mark, probe_path
 from daskembed.storage import Storage, is_local, local_path
@@ -235,10 +236,9 @@ class _Holder:
     def parse(cls, text: bytes) -> _Holder:
         """What a lock says, as far as it can be understood."""
         try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
-            found = None
-        told: dict[str, Any] = found if isinstance(found, dict) else {}
+            told = parse_object(text)
+        except ValueError:
+            told = {}
         known = {field.name: type(field.default) for field in fields(cls)}
         kept: dict[str, Any] = {key: told[key] for key, kind in known.items() if isinstance(told.get(key), kind)}
         return cls(**kept)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterator
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from daskembed import cubes, validate_zarr
+from daskembed.documents import MOST_JSON, parse_object
 from daskembed.encoders.description import CHIP
-from daskembed.errors import InputError
+from daskembed.errors import DaskembedError, InputError
 from daskembed.geozarr import ROOT
 from daskembed.tiles import check_tile
 from daskembed.validate import EMBEDDINGS, Finding, Named
+from daskembed.zarr_checks import checked
 
 if TYPE_CHECKING:
     from daskembed.storage import Storage
@@ -44,8 +45,8 @@ def _kind(storage: Storage, name: str, sizes: dict[str, int]) -> Literal["embedd
     attributes: Any = None
     if ROOT in sizes:
         try:
-            attributes = json.loads(storage.get(f"{name}/{ROOT}"))["attributes"]
-        except (ValueError, LookupError, TypeError):
+            attributes = parse_object(storage.get(f"{name}/{ROOT}", most=MOST_JSON)).get("attributes")
+        except (ValueError, InputError):
             attributes = None
     made = attributes.get("daskembed") if isinstance(attributes, dict) else None
     if isinstance(made, dict) or EMBEDDINGS.fullmatch(name):
@@ -76,9 +77,20 @@ def _check_cube(storage: Storage, name: str, sizes: dict[str, int]) -> Iterator[
         return
     store = validate_zarr._Store(storage, name)
     shards = sorted(path for path in sizes if path.startswith(_PLACE))
+    if (held := sum(size for path, size in sizes.items() if path not in {*shards})) > validate_zarr.MOST_HELD:
+        yield Finding("zarr", f"{held:,} bytes beside its shards, expected at most {validate_zarr.MOST_HELD:,}")
+        return
+    if large := [path for path in shards if sizes[path] > validate_zarr.MOST_SHARD]:
+        yield Finding("zarr", f"{sizes[large[0]]:,} bytes in {large[0]}, expected at most {validate_zarr.MOST_SHARD:,}")
+        return
     for path in sizes.keys() - set(shards):
         store.load(path)
-    yield from _check_content(store, shards, tile, receipt)
+    try:
+        yield from _check_content(store, shards, tile, receipt)
+    except DaskembedError:
+        raise
+    except Exception as error:  # whatever zarr, xarray and PROJ raise of what somebody wrote
+        yield Finding("zarr", f"cannot be looked at to its end: {validate_zarr._line(error)}")
     if receipt is not None:
         yield from _check_digests(store, shards, receipt)
 
@@ -105,10 +117,10 @@ def _check_content(
     import zarr
     from zarr.storage import MemoryStore
 
-    memory = MemoryStore(store.held)
+    memory = checked(MemoryStore(store.held))
     # Whatever zarr, numcodecs and xarray raise of damaged metadata.
     try:
-        attributes = json.loads(store.held[ROOT].to_bytes())["attributes"]
+        attributes = parse_object(store.held[ROOT].to_bytes())["attributes"]
         cube = xr.open_zarr(memory, chunks=None, consolidated=True)
         array = zarr.open_array(memory, path=cubes.PIXELS, mode="r")
         pixels = cube[cubes.PIXELS]
@@ -129,6 +141,9 @@ def _check_content(
         yield Finding("schema", f"no coordinates {', '.join(missing)}")
         return
     bands = list(map(str, cube["band"].values))
+    if array.chunks != (chunk := (1, len(bands), CHIP, CHIP)) or array.shards is None:
+        yield Finding("schema", f"{cubes.PIXELS} has the chunks {array.chunks}, expected {chunk} in shards")
+        return
     if receipt is not None and bands != (expected := list(receipt.settings["bands"])):
         yield Finding("schema", f"the bands are {' '.join(bands)}, the receipt says {' '.join(expected)}")
     if tile is not None and attributes.get("tile", tile) != tile:
