@@ -213,6 +213,8 @@ def to_values(
     findings
         What is missing and what stands for nothing, by band and reason.
     """
+    # A part of a larger piece is slow to look at again and again.
+    stored = np.ascontiguousarray(stored)
     # Most chips are sound, and their extremes show it.
     flat = stored.reshape(len(stored), -1)
     lowest, highest = flat.min(axis=1), flat.max(axis=1)
