@@ -36,7 +36,7 @@ from daskembed.sources.scenes import (
     grid_of,
     listing_of,
 )
-from daskembed.sources.values import SIDECARS, Scale, part_masks, read_bands, scale_of, settle
+from daskembed.sources.values import BESIDE, SIDECARS, Scale, part_masks, read_bands, scale_of, settle
 from daskembed.sources.vrt import references
 from daskembed.storage import Entry, Storage, is_local, open_remote, split_url
 
@@ -404,7 +404,7 @@ class _Opening:
     def __init__(self, url: str, sidecars: tuple[str, ...] = ()) -> None:
         self.name: str = url
         # What lies beside a file is looked for where there is something.
-        self.environment = _GDAL | ({"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"} if sidecars else {})
+        self.environment = _GDAL | (BESIDE if sidecars else {})
         self.options: dict[str, Any] = {"driver": _DRIVERS[_suffix(url)]}
         self._failed = threading.local()
         if not is_local(url):
