@@ -657,8 +657,8 @@ def test_store_that_fails_is_no_fault_of_the_chip(
     assert len(calls) >= failing
 
 
-def test_sidecar_files_are_not_read(tile: Path) -> None:
-    """GDAL would take another CRS from a sidecar; chips of a bucket have none, local ones are read alike."""
+def test_sidecar_files_move_no_chip(tile: Path) -> None:
+    """GDAL would take another CRS from a sidecar."""
     path = tile / name_of(1)
     with rasterio.Env(GDAL_PAM_ENABLED=True):
         sidecar = path.with_name(f"{path.name}.aux.xml")

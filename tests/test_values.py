@@ -491,6 +491,15 @@ def test_odd_attributes_are_refused_in_words(attrs: Any, said: str, tmp_path: Pa
         chip_of(tmp_path)
 
 
+def test_one_scale_of_digital_numbers_and_values_is_refused_until_it_is_said_which(tmp_path: Path) -> None:
+    values = pixels_of().round(2) + 1
+    as_zarr(tmp_path, (values / 2).astype(np.float32), attrs={"scale_factor": 2.0})
+    with pytest.raises(TileError, match=r"has one scale \(2\) and offset \(0\) for bands that are digital numbers and"):
+        chip_of(tmp_path)
+    np.testing.assert_allclose(chip_of(tmp_path, numbers="values").read(), values, rtol=1e-6)
+    np.testing.assert_allclose(chip_of(tmp_path, numbers="stored").read(), values / 2, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "attrs",
     [

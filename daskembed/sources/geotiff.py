@@ -28,6 +28,7 @@ from daskembed.sources import EDGES, INDEX_COLUMNS, NO_RULES, Listing, Reading, 
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.judging import NEVER, check_pixels, order_bands, short
 from daskembed.sources.values import (
+    BESIDE,
     SIDECARS,
     Scale,
     check_sidecar,
@@ -61,7 +62,7 @@ _PIXEL_ERROR = 1e-3
 # Drivers other than GTiff never see the bytes, and blocks are read once.
 _GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 16, "GDAL_NUM_THREADS": 1}
 # Of a chip that has such files GDAL sees them, and nothing else.
-_GDAL_BESIDE = _GDAL | {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+_GDAL_BESIDE = _GDAL | BESIDE
 _NAME = re.compile(r"claytile_(?P<tile>[0-9]{2}[A-Z]{3})_(?P<date>[0-9]{8})_v02_(?P<number>[0-9]{4})\.tif")
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 

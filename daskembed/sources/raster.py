@@ -38,6 +38,7 @@ from daskembed.sources.scenes import (
     listing_of,
 )
 from daskembed.sources.values import (
+    BESIDE,
     MOST_SIDECAR,
     SIDECARS,
     Scale,
@@ -431,7 +432,7 @@ class _Opening:
         suffix = _suffix(path)
         self.options: dict[str, Any] = {"driver": _DRIVERS[suffix]}
         # What lies beside a file is looked for where there is something.
-        self.environment = _GDAL | ({"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"} if sidecars else {})
+        self.environment = _GDAL | (BESIDE if sidecars else {})
         self._storage, self._failed = storage, threading.local()
         self._virtual: Virtual | None = None
         for end in sidecars:

@@ -27,6 +27,9 @@ SIDECARS = (".aux.xml", ".msk")
 """What the name of a file ends with that says more of the pixels of another: nodata and the like, and its mask."""
 MOST_SIDECAR = 2**20
 """Bytes of one of tags."""
+# Nothing beside a file moves one that says itself where it is. (Without PAM in the list GDAL reads no nodata of it.)
+BESIDE = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", "GDAL_GEOREF_SOURCES": "INTERNAL,PAM"}
+"""With these settings GDAL reads such files too, and takes CRS and transform from them only where a file has none."""
 CLEAR = (2, 4, 5, 6, 7, 11)
 """Classes of Sentinel-2's scene classification that show the ground: dark, plants, soil, water, unclassified, snow."""
 # Nobody stores a band of which most numbers are beyond this: tags that would need it are of another kind.
@@ -217,6 +220,8 @@ def to_values(
     findings
         What is missing and what stands for nothing, by band and reason.
     """
+    # A part of a larger piece is slow to look at again and again.
+    stored = np.ascontiguousarray(stored)
     # Most chips are sound, and their extremes show it.
     flat = stored.reshape(len(stored), -1)
     lowest, highest = flat.min(axis=1), flat.max(axis=1)

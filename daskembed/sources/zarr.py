@@ -129,8 +129,10 @@ def _scenes(url: str, etag: str, reading: Reading, *, old: bool) -> list[Scene]:
     for label, day, number in times:
         evidence = Evidence(url, day, _about(dataset, array, number))
         scales = settle([said] * len(numbers), reading.sensor.bands, reading.sensor, array.dtype, reading, evidence)
+        if said.tagged and len({scale.applied for scale in scales}) > 1:
+            scales = _alike(scales, reading)
         # Classes beside packed values are packed like these.
-        packed = replace(said, applied=any(scale.applied and scale.tagged for scale in scales))
+        packed = replace(said, applied=scales[0].applied)
         layer = ZarrLayer(url, variable, number, numbers + inside, scales + (packed,) * len(inside))
         scene = Scene(
             url=f"{url}#{label}",
@@ -154,6 +156,16 @@ def _scenes(url: str, etag: str, reading: Reading, *, old: bool) -> list[Scene]:
         scene.check()
         scenes.append(scene)
     return scenes
+
+
+def _alike(scales: tuple[Scale, ...], reading: Reading) -> tuple[Scale, ...]:
+    """The bands of one array, which are packed all or none, though their kinds alone would say otherwise."""
+    if reading.numbers is None:
+        raise ChipError(
+            f"has one scale ({scales[0].scale:g}) and offset ({scales[0].offset:g}) for bands that are digital numbers "
+            "and bands that are values: say which to take of all with --numbers stored or --numbers values"
+        )
+    return tuple(replace(scale, applied=reading.numbers == "values") for scale in scales)
 
 
 def _variable(dataset: xr.Dataset) -> str:
