@@ -181,7 +181,7 @@ class Flow:
     def _farewell(self) -> str:
         """What a Ctrl-C waits for, and what it gives up."""
         publishing = sum(task.stage == "publish" for task in self._tasks.values())
-        blocks = sum(task.stage == "embed" for task in self._tasks.values())
+        blocks = sum(task.block is not None for task in self._tasks.values())
         waits = f"waiting until {_count(publishing, 'tile')} {'is' if publishing == 1 else 'are'} published"
         waits = f"{waits}, which a second Ctrl-C drops" if publishing else "no tile waits to be published"
         return f"interrupted: {_count(blocks, 'unfinished block')} given up, finished ones are kept; {waits}"
