@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,9 +92,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the chips that are read from now on."""
     read, read_chip = [], geotiff.read_chip
 
-    def count(url: str, bands: tuple[int, ...]) -> np.ndarray:
+    def count(url: str, bands: tuple[int, ...], *listed: Any) -> np.ndarray:
         read.append(Path(url).name)
-        return read_chip(url, bands)
+        return read_chip(url, bands, *listed)
 
     monkeypatch.setattr(geotiff, "read_chip", count)
     return read
@@ -255,9 +256,9 @@ def test_there_is_no_cube_while_it_changes(copy: Copy, monkeypatch: pytest.Monke
     copy.paths[4].unlink()
     seen, read_chip = [], geotiff.read_chip
 
-    def look(url: str, bands: tuple[int, ...]) -> np.ndarray:
+    def look(url: str, bands: tuple[int, ...], *listed: Any) -> np.ndarray:
         seen.append(copy.root.exists())
-        return read_chip(url, bands)
+        return read_chip(url, bands, *listed)
 
     monkeypatch.setattr(geotiff, "read_chip", look)
     copy.paths[8].touch()

@@ -23,7 +23,7 @@ import daskembed
 from daskembed.errors import ChipError, InputError, StorageDeniedError, StorageError, TileError
 from daskembed.sources import INDEX_COLUMNS, Reading, list_tile, read_headers
 from daskembed.sources.geotiff import BANDS, read_chip
-from daskembed.storage import Storage
+from daskembed.storage import Entry, Storage
 
 TILE, EPSG, DAY = "33TUL", 32633, "2019-04-16"
 WEST, NORTH = 299_995, 5_100_005
@@ -631,15 +631,15 @@ def test_store_that_fails_is_no_fault_of_the_chip(
     else:
         write_chip(path, tags={"date": DAY, "note": "x" * 20_000})
         assert directory_offset(path.read_bytes()) < 32
-    get_range, calls = Storage.get_range, []
+    get_listed, calls = Storage.get_listed, []
 
-    def failing_get_range(self: Storage, path: str, start: int, end: int) -> bytes:
+    def failing_get_listed(self: Storage, entry: Entry, start: int, end: int, *, fresh: bool) -> bytes:
         calls.append((start, end))
         if len(calls) >= failing:
             raise error("the store does not answer")
-        return get_range(self, path, start, end)
+        return get_listed(self, entry, start, end, fresh=fresh)
 
-    monkeypatch.setattr(Storage, "get_range", failing_get_range)
+    monkeypatch.setattr(Storage, "get_listed", failing_get_listed)
     with pytest.raises(error, match="the store does not answer"):
         daskembed.index_tile(TILE, str(tile.parent.parent))
     assert len(calls) >= failing

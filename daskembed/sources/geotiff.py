@@ -23,6 +23,7 @@ from rasterio.io import MemoryFile
 from daskembed.encoders.description import CHIP, CLAY_V0, Sensor
 from daskembed.errors import ChipError, TileError
 from daskembed.footprints import to_lonlat
+from daskembed.health import fault_of, read_surely
 from daskembed.sources import EDGES, INDEX_COLUMNS, NO_RULES, Listing, Reading, Rules
 from daskembed.sources.judging import NEVER, check_pixels, order_bands, short
 from daskembed.storage import Entry, Storage, split_url
@@ -46,6 +47,7 @@ _LARGEST_VALUE = 1e9
 
 # No sidecar files are looked for, drivers other than GTiff never see the bytes, and blocks are read once.
 _GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 16, "GDAL_NUM_THREADS": 1}
+_GONE = "is gone: it was listed, but the store no longer has it"
 _NAME = re.compile(r"claytile_(?P<tile>[0-9]{2}[A-Z]{3})_(?P<date>[0-9]{8})_v02_(?P<number>[0-9]{4})\.tif")
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -59,6 +61,8 @@ class GeotiffChip:
     numbers: tuple[int, ...]
     """1-based, of the bands in the file."""
     rules: Rules = NO_RULES
+    listed: tuple[int, str] | None = None
+    """Bytes and ETag of the file as its listing has them, if there is one."""
 
     @property
     def unit(self) -> tuple[object, ...]:
@@ -72,7 +76,7 @@ class GeotiffChip:
 
     def read(self) -> NDArray[np.generic]:
         """See `read_chip`; raises `ChipRejectedError` if it breaks a rule."""
-        pixels = read_chip(self.url, self.numbers)
+        pixels = read_chip(self.url, self.numbers, self.listed)
         check_pixels(pixels, self.bands, self.rules)
         return pixels
 
@@ -109,8 +113,8 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
     return index
 
 
-def read_chip(url: str, bands: tuple[int, ...]) -> NDArray[np.generic]:
-    """Fetch a chip in one request and decode its pixels.
+def read_chip(url: str, bands: tuple[int, ...], listed: tuple[int, str] | None = None) -> NDArray[np.generic]:
+    """Fetch a chip in one request and decode its pixels; fetch it again before it is condemned.
 
     Parameters
     ----------
@@ -118,6 +122,8 @@ def read_chip(url: str, bands: tuple[int, ...]) -> NDArray[np.generic]:
         URL or path of the file.
     bands
         1-based numbers of the bands, in the order wanted.
+    listed
+        Its bytes and ETag in a listing, which the store's answers are compared with.
 
     Returns
     -------
@@ -128,16 +134,22 @@ def read_chip(url: str, bands: tuple[int, ...]) -> NDArray[np.generic]:
     ChipError
         If the file is gone, damaged, unfinished or not of the size that its header said.
     StorageError
-        If the store does not answer.
+        If the store does not answer, or not with what it lists.
+    SickMachineError
+        If this process cannot decode any chip.
     """
     storage, name = split_url(url)
-    try:
-        with timed("source"):
-            data = storage.get(name)
-    except FileNotFoundError:
-        raise ChipError("is gone: it was listed, but the store no longer has it") from None
-    with timed("decode"):
-        return decode_chip(data, bands)
+
+    def read(fresh: bool) -> NDArray[np.generic]:
+        try:
+            with timed("source"):
+                data = storage.get_listed(Entry(name, *listed), fresh=fresh) if listed else storage.get(name)
+        except FileNotFoundError:
+            raise ChipError(_GONE) from None
+        with timed("decode"):
+            return decode_chip(data, bands)
+
+    return read_surely(url, read)
 
 
 def decode_chip(data: bytes, bands: tuple[int, ...]) -> NDArray[np.generic]:
@@ -153,7 +165,7 @@ def decode_chip(data: bytes, bands: tuple[int, ...]) -> NDArray[np.generic]:
             pixels: NDArray[np.generic] = dataset.read(list(bands))
     except (RasterioError, ValueError, IndexError) as error:
         # rasterio's own errors do not survive pickling.
-        raise ChipError(f"cannot be decoded, it is damaged or truncated: {_oneline(error)}") from None
+        raise fault_of(error, f"cannot be decoded, it is damaged or truncated: {_oneline(error)}") from None
     _check_values(pixels, bands)
     return pixels
 
@@ -209,20 +221,26 @@ def _set_copies_aside(listing: Listing, headers: list[_Header | str]) -> list[_H
 
 
 def _header_or_reason(listing: Listing, entry: Entry, sensor: Sensor) -> _Header | str:
+    def read(fresh: bool) -> _Header:
+        try:
+            return _read_header(listing.storage, entry, listing.tile, sensor, fresh=fresh)
+        except FileNotFoundError:
+            raise ChipError(_GONE) from None
+
     try:
-        return _read_header(listing.storage, entry, listing.tile, sensor)
+        return read_surely(listing.storage.url_of(entry.path), read)
     except ChipError as error:
         return str(error)
-    except FileNotFoundError:
-        return "is gone: it was listed, but the store no longer has it"
 
 
-def _read_header(storage: Storage, entry: Entry, tile: str, sensor: Sensor = CLAY_V0) -> _Header:
+def _read_header(
+    storage: Storage, entry: Entry, tile: str, sensor: Sensor = CLAY_V0, *, fresh: bool = False
+) -> _Header:
     if entry.size > _MOST_BYTES:
         raise ChipError(
             f"has {entry.size:,} bytes, expected at most {_MOST_BYTES:,}: a chip without compression has 27 MB"
         )
-    file = _RangedFile(lambda start, end: storage.get_range(entry.path, start, end), entry.size)
+    file = _RangedFile(lambda start, end: storage.get_listed(entry, start, end, fresh=fresh), entry.size)
     start = file.read(4)
     file.seek(0)
     if file.failure is not None:
@@ -242,7 +260,7 @@ def _read_header(storage: Storage, entry: Entry, tile: str, sensor: Sensor = CLA
         with rasterio.Env(**_GDAL), rasterio.open(name, opener=opener, driver="GTiff") as dataset:
             return _check_header(dataset, entry.path, tile, sensor)
     except (RasterioError, ValueError) as error:
-        raise ChipError(f"has a damaged header: {_oneline(error)}") from None
+        raise fault_of(error, f"has a damaged header: {_oneline(error)}") from None
     finally:
         # GDAL goes on without what could not be fetched: that is not the chip's fault.
         if file.failure is not None:
@@ -396,7 +414,10 @@ def _to_frame(listing: Listing, reading: Reading, headers: list[_Header | str]) 
     good = [header if isinstance(header, _Header) else None for header in headers]
     urls = [listing.storage.url_of(entry.path) for entry in entries]
     names, rules = reading.sensor.names, reading.rules.or_else(zeros=False, nan=False, max_cloud=NEVER)
-    chips = [header and GeotiffChip(url, names, header.bands, rules) for url, header in zip(urls, good, strict=True)]
+    chips = [
+        header and GeotiffChip(url, names, header.bands, rules, (entry.size, entry.etag))
+        for url, entry, header in zip(urls, entries, good, strict=True)
+    ]
     index = pd.DataFrame(
         {
             "source_url": urls,

@@ -16,6 +16,7 @@ import rioxarray
 from rasterio.errors import RasterioError
 
 from daskembed.errors import ChipError, StorageError
+from daskembed.health import fault_of, read_surely
 from daskembed.sources import Listing, Reading
 from daskembed.sources.judging import order_bands, short
 from daskembed.sources.scenes import (
@@ -111,7 +112,8 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
 def _found(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Found:
     size, etag = sum(entry.size for entry in entries), fingerprint_of(entries)
     try:
-        scene = (_scene_of_file if path == entries[0].path else _scene_of_folder)(storage, entries, path, reading)
+        scene_of = _scene_of_file if path == entries[0].path else _scene_of_folder
+        scene = read_surely(storage.url_of(path), lambda fresh: scene_of(storage, entries, path, reading))
         scene.check()
     except ChipError as error:
         return Found(path, size, etag, None, str(error))
@@ -228,7 +230,7 @@ def _read_header(url: str) -> _File:
             if (failure := opening.failure()) is not None:
                 raise failure from None
             said = " ".join(str(error).split())[:200]
-            raise ChipError(f"cannot be opened as a raster ({url.rpartition('/')[2]}): {said}") from None
+            raise fault_of(error, f"cannot be opened as a raster ({url.rpartition('/')[2]}): {said}") from None
 
 
 def _header_of(url: str, dataset: Any) -> _File:

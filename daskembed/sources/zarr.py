@@ -14,6 +14,7 @@ import pyproj
 import xarray as xr
 
 from daskembed.errors import ChipError
+from daskembed.health import read_surely
 from daskembed.sources import Listing, Reading
 from daskembed.sources.judging import order_bands
 from daskembed.sources.scenes import (
@@ -63,7 +64,8 @@ def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
         etag = fingerprint_of(entries)
         try:
             old = not any(entry.path.endswith("zarr.json") for entry in entries)
-            scenes = _scenes(storage.url_of(path), etag, reading, old=old)
+            url = storage.url_of(path)
+            scenes = read_surely(url, lambda fresh: _scenes(url, etag, reading, old=old))  # noqa: B023 (called at once)
         except ChipError as error:
             found.append(Found(path, size, etag, None, str(error)))
             continue
