@@ -12,25 +12,27 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distributed import KilledWorker, SpecCluster, WorkerPlugin, span
+from distributed import KilledWorker, SpecCluster, Status, WorkerPlugin, span
 
 from daskembed import dashboard, stages, timings
 from daskembed.errors import (
     ClusterLostError,
     DaskembedError,
     InputError,
+    SickMachineError,
     StorageError,
     StorageUnusableError,
     TileError,
     every_error,
 )
+from daskembed.proof import SICK, restart_sick
 from daskembed.receipts import Receipt
 from daskembed.results import Event, Progress, RunResult, TileResult
 from daskembed.settings import Settings
 from daskembed.storage import redact
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, Worker
+    from distributed import Client, Future, Scheduler, Worker
 
 RETRIES = 2
 """How often a task is tried again after an error, on top of the stores' own retries."""
@@ -44,6 +46,8 @@ DASK_CONFIG = {
     "distributed.adaptive.target-duration": "10ms",
 }
 """What a cluster that is started for a run is told."""
+MOST_SICK = 3
+"""How many workers that cannot do the work a cluster is asked to replace."""
 MOST_RETURNS = 4
 """How often a task that the scheduler gave back is sent again before its tile fails."""
 WORKER_TIMEOUT = 600
@@ -64,6 +68,8 @@ class _Job:
     indexed: stages.Indexed | None = None
     waiting: set[str] = field(default_factory=set)
     """Parts that are not written yet."""
+    begun_again: int = 0
+    """How often its parts were gone."""
 
 
 @dataclass(frozen=True)
@@ -149,12 +155,14 @@ class Flow:
         self._check, self._tell, self._events = check, progress or (lambda state: None), events
         self._started, self._by = stages.now(), dict[str, str]()
         self._room, self._looked, self._alone_since = 1, 0.0, time.monotonic()
+        self._sick = dict[str, str]()
 
     def run(self) -> RunResult:
         """Embed all tiles, or as many as can be until Ctrl-C."""
         with contextlib.suppress(OSError):  # of a worker that dies at this moment; the others have it
             self._client.register_plugin(_TellOnce())
         self._state.page = dashboard.serve(self._client)
+        self._client.subscribe_topic(SICK, self._hear_of_sick)
         if self._events is not None:
             # Which worker did a block is asked of nobody: the scheduler says it before it says that the block is done.
             self._client.subscribe_topic(dashboard.TASKS, self._hear)
@@ -200,6 +208,7 @@ class Flow:
         self._emit("run_ended", reason=reason or how, counts=self._counts())
         if self._events is not None:
             self._client.unsubscribe_topic(dashboard.TASKS)
+        self._client.unsubscribe_topic(SICK)
         with contextlib.suppress(OSError, RuntimeError, TimeoutError):  # of a scheduler that is gone
             self._show(how)
 
@@ -241,6 +250,10 @@ class Flow:
         if (key := heard[1]["key"]) in self._client.futures:
             self._by[key] = heard[1]["worker"]
 
+    def _hear_of_sick(self, heard: tuple[float, dict[str, str]]) -> None:
+        """In the client's thread: a worker that joined cannot do the work."""
+        self._sick[heard[1]["worker"]] = redact(heard[1]["reason"])
+
     def _emit_quarantined(self, job: _Job, found: Mapping[str, str]) -> None:
         for url, reason in found.items():
             self._emit("quarantined", job, chip=redact(url), reason=redact(reason))
@@ -265,31 +278,49 @@ class Flow:
         self._looked = now
         self._check()
         self._replace_lost()
-        threads = self._threads()
-        self._room = 3 * max(1, threads)
-        if threads:
+        fleet = self._fleet()
+        working = {address: threads for address, (threads, paused) in fleet.items() if not paused}
+        self._room = 3 * max(1, sum(threads for threads, _ in fleet.values()))
+        if working:
             self._alone_since = now
-        notice = "" if threads else f"no worker is left: waiting up to {WORKER_TIMEOUT} s for one"
+        notice = self._notice(sorted(fleet.keys() - working.keys()), alone=not working)
         if notice != self._state.notice:
             self._state.notice = notice
             self._tell(self._state)
             self._emit("notice", reason=notice or "workers are back")
         if now - self._alone_since > WORKER_TIMEOUT:
+            address = self._client.scheduler.address
             raise ClusterLostError(
-                f"no worker is left at {self._client.scheduler.address}, and none came within {WORKER_TIMEOUT} s: "
-                "start workers again"
+                f"all workers at {address} have been paused for want of memory for {WORKER_TIMEOUT} s: give them more "
+                "(memory_limit), or fewer --readers"
+                if fleet
+                else f"no worker is left at {address}, and none came within {WORKER_TIMEOUT} s: start workers again"
             )
+
+    def _notice(self, paused: list[str], *, alone: bool) -> str:
+        """What holds the run up."""
+        told = [f"{worker} cannot do the work: {reason}" for worker, reason in list(self._sick.items())[-1:]]
+        if paused:
+            more = " and others" if len(paused) > 3 else ""
+            told.append(f"workers that Dask has paused for want of memory: {', '.join(paused[:3])}{more}")
+        elif alone:
+            told.append(f"no worker is left: waiting up to {WORKER_TIMEOUT} s for one")
+        return "; ".join(told)
 
     def _replace_lost(self) -> None:
         """Have a cluster start anew what it gave up: a nanny whose worker dies while it starts goes with it."""
         cluster = self._client.cluster
+        if len(self._sick) >= MOST_SICK:
+            return  # another one would be as sick
         if isinstance(cluster, SpecCluster) and len(cluster.workers) < len(cluster.worker_spec):
             cluster.scale(len(cluster.worker_spec))
 
-    def _threads(self) -> int:
+    def _fleet(self) -> dict[str, tuple[int, bool]]:
+        """Address -> threads and whether Dask has paused it, of all workers."""
         try:
             self._show()
-            return sum(self._client.nthreads().values())
+            found: dict[str, tuple[int, bool]] = self._client.run_on_scheduler(_workers)
+            return found
         except (OSError, RuntimeError, TimeoutError) as error:
             raise ClusterLostError(f"the Dask scheduler does not answer any more: {error}") from None
 
@@ -322,7 +353,8 @@ class Flow:
         function: Callable[..., Any]
         args: tuple[Any, ...]
         if task.stage == "index":
-            function, args = stages.index, (settings, job.tile, job.receipt, job.files)
+            pause = float(2**job.begun_again - 1)
+            function, args = stages.index, (settings, job.tile, job.receipt, job.files, self._known(job), pause)
         elif task.stage == "embed" and not task.returns:
             function, args = partial(stages.embed_block, settings=settings), (task.block,)
         elif task.stage == "embed":
@@ -330,7 +362,8 @@ class Flow:
         elif task.stage == "examine":
             function, args = stages.examine, (settings, task.block)
         else:
-            function, args = stages.publish, (settings, job.tile, job.indexed, job.started, job.files)
+            function = stages.publish
+            args = (settings, job.tile, job.indexed, job.started, job.files, self._known(job))
         # Indexing and publishing go ahead of all blocks: a thread that is free does them first, both are short.
         priority = -job.order if task.block else 10
         self._watch(
@@ -338,11 +371,16 @@ class Flow:
             self._client.submit(function, *args, key=task.key, pure=False, priority=priority),
         )
 
+    def _known(self, job: _Job) -> dict[str, str]:
+        """URL -> reason, of chips that an earlier run quarantined."""
+        receipt = self._receipts.get(job.tile)
+        return {} if receipt is None else receipt.quarantined
+
     def _publish_here(self, task: _Task) -> None:
         job = task.job
         assert job.indexed is not None
         try:
-            receipt = stages.publish(self._settings, job.tile, job.indexed, job.started, job.files)
+            receipt = stages.publish(self._settings, job.tile, job.indexed, job.started, job.files, self._known(job))
         except (StorageError, TileError, OSError) as error:
             self._after_error(task, error)
         else:
@@ -442,8 +480,15 @@ class Flow:
             if isinstance(error, TileError) or task.tries == RETRIES:
                 self._fail(task, error)
                 return
+            gone = task.stage == "publish" and isinstance(error, FileNotFoundError)
+            if gone and task.job.begun_again == RETRIES:
+                # A store that lists them and does not give them would have it go on for ever.
+                self._fail(task, TileError(f"{error}, though it was written or listed: look at the output's store"))
+                return
             self._emit_retried(task, error)
-            if task.stage == "publish" and isinstance(error, FileNotFoundError):
+            if isinstance(error, SickMachineError):
+                self._sick |= restart_sick(self._client)
+            if gone:
                 self._begin_again(task)
             else:
                 self._send(replace(task, tries=task.tries + 1))
@@ -464,6 +509,7 @@ class Flow:
     def _begin_again(self, task: _Task) -> None:
         """Make parts that are gone: the last task of a run that was stopped may have published and removed them."""
         assert task.job.indexed is not None
+        task.job.begun_again += 1
         self._state.indexed -= 1
         self._state.quarantined -= len(task.job.indexed.quarantined)
         self._send(_Task(task.job, "index", tries=task.tries + 1))
@@ -492,6 +538,13 @@ class Flow:
             for stage in total:
                 total[stage] += spent[stage] - before.get(worker, {}).get(stage, 0.0)
         return total
+
+
+def _workers(dask_scheduler: Scheduler) -> dict[str, tuple[int, bool]]:
+    """On the scheduler: address -> threads and whether it is paused, of all workers."""
+    return {
+        worker.address: (worker.nthreads, worker.status == Status.paused) for worker in dask_scheduler.workers.values()
+    }
 
 
 def _result(future: Future) -> Any:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SICK = "daskembed-sick"
 """Topic of what workers say that join and cannot do the work."""
+RESTART_TIMEOUT = 60
+"""Seconds to wait for a worker that is started anew."""
 TRIES = 10
 """How often workers are asked of which none answers."""
 
@@ -57,3 +59,22 @@ def prove_workers(client: Client) -> bool:
     with contextlib.suppress(OSError):  # of a worker that dies at this moment
         client.register_plugin(_Proof())
     return bool(answers)
+
+
+def restart_sick(client: Client) -> dict[str, str]:
+    """Have workers that cannot do the work any more start anew; those that nobody starts leave.
+
+    Returns
+    -------
+    dict
+        Address -> what they cannot do.
+    """
+    found = client.run(complaint, on_error="return")
+    sick = {worker: str(one) for worker, one in found.items() if one is not None and not isinstance(one, OSError)}
+    if sick:
+        with contextlib.suppress(OSError, RuntimeError, TimeoutError):  # of one that is gone already
+            try:
+                client.restart_workers(list(sick), timeout=RESTART_TIMEOUT, raise_for_error=False)
+            except ValueError:  # it has no nanny
+                client.retire_workers(list(sick), close_workers=True, remove=True)
+    return sick
