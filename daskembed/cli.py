@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -202,8 +201,17 @@ def _parser() -> argparse.ArgumentParser:
         "clusters",
         help="what --cluster can name, and whether it is installed",
         description="List the presets: what each is, what it needs installed, and whether that is.",
+        epilog="exit status: 0, or 2 if the cluster does not work or the file cannot be written",
     )
     clusters.set_defaults(command=_clusters)
+    asked = clusters.add_mutually_exclusive_group()
+    asked.add_argument("--copy", nargs=2, metavar=("NAME", "FILE.yaml"), help="copy a preset to a file to be edited")
+    asked.add_argument(
+        "--check",
+        metavar="NAME|FILE|ADDRESS",
+        help="start the cluster with one worker, do one trivial task there, say what it computes with, and close it",
+    )
+    clusters.add_argument("--cluster-arg", action="append", default=[], metavar="KEY=VALUE", help="as for `run`")
 
     demo = commands.add_parser(
         "demo",
@@ -239,14 +247,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    import distributed  # noqa: F401 (it sets the levels of its loggers)
-
-    # A lost scheduler is told in a line of our own, not in tracebacks of the client's.
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    from daskembed.clusters import parse_arguments
     from daskembed.display import print_event, show_progress
     from daskembed.pipeline import run
+    from daskembed.presets import parse_arguments
+    from daskembed.quiet import quieten
 
+    quieten()  # and for good: what is said when everything is closed is no use to anybody
     as_json = options.log_format == "json"
     with contextlib.nullcontext() if as_json else show_progress() as progress:
         result = run(
@@ -343,13 +349,12 @@ def _rules(options: argparse.Namespace) -> Rules | None:
 
 
 def _cube(options: argparse.Namespace) -> int:
-    import distributed  # noqa: F401 (as in `_run`)
-
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    from daskembed.clusters import parse_arguments
     from daskembed.cubes import summary, write_cubes
     from daskembed.display import show_progress
+    from daskembed.presets import parse_arguments
+    from daskembed.quiet import quieten
 
+    quieten()
     with show_progress() as progress:
         result = write_cubes(
             options.tiles,
@@ -366,8 +371,20 @@ def _cube(options: argparse.Namespace) -> int:
 
 
 def _clusters(options: argparse.Namespace) -> int:
-    from daskembed.clusters import is_installed, presets, read_preset
+    from daskembed.presets import copy_preset, is_installed, parse_arguments, presets, read_preset
 
+    if options.copy:
+        name, path = options.copy
+        copy_preset(name, path)
+        print(f"{path}: edit it, try it with `daskembed clusters --check {path}`, then run with `--cluster {path}`")
+        return 0
+    if options.check:
+        from daskembed.clusters import check
+        from daskembed.quiet import quieten
+
+        quieten()
+        print(check(options.check, arguments=parse_arguments(options.cluster_arg)))
+        return 0
     width = max(map(len, presets()))
     for name in presets():
         preset = read_preset(name)
@@ -379,7 +396,9 @@ def _clusters(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from daskembed.demo import demo
+    from daskembed.quiet import quieten
 
+    quieten()
     return demo(Path(options.folder), options.encoder)
 
 
@@ -433,6 +452,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 def _summary(result: RunResult) -> int:
     from daskembed.display import summary
+    from daskembed.status import left_by
 
-    print(summary(result))
+    print(summary(result, left_by(result)))
     return result.exit_status

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from daskembed import __version__, config
+from daskembed.clusters import WORKER_TIMEOUT
 from daskembed.display import describe_bytes, describe_seconds
 from daskembed.encoders.description import CHIP
 from daskembed.errors import (
@@ -33,7 +34,7 @@ from daskembed.errors import (
     StorageUnusableError,
     TileError,
 )
-from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT
+from daskembed.flow import DASK_CONFIG
 from daskembed.geozarr import ROOT, Grid, metadata
 from daskembed.receipts import STATE
 from daskembed.results import Progress, RunResult, TileResult
@@ -709,15 +710,12 @@ def _run_on(
     check: Callable[[], None],
     progress: Callable[[Progress], None] | None,
 ) -> RunResult:
-    from daskembed.clusters import check_versions
+    from daskembed.clusters import await_worker, check_versions
+    from daskembed.proof import prove_workers
 
-    try:
-        client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
-    except TimeoutError:
-        raise InputError(
-            f"no worker joined {client.scheduler.address} within {WORKER_TIMEOUT} s: start one with `dask worker`"
-        ) from None
+    await_worker(client, WORKER_TIMEOUT)
     check_versions(client)
+    prove_workers(client)
     _check_seen(client, job)
     return _Flow(client, job, names, progress).run(check)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections import Counter, defaultdict
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
 
 STAGES = ("index", "embed", "examine", "publish")
 """What the names of tasks begin with; the tile follows."""
-RUNS, TASKS = "daskembed-runs", "daskembed-tasks"
-"""Topics of events on the scheduler: where runs say how far they are, and where they hear which worker did a task."""
-MOST_RUNS, MOST_TILES = 5, 20
-"""Runs, the last ones, and tiles in work, the first ones, that the page lists."""
+RUNS, TASKS, LOST = "daskembed-runs", "daskembed-tasks", "daskembed-lost"
+"""Topics of events on the scheduler: where runs say how far they are, and where they hear which worker did a task and
+which workers are gone."""
+MOST_RUNS, MOST_TILES, MOST_BAD = 5, 20, 20
+"""Runs, the last ones, tiles in work, the first ones, and chips set aside, the last ones, that the page lists."""
+PAGE_SECONDS = 1
+"""How old what the page shows may be."""
 LIVE = "daskembed"
 """What a worker's heartbeat calls `daskembed.timings.Recent.read`."""
 # The page shows what it is sent as text; nothing else may be loaded or run in it.
@@ -49,6 +53,15 @@ def serve(client: Client) -> str:
         return ""
     link = urlsplit(client.dashboard_link)
     return str(urlunsplit(link._replace(path=link.path.removesuffix("/status") + "/daskembed")))
+
+
+def chips_in_work(dask_scheduler: Scheduler) -> dict[str, int]:
+    """On the scheduler: chips done of each task that a worker has in work, as its last heartbeat said."""
+    found: dict[str, int] = {}
+    for worker in dask_scheduler.workers.values():
+        for key, chips in worker.metrics.get(LIVE, {}).get("in_work", {}).items():
+            found[key] = max(chips, found.get(key, 0))
+    return found
 
 
 def check_report(path: str) -> None:
@@ -109,6 +122,7 @@ class _Page(SchedulerPlugin):  # type: ignore[misc]
 
     async def start(self, scheduler: Scheduler) -> None:
         self._scheduler, self._runs = scheduler, dict[str, dict[str, Any]]()
+        self._memory, self._waiting = dict[str, int](), set[asyncio.Event]()
         # Under any prefix that the dashboard may have.
         routes = [(r".*/daskembed", _PageHandler), (r".*/daskembed\.json", _StateHandler, {"page": self})]
         scheduler.http_application.add_handlers(".*", routes)
@@ -134,10 +148,31 @@ class _Page(SchedulerPlugin):  # type: ignore[misc]
             self._runs[msg["run"]] = msg
             for old in list(self._runs)[:-MOST_RUNS]:
                 del self._runs[old]
+            if msg["state"] != "running":
+                # The scheduler may be gone before the page asks again.
+                for waiting in self._waiting:
+                    waiting.set()
+        elif topic == "worker-restart-memory":
+            self._memory[msg["worker"]] = msg["rss"]
+        elif topic == "all" and msg.get("action") == "remove-worker" and not msg["expected"]:
+            tasks = sum(_parts(key) is not None for key in msg["processing-tasks"])
+            found = {"worker": msg["worker"], "tasks": tasks, "memory": self._memory.pop(msg["worker"], None)}
+            self._scheduler.log_event(LOST, found)
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         if start == "processing" and "worker" in kwargs and _parts(key):
             self._scheduler.log_event(TASKS, {"key": key, "worker": kwargs["worker"]})
+
+    async def change(self) -> None:
+        """Wait until a run ends, but no longer than the page is to be old."""
+        event = asyncio.Event()
+        self._waiting.add(event)
+        try:
+            await asyncio.wait_for(event.wait(), PAGE_SECONDS)
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting.discard(event)
 
     def state(self) -> dict[str, Any]:
         """What the page shows, as JSON."""
@@ -163,7 +198,7 @@ class _Page(SchedulerPlugin):  # type: ignore[misc]
         return {
             "runs": [self._run(told) for told in reversed(self._runs.values())],
             "stages": [{"stage": stage, **_counts(found)} for stage, found in stages.items()],
-            "tiles": [{"tile": tile, **found} for tile, found in list(tiles.items())[:MOST_TILES]],
+            "tiles": [{"tile": tile, "tasks": found} for tile, found in list(tiles.items())[:MOST_TILES]],
             "tiles_in_work": len(tiles),
             "workers": workers,
             "chips_per_second": sum(worker["chips_per_second"] for worker in workers),
@@ -196,6 +231,7 @@ class _Page(SchedulerPlugin):  # type: ignore[misc]
             for place in ("working", "waiting"):
                 tasks.add_metric([found["stage"], place], found[place])
         yield tasks
+        yield from self._collect_runs()
         busy = GaugeMetricFamily(
             "daskembed_device_busy_ratio",
             f"Share of the last {timings.WINDOW} seconds in which a worker's device was busy",
@@ -204,6 +240,33 @@ class _Page(SchedulerPlugin):  # type: ignore[misc]
         for worker in state["workers"]:
             busy.add_metric([worker["worker"]], worker["device"])
         yield busy
+
+    def _collect_runs(self) -> Iterator[Any]:
+        """What the last runs told, each by its output and version."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        tiles = GaugeMetricFamily(
+            "daskembed_run_tiles", "Tiles of a run by state", labels=["output", "version", "state"]
+        )
+        chips = GaugeMetricFamily(
+            "daskembed_run_chips",
+            "Chips of a run's tiles by fate; filled are encoded too; what is found bad while its tile is at work "
+            "counts as encoded until that is published",
+            labels=["output", "version", "fate"],
+        )
+        # An output may have had several runs: the last one counts.
+        last = {(told["output"], told["version"]): told for told in self._runs.values() if "in_files" in told}
+        for (output, version), told in last.items():
+            known = {state: told[state] for state in ("done", "skipped", "failed", "unfinished")}
+            known["waiting"] = told["tiles"] - sum(known.values())
+            for state, count in known.items():
+                tiles.add_metric([output, version, state], count)
+            fates = {fate: told[fate] for fate in ("quarantined", "rejected", "filled")}
+            fates["encoded"] = told["in_files"] + sum(tile["done"] for tile in told["in_work"])
+            for fate, count in fates.items():
+                chips.add_metric([output, version, fate], count)
+        yield tiles
+        yield chips
 
 
 def _parts(key: Any) -> list[str] | None:
@@ -244,5 +307,7 @@ class _StateHandler(_Handler):
     def initialize(self, page: _Page) -> None:
         self._page = page
 
-    def get(self) -> None:
+    async def get(self) -> None:
+        if self.get_query_argument("wait", None) is not None:
+            await self._page.change()
         self.write(self._page.state())

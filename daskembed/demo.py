@@ -9,6 +9,7 @@ from daskembed.encoders import ENCODERS, get_encoder_module
 from daskembed.encoders.description import CHIP
 from daskembed.landscape import write_chips
 from daskembed.pipeline import run
+from daskembed.status import left_by
 
 TILE = "33TUL"
 CHECKPOINT = "untrained:tiny"
@@ -73,7 +74,7 @@ def demo(folder: Path, encoder: str = "clay-v0") -> int:
             version=version,
             progress=progress,
         )
-    print(summary(result))
+    print(summary(result, left_by(result)))
     if result.exit_status == 0:
         values = {"file": result.tiles[0].file, "tile": TILE, "chips": chips, "folder": folder}
         values |= {"flags": flags, "title": module.TITLE, "released": module.CHECKPOINT}

@@ -7,40 +7,49 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
+from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from daskembed.planning import Plan
     from daskembed.results import Event, Expected, Progress, RunResult, TileResult
+    from daskembed.status import TileStatus
 
 MOST_LISTED = 5
 """Quarantined chips and failed tiles named in a summary; the receipts hold all."""
+LINE_EVERY = 30
+"""Seconds between two lines that say how far a run is, where there is no terminal."""
 
 
 @contextlib.contextmanager
 def show_progress() -> Iterator[Callable[[Progress], None]]:
-    """A callback for `daskembed.run`: one live line on a terminal, a line a tile elsewhere."""
+    """A callback for `daskembed.run`: a live bar on a terminal; elsewhere a line a tile, and one every half minute."""
     from rich.console import Console
     from rich.live import Live
-    from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
-    start = time.monotonic()
-    told, noticed = 0, ""
+    console = Console(highlight=False)
+    say = partial(console.print, markup=False, soft_wrap=True)
+    finished, said, begun, due = 0, 0, False, time.monotonic() + LINE_EVERY
 
     def tell(state: Progress) -> None:
-        nonlocal told, noticed
-        if not told and not state.finished and not state.indexed:
+        nonlocal finished, said, begun, due
+        if not begun:
+            begun = True
             page = f"\nrun's page: {state.page}" if state.page else ""
-            console.print(f"dashboard: {state.dashboard}{page}\nworkers: {state.workers}", markup=False)
-        for result in state.finished[told:]:
-            console.print(describe_tile(result), markup=False)
-        told = len(state.finished)
-        if state.notice != noticed:
-            noticed = state.notice
-            console.print(noticed or "workers are back", markup=False)
+            say(f"dashboard: {state.dashboard}{page}\nworkers: {state.workers}")
+        for result in state.finished[finished:]:
+            say(describe_tile(result))
+        for line in state.said[said:]:
+            say(line)
+        finished, said = len(state.finished), len(state.said)
+        if not console.is_terminal and time.monotonic() >= due and state.how == "running":
+            due = time.monotonic() + LINE_EVERY
+            say(describe_progress(state))
 
     if not console.is_terminal:
         yield tell
@@ -49,10 +58,53 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
 
         def show(state: Progress) -> None:
             tell(state)
-            live.update(Text(describe_progress(state, time.monotonic() - start)))
+            live.update(_bar(state))
 
         yield show
-        live.update(Text(""))
+        live.update("")
+
+
+def _bar(state: Progress) -> Table:
+    """A bar of chips above the line of `describe_progress`."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = Table.grid()
+    lines.add_row(ProgressBar(max(1, state.expected), state.done, width=78))
+    lines.add_row(Text(describe_progress(state)))
+    return lines
+
+
+def in_notebook() -> Callable[[Progress], None] | None:
+    """A callback for `daskembed.run`, with links and a bar below the cell, if this is a Jupyter kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import HTML, display  # type: ignore[import-not-found]
+
+    cell = display(HTML(""), display_id=True)
+    shown = 0.0
+
+    def show(state: Progress) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now >= shown + 1 or state.how != "running":
+            shown = now
+            cell.update(HTML(progress_as_html(state)))
+
+    return show
+
+
+def progress_as_html(state: Progress) -> str:
+    """Links to the pages, a bar, and the line of `describe_progress`."""
+    links = (("the run's page", state.page), ("Dask's dashboard", state.dashboard))
+    shown = [f'<a href="{escape(link)}" target="_blank">{name}</a>' for name, link in links if link]
+    full = state.how == "over"
+    done, most = (1, 1) if full else (state.done, max(1, state.expected))
+    lines = [" · ".join(shown), f'<progress value="{done}" max="{most}" style="width: 30em"></progress>']
+    lines += map(escape, (describe_progress(state), *state.said[-MOST_LISTED:]))
+    return "<br>".join(lines)
 
 
 def print_event(event: Event) -> None:
@@ -74,22 +126,25 @@ def describe_tile(result: TileResult) -> str:
     return f"{result.tile}  {result.status}: {_count(result.chips, 'chip')}{bad}, {files}"
 
 
-def describe_progress(state: Progress, seconds: float) -> str:
+def describe_progress(state: Progress) -> str:
     """One line for a run on its way."""
-    rate = state.encoded / seconds if seconds else 0.0
     parts = [
         f"tiles {len(state.finished)}/{state.tiles}",
-        f"chips {state.encoded}/{state.chips}" + ("+" if state.indexed < state.tiles else ""),
-        f"{rate:.2f} chips/s",
+        f"chips {state.done}/{state.chips}" + ("+" if state.indexed < state.tiles else ""),
+        f"{state.rate:.2f} chips/s" if state.done else "first chips on their way",
+        f"{describe_seconds(state.seconds)} elapsed",
     ]
-    if rate and state.indexed:
+    left = state.left
+    if state.how != "running":
+        parts.append(state.how)
+    elif left is not None:
         # Tiles not yet indexed are taken to be like those that are.
-        expected = state.chips * state.tiles / state.indexed
-        parts.append(f"{describe_seconds((expected - state.encoded) / rate)} left")
-    parts.append(f"{state.quarantined} quarantined")
+        parts.append(f"{describe_seconds(left)} left")
+    if state.quarantined:
+        parts.append(f"{state.quarantined} quarantined")
     if state.rejected:
         parts.append(f"{state.rejected} rejected")
-    return "  ·  ".join(parts)
+    return " · ".join(parts)
 
 
 def describe_seconds(seconds: float) -> str:
@@ -102,19 +157,27 @@ def describe_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def summary(result: RunResult) -> str:
-    """The closing lines of a run."""
+def summary(result: RunResult, left: Sequence[TileStatus] = ()) -> str:
+    """The closing lines of a run; `left` is what an output holds of the tiles that it did not finish."""
     statuses = Counter(tile.status for tile in result.tiles)
-    tiles = ", ".join(f"{statuses[status]} {status}" for status in ("done", "skipped", "failed") if statuses[status])
-    if result.unfinished:
-        tiles += f"{', ' if tiles else ''}{result.unfinished} not finished"
+    # What an earlier run finished and this one did not come to is as good as skipped.
+    statuses += Counter({"done": "skipped"}.get(tile.status, tile.status) for tile in left)
+    statuses["not begun" if left else "not finished"] = result.unfinished - len(left)
+    states = ("done", "skipped", "failed", "unfinished", "missing", "changed", "damaged", "not begun", "not finished")
+    tiles = ", ".join(f"{statuses[status]} {status}" for status in states if statuses[status])
+    kept = [tile for tile in left if tile.status == "unfinished"]
+    blocks, of_all = sum(tile.parts_done for tile in kept), sum(tile.parts or 0 for tile in kept)
+    quarantined = result.quarantined | {url: why for tile in left for url, why in tile.quarantined.items()}
+    rejected = len(result.rejected) + sum(len(tile.rejected) for tile in left)
+    chips = result.chips + sum(tile.chips or 0 for tile in left)
     rate = f" in {describe_seconds(result.seconds)} ({result.chips_per_second:.2f} chips/s)" if result.encoded else ""
     lines = [
         f"tiles        {tiles}",
-        f"chips        {result.chips} in the files, {result.encoded} encoded now{rate}",
-        f"quarantined  {len(result.quarantined)}",
-        *_some(f"  {url}  {reason}" for url, reason in result.quarantined.items()),
-        *([f"rejected     {len(result.rejected)} (the receipts say why)"] if result.rejected else []),
+        f"chips        {chips} in the files, {result.encoded} encoded now{rate}",
+        *([f"blocks       {blocks} of {of_all} of the unfinished tiles are kept"] if kept else []),
+        f"quarantined  {len(quarantined)}",
+        *_some(f"  {url}  {reason}" for url, reason in quarantined.items()),
+        *([f"rejected     {rejected} (the receipts say why)"] if rejected else []),
         *_some(f"note         {note}" for tile in result.tiles if tile.status == "done" for note in tile.notes),
         *([f"failed       {statuses['failed']}"] if statuses["failed"] else []),
         *_some(f"  {tile.tile}  {tile.reason}" for tile in result.tiles if tile.status == "failed"),

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import queue
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distributed import KilledWorker, SpecCluster, Status, WorkerPlugin, span
+from distributed import KilledWorker, SpecCluster, Status, span
 
-from daskembed import dashboard, stages, timings
+from daskembed import stages, timings
+from daskembed.clusters import WORKER_TIMEOUT
 from daskembed.errors import (
     ClusterLostError,
     DaskembedError,
@@ -23,16 +22,17 @@ from daskembed.errors import (
     StorageError,
     StorageUnusableError,
     TileError,
-    every_error,
 )
 from daskembed.proof import SICK, restart_sick
+from daskembed.quiet import TellOnce
 from daskembed.receipts import Receipt
+from daskembed.reporting import Report
 from daskembed.results import Event, Progress, RunResult, TileResult
 from daskembed.settings import Settings
 from daskembed.storage import redact
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, Scheduler, Worker
+    from distributed import Client, Future, Scheduler
 
 RETRIES = 2
 """How often a task is tried again after an error, on top of the stores' own retries."""
@@ -50,8 +50,6 @@ MOST_SICK = 3
 """How many workers that cannot do the work a cluster is asked to replace."""
 MOST_RETURNS = 4
 """How often a task that the scheduler gave back is sent again before its tile fails."""
-WORKER_TIMEOUT = 600
-"""Seconds to wait for a worker, at the start or when all are lost: machines in a cloud take minutes."""
 
 
 @dataclass
@@ -88,28 +86,16 @@ class _Task:
     """URL -> reason, of chips that its worker must not touch."""
 
     @property
+    def number(self) -> int | None:
+        """Of its block."""
+        return None if self.block is None else self.block.number
+
+    @property
     def key(self) -> str:
         """Its name on the cluster."""
-        number = "" if self.block is None else f"-{self.block.number}"
+        number = "" if self.number is None else f"-{self.number}"
         again = f"-again{self.tries + self.returns}" if self.tries + self.returns else ""
         return f"{self.stage}-{self.job.tile}{number}-{self.job.started}{again}"
-
-
-class _TellOnce(WorkerPlugin):  # type: ignore[misc]
-    """Keeps errors of our own, and a scheduler that is gone, out of the workers' logs: the run tells them in a line."""
-
-    name = "daskembed-tell-once"
-
-    def setup(self, worker: Worker) -> None:
-        known = {error.__name__ for error in every_error()}
-
-        def tell(record: logging.LogRecord) -> bool:
-            if str(record.msg).startswith("Failed to communicate with scheduler"):
-                return False
-            failed = str(record.msg).startswith("Compute Failed") and isinstance(record.args, tuple)
-            return not (failed and {str(text).partition("(")[0] for text in record.args or ()} & known)
-
-        logging.getLogger("distributed.worker").addFilter(tell)
 
 
 class Flow:
@@ -148,32 +134,21 @@ class Flow:
         workers: str,
     ) -> None:
         self._client, self._settings, self._receipts, self._published = client, settings, receipts, published
-        self._todo = iter(enumerate(names))
+        self._names, self._todo = names, iter(enumerate(names))
         self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._tasks: dict[Future, _Task] = {}
-        self._state = Progress(len(names), client.dashboard_link, workers)
-        self._check, self._tell, self._events = check, progress or (lambda state: None), events
-        self._started, self._by = stages.now(), dict[str, str]()
+        self._report = Report(client, len(names), settings, progress, events, workers)
+        self._state, self._check = self._report.state, check
         self._room, self._looked, self._alone_since = 1, 0.0, time.monotonic()
-        self._sick = dict[str, str]()
+        self._sick, self._sick_told = dict[str, str](), 0
 
     def run(self) -> RunResult:
         """Embed all tiles, or as many as can be until Ctrl-C."""
         with contextlib.suppress(OSError):  # of a worker that dies at this moment; the others have it
-            self._client.register_plugin(_TellOnce())
-        self._state.page = dashboard.serve(self._client)
+            self._client.register_plugin(TellOnce())
         self._client.subscribe_topic(SICK, self._hear_of_sick)
-        if self._events is not None:
-            # Which worker did a block is asked of nobody: the scheduler says it before it says that the block is done.
-            self._client.subscribe_topic(dashboard.TASKS, self._hear)
         start, before = time.perf_counter(), self._client.run(timings.seconds, on_error="ignore")
-        self._tell(self._state)
-        self._emit(
-            "run_started",
-            counts={"tiles": self._state.tiles},
-            dashboard=redact(self._state.dashboard),
-            page=redact(self._state.page) or None,
-        )
+        self._report.begin()
         interrupted = False
         try:
             with span("daskembed", f"{redact(self._settings.output.url)} v{self._settings.version}"):
@@ -182,81 +157,45 @@ class Flow:
                     self._drain(self._fill)
                 except KeyboardInterrupt:
                     interrupted = True
+                    self._report.say(self._farewell())
                     # Blocks are given up, files whose blocks are all done are still published.
                     self._cancel([future for future, task in self._tasks.items() if task.stage != "publish"])
                     self._drain(lambda: None)
         except KeyboardInterrupt:
             pass  # the second one: stop at once
         except DaskembedError as error:
-            self._end("stopped", redact(str(error)))
+            self._report.end("stopped", redact(str(error)))
             raise
         finally:
             self._cancel(list(self._tasks))
-        self._end("interrupted" if interrupted else "over")
+        self._report.end("interrupted" if interrupted else "over")
         seconds = time.perf_counter() - start
+        finished = {tile.tile for tile in self._state.finished}
         return RunResult(
             output=self._settings.output.url,
             tiles=tuple(self._state.finished),
-            unfinished=self._state.tiles - len(self._state.finished),
+            unfinished=self._state.tiles - len(finished),
             encoded=self._state.encoded,
             seconds=seconds,
             interrupted=interrupted,
             stage_seconds={} if interrupted else self._stage_seconds(before),
+            remaining=tuple(name for name in self._names if name not in finished),
+            version=self._settings.version,
         )
-
-    def _end(self, how: str, reason: str | None = None) -> None:
-        self._emit("run_ended", reason=reason or how, counts=self._counts())
-        if self._events is not None:
-            self._client.unsubscribe_topic(dashboard.TASKS)
-        self._client.unsubscribe_topic(SICK)
-        with contextlib.suppress(OSError, RuntimeError, TimeoutError):  # of a scheduler that is gone
-            self._show(how)
-
-    def _show(self, how: str = "running") -> None:
-        """Say on the page how far this run is."""
-        told = {
-            "run": f"{self._client.id} {self._started}",
-            "client": self._client.id,
-            "output": redact(self._settings.output.url),
-            "state": how,
-            "notice": self._state.notice,
-            **self._counts(),
-        }
-        self._client.log_event(dashboard.RUNS, told)
-
-    def _counts(self) -> dict[str, int]:
-        state = self._state
-        ends = Counter(tile.status for tile in state.finished)
-        return {
-            "tiles": state.tiles,
-            **{status: ends[status] for status in ("done", "skipped", "failed")},
-            "indexed": state.indexed,
-            "chips": state.chips,
-            "encoded": state.encoded,
-            "quarantined": state.quarantined,
-            "rejected": state.rejected,
-        }
-
-    def _emit(self, event: str, job: _Job | None = None, task: _Task | None = None, **what: Any) -> None:
-        if self._events is None:
-            return
-        if task is not None:
-            number = None if task.block is None else task.block.number
-            what = {"worker": self._by.pop(task.key, None), "block": number} | what
-        self._events(Event(stages.now(), event, tile=None if job is None else job.tile, **what))
-
-    def _hear(self, heard: tuple[float, dict[str, str]]) -> None:
-        """In the client's thread: a task of some run changed hands."""
-        if (key := heard[1]["key"]) in self._client.futures:
-            self._by[key] = heard[1]["worker"]
 
     def _hear_of_sick(self, heard: tuple[float, dict[str, str]]) -> None:
         """In the client's thread: a worker that joined cannot do the work."""
-        self._sick[heard[1]["worker"]] = redact(heard[1]["reason"])
+        self._sick[heard[1]["worker"]] = heard[1]["reason"]
 
-    def _emit_quarantined(self, job: _Job, found: Mapping[str, str]) -> None:
-        for url, reason in found.items():
-            self._emit("quarantined", job, chip=redact(url), reason=redact(reason))
+    def _farewell(self) -> str:
+        """What a Ctrl-C waits for, and what it gives up."""
+        publishing = sum(task.stage == "publish" for task in self._tasks.values())
+        blocks = sum(task.stage == "embed" for task in self._tasks.values())
+        waits = f"waiting until {_count(publishing, 'tile')} {'is' if publishing == 1 else 'are'} published"
+        gives = f"{_count(blocks, 'unfinished block')} given up, finished ones are kept"
+        return f"interrupted: {waits if publishing else 'no tile waits to be published'}; {gives}" + (
+            "; a second Ctrl-C does not wait" if publishing else ""
+        )
 
     def _fill(self) -> None:
         """Start tiles until every thread has blocks waiting: fewer starve it, more only fill the scheduler."""
@@ -267,7 +206,7 @@ class Flow:
             if receipt and not receipt.finishes(self._settings.identity, files):
                 receipt = None
             job = _Job(tile, order, stages.now(), receipt, files)
-            self._emit("tile_started", job)
+            self._report.tile_started(tile)
             self._send(_Task(job, "index"))
 
     def _look(self) -> None:
@@ -283,11 +222,10 @@ class Flow:
         self._room = 3 * max(1, sum(threads for threads, _ in fleet.values()))
         if working:
             self._alone_since = now
-        notice = self._notice(sorted(fleet.keys() - working.keys()), alone=not working)
-        if notice != self._state.notice:
-            self._state.notice = notice
-            self._tell(self._state)
-            self._emit("notice", reason=notice or "workers are back")
+        for worker, reason in list(self._sick.items())[self._sick_told :]:
+            self._sick_told += 1
+            self._report.say(f"worker {worker} cannot do the work and is stopped: {reason}")
+        self._report.notice(_trouble(sorted(fleet.keys() - working.keys()), alone=not working))
         if now - self._alone_since > WORKER_TIMEOUT:
             address = self._client.scheduler.address
             raise ClusterLostError(
@@ -296,16 +234,6 @@ class Flow:
                 if fleet
                 else f"no worker is left at {address}, and none came within {WORKER_TIMEOUT} s: start workers again"
             )
-
-    def _notice(self, paused: list[str], *, alone: bool) -> str:
-        """What holds the run up."""
-        told = [f"{worker} cannot do the work: {reason}" for worker, reason in list(self._sick.items())[-1:]]
-        if paused:
-            more = " and others" if len(paused) > 3 else ""
-            told.append(f"workers that Dask has paused for want of memory: {', '.join(paused[:3])}{more}")
-        elif alone:
-            told.append(f"no worker is left: waiting up to {WORKER_TIMEOUT} s for one")
-        return "; ".join(told)
 
     def _replace_lost(self) -> None:
         """Have a cluster start anew what it gave up: a nanny whose worker dies while it starts goes with it."""
@@ -318,7 +246,7 @@ class Flow:
     def _fleet(self) -> dict[str, tuple[int, bool]]:
         """Address -> threads and whether Dask has paused it, of all workers."""
         try:
-            self._show()
+            self._report.look({task.key for task in self._tasks.values()})
             found: dict[str, tuple[int, bool]] = self._client.run_on_scheduler(_workers)
             return found
         except (OSError, RuntimeError, TimeoutError) as error:
@@ -341,7 +269,7 @@ class Flow:
                 self._after_error(task, future.exception())
             else:
                 raise ClusterLostError("the Dask scheduler is gone, and what it knew with it")
-            self._tell(self._state)
+            self._report.tell()
             refill()
 
     def _send(self, task: _Task) -> None:
@@ -408,12 +336,8 @@ class Flow:
         job.indexed, blocks = found
         if carried:
             blocks = stages.begin(self._settings, job.tile, job.indexed, blocks)
-        self._state.indexed += 1
-        self._state.quarantined += len(job.indexed.quarantined)
         chips = sum(block.chips for block in blocks)
-        self._state.chips += chips
-        self._emit("indexed", job, task, counts={"blocks": len(blocks), "chips": chips})
-        self._emit_quarantined(job, job.indexed.quarantined)
+        self._report.indexed(job.tile, job.indexed.quarantined, chips, len(blocks), task.key)
         if not blocks:
             self._send(_Task(job, "publish"))
             return
@@ -435,8 +359,7 @@ class Flow:
         assert task.block is not None
         if found is not None:
             self._settings.output.put(task.block.path, found)
-        self._state.encoded += task.block.chips
-        self._emit("embedded", task.job, task, counts={"chips": task.block.chips})
+        self._report.embedded(task.job.tile, task.block.chips, task.key, task.block.number)
         task.job.waiting.discard(task.block.path)
         if not task.job.waiting:
             self._send(_Task(task.job, "publish"))
@@ -445,10 +368,6 @@ class Flow:
         self._send(replace(task, stage="embed", set_aside=found))
 
     def _after_publish(self, task: _Task, receipt: Receipt) -> None:
-        assert task.job.indexed is not None
-        known = task.job.indexed.quarantined
-        self._state.quarantined += len(receipt.quarantined) - len(known)
-        self._emit_quarantined(task.job, {url: why for url, why in receipt.quarantined.items() if url not in known})
         self._finish(task, "done", receipt)
 
     def _finish(self, task: _Task, status: str, receipt: Receipt) -> None:
@@ -463,12 +382,9 @@ class Flow:
             files=tuple(map(output.url_of, receipt.names)),
             rejected=receipt.rejected,
             notes=tuple(receipt.notes),
+            filled=len(receipt.filled),
         )
-        self._state.finished.append(result)
-        self._state.rejected += len(receipt.rejected)
-        counts = {"chips": result.chips, "quarantined": len(result.quarantined), "rejected": len(result.rejected)}
-        told = {"file": result.file and redact(result.file), "files": [redact(file) for file in result.files] or None}
-        self._emit("published" if status == "done" else status, job, task, counts=counts, **told)
+        self._report.finished(result, job.indexed.quarantined if job.indexed else {}, task.key)
 
     def _after_error(self, task: _Task, error: BaseException) -> None:
         if isinstance(error, (StorageUnusableError, InputError)):
@@ -504,14 +420,14 @@ class Flow:
 
     def _emit_retried(self, task: _Task, error: BaseException) -> None:
         last = {"worker": error.last_worker.address} if isinstance(error, KilledWorker) else {}
-        self._emit("retried", task.job, task, stage=task.stage, reason=redact(_reason(error)), **last)
+        what = {"stage": task.stage, "reason": redact(_reason(error))}
+        self._report.emit("retried", task.job.tile, task.key, task.number, **(what | last))
 
     def _begin_again(self, task: _Task) -> None:
         """Make parts that are gone: the last task of a run that was stopped may have published and removed them."""
         assert task.job.indexed is not None
         task.job.begun_again += 1
-        self._state.indexed -= 1
-        self._state.quarantined -= len(task.job.indexed.quarantined)
+        self._report.index_again(task.job.tile)
         self._send(_Task(task.job, "index", tries=task.tries + 1))
 
     def _fail(self, task: _Task, error: BaseException) -> None:
@@ -520,8 +436,9 @@ class Flow:
             self._state.indexed += 1
         self._cancel([future for future, other in self._tasks.items() if other.job is job])
         reason = _reason(error)
-        self._state.finished.append(TileResult(job.tile, "failed", reason=reason))
-        self._emit("failed", job, task, reason=redact(reason))
+        known = job.indexed.quarantined if job.indexed else {}
+        result = TileResult(job.tile, "failed", quarantined=known, reason=reason)
+        self._report.finished(result, known, task.key, task.number)
         # Told anyway; a store that does not take this either fails the next tiles too.
         with contextlib.suppress(StorageError):
             stages.record(self._settings, job.tile, job.indexed, reason)
@@ -540,6 +457,14 @@ class Flow:
         return total
 
 
+def _trouble(paused: list[str], *, alone: bool) -> str:
+    """What holds a run up: workers that are paused, or that there is none."""
+    if paused:
+        more = f" and {len(paused) - 3} more" if len(paused) > 3 else ""
+        return f"Dask has paused workers that are short of memory: {', '.join(paused[:3])}{more}"
+    return f"no worker is left: waiting up to {WORKER_TIMEOUT} s for one" if alone else ""
+
+
 def _workers(dask_scheduler: Scheduler) -> dict[str, tuple[int, bool]]:
     """On the scheduler: address -> threads and whether it is paused, of all workers."""
     return {
@@ -553,6 +478,10 @@ def _result(future: Future) -> Any:
     except TimeoutError:
         # Its worker died after it was done, and nobody came to do it again.
         raise ClusterLostError(f"no worker gave the result of {future.key} within {WORKER_TIMEOUT} s") from None
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _reason(error: BaseException) -> str:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import dask
 
 from daskembed import config, dashboard, lock
-from daskembed.clusters import check_versions, connect, shares_files
+from daskembed.clusters import WORKER_TIMEOUT, await_worker, check_versions, connect, hardware, shares_files
 from daskembed.elsewhere import arrange, refuse_source
 from daskembed.embedding import ON_NAN
 from daskembed.encoders import load_encoder
 from daskembed.errors import ConflictError, DaskembedError, InputError
-from daskembed.flow import DASK_CONFIG, WORKER_TIMEOUT, Flow
+from daskembed.flow import DASK_CONFIG, Flow
 from daskembed.proof import TRIES, prove_workers
 from daskembed.receipts import STATE, Receipt, check_version, published_files, read_receipts, receipt_path
 from daskembed.results import Event, Progress, RunResult
@@ -274,15 +274,10 @@ def _run_on(
 ) -> RunResult:
     found: list[Hardware] = []
     for _ in range(TRIES):
-        try:
-            client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
-        except TimeoutError:
-            raise InputError(
-                f"no worker joined {client.scheduler.address} within {WORKER_TIMEOUT} s: start one with `dask worker`"
-            ) from None
+        await_worker(client, WORKER_TIMEOUT)
         check_versions(client)
         # A worker that dies at this moment does not answer, and may have been the only one.
-        if prove_workers(client) and (found := list(client.run(_hardware, on_error="ignore").values())):
+        if prove_workers(client) and (found := list(client.run(hardware, on_error="ignore").values())):
             break
         time.sleep(1)
     else:
@@ -299,12 +294,6 @@ def _run_on(
     flow = Flow(client, names, settings, receipts, published, check, progress, events, _describe(found))
     with dashboard.report(client, report):
         return replace(flow.run(), expected=recall(settings))
-
-
-def _hardware() -> Hardware:
-    from daskembed.device import hardware
-
-    return hardware()
 
 
 def _describe(workers: list[Hardware]) -> str:

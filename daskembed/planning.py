@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from daskembed import config
-from daskembed.clusters import parse_workers
 from daskembed.cube import block_ends
 from daskembed.encoders import resolve_precision
 from daskembed.errors import InputError, TileError
 from daskembed.pipeline import check_conflicts, resolve
+from daskembed.presets import parse_workers
 from daskembed.receipts import published_files, read_receipts
 from daskembed.results import Expected
 from daskembed.settings import Settings
@@ -32,7 +32,7 @@ COMPRESSED, FILE_BYTES, ROW_BYTES = 0.83, 8_000, 70
 """Of a published file: what is left of its vectors, its footer, and what else a chip takes. Measured on the demo."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What a run will take."""
 
@@ -58,6 +58,15 @@ class Plan:
     workers: int
     price_per_hour: float | None
     """Of one worker's machine."""
+
+    def __repr__(self) -> str:
+        from daskembed.display import MOST_LISTED, describe_plan
+
+        head, *lines = describe_plan(self).splitlines()
+        more = len(self.missing) - MOST_LISTED
+        if more > 0:
+            lines[MOST_LISTED : len(self.missing)] = [f"  and {more} more"]
+        return "\n".join(["<Plan>", head, *lines])
 
     @property
     def device_hours(self) -> float:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from dataclasses import dataclass, field
 
+WINDOW = 120
+"""Seconds over which `Pace` takes its mean."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class TileResult:
     """What became of one tile."""
 
@@ -28,6 +33,13 @@ class TileResult:
     """URL -> the rule that it breaks."""
     notes: tuple[str, ...] = ()
     """What was done to the pixels' values on the way in, and what is unusual about them."""
+    filled: int = 0
+    """Chips in the file of which some values were filled with their band's mean."""
+
+    def __repr__(self) -> str:
+        from daskembed.display import describe_tile
+
+        return f"<TileResult {describe_tile(self)}>"
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class Expected:
     workers: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """What became of a run."""
 
@@ -51,7 +63,7 @@ class RunResult:
     tiles: tuple[TileResult, ...]
     """In the order in which they finished."""
     unfinished: int
-    """Tiles that an interrupted run did not come to."""
+    """Tiles that an interrupted run did not finish."""
     encoded: int
     """Chips encoded by this run."""
     seconds: float
@@ -61,6 +73,15 @@ class RunResult:
     """Seconds by stage, summed over the workers' threads; see `daskembed.timings.STAGES`."""
     expected: Expected | None = None
     """By the plan that was made for the same output and settings on this machine, if any."""
+    remaining: tuple[str, ...] = ()
+    """Tiles that an interrupted run did not finish."""
+    version: str = "001"
+    """Of the files."""
+
+    def __repr__(self) -> str:
+        from daskembed.display import summary
+
+        return f"<RunResult>\n{summary(self)}"
 
     @property
     def chips(self) -> int:
@@ -98,8 +119,56 @@ class RunResult:
 
 
 @dataclass
+class TileProgress:
+    """Where a tile stands that is begun and not finished."""
+
+    chips: int = 0
+    """To encode; 0 as long as they are not known."""
+    done: int = 0
+    """Of these the ones of finished blocks."""
+    quarantined: int = 0
+    """Chips with bad headers."""
+
+
+class Pace:
+    """How fast something gets done: the mean of the last `WINDOW` seconds in which something was.
+
+    It counts from the first thing that is done, as what comes before, such as loading weights, comes once.
+    """
+
+    def __init__(self) -> None:
+        self._changes: deque[tuple[float, int]] = deque()
+        self._start = time.monotonic()
+
+    def note(self, done: int) -> None:
+        """So much is done by now."""
+        now = time.monotonic()
+        if self._changes and done < self._changes[-1][1]:
+            self._changes.clear()  # a worker was lost with what it had done
+        if done and (not self._changes or done > self._changes[-1][1]):
+            self._changes.append((now, done))
+        while len(self._changes) > 2 and self._changes[1][0] < now - WINDOW:
+            self._changes.popleft()
+
+    @property
+    def a_second(self) -> float:
+        """How much is done in a second."""
+        if not self._changes:
+            return 0.0
+        start, before = self._changes[0] if len(self._changes) > 1 else (self._start, 0)
+        end, done = self._changes[-1]
+        return (done - before) / (end - start) if end > start else 0.0
+
+    def left(self, missing: float) -> float | None:
+        """Seconds until the rest is done: they run down while nothing new is; None while nobody can know."""
+        if not self.a_second or not missing:
+            return None
+        return max(0.0, missing / self.a_second - (time.monotonic() - self._changes[-1][0]))
+
+
+@dataclass
 class Progress:
-    """Where a run stands; handed to `run`'s callback after every change."""
+    """Where a run stands; handed to `run`'s callback after every change, and once a second."""
 
     tiles: int
     """Tiles asked for."""
@@ -107,13 +176,13 @@ class Progress:
     """Address of the Dask dashboard."""
     workers: str
     """What they compute with, in a line."""
-    finished: list[TileResult] = field(default_factory=list)
+    finished: list[TileResult] = field(default_factory=list, repr=False)
     indexed: int = 0
     """Tiles whose chips are known."""
     chips: int = 0
     """Chips to encode, of those tiles."""
     encoded: int = 0
-    """Chips encoded."""
+    """Chips of finished blocks."""
     quarantined: int = 0
     """Chips known to be bad."""
     rejected: int = 0
@@ -122,6 +191,50 @@ class Progress:
     """What holds the run up at the moment, if anything does."""
     page: str = ""
     """Address of the runs' own page on the scheduler; empty where there is none."""
+    output: str = ""
+    """Path or URL of the published files."""
+    how: str = "running"
+    """``running``, ``over``, ``interrupted`` or ``stopped``."""
+    at_work: dict[str, TileProgress] = field(default_factory=dict, repr=False)
+    """Tile -> where it stands, of those that are begun and not finished."""
+    in_work: dict[str, int] = field(default_factory=dict, repr=False)
+    """Task -> chips that its worker is done with, of blocks that are not finished."""
+    said: list[str] = field(default_factory=list, repr=False)
+    """What was to be told once, in lines."""
+    pace: Pace = field(default_factory=Pace, repr=False)
+    started: float = field(default_factory=time.monotonic, repr=False)
+
+    @property
+    def done(self) -> int:
+        """Chips that the devices are done with; what a lost worker did is no more among them."""
+        return self.encoded + sum(self.in_work.values())
+
+    @property
+    def expected(self) -> int:
+        """Chips to encode of all tiles, those not yet indexed being taken to be like the others."""
+        return round(self.chips * self.tiles / self.indexed) if self.indexed else 0
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self.started
+
+    @property
+    def rate(self) -> float:
+        """Chips a second, of late."""
+        self.pace.note(self.done)
+        return self.pace.a_second
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the last chip is done, as far as one can know."""
+        self.pace.note(self.done)
+        return self.pace.left(self.expected - self.done) if self.how == "running" else None
+
+    def done_of(self, tile: str) -> int:
+        """Chips of a tile that the devices are done with."""
+        found = self.at_work[tile].done
+        return found + sum(chips for key, chips in self.in_work.items() if key.split("-")[1] == tile)
 
 
 @dataclass(frozen=True)
@@ -132,7 +245,7 @@ class Event:
     """UTC, ISO 8601."""
     event: str
     """``run_started``, ``tile_started``, ``indexed``, ``embedded`` (a block), ``published``, ``skipped``, ``failed``,
-    ``retried``, ``quarantined``, ``notice`` or ``run_ended``."""
+    ``retried``, ``quarantined``, ``notice``, ``progress`` (every half minute) or ``run_ended``."""
     tile: str | None = None
     block: int | None = None
     """Number of the block in its tile, from 0."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from daskembed.errors import InputError
+from daskembed.errors import InputError, StorageError
 from daskembed.receipts import (
     RECEIPTS,
     RECORDS,
@@ -25,6 +25,8 @@ from daskembed.storage import Storage
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from daskembed.results import RunResult
 
 STATES = ("done", "unfinished", "failed", "missing", "changed", "damaged")
 MOST_LISTED = 20
@@ -63,7 +65,7 @@ class TileStatus:
     """Why it failed, or what is not as it should be."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OutputStatus:
     """What an output holds."""
 
@@ -71,6 +73,11 @@ class OutputStatus:
     """Its URL or absolute path."""
     tiles: tuple[TileStatus, ...]
     """In the order of tile and version."""
+
+    def __repr__(self) -> str:
+        more = [f"  and {len(self.tiles) - MOST_LISTED} more"] if len(self.tiles) > MOST_LISTED else []
+        tiles = [f"  {tile.tile} {tile.version} {tile.status}" for tile in self.tiles[:MOST_LISTED]]
+        return "\n".join([f"<OutputStatus> {self.output}", *tiles, *more, *summary(self)])
 
     @property
     def counts(self) -> dict[str, int]:
@@ -86,7 +93,7 @@ class OutputStatus:
         )
 
 
-def status(output: str) -> OutputStatus:
+def status(output: str, *, only: Collection[tuple[str, str]] | None = None) -> OutputStatus:
     """What an output holds: tiles done, unfinished, failed, missing and changed, and quarantined chips.
 
     Everything is read off the output's listing, its receipts and its records: three listings, one of each Zarr store,
@@ -96,6 +103,8 @@ def status(output: str) -> OutputStatus:
     ----------
     output
         The run's ``--output``.
+    only
+        Tiles with their versions, if others are not to be looked at.
 
     Raises
     ------
@@ -120,23 +129,44 @@ def status(output: str) -> OutputStatus:
             key = (match["tile"], match["version"])
             parts.setdefault(key, Counter())[f"{parts_folder(*key)}/{match['key']}"] += 1
     paths = [entry.path for entry in state]
-    receipts = _read_all(storage, paths, RECEIPTS, read_receipt)
-    records = _read_all(storage, paths, RECORDS, read_record)
+    receipts = _read_all(storage, paths, RECEIPTS, read_receipt, only)
+    records = _read_all(storage, paths, RECORDS, read_record, only)
     tiles = (
         _judge(key, receipts.get(key), records.get(key), published.get(key, {}), parts.get(key, Counter()))
         for key in sorted({*receipts, *records, *published, *parts})
+        if only is None or key in only
     )
     return OutputStatus(storage.url, tuple(tiles))
 
 
+def left_by(result: RunResult) -> tuple[TileStatus, ...]:
+    """What the output holds of the tiles that an interrupted run did not finish; of those not begun there is nothing.
+
+    It is read off the output, as blocks may have been finished after the run stopped listening. Nothing, if the store
+    does not answer.
+    """
+    if not result.remaining:
+        return ()
+    try:
+        return status(result.output, only={(tile, result.version) for tile in result.remaining}).tiles
+    except (InputError, StorageError):
+        return ()
+
+
 def _read_all(
-    storage: Storage, paths: Iterable[str], folder: str, read: Callable[[Storage, str], _Kept]
+    storage: Storage,
+    paths: Iterable[str],
+    folder: str,
+    read: Callable[[Storage, str], _Kept],
+    only: Collection[_Key] | None,
 ) -> dict[_Key, _Kept | InputError]:
     found: dict[str, _Key] = {}
     for path in paths:
         above, _, name = path.rpartition("/")
         if above == folder and (match := _STATE_FILE.fullmatch(name)):
-            found[path] = (match["tile"], match["version"])
+            key = (match["tile"], match["version"])
+            if only is None or key in only:
+                found[path] = key
 
     def attempt(path: str) -> _Kept | InputError | None:
         try:

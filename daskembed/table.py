@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyproj
 import shapely
 
 from daskembed.encoders.description import CHIP
@@ -22,6 +25,7 @@ from daskembed.errors import InputError
 from daskembed.receipts import check_version
 from daskembed.sources import EDGES
 from daskembed.storage import Storage
+from daskembed.vectors import VectorArray, VectorDtype
 
 if TYPE_CHECKING:
     import dask_geopandas
@@ -44,8 +48,8 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
     -------
     dask_geopandas.GeoDataFrame
         In OGC:CRS84, with spatial partitions and the columns ``source_url``, ``chip_url`` (of its chip), ``date``,
-        ``embeddings`` (flat, row-major vectors as an Arrow fixed-size list; null where a chip is quarantined or
-        rejected), ``quarantined`` and ``rejected`` (why, or null), ``filled`` (values filled), ``epsg``, ``west``,
+        ``embeddings`` (a flat, row-major array a row, `daskembed.vectors.VectorDtype`; None where a chip is quarantined
+        or rejected), ``quarantined`` and ``rejected`` (why, or null), ``filled`` (values filled), ``epsg``, ``west``,
         ``south``, ``east`` and ``north`` (bounds in ``epsg``, if the embeddings have them), and ``geometry``. Where an
         encoder sees several windows of a chip, each is a row, its ``source_url`` followed by ``#window=Y,X`` (pixels).
 
@@ -127,9 +131,7 @@ def block_frame(
         name: [reason if isinstance(reason, str) else None for reason in np.repeat(found, windows)]
         for name, found in (("quarantined", quarantined), ("rejected", rejected))
     }
-    bad = pa.array([whys != (None, None) for whys in zip(*reasons.values(), strict=True)], pa.bool_())
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    storage = pa.FixedSizeListArray.from_arrays(flat, length, mask=bad)
+    bad = np.array([whys != (None, None) for whys in zip(*reasons.values(), strict=True)], bool)
     strings = pd.ArrowDtype(pa.string())
     others = [name for name in rows.columns if name not in ("source_url", "chip_url", "date", "geometry")]
     return gpd.GeoDataFrame(
@@ -137,7 +139,7 @@ def block_frame(
             "source_url": pd.array(list(rows["source_url"]), dtype=strings),
             "chip_url": pd.array(list(rows["chip_url"]), dtype=strings),
             "date": pd.array(list(rows["date"]), dtype=pd.ArrowDtype(pa.date32())),
-            "embeddings": pd.arrays.ArrowExtensionArray(storage),
+            "embeddings": VectorArray(np.ascontiguousarray(vectors).reshape(-1, length), bad),
             **{name: pd.array(found, dtype=strings) for name, found in reasons.items()},
             "filled": np.repeat(filled, windows),
             **{name: rows[name].to_numpy() for name in others},
@@ -172,12 +174,14 @@ def open_embeddings(
     -------
     dask_geopandas.GeoDataFrame
         With spatial partitions, so that ``frame.cx[...]`` and spatial joins read only the files they need; the
-        columns are as `geopandas.read_parquet` gives them, ``embeddings`` one flat, row-major array a row.
+        columns hold what `geopandas.read_parquet` gives, ``embeddings`` one flat, row-major array a row
+        (`daskembed.vectors.VectorDtype`), ``date`` Arrow's ``date32``: with these, ``frame.to_parquet(...)`` works.
 
     Raises
     ------
     InputError
-        If there are no such files, or they are of several encoders, levels or types and it is not said which.
+        If there are no such files, one cannot be read, or they are of several encoders, levels or types and it is not
+        said which.
     """
     import dask_geopandas
 
@@ -261,10 +265,11 @@ def _mixture(opened: dict[str, _Look]) -> str:
 
 
 def _look(storage: Storage, name: str) -> _Look:
-    with _open(storage, name) as file:
+    with _naming(storage, name), _open(storage, name) as file:
         metadata = file.metadata
-        made = json.loads(metadata.metadata.get(b"daskembed", b"{}"))
-        bounds = shapely.box(*json.loads(metadata.metadata[b"geo"])["columns"]["geometry"]["bbox"])
+        footer = metadata.metadata or {}
+        made = dict(json.loads(footer.get(b"daskembed", b"{}")))
+        bounds = _bounds(footer)
         pieces, groups, size = [], [], 0
         for group in range(metadata.num_row_groups):
             groups.append(group)
@@ -275,10 +280,44 @@ def _look(storage: Storage, name: str) -> _Look:
         return _Look(made, pieces)
 
 
+@contextlib.contextmanager
+def _naming(storage: Storage, name: str) -> Iterator[None]:
+    """Say which file it is that cannot be read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{storage.url_of(name)} is gone: open the folder again") from None
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, pyproj.exceptions.CRSError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{storage.url_of(name)} cannot be read as GeoParquet: {type(error).__name__}: {said}; "
+            "`daskembed validate` says more; remove it, or have its tile made again"
+        ) from None
+
+
+def _bounds(footer: dict[bytes, bytes]) -> shapely.Geometry:
+    """The area that a file's footer says, which may be none, or reach across the antimeridian."""
+    if b"geo" not in footer:
+        raise ValueError("no `geo` in its footer")
+    column = json.loads(footer[b"geo"])["columns"]["geometry"]
+    if column["encoding"] != "WKB" or pyproj.CRS.from_user_input(column.get("crs", "OGC:CRS84")) != "OGC:CRS84":
+        raise ValueError("its geometries are not WKB in OGC:CRS84")
+    bbox = column.get("bbox", [-180, -90, 180, 90])
+    west, south, east, north = (bbox[edge] for edge in ((0, 1, 3, 4) if len(bbox) == 6 else range(4)))
+    if west <= east:
+        return shapely.box(west, south, east, north)
+    return shapely.MultiPolygon([shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)])
+
+
 def _read_groups(storage: Storage, name: str, groups: tuple[int, ...], columns: list[str] | None) -> gpd.GeoDataFrame:
-    with _open(storage, name) as file:
+    with _naming(storage, name), _open(storage, name) as file:
         table = file.read_row_groups(list(groups), columns=columns)
-    frame = table.to_pandas()
+    frame = table.to_pandas(types_mapper=_column_type)
     if "geometry" not in frame:
         return frame
     return gpd.GeoDataFrame(frame).set_geometry(gpd.GeoSeries.from_wkb(frame["geometry"], crs="OGC:CRS84"))
+
+
+def _column_type(kind: pa.DataType) -> Any:
+    """Of a column of this kind in Arrow; None leaves it to pandas. Columns of objects tell Dask no schema of files."""
+    return pd.ArrowDtype(kind) if pa.types.is_date32(kind) else VectorDtype.of(kind)

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 STAGES = ("source", "decode", "wait", "device", "write")
 """Fetching bytes, decoding them, the device's thread waiting for chips, encoding, writing files."""
@@ -24,6 +24,8 @@ _lock = threading.Lock()
 _seconds = dict.fromkeys(STAGES, 0.0)
 _chips = 0
 _task: ContextVar[dict[str, float] | None] = ContextVar("daskembed-task", default=None)
+_running: dict[str, dict[str, float]] = {}
+"""What the tasks that this process has in work have spent, by their names on the cluster."""
 
 
 @contextlib.contextmanager
@@ -63,18 +65,29 @@ def metered() -> Iterator[None]:
     They are told once, at the task's end and in its own thread: Dask's meter does not reach other threads.
     """
     from distributed.metrics import context_meter
+    from distributed.utils import thread_state
 
     spent = dict.fromkeys((*STAGES, CHIPS), 0.0)
-    token = _task.set(spent)
+    token, key = _task.set(spent), getattr(thread_state, "key", "")
+    with _lock:
+        _running[key] = spent
     try:
         yield
     finally:
         _task.reset(token)
+        with _lock:
+            _running.pop(key, None)
         for name, value in spent.items():
             if value:
                 # Dask takes seconds off the task's own: those of many threads would leave it none.
                 unit = {CHIPS: "count", "source": "thread-seconds", "decode": "thread-seconds"}.get(name, "seconds")
                 context_meter.digest_metric(name, value, unit)
+
+
+def chips_in_work() -> dict[str, int]:
+    """Chips that the device is done with, of each task that this process has in work, by the task's name."""
+    with _lock:
+        return {key: int(spent[CHIPS]) for key, spent in _running.items() if spent[CHIPS]}
 
 
 def for_this_task(function: Callable[P, T]) -> Callable[P, T]:
@@ -97,8 +110,11 @@ class Recent:
     def __init__(self) -> None:
         self._readings: deque[tuple[float, int, dict[str, float]]] = deque()
 
-    def read(self) -> dict[str, float]:
-        """Chips so far; chips a second and the shares of time of the device and of its waiting since `WINDOW`."""
+    def read(self) -> dict[str, Any]:
+        """Chips so far; chips a second and the shares of time of the device and of its waiting since `WINDOW`.
+
+        Also `chips_in_work`.
+        """
         self._readings.append((time.perf_counter(), _chips, seconds()))
         now, chips, spent = self._readings[-1]
         while len(self._readings) > 2 and self._readings[1][0] <= now - WINDOW:
@@ -107,4 +123,5 @@ class Recent:
         passed = now - then or 1.0
         # What is counted at its end may have begun before.
         share = {stage: min(1.0, (spent[stage] - spent_then[stage]) / passed) for stage in ("device", "wait")}
-        return {"chips": chips, "chips_per_second": (chips - chips_then) / passed, **share}
+        rate = (chips - chips_then) / passed
+        return {"chips": chips, "chips_per_second": rate, **share, "in_work": chips_in_work()}

@@ -14,7 +14,7 @@ import pytest
 from rich.live import Live
 
 import daskembed
-from daskembed import clusters, config, display, pipeline
+from daskembed import config, display, pipeline, presets
 from daskembed.cli import main
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
 from daskembed.results import Progress, RunResult, TileResult
@@ -214,11 +214,11 @@ def test_clusters_are_listed_without_their_libraries() -> None:
 
 
 def test_clusters_are_a_line_each(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "find_spec", lambda name: None if name == "dask_cuda" else name)
+    monkeypatch.setattr(presets, "find_spec", lambda name: None if name == "dask_cuda" else name)
     assert main(["clusters"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(clusters.presets())
-    told = dict(zip(clusters.presets(), lines, strict=True))
+    assert [line.split()[0] for line in lines] == list(presets.presets())
+    told = dict(zip(presets.presets(), lines, strict=True))
     assert told["local"].endswith("  worker processes on this machine's CPU; needs nothing else: installed")
     assert told["local-cuda"].endswith("; needs dask-cuda (pip install 'daskembed[cuda]'): not installed")
 

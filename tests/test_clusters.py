@@ -18,9 +18,10 @@ import yaml
 from distributed import Client, LocalCluster
 from distributed.core import Status
 
-from daskembed import clusters, config, flow
-from daskembed.clusters import connect, presets
+from daskembed import clusters, config, flow, local
+from daskembed.clusters import connect
 from daskembed.errors import InputError
+from daskembed.presets import copy_preset, is_installed, parse_arguments, parse_workers, presets, read_preset
 
 THREADS = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
 """Arguments of a cluster that is started in no time."""
@@ -51,7 +52,7 @@ def test_presets_are_the_files_of_the_folder() -> None:
 
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_says_what_it_is(name: str) -> None:
-    preset = clusters.read_preset(name)
+    preset = read_preset(name)
     module, _, attribute = preset["class"].rpartition(".")
     assert module
     assert attribute.isidentifier()
@@ -146,7 +147,7 @@ def test_file_that_says_what_no_file_says(tmp_path: Path, line: str, words: str)
 def test_key_whose_lines_are_commented_out(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("class: distributed.LocalCluster\narguments:\n#   n_workers: 2\n")
-    assert clusters.read_preset(str(path)) == {"class": "distributed.LocalCluster"}
+    assert read_preset(str(path)) == {"class": "distributed.LocalCluster"}
 
 
 def test_file_that_is_not_yaml(tmp_path: Path) -> None:
@@ -174,9 +175,9 @@ def test_what_a_class_requires_is_not_installed(tmp_path: Path) -> None:
     assert refusal(write_preset(tmp_path, **preset)).endswith(
         "needs more, which cannot be imported: No module named 'no_such_module'"
     )
-    assert not clusters.is_installed(preset)
-    assert clusters.is_installed(preset | {"requires": ["yaml"]})
-    assert not clusters.is_installed({"class": "no_such_module.sub.Cluster"})
+    assert not is_installed(preset)
+    assert is_installed(preset | {"requires": ["yaml"]})
+    assert not is_installed({"class": "no_such_module.sub.Cluster"})
 
 
 def test_class_that_is_not_installed_and_nobody_says_how(tmp_path: Path) -> None:
@@ -219,6 +220,101 @@ def test_arguments_that_the_class_does_not_take(tmp_path: Path) -> None:
     assert refusal(path).startswith(f"the cluster '{path}' did not start: ")
 
 
+class Refusing(distributed.deploy.ProcessInterface):  # type: ignore[misc]
+    """A machine that is not to be had."""
+
+    def __init__(self, scheduler: str, name: object) -> None:
+        super().__init__()
+
+    async def start(self) -> None:
+        raise OSError("no machine\nof this kind")
+
+
+class NoMachines(distributed.SpecCluster):  # type: ignore[misc]
+    """A cloud of them, which asks for its machines as it is made."""
+
+    def __init__(self, **arguments: Any) -> None:
+        scheduler = {"cls": distributed.Scheduler, "options": {"dashboard": False, "host": "127.0.0.1"}}
+        super().__init__({"a": {"cls": Refusing}, "b": {"cls": Refusing}}, scheduler)
+
+
+@pytest.mark.parametrize("is_class", [True, False])
+def test_cluster_whose_workers_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_class: bool
+) -> None:
+    module, made = ModuleType("full_cloud"), list[distributed.SpecCluster]()
+
+    class Kept(NoMachines):
+        def __init__(self) -> None:
+            made.append(self)
+            super().__init__()
+
+    module.Cluster = Kept if is_class else lambda: Kept()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "full_cloud", module)
+    message = refusal(write_preset(tmp_path, **{"class": "full_cloud.Cluster", "hint": "take others"}))
+    assert " did not start" in message
+    assert message.endswith(": OSError: no machine of this kind; take others")
+    assert made[0].status == Status.closed
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+
+
+def test_gpus_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("dask_cuda")
+    module.LocalCUDACluster = NoMachines  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dask_cuda", module)
+    monkeypatch.setattr(local, "DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert refusal("local-cuda").startswith(
+        "the cluster 'local-cuda' has a worker for each GPU, and this machine shows"
+    )
+    (tmp_path / "nvidia0").touch()
+    assert "no machine of this kind; it needs an NVIDIA GPU" in refusal("local-cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert refusal("local-cuda").endswith("or CUDA_VISIBLE_DEVICES hides it): use --cluster local")
+
+
+# Copies and trials
+
+
+def test_a_copy_is_a_preset_and_replaces_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "my-slurm.yaml"
+    copy_preset("slurm", str(path))
+    assert read_preset(str(path)) == read_preset("slurm")
+    path.write_text("mine")
+    with pytest.raises(InputError, match=r"my-slurm\.yaml is there already, and is not replaced"):
+        copy_preset("slurm", str(path))
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "words"),
+    [
+        ("slrum", "a.yaml", "no preset 'slrum' to copy: choose one of coiled, "),
+        ("slurm", "slurm", "a cluster file's name ends with .yaml, such as my-slurm.yaml"),
+        ("slurm", "nowhere/a.yaml", "cannot be written: No such file or directory"),
+    ],
+)
+def test_copies_that_cannot_be_made(tmp_path: Path, name: str, file: str, words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        copy_preset(name, str(tmp_path / file))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_says_what_one_worker_computes_with(tmp_path: Path) -> None:
+    path = write_preset(tmp_path, **{"class": "distributed.LocalCluster", "arguments": THREADS | {"n_workers": 9}})
+    started = []
+
+    def note(cluster: str, **options: Any) -> Any:
+        started.append(options["workers"])
+        return connect(cluster, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clusters, "connect", note)
+        said = clusters.check(path)
+    assert started == [1]
+    assert re.fullmatch(rf"the cluster '{path}' works: a worker of it computes with .*(CPU|GPU).*", said)
+
+
 # Plugins
 
 
@@ -249,13 +345,13 @@ def test_plugins_that_are_not_there_start_no_cluster(tmp_path: Path, name: str, 
     ],
 )
 def test_arguments_of_the_command_line(pairs: list[str], arguments: dict[str, Any]) -> None:
-    assert clusters.parse_arguments(pairs) == arguments
+    assert parse_arguments(pairs) == arguments
 
 
 @pytest.mark.parametrize("pair", ["n_workers", "=2", "", "a..b=2", "a b=2", "a=[1"])
 def test_arguments_that_are_none(pair: str) -> None:
     with pytest.raises(InputError, match=rf"--cluster-arg {re.escape(repr(pair))}: ") as error:
-        clusters.parse_arguments(["n_workers=2", pair])
+        parse_arguments(["n_workers=2", pair])
     assert "\n" not in str(error.value)
 
 
@@ -263,13 +359,13 @@ def test_arguments_that_are_none(pair: str) -> None:
     ("workers", "bounds"), [(4, (4, 4)), ("4", (4, 4)), ("1..20", (1, 20)), ("3..3", (3, 3)), ("2 .. 4", (2, 4))]
 )
 def test_sizes(workers: int | str, bounds: tuple[int, int]) -> None:
-    assert clusters.parse_workers(workers) == bounds
+    assert parse_workers(workers) == bounds
 
 
 @pytest.mark.parametrize("workers", [0, -1, "many", "", "0..4", "4..1", "1..", "..4", "1...4", "1.5"])
 def test_sizes_that_are_none(workers: int | str) -> None:
     with pytest.raises(InputError, match=re.escape(f"--workers {workers}: expected a number from 1, ")):
-        clusters.parse_workers(workers)
+        parse_workers(workers)
 
 
 def test_arguments_asked_for_go_over_those_of_the_file(tmp_path: Path, failing_class: str) -> None:
@@ -394,8 +490,8 @@ def test_local_starts_processes_that_have_their_threads(monkeypatch: pytest.Monk
     assert config.get("torch-threads") is None
     cores = dask.system.cpu_count()
     # Two workers: one alone would have all cores anyway.
-    monkeypatch.setattr(clusters, "CORES_A_WORKER", max(1, cores // 2))
-    workers = cores // clusters.CORES_A_WORKER
+    monkeypatch.setattr(local, "CORES_A_WORKER", max(1, cores // 2))
+    workers = cores // local.CORES_A_WORKER
     with connect("local") as client:
         client.wait_for_workers(workers, timeout=60)
         found = list(client.run(torch_threads).values())
@@ -420,7 +516,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, i
     def make(cores: int, gigabytes: float) -> Path:
         monkeypatch.setattr(dask.system, "cpu_count", lambda: cores)
         monkeypatch.setattr(distributed.system, "memory_limit", lambda: int(gigabytes * 2**30))
-        monkeypatch.setattr(clusters, "DEVICES", tmp_path)
+        monkeypatch.setattr(local, "DEVICES", tmp_path)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         return tmp_path
 
@@ -452,7 +548,7 @@ def test_local_shares_cores_and_memory(
     share: int,
 ) -> None:
     machine(cores, gigabytes)
-    clusters.local()
+    local.local()
     assert started[0]["n_workers"] == workers
     assert started[0]["threads_per_worker"] == 2
     assert started[0]["env"]["DASK_DASKEMBED__TORCH_THREADS"] == str(share)
@@ -462,7 +558,7 @@ def test_local_shares_cores_and_memory(
 
 def test_local_takes_arguments(machine: Callable[[int, int], Path], started: list[dict[str, Any]]) -> None:
     machine(8, 64)
-    clusters.local(memory_limit="8GiB", threads_per_worker=3)
+    local.local(memory_limit="8GiB", threads_per_worker=3)
     assert started[0]["memory_limit"] == "8GiB"
     assert started[0]["threads_per_worker"] == 3
     assert started[0]["n_workers"] == 1
@@ -475,7 +571,7 @@ def test_local_shares_among_the_workers_asked_for(
     machine: Callable[[int, int], Path], started: list[dict[str, Any]], asked: dict[str, int], workers: int
 ) -> None:
     machine(8, 64)
-    clusters.local(**asked)
+    local.local(**asked)
     assert started[0]["n_workers"] == workers
     assert started[0]["env"]["DASK_DASKEMBED__TORCH_THREADS"] == "2"
     assert started[0]["memory_limit"] == 16 * 2**30
@@ -497,7 +593,7 @@ def test_local_says_when_memory_is_short(
     machine: Callable[[int, int], Path], started: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     machine(8, 1.5)
-    clusters.local()
+    local.local()
     assert started[0]["n_workers"] == 1
     assert caplog.messages == [
         "warning: a worker has 1.5 GiB of this machine's memory and takes about 2 with the released weights: it may be "
@@ -529,5 +625,5 @@ def test_local_says_that_there_are_gpus(
         (folder / name).touch()
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    clusters.local()
+    local.local()
     assert caplog.messages == said

@@ -12,6 +12,7 @@ import duckdb
 import geopandas as gpd
 import jsonschema
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -435,8 +436,15 @@ def test_float16(output: Storage, level: str) -> None:
     assert sink.read_provenance(output, NAME)["dtype"] == "float16"
     column = pq.read_schema(Path(output.url) / NAME).field("embeddings").type
     assert (column.value_type, tuple(column.shape)) == (pa.float16(), SHAPES[level])
-    metadata = pq.read_metadata(Path(output.url) / NAME)
-    assert "BYTE_STREAM_SPLIT" in metadata.row_group(0).column(2).encodings
+    path, flat = Path(output.url) / NAME, vectors.reshape(7, -1).astype(np.float16)
+    assert "BYTE_STREAM_SPLIT" not in pq.read_metadata(path).row_group(0).column(2).encodings
+    rows = duckdb.sql(f"SELECT embeddings FROM read_parquet('{path}')").fetchall()
+    np.testing.assert_array_equal(np.array([row[0] for row in rows], np.float16), flat)
+    np.testing.assert_array_equal(np.array(pl.read_parquet(path)["embeddings"].to_list(), np.float16), flat)
+    np.testing.assert_array_equal(np.stack(pd.read_parquet(path)["embeddings"]), flat)
+    np.testing.assert_array_equal(
+        pq.read_table(path)["embeddings"].combine_chunks().to_numpy_ndarray(), vectors.astype("f2")
+    )
     assert result.size < make(output, vectors, (3, 1, 3)).size * 0.7 or level == "mean"
 
 

@@ -25,8 +25,9 @@ from distributed.system import MEMORY_LIMIT
 
 import daskembed
 from daskembed import settings
-from daskembed.clusters import connect, is_installed, presets, read_preset
+from daskembed.clusters import connect
 from daskembed.errors import InputError
+from daskembed.presets import is_installed, presets, read_preset
 
 REPOSITORY = Path(__file__).parent.parent
 TORCH_THREADS = {"DASK_DASKEMBED__TORCH_THREADS": "1"}
@@ -157,10 +158,73 @@ def test_ssh_that_lets_nobody_in(by_ssh: dict[str, Any], tmp_path: Path) -> None
     message = str(caught.value)
     assert message.startswith("the cluster 'ssh' did not start: ")
     assert "Permission denied" in message
-    assert "name the machines in `hosts` of a copy of this file" in message
+    assert "name the machines in `hosts` of a copy of the preset" in message
+
+
+def test_ssh_of_which_a_worker_is_refused(sshd: psutil.Process, by_ssh: dict[str, Any]) -> None:
+    wrong = by_ssh["connect_options"] | {"port": free_port()}
+    by_ssh |= {"hosts": ["127.0.0.1"] * 2, "connect_options": [by_ssh["connect_options"], wrong]}
+    with pytest.raises(InputError, match=r"^the cluster 'ssh' did not start: .*Connect call failed"):
+        connect("ssh", arguments=by_ssh).__enter__()
+    await_state(lambda: not sshd.children(recursive=True), "the end of the scheduler")
 
 
 # slurm
+
+
+@pytest.fixture
+def sbatch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A Slurm whose `sbatch` takes the jobs for which there is a file `free` in this folder, and refuses others."""
+    pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue, which is not installed")
+    refused = "sbatch: error: Batch job submission failed: Requested node configuration is not available"
+    for name, lines in {
+        "sbatch": f'rm "{tmp_path}/free" 2>/dev/null || {{ echo "{refused}" >&2; exit 1; }}\n'
+        'echo "Submitted batch job 7"',
+        "scancel": f'echo "$@" >> "{tmp_path}/cancelled"',
+    }.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{lines}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+LOCAL_SCHEDULER = {"scheduler_options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
+
+
+@pytest.mark.parametrize("workers", [None, 2, "1..3"])
+def test_slurm_that_takes_no_job_says_why(
+    sbatch: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, workers: int | str | None
+) -> None:
+    with pytest.raises(InputError) as caught:
+        connect("slurm", arguments=LOCAL_SCHEDULER, workers=workers).__enter__()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("the cluster 'slurm' did not start, its workers were refused: ")
+    assert "sbatch: error: Batch job submission failed: Requested node configuration is not available; see" in message
+    assert "`daskembed clusters --copy slurm my-slurm.yaml`" in message
+    # Neither Dask's tracebacks, nor a cluster that could not be closed.
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_slurm_that_takes_one_job_of_two_goes_on_with_it(sbatch: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (sbatch / "free").touch()
+    with connect("slurm", arguments=LOCAL_SCHEDULER, workers=2) as client:
+        (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert said.startswith("warning: the cluster 'slurm' has 1 of 2 workers, the others were refused: RuntimeError")
+        assert client.cluster.job_script()
+    assert (sbatch / "cancelled").read_text() == "7\n"
+
+
+def test_slurm_that_refuses_a_later_job_says_so(sbatch: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (sbatch / "free").touch()
+    with connect("slurm", arguments=LOCAL_SCHEDULER, workers=1) as client:
+        client.cluster.scale(3)
+        await_state(lambda: [record for record in caplog.records if record.levelname == "WARNING"], "a warning")
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("warning: the cluster could not start a worker: RuntimeError: Command exited")
+    assert (sbatch / "cancelled").read_text() == "7\n"
 
 
 def test_slurm_job_script() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import dask
 import dask.array as da
 import dask_geopandas
+import duckdb
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import shapely
 import xarray as xr
@@ -24,7 +28,8 @@ from daskembed.levels import LEVELS
 from daskembed.parts import write_part
 from daskembed.sinks import geoparquet
 from daskembed.storage import Storage
-from daskembed.testing import refuse_to_compute
+from daskembed.testing import refuse_to_compute, write_chips
+from daskembed.vectors import VectorArray, VectorDtype
 
 PLACES = ["epsg", "west", "south", "east", "north"]
 SHAPES = {"mean": (8,), "patch": (16, 16, 8), "group": (6, 16, 16, 8)}
@@ -100,7 +105,7 @@ def test_types_are_those_promised(level: str) -> None:
     assert list(frame.dtypes) == list(computed.dtypes)
     assert computed["source_url"].dtype == pd.ArrowDtype(pa.string())
     assert computed["date"].dtype == pd.ArrowDtype(pa.date32())
-    assert computed["embeddings"].dtype == pd.ArrowDtype(pa.list_(pa.float32(), int(np.prod(SHAPES[level]))))
+    assert computed["embeddings"].dtype == VectorDtype(int(np.prod(SHAPES[level])), "float32")
     assert computed["quarantined"].dtype == pd.ArrowDtype(pa.string())
     assert computed["filled"].dtype == np.int64
     assert computed.crs == "OGC:CRS84"
@@ -247,7 +252,11 @@ def test_opened_types_are_those_promised(output: Storage) -> None:
     computed = frame.compute()
     assert list(frame.dtypes) == list(computed.dtypes)
     read = gpd.read_parquet(Path(output.url) / "33TUL_20190416_20190422_v001.gpq")
-    assert list(computed.dtypes) == list(read.dtypes)
+    assert dict(computed.dtypes) == {
+        **read.dtypes,
+        "date": pd.ArrowDtype(pa.date32()),
+        "embeddings": VectorDtype(8, "float32"),
+    }
 
 
 def test_an_area_reads_its_files_alone(output: Storage) -> None:
@@ -336,6 +345,168 @@ def test_files_in_a_bucket(s3: str) -> None:
     found = np.stack(frame.compute()["embeddings"])
     np.testing.assert_array_equal(found.reshape(14, 16, 16, 8), np.concatenate(list(vectors.values())))
     assert len(frame.cx[11:11.05, 45:46].compute()) == 1
+
+
+# Files of the frames, read by others
+
+
+def lay_index(folder: Path) -> gpd.GeoDataFrame:
+    """What `index_tile` gives; how to read a chip is nothing for a file."""
+    write_chips(folder, rows=1, cols=2)
+    return daskembed.index_tile("33TUL", str(folder)).drop(columns="chip")
+
+
+READERS: dict[str, Any] = {
+    "pandas": lambda path, glob: pd.read_parquet(path)["embeddings"],
+    "geopandas": lambda path, glob: gpd.read_parquet(path)["embeddings"],
+    "dask-geopandas": lambda path, glob: dask_geopandas.read_parquet(path).compute()["embeddings"],
+    "pyarrow": lambda path, glob: pq.read_table(path)["embeddings"].to_pandas(),
+    "DuckDB": lambda path, glob: [
+        row[0] for row in duckdb.sql(f"SELECT embeddings FROM read_parquet('{glob}')").fetchall()
+    ],
+    "Polars": lambda path, glob: pl.read_parquet(glob)["embeddings"].to_list(),
+}
+
+
+@pytest.mark.parametrize("level", ["mean", "group"])
+@pytest.mark.parametrize("lazily", [True, False], ids=["lazy", "computed"])
+@pytest.mark.parametrize("source", ["to_geodataframe", "open_embeddings", "an area", "columns"])
+def test_files_of_frames_are_read_by_others(
+    output: Storage, tmp_path: Path, source: str, level: str, lazily: bool
+) -> None:
+    if source == "to_geodataframe":
+        embeddings = make_embeddings(level=level, bad={1: "is gone"})
+        frame, expected = daskembed.to_geodataframe(embeddings), embeddings.values[[0, *range(2, 7)]]
+    else:
+        expected = np.concatenate(list(publish(output, level).values()))
+        frame = daskembed.open_embeddings(output.url)
+    if source == "an area":
+        frame, expected = frame.cx[12:13, 45:46], expected[7:]
+    if source == "columns":
+        frame = daskembed.open_embeddings(output.url, columns=["embeddings", "geometry"])
+    path = tmp_path / "frame.parquet"
+    (frame if lazily else frame.compute()).to_parquet(path)
+    glob = f"{path}/*.parquet" if lazily else str(path)
+    for reader, read in READERS.items():
+        found = np.array([row for row in read(path, glob) if row is not None], np.float32)
+        np.testing.assert_array_equal(found, expected.reshape(len(expected), -1), err_msg=reader)
+    for other in (gpd.read_parquet, lambda *args, **options: dask_geopandas.read_parquet(*args, **options).compute()):
+        some = other(path, columns=["geometry"])
+        assert list(some.columns) == ["geometry"]
+        assert list(some.geometry) == list(frame.compute().geometry)
+        assert some.crs == "OGC:CRS84"
+
+
+def test_files_of_an_index_are_read_by_others(tmp_path: Path) -> None:
+    index, path = lay_index(tmp_path / "chips"), tmp_path / "index.parquet"
+    index.to_parquet(path)
+    urls = list(index["source_url"])
+    assert list(gpd.read_parquet(path)["source_url"]) == list(pd.read_parquet(path)["source_url"]) == urls
+    assert list(dask_geopandas.read_parquet(path).compute()["source_url"]) == urls
+    assert pl.read_parquet(path)["source_url"].to_list() == pq.read_table(path)["source_url"].to_pylist() == urls
+    assert [row[0] for row in duckdb.sql(f"SELECT source_url FROM read_parquet('{path}')").fetchall()] == urls
+
+
+@pytest.mark.parametrize("change", [lambda f: f.set_index("source_url"), lambda f: f.spatial_shuffle()])
+def test_vectors_stay_with_their_rows(output: Storage, tmp_path: Path, change: Any) -> None:
+    """Where Dask sends rows from one partition to another."""
+    publish(output)
+    frame = daskembed.open_embeddings(output.url)
+    expected = frame.compute()
+    change(frame).to_parquet(tmp_path / "changed")
+    found = gpd.read_parquet(tmp_path / "changed")
+    for rows in (found, expected):
+        rows["key"] = list(zip(rows.bounds.minx, map(bytes, rows["embeddings"]), strict=True))
+    assert sorted(found["key"]) == sorted(expected["key"])
+
+
+# Files that are no published ones
+
+
+def damage(path: Path, **changes: Any) -> None:
+    """Write a file anew with other entries of its geometry column's metadata; those that are None go."""
+    whole = pq.read_table(path)
+    footer = dict(whole.schema.metadata)
+    geo = json.loads(footer[b"geo"])
+    column = geo["columns"]["geometry"] | changes
+    geo["columns"]["geometry"] = {key: value for key, value in column.items() if value is not None}
+    footer[b"geo"] = json.dumps(geo).encode()
+    pq.write_table(whole.replace_schema_metadata(footer), path)
+
+
+def test_a_box_in_the_footer_is_optional(output: Storage) -> None:
+    publish(output)
+    damage(Path(output.url) / "33TUL_20190416_20190422_v001.gpq", bbox=None)
+    frame = daskembed.open_embeddings(output.url)
+    assert len(frame.compute()) == 14
+    assert [url[-8:-4] for url in frame.cx[12.35:12.38, 45:46].compute()["source_url"]] == ["0003"]
+
+
+@pytest.mark.parametrize("bbox", [[179, 40, -179, 50], [179, 40, 0, -179, 50, 9]], ids=["2-d", "3-d"])
+def test_a_box_across_the_antimeridian(output: Storage, bbox: list[float]) -> None:
+    """RFC 7946: its west edge is then east of its east edge."""
+    publish(output)
+    damage(Path(output.url) / "33TUL_20190416_20190422_v001.gpq", bbox=bbox)
+    (area,) = daskembed.open_embeddings(output.url).spatial_partitions[1:]
+    for place, inside in ((179.5, True), (-179.5, True), (0, False), (178, False)):
+        assert area.intersects(shapely.Point(place, 45)) == inside
+
+
+def test_a_file_that_cannot_be_read_is_named(output: Storage) -> None:
+    publish(output)
+    path = Path(output.url) / "33TUL_20190416_20190422_v001.gpq"
+    good = path.read_bytes()
+    for bad in (b"", b"PAR1", good[:3000], good[: len(good) // 2] + good[-200:]):
+        path.write_bytes(bad)
+        with pytest.raises(InputError, match=f"{path} cannot be read as GeoParquet: .*`daskembed validate`"):
+            daskembed.open_embeddings(output.url)
+    for change in ({"encoding": "point"}, {"crs": "EPSG:32633"}, {"bbox": [1, 2]}, {"bbox": ["a", 0, 1, 2]}):
+        path.write_bytes(good)
+        damage(path, **change)
+        with pytest.raises(InputError, match=f"{path} cannot be read as GeoParquet: "):
+            daskembed.open_embeddings(output.url)
+    pq.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(InputError, match=f"{path} cannot be read as GeoParquet: ValueError: no `geo` in its footer"):
+        daskembed.open_embeddings(output.url)
+
+
+def test_a_file_that_goes_or_breaks_meanwhile_is_named(output: Storage) -> None:
+    publish(output)
+    frame = daskembed.open_embeddings(output.url)
+    path = Path(output.url) / "33TUL_20190416_20190422_v001.gpq"
+    good = path.read_bytes()
+    path.write_bytes(good[:4] + b"\xff" * 600 + good[604:])
+    with pytest.raises(InputError, match=f"{path} cannot be read as GeoParquet"):
+        frame.compute()
+    path.unlink()
+    with pytest.raises(InputError, match=f"{path} is gone: open the folder again"):
+        frame.compute()
+
+
+# A column of vectors
+
+
+def test_vectors_are_what_pandas_expects() -> None:
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    column = pd.Series(VectorArray(rows, np.array([False, True, False, False])), index=list("abcd"))
+    assert column.dtype == VectorDtype(3)
+    assert column.dtype != VectorDtype(4)
+    assert str(column.dtype) == "object"
+    assert column["b"] is None
+    np.testing.assert_array_equal(column["d"], rows[3])
+    np.testing.assert_array_equal(np.stack(column.dropna()), rows[[0, 2, 3]])
+    np.testing.assert_array_equal(np.stack(column.iloc[::-1].dropna().to_numpy()), rows[[3, 2, 0]])
+    assert column.reindex(["d", "x"]).isna().tolist() == [False, True]
+    assert pd.concat([column, column]).dtype == column.dtype
+    assert (column == column.copy()).all()
+    assert column.dropna().map(np.sum).tolist() == [3, 21, 30]
+    assert column.dropna().map(lambda vector: vector.astype(np.float64)).iloc[0].dtype == np.float64
+    back = pd.Series(column.to_list(), dtype=column.dtype)
+    assert back.isna().tolist() == column.isna().tolist()
+    np.testing.assert_array_equal(back[3], rows[3])
+    for wrong in ([rows[0], rows[0, :2]], [1.0], ["vector"]):
+        with pytest.raises(TypeError, match="expected vectors of"):
+            pd.Series(wrong, dtype=column.dtype)
 
 
 # Of a folder with files of several kinds

@@ -1,4 +1,4 @@
-"""Seconds by stage."""
+"""Chips, and seconds by stage."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from distributed.utils import set_thread_state
 
 from daskembed import timings
 
@@ -65,3 +66,42 @@ def test_threads_add_to_the_same_sum(clock):
 def test_the_answer_is_a_copy(clock):
     timings.seconds()["wait"] = 99
     assert timings.seconds()["wait"] == 0
+
+
+def test_chips_of_a_task_are_told_while_it_goes_on():
+    def work(key: str, chips: int) -> None:
+        with set_thread_state(key=key), timings.metered():
+            timings.count_chips(chips)
+            counted.wait(30)
+            ended.wait(30)
+
+    counted, ended = threading.Barrier(3), threading.Event()
+    threads = [threading.Thread(target=work, args=task) for task in (("embed-a", 3), ("embed-b", 0))]
+    for thread in threads:
+        thread.start()
+    counted.wait(30)
+    told = timings.Recent().read()["in_work"]
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert told == {"embed-a": 3}
+    assert timings.Recent().read()["in_work"] == {}
+
+
+def test_chips_that_another_thread_counts_are_those_of_its_task():
+    with set_thread_state(key="embed-a"), timings.metered():
+        count = timings.for_this_task(timings.count_chips)
+        other = threading.Thread(target=count, args=(2,))
+        other.start()
+        other.join()
+        assert timings.chips_in_work() == {"embed-a": 2}
+
+
+def test_a_task_that_fails_is_in_work_no_more():
+    def fail() -> None:
+        timings.count_chips(1)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"), set_thread_state(key="embed-a"), timings.metered():
+        fail()
+    assert timings.chips_in_work() == {}

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from conftest import HERE, Command, wait_for
 
-from daskembed import clusters
+from daskembed import started
 from daskembed.clusters import connect
 from daskembed.errors import InputError
 
@@ -134,7 +134,7 @@ def test_a_failure_within(fleet: Preset) -> None:
 def test_a_close_that_fails_does_not_hide_the_run(fleet: Preset, caplog: pytest.LogCaptureFixture) -> None:
     with connect(fleet.write(fail="close")) as client:
         assert client.submit(sum, [1, 2]).result() == 3
-    said = [record.getMessage() for record in caplog.records if record.name == "daskembed.clusters"]
+    said = [record.getMessage() for record in caplog.records if record.name == "daskembed.started"]
     assert len(said) == 1
     assert "was not closed properly: RuntimeError: the bill could not be written; look whether" in said[0]
 
@@ -142,11 +142,11 @@ def test_a_close_that_fails_does_not_hide_the_run(fleet: Preset, caplog: pytest.
 def test_a_close_that_does_not_end_does_not_keep_the_run(
     fleet: Preset, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clusters, "CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr(started, "CLOSE_TIMEOUT", 0.2)
     fleet.gate.touch()
     with connect(fleet.write(linger=str(fleet.gate))) as client:
         assert client.submit(sum, [1, 2]).result() == 3
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "daskembed.clusters"]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "daskembed.started"]
     assert "was not closed properly: TimeoutError: it takes longer than 0.2 s; look whether" in said
     assert fleet.story == ["started", "closing"]
     fleet.gate.unlink()

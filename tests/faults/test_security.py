@@ -29,9 +29,10 @@ from distributed import Client
 from distributed.security import Security
 
 from daskembed import tiles
-from daskembed.clusters import connect, preset_folder
+from daskembed.clusters import connect
 from daskembed.encoders import load_encoder
 from daskembed.errors import CheckpointError, InputError
+from daskembed.presets import preset_folder
 
 # Checkpoints that would run code
 

@@ -1,0 +1,225 @@
+"""What a run tells while it goes: its state to a callback and to the page, what happens to another callback."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from daskembed import dashboard, stages
+from daskembed.display import in_notebook
+from daskembed.results import Event, Progress, TileProgress, TileResult
+from daskembed.storage import redact
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from daskembed.settings import Settings
+
+PROGRESS_EVERY = 30
+"""Seconds between two events that say how far a run is."""
+
+
+class Report:
+    """What a run tells, and the state of it that is told.
+
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    tiles
+        How many are wanted.
+    settings
+        What to do with each.
+    progress, events
+        See `daskembed.run`.
+    workers
+        What they are, in a line.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        tiles: int,
+        settings: Settings,
+        progress: Callable[[Progress], None] | None,
+        events: Callable[[Event], None] | None,
+        workers: str,
+    ) -> None:
+        self.state = Progress(tiles, client.dashboard_link, workers, output=settings.output.url)
+        self._client, self._settings, self._events = client, settings, events
+        self._progress = progress or (None if events else in_notebook())
+        self._started, self._by, self._told = stages.now(), dict[str, str](), 0.0
+        self._lost: deque[dict[str, Any]] = deque()
+        self._bad: dict[str, dict[str, str]] = {}
+
+    def begin(self) -> None:
+        """Say where to look; hear from now on which worker did what, and which are lost."""
+        self.state.page = dashboard.serve(self._client)
+        self._client.subscribe_topic(dashboard.LOST, lambda heard: self._lost.append(heard[1]))
+        if self._events is not None:
+            # Which worker did a block is asked of nobody: the scheduler says it before it says that the block is done.
+            self._client.subscribe_topic(dashboard.TASKS, self._hear)
+        self.tell()
+        self.emit(
+            "run_started",
+            counts={"tiles": self.state.tiles},
+            dashboard=redact(self.state.dashboard),
+            page=redact(self.state.page) or None,
+        )
+
+    def look(self, keys: Collection[str]) -> None:
+        """Once a second: ask how far the tasks of these names are, and tell everybody."""
+        heard = self._client.run_on_scheduler(dashboard.chips_in_work) if self.state.page else {}
+        self.state.in_work = {key: chips for key, chips in heard.items() if key in keys}
+        while self._lost:
+            self.say(_loss(self._lost.popleft()))
+        self._show()
+        self.tell()
+        if self.state.seconds >= self._told + PROGRESS_EVERY:
+            self._told = self.state.seconds
+            self.emit("progress", counts=self.counts())
+
+    def tell(self) -> None:
+        """Hand the state over."""
+        if self._progress is not None:
+            self._progress(self.state)
+
+    def say(self, line: str) -> None:
+        """Tell something once, in a line."""
+        self.state.said.append(line)
+        self.tell()
+        self.emit("notice", reason=redact(line))
+
+    def notice(self, trouble: str) -> None:
+        """Say what holds the run up, or that nothing does any more; each is told once."""
+        if trouble != self.state.notice:
+            self.state.notice = trouble
+            self.say(trouble or "workers are back")
+
+    def end(self, how: str, reason: str | None = None) -> None:
+        """Tell for the last time: ``over``, ``interrupted`` or ``stopped``, for a reason."""
+        self.state.how, self.state.in_work = how, {}
+        self.emit("run_ended", reason=reason or how, counts=self.counts())
+        with contextlib.suppress(OSError, RuntimeError, TimeoutError, ValueError):  # of a scheduler that is gone
+            self._show()
+            for topic in (dashboard.LOST, *([dashboard.TASKS] if self._events is not None else [])):
+                self._client.unsubscribe_topic(topic)
+        with contextlib.suppress(KeyboardInterrupt):  # which stops nothing any more
+            self.tell()
+
+    def tile_started(self, tile: str) -> None:
+        """A tile is being indexed."""
+        self.state.at_work[tile] = TileProgress()
+        self.emit("tile_started", tile)
+
+    def indexed(self, tile: str, quarantined: Mapping[str, str], chips: int, blocks: int, key: str) -> None:
+        """The chips of a tile are known; so many are to be encoded."""
+        self.state.indexed += 1
+        self.state.chips += chips
+        self.state.quarantined += len(quarantined)
+        self.state.at_work[tile] = TileProgress(chips, quarantined=len(quarantined))
+        self.emit("indexed", tile, key, counts={"blocks": blocks, "chips": chips})
+        self._set_aside(tile, "quarantined", quarantined)
+
+    def embedded(self, tile: str, chips: int, key: str, block: int) -> None:
+        """A block is finished."""
+        self.state.encoded += chips
+        self.state.at_work[tile].done += chips
+        self.state.in_work.pop(key, None)
+        self.emit("embedded", tile, key, block, counts={"chips": chips})
+
+    def index_again(self, tile: str) -> None:
+        """What was known of a tile holds no more."""
+        self.state.indexed -= 1
+        self.state.quarantined -= self.state.at_work[tile].quarantined
+
+    def finished(self, result: TileResult, known: Mapping[str, str], key: str, block: int | None = None) -> None:
+        """A tile is finished; of its quarantined chips some were known."""
+        self.state.finished.append(result)
+        self.state.at_work.pop(result.tile, None)
+        self.state.quarantined += len(result.quarantined) - len(known)
+        self.state.rejected += len(result.rejected)
+        if result.status == "done":
+            self._set_aside(result.tile, "quarantined", {u: r for u, r in result.quarantined.items() if u not in known})
+            self._set_aside(result.tile, "rejected", result.rejected)
+        if result.status == "failed":
+            self.emit("failed", result.tile, key, block, reason=redact(result.reason or ""))
+            return
+        counts = {"chips": result.chips, "quarantined": len(result.quarantined), "rejected": len(result.rejected)}
+        told: dict[str, Any] = {"file": result.file and redact(result.file)}
+        told["files"] = [redact(file) for file in result.files] or None
+        event = "published" if result.status == "done" else result.status
+        self.emit(event, result.tile, key, counts=counts, **told)
+
+    def emit(
+        self, event: str, tile: str | None = None, key: str | None = None, block: int | None = None, **what: Any
+    ) -> None:
+        """Hand an event over; `key` is the name of the task of which it comes."""
+        if self._events is None:
+            return
+        by = {} if key is None else {"worker": self._by.pop(key, None)}
+        self._events(Event(stages.now(), event, tile=tile, block=block, **(by | what)))
+
+    def counts(self) -> dict[str, int]:
+        """Tiles and chips, as events and the page tell them."""
+        state = self.state
+        ends = Counter(tile.status for tile in state.finished)
+        return {
+            "tiles": state.tiles,
+            **{status: ends[status] for status in ("done", "skipped", "failed")},
+            "indexed": state.indexed,
+            "chips": state.chips,
+            "encoded": state.done,
+            "quarantined": state.quarantined,
+            "rejected": state.rejected,
+        }
+
+    def _set_aside(self, tile: str, fate: str, found: Mapping[str, str]) -> None:
+        for url, reason in found.items():
+            chip, why = redact(url), redact(reason)
+            self._bad.pop(chip, None)
+            self._bad[chip] = {"tile": tile, "chip": chip, "fate": fate, "reason": why}
+            if len(self._bad) > dashboard.MOST_BAD:
+                del self._bad[next(iter(self._bad))]
+            if fate == "quarantined":
+                self.emit("quarantined", tile, chip=chip, reason=why)
+
+    def _show(self) -> None:
+        """Say on the page how far this run is."""
+        state = self.state
+        told = {
+            "run": f"{self._client.id} {self._started}",
+            "client": self._client.id,
+            "output": redact(self._settings.output.url),
+            "version": self._settings.version,
+            "state": state.how,
+            "notice": state.notice,
+            "seconds": state.seconds,
+            "left": state.left,
+            "expected": state.expected,
+            "unfinished": len(state.at_work),
+            "in_files": sum(tile.chips for tile in state.finished),
+            "filled": sum(tile.filled for tile in state.finished),
+            "in_work": [
+                {"tile": tile, "chips": found.chips, "done": state.done_of(tile), "quarantined": found.quarantined}
+                for tile, found in list(state.at_work.items())[: dashboard.MOST_TILES]
+            ],
+            "bad": list(self._bad.values()),
+            **self.counts(),
+        }
+        self._client.log_event(dashboard.RUNS, told)
+
+    def _hear(self, heard: tuple[float, dict[str, str]]) -> None:
+        """In the client's thread: a task of some run changed hands."""
+        if (key := heard[1]["key"]) in self._client.futures:
+            self._by[key] = heard[1]["worker"]
+
+
+def _loss(found: Mapping[str, Any]) -> str:
+    """A line for a worker that is gone."""
+    tasks, memory = found["tasks"], found["memory"]
+    why = f"took {memory / 1e9:.1f} GB of memory, more than its limit allows, and was stopped" if memory else "is gone"
+    again = {0: "", 1: ": the task that it had runs again"}.get(tasks, f": the {tasks} tasks that it had run again")
+    return f"worker {found['worker']} {why}{again}"

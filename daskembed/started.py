@@ -1,0 +1,258 @@
+"""A cluster of a preset, from its start to its close; what refuses to start says why at once."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING, Any
+
+from daskembed.errors import InputError
+from daskembed.local import DEVICES, gpus, local
+from daskembed.presets import find_class, parse_workers
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from distributed.deploy import Cluster
+    from distributed.security import Security
+
+CLOSE_TIMEOUT = 120
+"""Seconds that a cluster may take to close: Dask's nanny of a worker that was killed as it came up never ends."""
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def start(
+    preset: Mapping[str, Any],
+    name: str,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    workers: int | str | None = None,
+    listen: str | None = None,
+    tls: bool = False,
+) -> Iterator[Cluster]:
+    """The cluster of a preset, closed at the end; see `daskembed.clusters.connect`.
+
+    Raises
+    ------
+    InputError
+        If it does not start, or none of its workers can be had: with its own words, and the preset's hint.
+    """
+    import dask
+
+    cluster_class = find_class(preset["class"], name, preset)
+    if preset["class"].startswith("dask_cuda.") and not gpus():
+        raise InputError(
+            f"the cluster {name!r} has a worker for each GPU, and this machine shows none (no {DEVICES}/nvidia0, or "
+            "CUDA_VISIBLE_DEVICES hides it): use --cluster local"
+        )
+    asked: dict[str, Any] = {}
+    if (listen is not None or tls) and not _is_of_this_machine(cluster_class):
+        raise InputError(
+            f"--{'tls' if listen is None else 'listen'} is for a cluster that is started on this machine, which "
+            f"{preset['class']} of the cluster {name!r} is not; say it in its own arguments or in Dask's "
+            "configuration (distributed.comm)"
+        )
+    if listen is not None:
+        host = f"[{listen.strip('[]')}]" if ":" in listen else listen
+        asked |= {"host": host, "dashboard_address": f"{host}:8787"}
+    if tls:
+        asked["security"] = _temporary_certificates()
+    least, most = (0, 0) if workers is None else parse_workers(workers)
+    if most:
+        # Asked for at once: a cluster that is scaled afterwards would first start, and pay, what its preset says.
+        if not takes(cluster_class, "n_workers"):
+            raise InputError(
+                f"--workers {workers} is for a cluster that takes n_workers, which {preset['class']} of the cluster "
+                f"{name!r} does not; say it in its own arguments"
+            )
+        asked["n_workers"] = least
+        if cluster_class is local:
+            asked["at_most"] = most
+    chosen = dask.config.merge(preset.get("arguments", {}), arguments or {}) | asked
+    hint = f"; {preset['hint']}" if "hint" in preset else ""
+    refusals, cluster = _Refusals(), None
+    try:
+        with _uninterrupted("the cluster is being started, and closed then"):
+            try:
+                if isinstance(cluster_class, type):
+                    cluster = _construct(cluster_class, chosen, refusals)
+                else:
+                    cluster = cluster_class(**chosen)
+                    refusals.watch(cluster)
+                if least < most:
+                    cluster.adapt(minimum=least, maximum=most)
+            except Exception as error:
+                # Each library fails in its own way (no GPU, no account, no quota): say whose words these are.
+                raise InputError(f"the cluster {name!r} did not start: {_words(error)}{hint}") from None
+            refusals.check(cluster, name, hint)
+        yield cluster
+    finally:
+        if cluster is not None:
+            with _uninterrupted("the cluster is being closed"):
+                try:
+                    _close(cluster)
+                except Exception as error:
+                    # What the run did stands; but this may cost money until somebody looks.
+                    _log.warning(
+                        f"warning: the cluster {name!r} was not closed properly: {_words(error)}; look whether "
+                        " anything of it still runs"
+                    )
+
+
+def _construct(cluster_class: Any, arguments: dict[str, Any], refusals: _Refusals) -> Any:
+    """Call a class, but know the cluster from its first moment: one that fails half-way may have started machines."""
+    from distributed.core import Status
+
+    cluster: Any = cluster_class.__new__(cluster_class, **arguments)
+    refusals.watch(cluster)
+    try:
+        cluster.__init__(**arguments)
+    except BaseException:
+        # One that was only created has started nothing, and would wait for ever for its event loop.
+        if getattr(cluster, "status", Status.created) != Status.created:
+            with contextlib.suppress(Exception):
+                _close(cluster)
+        raise
+    return cluster
+
+
+class _Refusals:
+    """Why workers could not be started, of a cluster that would print tracebacks of it and wait for them."""
+
+    def __init__(self) -> None:
+        self._reasons: list[str] = []
+        self._at_once = False
+
+    def watch(self, cluster: Any) -> None:
+        """Note them from now on, whoever asks for workers: the constructor, or adaptive scaling later."""
+        from distributed import SpecCluster
+        from distributed.core import Status
+
+        if not isinstance(cluster, SpecCluster):
+            return
+        start_and_stop = cluster._correct_state
+
+        async def noting() -> None:
+            try:
+                await start_and_stop()
+            except Exception as error:
+                if cluster.status in (Status.closing, Status.closed):
+                    raise
+                # It would not be closed otherwise, as one that is still to come.
+                for worker in cluster.workers.values():
+                    if worker.status == Status.created:
+                        worker.status = Status.failed
+                self._note(_words(error))
+
+        cluster._correct_state = noting
+
+    def _note(self, words: str) -> None:
+        if words not in self._reasons:
+            self._reasons.append(words)
+            if self._at_once:
+                _log.warning(f"warning: the cluster could not start a worker: {words}")
+
+    def check(self, cluster: Any, name: str, hint: str) -> None:
+        """Raise `InputError` if none of the workers that were asked for could be started; warn if some could not."""
+        from distributed import SpecCluster
+        from distributed.core import Status
+
+        if not isinstance(cluster, SpecCluster):
+            return
+        # After this, what was asked for is granted or refused; that a granted worker joins may take longer.
+        cluster.sync(cluster._correct_state)
+        self._at_once = True
+        if not self._reasons:
+            return
+        words = "; ".join(self._reasons)
+        granted = sum(worker.status == Status.running for worker in cluster.workers.values())
+        if not granted:
+            raise InputError(f"the cluster {name!r} did not start, its workers were refused: {words}{hint}")
+        _log.warning(
+            f"warning: the cluster {name!r} has {granted} of {len(cluster.worker_spec)} workers, the others were "
+            f"refused: {words}{hint}"
+        )
+
+
+def _words(error: BaseException) -> str:
+    """What an error and its cause say, in one line."""
+    told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    cause = " ".join(str(error.__cause__ or "").split())
+    return told if cause in told else f"{told} ({cause})"
+
+
+def _close(cluster: Any) -> None:
+    closed: Future[None] = Future()
+
+    def close() -> None:
+        try:
+            cluster.close()
+        except BaseException as error:
+            closed.set_exception(error)
+        else:
+            closed.set_result(None)
+
+    # Not by a limit of the cluster's own: not every class has one, and what is cut short can never be closed again.
+    threading.Thread(target=close, name="daskembed-close", daemon=True).start()
+    if not wait([closed], CLOSE_TIMEOUT).done:
+        raise TimeoutError(f"it takes longer than {CLOSE_TIMEOUT} s")
+    closed.result()
+
+
+@contextlib.contextmanager
+def _uninterrupted(doing: str) -> Iterator[None]:
+    """Keep a first Ctrl-C until the end: what is half started or half closed would be left running."""
+    kept = False
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        nonlocal kept
+        if kept:
+            signal.default_int_handler(number, frame)
+        kept = True
+        _log.warning(f"interrupted: {doing}; a second time does not wait for that, and may leave it running")
+
+    # Only where it would be a KeyboardInterrupt: handlers of the caller's own are left alone.
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if threading.current_thread() is threading.main_thread()
+        and signal.getsignal(number) is signal.default_int_handler
+    ]
+    for number in numbers:
+        signal.signal(number, keep)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.default_int_handler)
+        if kept:
+            raise KeyboardInterrupt
+
+
+def takes(cluster_class: Any, argument: str) -> bool:
+    """Whether a class names an argument; what it hands on unnamed to its parents counts too."""
+    kinds: list[Any] = cluster_class.mro() if isinstance(cluster_class, type) else []
+    calls = [kind.__init__ for kind in kinds] or [cluster_class]
+    return any(argument in inspect.signature(call).parameters for call in calls)
+
+
+def _is_of_this_machine(cluster_class: Any) -> bool:
+    from distributed import LocalCluster
+
+    return cluster_class is local or (isinstance(cluster_class, type) and issubclass(cluster_class, LocalCluster))
+
+
+def _temporary_certificates() -> Security:
+    from distributed.security import Security
+
+    try:
+        return Security.temporary()
+    except ImportError:
+        raise InputError("--tls needs cryptography, which is not installed: pip install 'daskembed[tls]'") from None
