@@ -645,6 +645,26 @@ def test_store_that_fails_is_no_fault_of_the_chip(
     assert len(calls) >= failing
 
 
+def test_wrong_bytes_once_are_no_fault_of_the_chip(tile: Path, good: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in a header nor in pixels, of the right length and ETag."""
+    write_chip(tile / name_of(2), tags={})  # bad in itself
+    get_listed, spoilt, asked = Storage.get_listed, set[tuple[str, int]](), list[bool]()
+
+    def spoil(self: Storage, entry: Entry, start: int = 0, end: int | None = None, *, fresh: bool = False) -> bytes:
+        data = get_listed(self, entry, start, end, fresh=fresh)
+        asked.append(fresh)
+        if (entry.path, end or 0) in spoilt:
+            return data
+        spoilt.add((entry.path, end or 0))
+        return data[100:] + data[:100]
+
+    monkeypatch.setattr(Storage, "get_listed", spoil)
+    index = daskembed.index_tile(TILE, str(tile.parent.parent))
+    assert index["quarantined"].tolist() == [None, "has no `date` tag, expected date=YYYY-MM-DD"]
+    np.testing.assert_array_equal(index["chip"][0].read(), pixels_of())
+    assert asked[-2:] == [False, True]
+
+
 def test_sidecar_files_are_not_read(tile: Path) -> None:
     """GDAL would take another CRS from a sidecar; chips of a bucket have none, local ones are read alike."""
     path = tile / name_of(1)
