@@ -20,6 +20,7 @@ from benchmarks.job import write_many
 from daskembed.clusters import connect
 from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
+from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.transformer import Block, Transformer
 from daskembed.pipeline import run as run_tiles
 
@@ -53,7 +54,7 @@ class _Chips(Dataset[tuple[Tensor, str]]):
 def run() -> list[Row]:
     """The two in turn, models loaded beforehand; the ratio of each pair of rounds."""
     torch.set_num_threads(CORES)
-    model = clay_v0.ClayV0(untrained_state(clay_v0, "small", 0), device=torch.device("cpu"), dtype=torch.float32)
+    model = ClayV0(untrained_state(clay_v0, "small", 0), device=torch.device("cpu"), dtype=torch.float32)
     model.transformer.__class__ = _Eager
     plain, ours = [], []
     with tempfile.TemporaryDirectory() as folder, connect("local") as client:
@@ -77,7 +78,7 @@ def run() -> list[Row]:
 
 
 @torch.inference_mode()
-def _embed_plainly(model: clay_v0.ClayV0, paths: list[Path], file: Path) -> None:
+def _embed_plainly(model: ClayV0, paths: list[Path], file: Path) -> None:
     urls, vectors = [], []
     for pixels, names in DataLoader(_Chips(paths), batch_size=4, num_workers=0):
         place = torch.zeros(len(pixels), 2), torch.zeros(len(pixels), 3)

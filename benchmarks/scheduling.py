@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,9 +15,12 @@ import numpy as np
 import psutil
 import rasterio
 from distributed import Client
+from rasterio.transform import from_origin
 
 from benchmarks.common import Row, resident_bytes
 from daskembed import settings
+from daskembed.errors import InputError
+from daskembed.grid import SIDE, square_of
 from daskembed.pipeline import run as run_tiles
 from daskembed.results import Progress
 from daskembed.testing import write_chips
@@ -33,7 +37,7 @@ def run() -> list[Row]:
 
 
 def write_tiles(folder: Path, count: int, *, chips_a_tile: int = BLOCKS_A_TILE) -> list[str]:
-    """Tiles of links to one chip of zeros that decodes quickly: the folder and their names."""
+    """Tiles of links to a chip of zeros that decodes quickly: the folder and their names."""
     (chip,) = write_chips(folder, tile="33TUL", rows=1, cols=1)
     with rasterio.open(chip, "r+") as dataset:
         profile, names = dataset.profile, dataset.descriptions
@@ -42,14 +46,28 @@ def write_tiles(folder: Path, count: int, *, chips_a_tile: int = BLOCKS_A_TILE) 
         dataset.update_tags(date="2019-04-16")
         dataset.descriptions = names
     letters = "ABCDEFGHJKLMNPQRSTUV"
-    names = [f"{zone:02}T{column}{row}" for zone in range(3, 60, 3) for column in "STUVWXYZ" for row in letters][:count]
+    names = [f"{zone:02}T{column}{row}" for zone in range(3, 60, 3) for column in "STUVWXYZ" for row in letters]
+    names = [tile for tile in names if _exists(tile)][:count]
     for tile in names:
+        square = square_of(tile)
         (folder / tile).mkdir(exist_ok=True)
-        for number in range(1, chips_a_tile + 1):
-            link = folder / tile / f"claytile_{tile}_20190416_v02_{number:04}.tif"
-            if not link.exists():
-                os.link(chip, link)
+        first, *others = (folder / tile / f"claytile_{tile}_20190416_v02_{n + 1:04}.tif" for n in range(chips_a_tile))
+        shutil.copyfile(chip, first)
+        with rasterio.open(first, "r+") as dataset:
+            dataset.crs = f"EPSG:{square.epsg}"
+            dataset.transform = from_origin(square.west, square.south + SIDE, 10, 10)
+        for link in others:
+            os.link(first, link)
+    chip.unlink()
     return [str(folder), *names]
+
+
+def _exists(tile: str) -> bool:
+    try:
+        square_of(tile)
+    except InputError:
+        return False
+    return True
 
 
 def _measure(chips: list[str], output: Path, count: int) -> Row:

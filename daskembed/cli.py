@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from daskembed import __version__, config
-from daskembed.errors import DaskembedError, InputError, StorageError
+from daskembed.errors import DaskembedError, InputError, StorageError, did_you_mean
 from daskembed.speed import DEVICES
 
 if TYPE_CHECKING:
@@ -27,9 +28,34 @@ Defaults can be set in Dask's configuration (daskembed.*) or as DASK_DASKEMBED__
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes no abbreviations, whose meaning the next flag would change, and says what may have been meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    # Here and not at the top, where nothing is known of the sub-command's flags.
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            hints = [
+                did_you_mean(one.partition("=")[0], self._option_string_actions) for one in unknown if one[:1] == "-"
+            ]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in two lines: all flags would hide it."""
+        if choice := re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)$", message):
+            message += did_you_mean(choice[1], re.findall(r"[^\s',]+", choice[2]))
+        self.exit(2, f"usage: {self.prog}: `{self.prog} --help` lists what it takes\n{self.prog}: {message}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
+    if isinstance(tiles := getattr(options, "tiles", None), list):
+        options.tiles = " ".join(tiles)
     command: Callable[[argparse.Namespace], int] = options.command
     # What ends services and batch jobs, or closes a terminal, is a Ctrl-C to the run: without this, nothing would be
     # closed or published.
@@ -58,7 +84,7 @@ def _check_dask_configuration() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="daskembed", description="Clay embeddings of Sentinel chips: tiles of chips in, GeoParquet files out."
     )
     parser.add_argument("--version", action="version", version=f"daskembed {__version__}")
@@ -66,8 +92,10 @@ def _parser() -> argparse.ArgumentParser:
 
     default = config.defaults()
     # The flags of `run`, which `plan` takes too.
-    run = argparse.ArgumentParser(add_help=False)
-    run.add_argument("--tiles", required=True, metavar="FILE|IDS", help="file of MGRS tile ids, one a line, or the ids")
+    run = _Parser(add_help=False)
+    run.add_argument(
+        "--tiles", required=True, nargs="+", metavar="FILE|IDS", help="file of MGRS tile ids, one a line, or the ids"
+    )
 
     def add(flag: str, help: str, **extra: object) -> None:
         name = flag.removeprefix("--")
@@ -186,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     cube.set_defaults(command=_cube)
     cube.add_argument(
-        "--tiles", required=True, metavar="FILE|IDS", help="file of MGRS tile ids, one a line, or the ids"
+        "--tiles", required=True, nargs="+", metavar="FILE|IDS", help="file of MGRS tile ids, one a line, or the ids"
     )
     cube.add_argument("--source", metavar="URL", help=f"folder or URL above the tiles (default: {default['source']})")
     cube.add_argument("--output", required=True, metavar="URL", help="folder or URL of the cubes")

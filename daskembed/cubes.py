@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from daskembed import __version__, config
+from daskembed import __version__, ahead, config
 from daskembed.clusters import WORKER_TIMEOUT
 from daskembed.display import describe_bytes, describe_seconds
 from daskembed.encoders.description import CHIP
@@ -40,7 +40,7 @@ from daskembed.receipts import STATE
 from daskembed.results import Progress, RunResult, TileResult
 from daskembed.sources import Chip, Reading, Rules, list_tile, read_headers
 from daskembed.storage import Storage, is_local, local_path
-from daskembed.tiles import check_tile, read_tiles
+from daskembed.tiles import tiles_of
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -208,15 +208,13 @@ def write_cubes(
     from daskembed import lock
     from daskembed.clusters import connect, shares_files
 
-    names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
-    if not names:
-        raise InputError("no tiles: give at least one MGRS tile id, such as 27WXN")
+    names = tiles_of(tiles)
     if readers is not None and readers < 1:
         raise InputError(f"readers {readers}: expected a number from 1")
     job = Job(Storage(source or config.get("source")), Storage(output), readers=readers or READERS)
     if job.source == job.output:
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
-    job.source.check_exists()
+    ahead.check_source(job.source, names)
     _check_writable(job.output)
     chosen = cluster if cluster is not None else config.get("cluster")
     with lock.hold(job.output, "cubes") as check:
@@ -618,8 +616,9 @@ class _Flow:
         alone_since = monotonic()
         while True:
             try:
-                future = self._ended.get(timeout=5)
+                future = self._ended.get(timeout=1)
             except queue.Empty:
+                self._tell(self._state)
                 if self._threads():
                     alone_since = monotonic()
                 elif monotonic() - alone_since > WORKER_TIMEOUT:

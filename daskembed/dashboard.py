@@ -145,7 +145,7 @@ class _Page(SchedulerPlugin):  # type: ignore[misc]
 
     def log_event(self, topic: str, msg: Any) -> None:
         if topic == RUNS:
-            self._runs[msg["run"]] = msg
+            self._runs[msg["run"]] = self._runs.get(msg["run"], {}) | msg
             for old in list(self._runs)[:-MOST_RUNS]:
                 del self._runs[old]
             if msg["state"] != "running":
@@ -262,7 +262,7 @@ class _Page(SchedulerPlugin):  # type: ignore[misc]
             for state, count in known.items():
                 tiles.add_metric([output, version, state], count)
             fates = {fate: told[fate] for fate in ("quarantined", "rejected", "filled")}
-            fates["encoded"] = told["in_files"] + sum(tile["done"] for tile in told["in_work"])
+            fates["encoded"] = told["in_files"] + told["at_work"]
             for fate, count in fates.items():
                 chips.add_metric([output, version, fate], count)
         yield tiles

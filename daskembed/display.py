@@ -41,7 +41,7 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
         if not begun:
             begun = True
             page = f"\nrun's page: {state.page}" if state.page else ""
-            say(f"dashboard: {state.dashboard}{page}\nworkers: {state.workers}")
+            say(f"dashboard: {state.dashboard}{page}\nworkers: {state.workers}" if state.dashboard else state.workers)
         for result in state.finished[finished:]:
             say(describe_tile(result))
         for line in state.said[said:]:

@@ -16,7 +16,7 @@ from dask.base import tokenize
 from daskembed.cube import CHIPS_A_BLOCK, ChipBlock
 from daskembed.encoders.description import CHIP, Place
 from daskembed.errors import ChipError, InputError
-from daskembed.footprints import to_lonlat
+from daskembed.footprints import metres_of_unit, to_lonlat
 from daskembed.sources import EDGES
 
 if TYPE_CHECKING:
@@ -64,15 +64,16 @@ def _windows(cube: xr.DataArray, across: int) -> _Windows:
     top, left = north - row * height, west + col * width
     bounds = np.stack([left, top - height, left + width, top], axis=-1)
     lat, lon = np.empty((2, count, across**2))
-    footprint = np.empty((count, across**2), object)
+    footprint, resolution = np.empty((count, across**2), object), (east - west)[:, 0] / CHIP
     epsg = cube.coords["epsg"].to_numpy()
     for code in np.unique(epsg):
         rows = epsg == code
+        resolution[rows] *= metres_of_unit(int(code))
         found = to_lonlat(int(code), bounds[rows].reshape(-1, 4))
         lon[rows], lat[rows], footprint[rows] = (part.reshape(-1, across**2) for part in found)
     if across == 1 and "lat" in cube.coords:
         lat, lon = (cube.coords[name].to_numpy().reshape(count, 1) for name in ("lat", "lon"))
-    return _Windows(lat, lon, footprint, (east - west)[:, 0] / CHIP)
+    return _Windows(lat, lon, footprint, resolution)
 
 
 def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: str = "quarantine") -> xr.DataArray:

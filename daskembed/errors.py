@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DaskembedError(Exception):
     """Base of every exception that the package raises on purpose."""
@@ -69,3 +72,13 @@ def every_error() -> set[type[DaskembedError]]:
         found.add(error)
         waiting += error.__subclasses__()
     return found
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What a mistyped word may have been meant to be, as the end of a message; nothing if that is not clear."""
+    names = sorted(known)
+    spelt = word.lower().replace("_", "-")
+    found = difflib.get_close_matches(spelt, names, n=2, cutoff=0.6) or [
+        name for name in names if len(spelt.strip("-")) > 1 and name.startswith(spelt)
+    ]
+    return f"; did you mean {' or '.join(found[:3])}?" if found else ""

@@ -137,7 +137,7 @@ class Flow:
         self._names, self._todo = names, iter(enumerate(names))
         self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._tasks: dict[Future, _Task] = {}
-        self._report = Report(client, len(names), settings, progress, events, workers)
+        self._report = Report(client, len(names), settings.output, settings.version, progress, events, workers)
         self._state, self._check = self._report.state, check
         self._room, self._looked, self._alone_since = 1, 0.0, time.monotonic()
         self._sick, self._sick_told = dict[str, str](), 0
@@ -192,10 +192,8 @@ class Flow:
         publishing = sum(task.stage == "publish" for task in self._tasks.values())
         blocks = sum(task.stage == "embed" for task in self._tasks.values())
         waits = f"waiting until {_count(publishing, 'tile')} {'is' if publishing == 1 else 'are'} published"
-        gives = f"{_count(blocks, 'unfinished block')} given up, finished ones are kept"
-        return f"interrupted: {waits if publishing else 'no tile waits to be published'}; {gives}" + (
-            "; a second Ctrl-C does not wait" if publishing else ""
-        )
+        waits = f"{waits}, which a second Ctrl-C drops" if publishing else "no tile waits to be published"
+        return f"interrupted: {_count(blocks, 'unfinished block')} given up, finished ones are kept; {waits}"
 
     def _fill(self) -> None:
         """Start tiles until every thread has blocks waiting: fewer starve it, more only fill the scheduler."""
@@ -246,11 +244,12 @@ class Flow:
     def _fleet(self) -> dict[str, tuple[int, bool]]:
         """Address -> threads and whether Dask has paused it, of all workers."""
         try:
-            self._report.look({task.key for task in self._tasks.values()})
+            self._report.listen({task.key for task in self._tasks.values()})
             found: dict[str, tuple[int, bool]] = self._client.run_on_scheduler(_workers)
-            return found
         except (OSError, RuntimeError, TimeoutError) as error:
             raise ClusterLostError(f"the Dask scheduler does not answer any more: {error}") from None
+        self._report.tick()
+        return found
 
     def _drain(self, refill: Callable[[], None]) -> None:
         while self._tasks:
@@ -329,7 +328,7 @@ class Flow:
         if found is None:
             assert job.receipt is not None
             if carried:
-                stages.tidy(self._settings, job.receipt, job.files)
+                stages.tidy(self._settings.output, job.receipt, job.files)
             self._state.indexed += 1
             self._finish(task, "skipped", job.receipt)
             return
@@ -371,19 +370,7 @@ class Flow:
         self._finish(task, "done", receipt)
 
     def _finish(self, task: _Task, status: str, receipt: Receipt) -> None:
-        job, output = task.job, self._settings.output
-        result = TileResult(
-            job.tile,
-            status,
-            None if receipt.file is None else output.url_of(receipt.file),
-            receipt.chips,
-            receipt.quarantined,
-            size=receipt.size,
-            files=tuple(map(output.url_of, receipt.names)),
-            rejected=receipt.rejected,
-            notes=tuple(receipt.notes),
-            filled=len(receipt.filled),
-        )
+        job, result = task.job, stages.result_of(self._settings.output, receipt, status)
         self._report.finished(result, job.indexed.quarantined if job.indexed else {}, task.key)
 
     def _after_error(self, task: _Task, error: BaseException) -> None:

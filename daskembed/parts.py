@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -42,6 +43,8 @@ class Notes:
     """URL -> rule."""
     filled: dict[str, int] = field(default_factory=dict)
     """URL -> number of values that were filled with their band's mean."""
+    days: tuple[date, date] | None = None
+    """First and last date of the rows."""
 
 
 def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...]) -> None:
@@ -87,15 +90,18 @@ def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...]) 
 
 
 def read_notes(output: Storage, parts: Sequence[str]) -> Notes:
-    """What the footers of some parts say, together."""
+    """What the footers of some parts say, together, and between which dates their rows lie."""
     found = Notes()
+    days = set[date]()
     for part in parts:
         with pq.ParquetFile(output.open_reader(part)) as file:
             said = json.loads(file.metadata.metadata[_NOTES])
             found.rows += file.metadata.num_rows
+            days.update(file.read(columns=["date"])["date"].unique().to_pylist())
         found.chips += said["chips"]
         for name in ("quarantined", "rejected", "filled"):
             getattr(found, name).update(said[name])
+    found.days = (min(days), max(days)) if days else None
     return found
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask
 
-from daskembed import config, dashboard, lock
+from daskembed import ahead, config, dashboard, lock, stages
 from daskembed.clusters import WORKER_TIMEOUT, await_worker, check_versions, connect, hardware, shares_files
 from daskembed.elsewhere import arrange, refuse_source
 from daskembed.embedding import ON_NAN
@@ -19,13 +19,23 @@ from daskembed.encoders import load_encoder
 from daskembed.errors import ConflictError, DaskembedError, InputError
 from daskembed.flow import DASK_CONFIG, Flow
 from daskembed.proof import TRIES, prove_workers
-from daskembed.receipts import STATE, Receipt, check_version, published_files, read_receipts, receipt_path
-from daskembed.results import Event, Progress, RunResult
+from daskembed.receipts import (
+    STATE,
+    Receipt,
+    check_version,
+    failed_record,
+    published_files,
+    read_receipts,
+    receipt_path,
+    write_record,
+)
+from daskembed.reporting import Report
+from daskembed.results import Event, Progress, RunResult, TileResult
 from daskembed.settings import Settings, chips_a_block, parse_dates
 from daskembed.sinks import check_dtype, get_sink, parse_formats, sink_of
-from daskembed.sources import EDGE, NO_RULES, Reading, Rules
+from daskembed.sources import EDGE, NO_RULES, Reading, Rules, no_chips
 from daskembed.storage import Storage, is_local
-from daskembed.tiles import check_tile, read_tiles
+from daskembed.tiles import tiles_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -126,8 +136,21 @@ def run(
         and the same run goes on from there.
     """
     wanted_precision = precision or config.get("precision")
+    chosen = cluster if cluster is not None else config.get("cluster")
+    if not isinstance(chosen, str) and (cluster_arguments or workers):
+        raise InputError(
+            "cluster_arguments and workers are for a cluster that is started for the run, not for a client"
+        )
+    names, place = tiles_of(tiles), Storage(source or config.get("source"))
+    conclude = partial(_conclude, progress=progress, events=events)
+    if not ahead.check_source(place, names):
+        # Nothing is fetched for that, weights least of all.
+        made, named = Storage(output or config.get("output")), check_version(str(version or config.get("version")))
+        _check_writable(made)
+        with lock.hold(made, named):
+            return conclude({tile: no_chips(tile, place) for tile in names}, made, named)
     names, settings = resolve(
-        tiles,
+        names,
         source=source,
         output=output,
         encoder=encoder,
@@ -152,20 +175,17 @@ def run(
     _check_writable(settings.output)
     if performance_report is not None:
         dashboard.check_report(performance_report)
-    chosen = cluster if cluster is not None else config.get("cluster")
-    if not isinstance(chosen, str) and (cluster_arguments or workers):
-        raise InputError(
-            "cluster_arguments and workers are for a cluster that is started for the run, not for a client"
-        )
     with lock.hold(settings.output, settings.version) as check:
         settings.output.sweep(f"_v{settings.version}")
         receipts = read_receipts(settings.output, names, settings.version)
+        published = published_files(settings.output, settings.version, sweep=True)
         on_client = partial(
             _run_on,
             names=names,
             settings=settings,
             precision=wanted_precision,
             receipts=receipts,
+            published=published,
             overwrite=overwrite,
             check=check,
             report=performance_report,
@@ -174,6 +194,13 @@ def run(
         )
         if not isinstance(chosen, str):
             return on_client(chosen)
+        auto = wanted_precision == "auto"
+        done = ahead.settled(settings, names, receipts, published, any_precision=auto)
+        if done is not None:
+            return conclude(done, settings.output, settings.version, published)
+        if not overwrite:
+            # Of `auto` the workers have to say what it is.
+            check_conflicts(settings, names, receipts, published, leave=("precision",) if auto else ())
         if is_local(settings.source.url) and shares_files(chosen) is False:
             refuse_source(settings.source.url, f"of the cluster {chosen!r}")
         with (
@@ -207,10 +234,8 @@ def resolve(
     edge: str | None = None,
     rules: Rules | None = None,
 ) -> tuple[tuple[str, ...], Settings]:
-    """The tiles and what to do with each, checked as far as that needs neither a cluster nor the output; see `run`."""
-    names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
-    if not names:
-        raise InputError("no tiles: give at least one MGRS tile id, such as 27WXN")
+    """The tiles and what to do with each, checked as far as that needs no cluster, source or output; see `run`."""
+    names = tiles_of(tiles)
     described = load_encoder(
         checkpoint,
         encoder=encoder,
@@ -249,7 +274,6 @@ def resolve(
     if settings.on_nan not in ON_NAN:
         raise InputError(f"unknown --on-nan {settings.on_nan!r}: choose one of {', '.join(ON_NAN)}")
     settings.reading.check()
-    settings.source.check_exists()
     return names, settings
 
 
@@ -266,6 +290,7 @@ def _run_on(
     settings: Settings,
     precision: str,
     receipts: dict[str, Receipt],
+    published: dict[str, list[str]],
     overwrite: bool,
     check: Callable[[], None],
     report: str | None,
@@ -286,7 +311,6 @@ def _run_on(
         chosen = "bf16" if {one.precision for one in found} == {"bf16"} else "fp32"
         settings = replace(settings, encoder=replace(settings.encoder, precision=chosen))
     settings = arrange(client, settings, len(names))
-    published = published_files(settings.output, settings.version, sweep=True)
     if not overwrite:
         check_conflicts(settings, names, receipts, published)
     from daskembed.planning import recall  # which is made of parts of this module
@@ -294,6 +318,31 @@ def _run_on(
     flow = Flow(client, names, settings, receipts, published, check, progress, events, _describe(found))
     with dashboard.report(client, report):
         return replace(flow.run(), expected=recall(settings))
+
+
+def _conclude(
+    done: Mapping[str, Receipt | str],
+    output: Storage,
+    version: str,
+    published: Mapping[str, list[str]] | None = None,
+    *,
+    progress: Callable[[Progress], None] | None,
+    events: Callable[[Event], None] | None,
+) -> RunResult:
+    """The result of a run for which no cluster is needed: tiles that are finished (their receipts) or have no chips."""
+    report = Report(None, len(done), output, version, progress, events, "nothing is left to do: no cluster is started")
+    report.begin()
+    for tile, found in done.items():
+        report.tile_started(tile)
+        report.state.indexed += 1
+        if isinstance(found, str):
+            write_record(output, failed_record(tile, version, found))
+            report.finished(TileResult(tile, "failed", reason=found), {})
+        else:
+            stages.tidy(output, found, (published or {}).get(tile, []))
+            report.finished(stages.result_of(output, found, "skipped"), {})
+    report.end("over")
+    return RunResult(output.url, tuple(report.state.finished), 0, 0, 0.0, interrupted=False, stage_seconds={})
 
 
 def _describe(workers: list[Hardware]) -> str:
@@ -314,9 +363,14 @@ def _check_writable(output: Storage) -> None:
 
 
 def check_conflicts(
-    settings: Settings, names: tuple[str, ...], receipts: dict[str, Receipt], published: dict[str, list[str]]
+    settings: Settings,
+    names: tuple[str, ...],
+    receipts: dict[str, Receipt],
+    published: dict[str, list[str]],
+    *,
+    leave: Collection[str] = (),
 ) -> None:
-    """Raise `ConflictError` if a tile's file was made with other settings."""
+    """Raise `ConflictError` if a tile's file was made with other settings; those of `leave` are not compared."""
     for tile in names:
         if receipt := receipts.get(tile):
             made, what = receipt.settings, receipt.file or receipt_path(tile, settings.version)
@@ -331,7 +385,7 @@ def check_conflicts(
         changed = [
             f"{key} {made.get(key) or 'all'}, not {wanted.get(key) or 'all'}"
             for key in (*wanted, *(key for key in made if key not in wanted))
-            if made.get(key) != wanted.get(key)
+            if made.get(key) != wanted.get(key) and key not in leave
         ]
         if changed:
             raise ConflictError(

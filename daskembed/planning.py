@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from daskembed import config
+from daskembed import ahead, config
 from daskembed.cube import block_ends
 from daskembed.encoders import resolve_precision
 from daskembed.errors import InputError, TileError
@@ -27,6 +27,8 @@ from daskembed.sinks import get_sink
 from daskembed.sources import Listing, Rules, list_tile
 from daskembed.speed import DEVICES, Speed, measure, of_device
 from daskembed.stages import block_folder
+from daskembed.storage import Storage
+from daskembed.tiles import tiles_of
 
 COMPRESSED, FILE_BYTES, ROW_BYTES = 0.83, 8_000, 70
 """Of a published file: what is left of its vectors, its footer, and what else a chip takes. Measured on the demo."""
@@ -154,8 +156,10 @@ def plan(
     if device is not None and asked == "auto":
         asked = "bf16" if DEVICES[device].bf16 else "fp32"
     most = parse_workers(workers)[1]
+    names = tiles_of(tiles)
+    ahead.check_source(Storage(source or config.get("source")), names)
     names, settings = resolve(
-        tiles,
+        names,
         source=source,
         output=output,
         encoder=encoder,

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from daskembed.errors import InputError
+from daskembed.errors import InputError, did_you_mean
 
 SUFFIXES = (".yaml", ".yml")
 """By which a file of the caller's is told from the name of a preset."""
@@ -57,7 +57,8 @@ def read_preset(cluster: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(
             f"unknown cluster {cluster!r}: choose one of {', '.join(presets())}, a YAML file like clusters/local.yaml, "
-            "the address of a scheduler such as tcp://10.0.0.1:8786, or a scheduler's .json file"
+            f"the address of a scheduler such as tcp://10.0.0.1:8786, or a scheduler's .json file"
+            f"{did_you_mean(cluster, presets())}"
         )
     try:
         preset = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -89,7 +90,9 @@ def copy_preset(name: str, path: str) -> None:
         If there is no such preset, or the file cannot be written or is there already.
     """
     if name not in presets():
-        raise InputError(f"no preset {name!r} to copy: choose one of {', '.join(presets())}")
+        raise InputError(
+            f"no preset {name!r} to copy: choose one of {', '.join(presets())}{did_you_mean(name, presets())}"
+        )
     if not path.endswith(SUFFIXES):
         raise InputError(f"{path}: a cluster file's name ends with .yaml, such as my-{name}.yaml")
     text = preset_folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8")

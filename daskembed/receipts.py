@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 from daskembed.errors import InputError
@@ -133,6 +134,12 @@ def read_receipt(output: Storage, path: str) -> Receipt:
 def read_record(output: Storage, path: str) -> TileRecord:
     """The record `path` of an unfinished or failed tile; raises `InputError` if that is none."""
     return _read(output, path, TileRecord, "record")
+
+
+def failed_record(tile: str, version: str, reason: str) -> TileRecord:
+    """The record of a tile of which nothing but its failure is known."""
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return TileRecord(tile, version, "failed", parts=0, parts_folder=None, quarantined={}, reason=reason, time=time)
 
 
 def write_receipt(output: Storage, receipt: Receipt) -> None:

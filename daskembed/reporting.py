@@ -15,7 +15,7 @@ from daskembed.storage import redact
 if TYPE_CHECKING:
     from distributed import Client
 
-    from daskembed.settings import Settings
+    from daskembed.storage import Storage
 
 PROGRESS_EVERY = 30
 """Seconds between two events that say how far a run is."""
@@ -27,11 +27,11 @@ class Report:
     Parameters
     ----------
     client
-        Of the cluster.
+        Of the cluster; None if none is needed.
     tiles
         How many are wanted.
-    settings
-        What to do with each.
+    output, version
+        Where they are published, and as what.
     progress, events
         See `daskembed.run`.
     workers
@@ -40,42 +40,51 @@ class Report:
 
     def __init__(
         self,
-        client: Client,
+        client: Client | None,
         tiles: int,
-        settings: Settings,
+        output: Storage,
+        version: str,
         progress: Callable[[Progress], None] | None,
         events: Callable[[Event], None] | None,
         workers: str,
     ) -> None:
-        self.state = Progress(tiles, client.dashboard_link, workers, output=settings.output.url)
-        self._client, self._settings, self._events = client, settings, events
+        self.state = Progress(tiles, client.dashboard_link if client else "", workers, output=output.url)
+        self._client: Any = client
+        self._output, self._version, self._events = redact(output.url), version, events
         self._progress = progress or (None if events else in_notebook())
         self._started, self._by, self._told = stages.now(), dict[str, str](), 0.0
         self._lost: deque[dict[str, Any]] = deque()
         self._bad: dict[str, dict[str, str]] = {}
+        self._asks, self._new_bad = True, True
 
     def begin(self) -> None:
         """Say where to look; hear from now on which worker did what, and which are lost."""
+        if self._client is not None:
+            self._listen()
+        self.tell()
+        self.emit(
+            "run_started",
+            counts={"tiles": self.state.tiles},
+            dashboard=redact(self.state.dashboard) or None,
+            page=redact(self.state.page) or None,
+        )
+
+    def _listen(self) -> None:
         self.state.page = dashboard.serve(self._client)
         self._client.subscribe_topic(dashboard.LOST, lambda heard: self._lost.append(heard[1]))
         if self._events is not None:
             # Which worker did a block is asked of nobody: the scheduler says it before it says that the block is done.
             self._client.subscribe_topic(dashboard.TASKS, self._hear)
-        self.tell()
-        self.emit(
-            "run_started",
-            counts={"tiles": self.state.tiles},
-            dashboard=redact(self.state.dashboard),
-            page=redact(self.state.page) or None,
-        )
 
-    def look(self, keys: Collection[str]) -> None:
-        """Once a second: ask how far the tasks of these names are, and tell everybody."""
-        heard = self._client.run_on_scheduler(dashboard.chips_in_work) if self.state.page else {}
-        self.state.in_work = {key: chips for key, chips in heard.items() if key in keys}
+    def listen(self, keys: Collection[str]) -> None:
+        """Ask the scheduler how far the tasks of these names are, and tell it how far the run is."""
+        self.state.in_work = {key: chips for key, chips in self._chips_in_work().items() if key in keys}
+        self._show()
+
+    def tick(self) -> None:
+        """Once a second: tell everybody else."""
         while self._lost:
             self.say(_loss(self._lost.popleft()))
-        self._show()
         self.tell()
         if self.state.seconds >= self._told + PROGRESS_EVERY:
             self._told = self.state.seconds
@@ -102,12 +111,16 @@ class Report:
         """Tell for the last time: ``over``, ``interrupted`` or ``stopped``, for a reason."""
         self.state.how, self.state.in_work = how, {}
         self.emit("run_ended", reason=reason or how, counts=self.counts())
+        if self._client is not None:
+            self._stop_listening()
+        with contextlib.suppress(KeyboardInterrupt):  # which stops nothing any more
+            self.tell()
+
+    def _stop_listening(self) -> None:
         with contextlib.suppress(OSError, RuntimeError, TimeoutError, ValueError):  # of a scheduler that is gone
             self._show()
             for topic in (dashboard.LOST, *([dashboard.TASKS] if self._events is not None else [])):
                 self._client.unsubscribe_topic(topic)
-        with contextlib.suppress(KeyboardInterrupt):  # which stops nothing any more
-            self.tell()
 
     def tile_started(self, tile: str) -> None:
         """A tile is being indexed."""
@@ -135,7 +148,9 @@ class Report:
         self.state.indexed -= 1
         self.state.quarantined -= self.state.at_work[tile].quarantined
 
-    def finished(self, result: TileResult, known: Mapping[str, str], key: str, block: int | None = None) -> None:
+    def finished(
+        self, result: TileResult, known: Mapping[str, str], key: str | None = None, block: int | None = None
+    ) -> None:
         """A tile is finished; of its quarantined chips some were known."""
         self.state.finished.append(result)
         self.state.at_work.pop(result.tile, None)
@@ -176,10 +191,21 @@ class Report:
             "rejected": state.rejected,
         }
 
+    def _chips_in_work(self) -> dict[str, int]:
+        if not self._asks:
+            return {}
+        try:
+            found: dict[str, int] = self._client.run_on_scheduler(dashboard.chips_in_work)
+        except (AttributeError, ImportError, ValueError):
+            # A scheduler that executes nothing of a client's: finished blocks are all that is known.
+            self._asks, found = False, {}
+        return found
+
     def _set_aside(self, tile: str, fate: str, found: Mapping[str, str]) -> None:
         for url, reason in found.items():
             chip, why = redact(url), redact(reason)
             self._bad.pop(chip, None)
+            self._new_bad = True
             self._bad[chip] = {"tile": tile, "chip": chip, "fate": fate, "reason": why}
             if len(self._bad) > dashboard.MOST_BAD:
                 del self._bad[next(iter(self._bad))]
@@ -192,8 +218,8 @@ class Report:
         told = {
             "run": f"{self._client.id} {self._started}",
             "client": self._client.id,
-            "output": redact(self._settings.output.url),
-            "version": self._settings.version,
+            "output": self._output,
+            "version": self._version,
             "state": state.how,
             "notice": state.notice,
             "seconds": state.seconds,
@@ -201,14 +227,17 @@ class Report:
             "expected": state.expected,
             "unfinished": len(state.at_work),
             "in_files": sum(tile.chips for tile in state.finished),
+            "at_work": sum(tile.done for tile in state.at_work.values()) + sum(state.in_work.values()),
             "filled": sum(tile.filled for tile in state.finished),
             "in_work": [
                 {"tile": tile, "chips": found.chips, "done": state.done_of(tile), "quarantined": found.quarantined}
                 for tile, found in list(state.at_work.items())[: dashboard.MOST_TILES]
             ],
-            "bad": list(self._bad.values()),
             **self.counts(),
         }
+        if self._new_bad:
+            # The scheduler keeps what it is told last, and the last thousand times that it is told something.
+            told["bad"], self._new_bad = list(self._bad.values()), False
         self._client.log_event(dashboard.RUNS, told)
 
     def _hear(self, heard: tuple[float, dict[str, str]]) -> None:

@@ -202,7 +202,7 @@ class Progress:
     said: list[str] = field(default_factory=list, repr=False)
     """What was to be told once, in lines."""
     pace: Pace = field(default_factory=Pace, repr=False)
-    started: float = field(default_factory=time.monotonic, repr=False)
+    started: float = field(default_factory=lambda: time.monotonic(), repr=False)
 
     @property
     def done(self) -> int:

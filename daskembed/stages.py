@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from itertools import accumulate
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,10 @@ from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
 from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError, StorageUnusableError, TileError
+from daskembed.footprints import metres_of_unit
 from daskembed.parts import read_notes, write_part
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
+from daskembed.results import TileResult
 from daskembed.sinks import get_sink, sink_of
 from daskembed.sources import Listing, list_tile, read_headers
 from daskembed.table import to_geodataframe
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
     from daskembed.settings import Settings
+    from daskembed.storage import Storage
 
 FEW = 4
 """Chips of a tile that may newly be quarantined whatever share of it they are."""
@@ -47,8 +50,6 @@ class Indexed:
     """What is known of a tile before it is embedded."""
 
     listing: str
-    dates: tuple[date, ...]
-    """Acquisition dates of its chips, each once, in order."""
     quarantined: dict[str, str]
     """URL -> reason, of chips whose headers are bad."""
     parts: tuple[str, ...]
@@ -122,7 +123,7 @@ def index(
     found = _look(settings, tile, finished, files, known)
     if found is None:
         if finished is not None and not settings.carried:
-            tidy(settings, finished, files)
+            tidy(settings.output, finished, files)
         return None
     return found if settings.carried else (found[0], begin(settings, tile, *found))
 
@@ -149,7 +150,6 @@ def _look(
     blocks = Context().run(all_blocks, settings, tile, found, listing.fingerprint)
     indexed = Indexed(
         listing=listing.fingerprint,
-        dates=tuple(sorted(set(found["date"].dropna()))),
         quarantined=quarantined,
         parts=tuple(block.path for block in blocks),
         notes=_notes(settings, listing, found),
@@ -197,7 +197,8 @@ def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tup
     notes = [f"{url}: {scene.note}" for url, scene in listing.scenes.items() if getattr(scene, "note", "")]
     needs = settings.encoder.description
     if needs.resolution is None:
-        steps = ((index["east"] - index["west"]) / CHIP).dropna().round(6)
+        units = index["epsg"].map(metres_of_unit, na_action="ignore").astype(float)
+        steps = ((index["east"] - index["west"]) / CHIP * units).dropna().round(6)
         notes += [
             f"{int((steps == step).sum())} chips have pixels of {step:g} m, {needs.sensor.name} has "
             f"{needs.sensor.gsd:g} m: the encoder is told the chips'"
@@ -324,8 +325,9 @@ def publish(
         # The next run is to read these chips again.
         output.delete([part for part in indexed.parts if read_notes(output, [part]).quarantined])
         raise
-    if notes.rows:
-        name = f"{tile}_{indexed.dates[0]:%Y%m%d}_{indexed.dates[-1]:%Y%m%d}_v{settings.version}"
+    if notes.days:
+        # Not of all chips: those of other dates may have been set aside.
+        name = f"{tile}_{notes.days[0]:%Y%m%d}_{notes.days[1]:%Y%m%d}_v{settings.version}"
         made = {**settings.provenance, "tile": tile, "identity": settings.identity}
         published = [
             sink.publish(output, name + sink.SUFFIX, indexed.parts, made) for sink in map(get_sink, settings.formats)
@@ -346,18 +348,34 @@ def publish(
         software=settings.provenance["software"],
     )
     write_receipt(output, receipt)
-    tidy(settings, receipt, files)
+    tidy(settings.output, receipt, files)
     return receipt
 
 
-def tidy(settings: Settings, receipt: Receipt, files: list[str]) -> None:
+def tidy(output: Storage, receipt: Receipt, files: list[str]) -> None:
     """Remove a finished tile's parts and the files that its own replaced."""
     for name in files:
         if name not in receipt.names:
-            sink_of(name).remove(settings.output, name)
-    parts = settings.output.entries(parts_folder(receipt.tile, receipt.version))
-    settings.output.delete([entry.path for entry in parts])
-    delete_record(settings.output, receipt.tile, receipt.version)
+            sink_of(name).remove(output, name)
+    parts = output.entries(parts_folder(receipt.tile, receipt.version))
+    output.delete([entry.path for entry in parts])
+    delete_record(output, receipt.tile, receipt.version)
+
+
+def result_of(output: Storage, receipt: Receipt, status: str) -> TileResult:
+    """What became of a tile, as its receipt says."""
+    return TileResult(
+        receipt.tile,
+        status,
+        None if receipt.file is None else output.url_of(receipt.file),
+        receipt.chips,
+        receipt.quarantined,
+        size=receipt.size,
+        files=tuple(map(output.url_of, receipt.names)),
+        rejected=receipt.rejected,
+        notes=tuple(receipt.notes),
+        filled=len(receipt.filled),
+    )
 
 
 def _digest(*parts: Any) -> str:

@@ -26,6 +26,8 @@ START_TIMEOUT = 300
 """Seconds that a cluster of this machine may take to start: Dask sets no limit itself."""
 START_TRIES = 3
 """How often one is started of which a process dies as it comes up."""
+CLOSE_PATIENCE = 2
+"""Seconds for which nothing is said of a cluster that closes."""
 CLOSE_TIMEOUT = 120
 """Seconds that a cluster may take to close: Dask's nanny of a worker that was killed as it came up never ends."""
 
@@ -96,7 +98,11 @@ def start(
                 # Each library fails in its own way (no GPU, no account, no quota): say whose words these are.
                 raise InputError(f"the cluster {name!r} did not start: {_words(error)}{hint}") from None
             refusals.check(cluster, name, hint)
-        yield cluster
+        try:
+            yield cluster
+        except KeyboardInterrupt:
+            _log.warning("interrupted: waiting for the cluster to close")
+            raise
     finally:
         if cluster is not None:
             with _uninterrupted("the cluster is being closed"):
@@ -259,6 +265,8 @@ def _close(cluster: Any) -> None:
 
     # Not by a limit of the cluster's own: not every class has one, and what is cut short can never be closed again.
     threading.Thread(target=close, name="daskembed-close", daemon=True).start()
+    if not wait([closed], CLOSE_PATIENCE).done:
+        _log.warning("waiting for the cluster to close")
     if not wait([closed], CLOSE_TIMEOUT).done:
         raise TimeoutError(f"it takes longer than {CLOSE_TIMEOUT} s")
     closed.result()

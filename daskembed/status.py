@@ -40,7 +40,7 @@ _Key = tuple[str, str]
 _Kept = TypeVar("_Kept", Receipt, TileRecord)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TileStatus:
     """What an output holds of one version of a tile."""
 
@@ -63,6 +63,12 @@ class TileStatus:
     """URL -> the rule that it breaks; of finished tiles."""
     reason: str | None = None
     """Why it failed, or what is not as it should be."""
+
+    def __repr__(self) -> str:
+        bad = f", {len(self.quarantined)} quarantined" if self.quarantined else ""
+        bad += f", {len(self.rejected)} rejected" if self.rejected else ""
+        why = f": {_line(self.reason)}" if self.reason else "" if self.chips is None else f": {self.chips} chips{bad}"
+        return f"<TileStatus {self.tile} v{self.version} {self.status}{why}>"
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -148,7 +148,12 @@ _NO_BUCKET = re.compile(r"<Code>(?:NoSuchBucket|ContainerNotFound)</Code>")
 _BROKE_OFF = re.compile(
     r"HTTP error: (?:error sending|request or response body)|<Code>(?:RequestTimeout|NoSuchUpload)</Code>"
 )
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_UNWRITABLE = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "your quota is used up: make room, or ask for more",
+    errno.EROFS: "the file system is mounted read-only: give a folder on another one",
+}
+"""What a disk that takes nothing says -> what to do."""
 
 
 def _persist(act: Callable[[], _Result]) -> _Result:
@@ -165,17 +170,24 @@ def _persist(act: Callable[[], _Result]) -> _Result:
         pause = min(15.0, 2 * pause)
 
 
-def _denied(url: str, error: BaseException) -> str:
+def _denied(url: str, root: str, error: BaseException) -> str:
+    if is_local(root):
+        return (
+            f"{url}: access denied ({_first_line(error)}); `ls -ld` shows who may read and write it and the folders "
+            "above it"
+        )
     return (
         f"{url}: access denied ({_first_line(error)}); check the credentials (for S3: AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket) and the permissions"
     )
 
 
-def _is_full(error: BaseException) -> bool:
+def _unwritable(error: BaseException) -> str | None:
+    """What to do where a disk takes nothing any more; None for other errors."""
     # obstore tells the number in words.
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    return getattr(error, "errno", None) in _FULL or (number is not None and int(number[1]) in _FULL)
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    number: int | None = getattr(error, "errno", None) or (int(told[1]) if told else None)
+    return _UNWRITABLE.get(number or 0)
 
 
 @contextlib.contextmanager
@@ -197,9 +209,9 @@ def explained(url: str, root: str) -> Iterator[None]:
             raise FileNotFoundError(f"{url} does not exist") from None
         # For listings and writes obstore tells a refusal only by its words.
         if isinstance(error, (PermissionError, PermissionDeniedError, UnauthenticatedError)) or _DENIED.search(text):
-            raise StorageDeniedError(_denied(url, error)) from None
-        if _is_full(error):
-            raise StorageUnusableError(f"{url} cannot be written: {_first_line(error)}; make room") from None
+            raise StorageDeniedError(_denied(url, root, error)) from None
+        if advice := _unwritable(error):
+            raise StorageUnusableError(f"{url} cannot be written: {_first_line(error)}; {advice}") from None
         raise StorageError(f"{url}: {_first_line(error)}") from None
 
 
@@ -466,9 +478,9 @@ def _room_for(where: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not _is_full(error):
+        if (advice := _unwritable(error)) is None:
             raise
-        raise StorageUnusableError(f"{where} cannot be written: {error.strerror}; make room") from None
+        raise StorageUnusableError(f"{where} cannot be written: {error.strerror}; {advice}") from None
 
 
 @contextlib.contextmanager
@@ -511,7 +523,26 @@ def zarr_store(storage: Storage) -> Any:
     """The folder as a store for Zarr to read from; its errors are for `explained` to tell."""
     from zarr.storage import ObjectStore
 
-    return ObjectStore(storage._store, read_only=True)
+    class Folders(ObjectStore[Any]):
+        """What is in a group is a folder: files that are none of Zarr's, such as .DS_Store, are not looked into."""
+
+        def list_dir(self, prefix: str) -> Any:
+            return self._folders(prefix)
+
+        async def _folders(self, prefix: str) -> AsyncIterator[str]:
+            found = await obstore.list_with_delimiter_async(self.store, prefix=prefix or None)
+            for path in found["common_prefixes"]:
+                if not is_stray(name := PurePosixPath(path).name):
+                    yield name
+
+    return Folders(storage._store, read_only=True)
+
+
+def is_stray(path: str) -> bool:
+    """Whether a file is one that systems and tools leave anywhere, or in a folder of that kind."""
+    names = PurePosixPath(path).parts
+    hidden = any(name.startswith(".") and not name.startswith(".z") for name in names)
+    return hidden or not {"Thumbs.db", "desktop.ini", "__MACOSX"}.isdisjoint(names)
 
 
 def split_url(url: str) -> tuple[Storage, str]:

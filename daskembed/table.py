@@ -18,10 +18,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyproj
-import shapely
 
 from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError
+from daskembed.footprints import bounding_box, box
 from daskembed.receipts import check_version
 from daskembed.sources import EDGES
 from daskembed.storage import Storage
@@ -29,6 +29,7 @@ from daskembed.vectors import VectorArray, VectorDtype
 
 if TYPE_CHECKING:
     import dask_geopandas
+    import shapely
     import xarray as xr
     from numpy.typing import NDArray
 
@@ -79,7 +80,9 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
         frame = dask_geopandas.from_dask_dataframe(
             dd.from_delayed([make(*parts, windows) for parts in zip(*blocks, row_blocks, strict=True)], meta=meta)
         )
-    frame.spatial_partitions = gpd.GeoSeries([shapely.box(*b.total_bounds) for b in row_blocks], crs="OGC:CRS84")
+    frame.spatial_partitions = gpd.GeoSeries(
+        [box(*bounding_box(b.geometry.to_numpy())) for b in row_blocks], crs="OGC:CRS84"
+    )
     return frame
 
 
@@ -304,9 +307,7 @@ def _bounds(footer: dict[bytes, bytes]) -> shapely.Geometry:
         raise ValueError("its geometries are not WKB in OGC:CRS84")
     bbox = column.get("bbox", [-180, -90, 180, 90])
     west, south, east, north = (bbox[edge] for edge in ((0, 1, 3, 4) if len(bbox) == 6 else range(4)))
-    if west <= east:
-        return shapely.box(west, south, east, north)
-    return shapely.MultiPolygon([shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)])
+    return box(west, south, east, north)
 
 
 def _read_groups(storage: Storage, name: str, groups: tuple[int, ...], columns: list[str] | None) -> gpd.GeoDataFrame:

@@ -9,13 +9,14 @@ from pathlib import Path
 from daskembed.errors import InputError
 
 _TILE = re.compile(r"(?P<zone>0[1-9]|[1-5][0-9]|60)(?P<band>[C-HJ-NP-X])(?P<column>[A-HJ-NP-Z])(?P<row>[A-HJ-NP-V])")
+_NAMED = re.compile(r"(?:CLAYTILE_|T)?(?P<tile>[0-9]{2}[A-Z]{3})(?![A-Z0-9])")
 # The letters of a 100 km square's column repeat every three zones (NGA.STND.0037, MGRS, Table B-1).
 _COLUMNS = {1: "ABCDEFGH", 2: "JKLMNPQR", 0: "STUVWXYZ"}
 _EXPECTED = "expected zone (01-60), latitude band (C-X) and two letters of the 100 km square, such as 27WXN"
 
 
 def check_tile(text: str) -> str:
-    """Return `text` as an MGRS 100 km tile id in capitals.
+    """Return `text` as an MGRS 100 km tile id in capitals; the T that Sentinel-2 products put before it is dropped.
 
     Raises
     ------
@@ -28,6 +29,8 @@ def check_tile(text: str) -> str:
     '27WXN'
     """
     tile = text.strip().upper() if text.isascii() else text
+    if tile.startswith("T") and _TILE.fullmatch(tile[1:]):
+        tile = tile[1:]
     if problem := _problem(tile):
         padded = tile.zfill(5)
         hint = f"; did you mean {padded}?" if padded != tile and not _problem(padded) else ""
@@ -46,7 +49,9 @@ def _problem(tile: str) -> str | None:
 
 
 def parse_tiles(lines: Iterable[str], *, name: str = "tiles") -> tuple[str, ...]:
-    """Read one tile id a line, ``#`` comments and blank lines allowed, duplicates dropped.
+    """Read tile ids, one a line or several with spaces or commas between; comments (``#``) and blank lines allowed.
+
+    Duplicates are dropped.
 
     Parameters
     ----------
@@ -62,11 +67,8 @@ def parse_tiles(lines: Iterable[str], *, name: str = "tiles") -> tuple[str, ...]
     """
     tiles: dict[str, None] = {}
     for number, line in enumerate(lines, start=1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
         try:
-            tiles[check_tile(text)] = None
+            tiles |= dict.fromkeys(map(check_tile, _split(line.partition("#")[0])))
         except InputError as error:
             raise InputError(f"{name}, line {number}: {error}") from None
     if not tiles:
@@ -74,8 +76,12 @@ def parse_tiles(lines: Iterable[str], *, name: str = "tiles") -> tuple[str, ...]
     return tuple(tiles)
 
 
+def _split(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
 def read_tiles(value: str) -> tuple[str, ...]:
-    """Tile ids from a file (one a line) or given directly, separated by commas.
+    """Tile ids from a file (see `parse_tiles`), or given directly with commas or spaces between.
 
     Raises
     ------
@@ -83,16 +89,42 @@ def read_tiles(value: str) -> tuple[str, ...]:
         If the file does not exist or cannot be read as text, or an id is bad.
     """
     path = Path(value)
-    if "," in value:
-        return tuple(dict.fromkeys(check_tile(tile) for tile in value.split(",")))
-    try:
-        if path.is_file():
-            return parse_tiles(path.read_text(encoding="utf-8-sig").splitlines(), name=value)
-        is_path = bool(path.suffix) or "/" in value or path.exists()
-    except UnicodeDecodeError:
-        raise InputError(f"{value} is not a text file: expected one MGRS tile id a line, such as 27WXN") from None
-    except OSError as error:
-        raise InputError(f"{value[:100]} cannot be read: {error.strerror}; give a text file or tile ids") from None
-    if is_path:
-        raise InputError(f"no file {value}: give a text file with one MGRS tile id a line, or ids such as 27WXN,27WXM")
-    return (check_tile(value),)
+    if "," not in value:
+        try:
+            if path.is_file():
+                return parse_tiles(path.read_text(encoding="utf-8-sig").splitlines(), name=value)
+            is_path = bool(path.suffix) or "/" in value or path.exists()
+        except UnicodeDecodeError:
+            raise InputError(f"{value} is not a text file: expected one MGRS tile id a line, such as 27WXN") from None
+        except OSError as error:
+            # Of many ids the system says that no file can have so long a name.
+            if len(_split(value)) == 1:
+                raise InputError(
+                    f"{value[:100]} cannot be read: {error.strerror}; give a text file or tile ids"
+                ) from None
+            is_path = False
+        if is_path:
+            raise InputError(
+                f"no file {value}: give a text file with one MGRS tile id a line, or ids such as 27WXN,27WXM"
+            )
+    return tuple(dict.fromkeys(map(check_tile, _split(value) or [value])))
+
+
+def tiles_of(tiles: str | Iterable[str]) -> tuple[str, ...]:
+    """Tile ids of what `read_tiles` takes, or of an iterable of ids, each once.
+
+    Raises
+    ------
+    InputError
+        If an id is bad, or there is none.
+    """
+    names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
+    if not names:
+        raise InputError("no tiles: give at least one MGRS tile id, such as 27WXN")
+    return names
+
+
+def tile_in(name: str) -> str | None:
+    """The tile after which a file or folder is named, such as ``33TUL`` or ``T33TUL_2019.tif``."""
+    match = _NAMED.match(name.upper())
+    return match["tile"] if match and not _problem(match["tile"]) else None

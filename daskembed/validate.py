@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,14 +19,13 @@ import pyproj
 import shapely
 
 from daskembed.errors import InputError
-from daskembed.grid import SIDE, square_of
+from daskembed.footprints import at_tile, place_of
+from daskembed.grid import square_of
 from daskembed.receipts import Receipt, read_receipt, receipt_path
 from daskembed.sinks import DTYPES, SINKS, Published, get_sink, zarr
 from daskembed.storage import Storage, is_local, local_path, split_url
 from daskembed.tiles import check_tile
 
-MARGIN = 20_000
-"""Metres by which a chip may lie outside its tile's 100 km square: Sentinel-2 tiles reach 9.8 km beyond it."""
 BATCH_BYTES = 32 * 2**20
 """Most bytes of rows held at a time."""
 HASHED_BYTES = 8 * 2**20
@@ -227,12 +227,12 @@ def _check_content(file: pq.ParquetFile, named: Named | None, receipt: Receipt |
     column = yield from _check_geo(footer)
     dtype = None if made is None else str(made.get("dtype", "float32"))
     usable = yield from _check_schema(file.schema_arrow, shape, dtype)
-    if receipt is not None and receipt.chips * _windows(made) != rows:
+    if receipt is not None and receipt.chips * windows_of(made) != rows:
         yield Finding("receipt", f"{rows} rows, the receipt says {receipt.chips} chips")
     if not rows:
         yield Finding("schema", "no rows")
     elif usable:
-        yield from _check_rows(file, usable, named, receipt, column, foreign)
+        yield from _check_rows(file, usable, named, receipt, column, made, foreign)
 
 
 def _json(footer: dict[bytes, bytes], key: bytes) -> dict[str, Any] | None:
@@ -254,7 +254,7 @@ def _read_provenance(footer: dict[bytes, bytes]) -> Generator[Finding, None, dic
     return made
 
 
-def _windows(made: dict[str, Any] | None) -> int:
+def windows_of(made: dict[str, Any] | None) -> int:
     """Rows of a chip."""
     windows = (made or {}).get("windows", 1)
     return windows if type(windows) is int and windows > 0 else 1
@@ -282,7 +282,7 @@ def check_provenance(
     if named is not None and made.get("tile", named.tile) != named.tile:
         yield Finding("provenance", f"the {where} says that it is of tile {made['tile']}, its name says {named.tile}")
     chips = made.get("chips")
-    if isinstance(chips, int) and chips * _windows(made) != rows:
+    if isinstance(chips, int) and chips * windows_of(made) != rows:
         yield Finding("provenance", f"{rows} rows, the {where} says {chips} chips")
     if receipt is not None and made.get("identity", receipt.settings) != receipt.settings:
         yield Finding("provenance", f"the {where} says that it was made with other settings than the receipt says")
@@ -394,13 +394,14 @@ def _check_rows(
     named: Named | None,
     receipt: Receipt | None,
     column: dict[str, Any],
+    made: dict[str, Any] | None,
     foreign: bool,
 ) -> Iterator[Finding]:
     metadata = file.metadata
     held = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
     rows = max(1, BATCH_BYTES * metadata.num_rows // max(1, held))
     faults, names, days, start = _Faults(), [], set[Any](), 0
-    look_at = _Places(column, named)
+    look_at = _Places(column, named, windows_of(made))
     length: int | None = None
     for batch in file.iter_batches(batch_size=rows, columns=usable):
         if "source_url" in usable:
@@ -439,8 +440,11 @@ def check_ends(days: set[date], named: Named, receipt: Receipt | None) -> Iterat
         if day in days:
             continue
         message = f"no row is of {day}, the {which} date of its name"
-        if receipt is not None and any(re.search(f"{day:%Y%m%d}|{day}", url) for url in receipt.quarantined):
-            yield Finding("dates", f"{message}; its chips are quarantined", "note")
+        what = ("quarantined", "rejected") if receipt is not None else ()
+        if aside := [
+            why for why in what if any(re.search(f"{day:%Y%m%d}|{day}", url) for url in getattr(receipt, why))
+        ]:
+            yield Finding("dates", f"{message}; its chips are {' or '.join(aside)}", "note")
         else:
             yield Finding("dates", message)
 
@@ -464,14 +468,11 @@ def _check_vectors(column: pa.Array, urls: Sequence[str], length: int | None, fa
 class _Places:
     """The geometries' checks: each by itself, against the footer, and against the tile of the name."""
 
-    def __init__(self, column: dict[str, Any], named: Named | None) -> None:
+    def __init__(self, column: dict[str, Any], named: Named | None, windows: int) -> None:
         self._bbox = column.get("bbox")
         self._kinds = column.get("geometry_types") or _KINDS
         self._tile = None if named is None else named.tile
-        if named is not None:
-            self._square = square_of(named.tile)
-            # In the zone's own metres, zones 60 and 1 meet like any others, and 32V and 31X to 37X are no exceptions.
-            self._to_zone = pyproj.Transformer.from_crs("OGC:CRS84", self._square.epsg, always_xy=True)
+        self._across = math.isqrt(windows)
 
     def check(self, column: pa.Array, urls: Sequence[str], faults: _Faults) -> None:
         """Check a batch of WKB."""
@@ -504,27 +505,18 @@ class _Places:
             bad[owners[~(inside & (south >= bottom) & (north <= top))]] = True
             add("geo", f"the geometry is not inside the footer's bbox {self._bbox}", bad & ~shapely.is_empty(shapes))
         if self._tile is not None:
-            add("geometry", self._outside, self._far(shapes))
+            what = f"the geometry is not at tile {self._tile}: expected {place_of(self._tile)}"
+            add("geometry", what, self._far(self._tile, shapes) & ~missing & ~shapely.is_empty(shapes))
 
-    @property
-    def _outside(self) -> str:
-        square = self._square
-        return (
-            f"the geometry is not at tile {self._tile}: expected within {MARGIN // 1000} km of "
-            f"easting {square.west} to {square.west + SIDE}, northing {square.south} to {square.south + SIDE} "
-            f"of EPSG:{square.epsg}"
-        )
-
-    def _far(self, shapes: Any) -> Any:
-        """Which shapes have a corner too far from the tile's square."""
-        corners, owners = shapely.get_coordinates(shapes, return_index=True)
-        x, y = self._to_zone.transform(corners[:, 0], corners[:, 1])
-        middle_x, middle_y = self._square.west + SIDE / 2, self._square.south + SIDE / 2
-        # PROJ gives infinity for places that the zone's projection does not reach.
-        near = (np.abs(x - middle_x) <= SIDE / 2 + MARGIN) & (np.abs(y - middle_y) <= SIDE / 2 + MARGIN)
-        far = np.zeros(len(shapes), bool)
-        far[owners[~near]] = True
-        return far
+    def _far(self, tile: str, shapes: Any) -> Any:
+        """Which shapes are not at their tile, nor are the chips whose windows they are."""
+        zone = square_of(tile).epsg
+        # Of a footprint that crosses 180 degrees, both halves come to lie side by side.
+        to_zone = pyproj.Transformer.from_crs("OGC:CRS84", zone, always_xy=True).transform
+        placed = shapely.transform(shapes, lambda points: np.stack(to_zone(*points.T), axis=1))
+        west, south, east, north = shapely.bounds(placed).T
+        wide, high = (self._across - 1) * (east - west), (self._across - 1) * (north - south)
+        return ~at_tile(tile, np.stack([west - wide, south - high, east + wide, north + high], axis=1), zone)
 
 
 def _natural(url: str) -> str:

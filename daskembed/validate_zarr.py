@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyproj
 
+from daskembed.footprints import at_tile, place_of
 from daskembed.geozarr import ROOT
-from daskembed.grid import SIDE, square_of
 from daskembed.sinks import DTYPES
 from daskembed.sinks.zarr import VARIABLE, digest
-from daskembed.validate import MARGIN, Finding, Named, check_ends, check_name, check_provenance, find_receipt
+from daskembed.validate import Finding, Named, check_ends, check_name, check_provenance, find_receipt, windows_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -99,13 +100,15 @@ def _check_content(store: _Store, shards: list[str], named: Named | None, receip
         made = {}
     if not (yield from _check_variable(cube, array, made)):
         return
-    yield from _check_place(cube, root["attributes"], named)
+    across = math.isqrt(windows_of(made))
+    lengths = dict(zip(made.get("dims", ()), made.get("shape", ()), strict=False))
+    chip = (across * lengths.get("row", 1), across * lengths.get("col", 1))
+    yield from _check_place(cube, root["attributes"], named, chip)
     days = yield from _check_times(cube, named)
     if named is not None and days:
         yield from check_ends(days, named, receipt)
     cells = yield from _check_shards(store, shards, array)
     if made:
-        lengths = dict(zip(made.get("dims", ()), made.get("shape", ()), strict=False))
         a_row = lengths.get("row", 1) * lengths.get("col", 1)
         rows, rest = divmod(cells, a_row)
         if rest:
@@ -142,7 +145,9 @@ def _check_variable(cube: xr.Dataset, array: Any, made: dict[str, Any]) -> Gener
     return True
 
 
-def _check_place(cube: xr.Dataset, attributes: dict[str, Any], named: Named | None) -> Iterator[Finding]:
+def _check_place(
+    cube: xr.Dataset, attributes: dict[str, Any], named: Named | None, chip: tuple[int, int]
+) -> Iterator[Finding]:
     about = cube["spatial_ref"].attrs
     try:
         crs = pyproj.CRS.from_wkt(about["crs_wkt"])
@@ -159,21 +164,13 @@ def _check_place(cube: xr.Dataset, attributes: dict[str, Any], named: Named | No
             worst = int(np.abs(found - expected).argmax())
             yield Finding("geometry", f"{name}[{worst}] is {found[worst]}, the GeoTransform says {expected[worst]}")
     if named is not None:
-        square = square_of(named.tile)
-        edges_x, edges_y = (
-            west + step_x * np.array([0, cube.sizes["x"]]),
-            north + step_y * np.array([0, cube.sizes["y"]]),
-        )
-        to_zone = pyproj.Transformer.from_crs(crs, square.epsg, always_xy=True)
-        corners_x, corners_y = np.meshgrid(edges_x, edges_y)
-        x, y = to_zone.transform(corners_x.ravel(), corners_y.ravel())
-        middle = np.array([square.west, square.south]) + SIDE / 2
-        if not (np.abs(np.stack([x, y], axis=1) - middle) <= SIDE / 2 + MARGIN).all():
-            yield Finding(
-                "geometry",
-                f"the grid is not at tile {named.tile}: expected within {MARGIN // 1000} km of easting {square.west} "
-                f"to {square.west + SIDE}, northing {square.south} to {square.south + SIDE} of EPSG:{square.epsg}",
-            )
+        # The chips in the four corners of the grid.
+        height, width = min(chip[0], cube.sizes["y"]) * step_y, min(chip[1], cube.sizes["x"]) * step_x
+        east, south = west + cube.sizes["x"] * step_x, north + cube.sizes["y"] * step_y
+        tops, lefts = (north, south - height), (west, east - width)
+        corners = [(left, top + height, left + width, top) for top in tops for left in lefts]
+        if not at_tile(named.tile, np.array(corners), crs).all():
+            yield Finding("geometry", f"the grid is not at tile {named.tile}: expected {place_of(named.tile)}")
 
 
 def _check_times(cube: xr.Dataset, named: Named | None) -> Generator[Finding, None, set[date]]:

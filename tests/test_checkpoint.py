@@ -866,9 +866,18 @@ def test_hugging_face_path_is_quoted(hub, cache, data):
     assert inspect_checkpoint("hf://made/Clay@main/my weights#.ckpt", clay_v0)[2] == "tiny"
 
 
+def test_what_a_person_can_do_where_the_hub_gives_nothing(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    message = refusal("hf://made/Clay@2033cf5/v0/tiny.ckpt")
+    assert (
+        "; https://huggingface.co/made/Clay/tree/2033cf5/v0 is the page to find it on: download it by hand" in message
+    )
+    assert message.endswith("; untrained:tiny (noise, for trials) needs no file")
+
+
 @pytest.mark.parametrize("location", ["hf://made/Clay/tiny.ckpt", "hf://Clay@main/tiny.ckpt", "hf://made/Clay@main"])
 def test_hugging_face_location_of_another_form(hub, cache, location):
-    assert refusal(location) == f"{location} is not of the form hf://OWNER/REPO@REVISION/PATH"
+    assert refusal(location).startswith(f"{location} is not of the form hf://OWNER/REPO@REVISION/PATH: a file's page")
     assert hub.asked == []
 
 

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
+from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.description import Place
 from daskembed.errors import CheckpointError, InputError
 from daskembed.levels import LEVELS
@@ -44,7 +45,7 @@ def metadata_of(lat: np.ndarray, lon: np.ndarray, days: np.ndarray) -> tuple[np.
 
 
 def make_model(size: str, dtype: torch.dtype) -> Embed:
-    model = clay_v0.ClayV0(untrained_state(clay_v0, size, 0), device=torch.device("cpu"), dtype=dtype)
+    model = ClayV0(untrained_state(clay_v0, size, 0), device=torch.device("cpu"), dtype=dtype)
 
     def embed(scenes: list[tuple], level: str) -> np.ndarray:
         pixels, lats, lons, days = zip(*scenes, strict=True)
@@ -246,7 +247,7 @@ def test_attention_wider_than_the_tokens(scenes, monkeypatch):
     pixels, lat, lon, day = scenes[0]
     latlon, time = reference.metadata(lat, lon, day)
     expected = reference.embed(state, pixels, latlon, time, heads=3).numpy()
-    model = clay_v0.ClayV0(state, device=torch.device("cpu"), dtype=torch.float32)
+    model = ClayV0(state, device=torch.device("cpu"), dtype=torch.float32)
     found = model(pixels[None], latlon[None].float(), time[None].float(), level="group")
     assert relative_error(found[0].numpy(), expected) <= FP32
 
@@ -263,7 +264,7 @@ def test_scores_beyond_the_range_of_exp(scenes, sign):
     pixels, lat, lon, day = scenes[0]
     latlon, time = reference.metadata(lat, lon, day)
     expected = reference.embed(state, pixels, latlon, time, heads=4).numpy()
-    model = clay_v0.ClayV0(state, device=torch.device("cpu"), dtype=torch.bfloat16)
+    model = ClayV0(state, device=torch.device("cpu"), dtype=torch.bfloat16)
     found = model(pixels[None], latlon[None].float(), time[None].float(), level="group")
     assert_bf16_close(found[0].numpy(), expected, "group")
 
@@ -377,7 +378,7 @@ def test_compiled_blocks_give_the_same_numbers_with_and_without_a_compiler(works
         monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent",))
         monkeypatch.setattr(torch._inductor.config, "fx_graph_cache", False)
     torch._dynamo.reset()
-    model = clay_v0.ClayV0(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
+    model = ClayV0(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
     inputs = (torch.rand(1, 13, 512, 512), torch.zeros(1, 2), torch.zeros(1, 3))
     with torch.inference_mode():
         expected = model(*inputs, level="mean")
@@ -388,7 +389,7 @@ def test_compiled_blocks_give_the_same_numbers_with_and_without_a_compiler(works
 
 
 def test_operations_are_those_that_torch_counts() -> None:
-    model = clay_v0.ClayV0(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
+    model = ClayV0(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
     # Of a fused attention on a CPU it counts nothing.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
         model(torch.zeros(1, 13, 512, 512), torch.zeros(1, 2), torch.zeros(1, 3), level="mean")

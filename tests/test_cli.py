@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import dask
 import pytest
+from rich.console import Console
 from rich.live import Live
 
 import daskembed
-from daskembed import config, display, pipeline, presets
+from daskembed import config, display, pipeline, presets, results
 from daskembed.cli import main
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
+from daskembed.planning import Plan
 from daskembed.results import Progress, RunResult, TileResult
 from daskembed.sources import Rules
+from daskembed.status import OutputStatus, TileStatus
 
 HEAVY = {
     "torch",
@@ -478,36 +484,77 @@ def test_line_of_a_tile(result: TileResult, text: str) -> None:
     assert display.describe_tile(result) == text
 
 
-@pytest.mark.parametrize(
-    ("state", "seconds", "parts"),
-    [
-        (Progress(3, "", ""), 0.0, ["tiles 0/3", "chips 0/0+", "0.00 chips/s", "0 quarantined"]),
-        (
-            Progress(3, "", "", indexed=1, chips=100),
-            5.0,
-            ["tiles 0/3", "chips 0/100+", "0.00 chips/s", "0 quarantined"],
-        ),
-        # One tile of 100 chips is known; so are the others taken to be: 250 are left at 5 a second.
-        (
-            Progress(3, "", "", indexed=1, chips=100, encoded=50, quarantined=2),
-            10.0,
-            ["tiles 0/3", "chips 50/100+", "5.00 chips/s", "50 s left", "2 quarantined"],
-        ),
-        (
-            Progress(2, "", "", [DONE], indexed=2, chips=882, encoded=441),
-            882.0,
-            ["tiles 1/2", "chips 441/882", "0.50 chips/s", "14 min 42 s left", "0 quarantined"],
-        ),
-    ],
-)
-def test_line_of_a_run_on_its_way(state: Progress, seconds: float, parts: list[str]) -> None:
-    assert display.describe_progress(state, seconds).split("  ·  ") == parts
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that runs and displays see; a test sets them."""
+    now = [1000.0]
+    still = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(results, "time", still)
+    monkeypatch.setattr(display, "time", still)
+    return now
 
 
-def lines_of(result: RunResult) -> dict[str, str]:
+def parts_of(state: Progress) -> list[str]:
+    return display.describe_progress(state).split(" · ")
+
+
+def test_line_of_a_run_on_its_way(clock: list[float]) -> None:
+    state = Progress(3, "", "")
+    assert parts_of(state) == ["tiles 0/3", "chips 0/0+", "first chips on their way", "0 s elapsed"]
+    state.indexed, state.chips = 1, 100
+    clock[0] += 20
+    assert parts_of(state) == ["tiles 0/3", "chips 0/100+", "first chips on their way", "20 s elapsed"]
+    # Of the first batch nobody knows how long it took without what comes once, such as loading the weights.
+    state.in_work = {"embed-27WXN-0-x": 10}
+    assert parts_of(state)[2] == "0.50 chips/s"
+    # From then on 5 a second; one tile of 100 chips is known, and so are the others taken to be: 260 are left.
+    clock[0] += 6
+    state.in_work = {"embed-27WXN-0-x": 40}
+    state.quarantined = 2
+    assert parts_of(state) == [
+        "tiles 0/3",
+        "chips 40/100+",
+        "5.00 chips/s",
+        "26 s elapsed",
+        "52 s left",
+        "2 quarantined",
+    ]
+    state.how = "interrupted"
+    state.rejected = 3
+    assert parts_of(state)[4:] == ["interrupted", "2 quarantined", "3 rejected"]
+
+
+def test_the_time_left_runs_down_between_chips(clock: list[float]) -> None:
+    state = Progress(1, "", "", indexed=1, chips=10)
+    for done in (1, 2):
+        clock[0] += 10
+        state.encoded = done
+        assert state.rate == pytest.approx(0.1)
+    left = []
+    for _ in range(3):
+        left.append(state.left)
+        clock[0] += 1
+    assert left == pytest.approx([80, 79, 78])
+    clock[0] += 500
+    assert state.left == 0
+    state.encoded = 10
+    assert state.left is None, "nothing is left to encode"
+
+
+def test_a_lost_workers_chips_are_done_no_more(clock: list[float]) -> None:
+    state = Progress(1, "", "", indexed=1, chips=10, encoded=4)
+    state.in_work = {"embed-27WXN-1-x": 3, "embed-27WXN-2-x": 2}
+    clock[0] += 10
+    assert (state.done, state.rate) == (9, 0.9)
+    del state.in_work["embed-27WXN-1-x"]
+    clock[0] += 2
+    assert (state.done, state.rate) == (6, 0.5)
+
+
+def lines_of(result: RunResult, left: tuple[TileStatus, ...] = ()) -> dict[str, str]:
     """The lines of a summary by their first word; indented ones belong to the one above."""
     lines: dict[str, str] = {}
-    for line in display.summary(result).splitlines():
+    for line in display.summary(result, left).splitlines():
         if line.startswith("  "):
             lines[list(lines)[-1]] += f"\n{line.strip()}"
         else:
@@ -560,6 +607,22 @@ def test_summary_of_an_interrupted_run() -> None:
     assert lines_of(result_of(unfinished=2, interrupted=True))["tiles"] == "2 not finished"
 
 
+def test_summary_of_an_interrupted_run_counts_what_is_kept() -> None:
+    """Of the tiles that were not finished one was begun, one an earlier run had finished, of one there is nothing."""
+    left = (
+        TileStatus("27WXQ", "001", "unfinished", parts_done=2, parts=7, quarantined={"/chips/b.tif": "is gone"}),
+        TileStatus("27WXR", "001", "done", ["r.gpq"], chips=5, rejected={"/chips/r.tif": "cloud"}),
+    )
+    lines = lines_of(
+        result_of(DONE, BAD, unfinished=3, remaining=("27WXQ", "27WXR", "27WXS"), encoded=69, interrupted=True), left
+    )
+    assert lines["tiles"] == "2 done, 1 skipped, 1 unfinished, 1 not begun"
+    assert lines["chips"].startswith("10 in the files, 69 encoded now")
+    assert lines["blocks"] == "2 of 7 of the unfinished tiles are kept"
+    assert lines["quarantined"] == "2\n/chips/a.tif  has no CRS\n/chips/b.tif  is gone"
+    assert lines["rejected"].startswith("1 ")
+
+
 def test_summary_names_only_some() -> None:
     bad = {f"/chips/{n}.tif": "has no CRS" for n in range(8)}
     failed = [TileResult(f"27WX{letter}", "failed", reason="no chips") for letter in "NPQRST"]
@@ -587,9 +650,14 @@ def test_limit_of_a_run(spent: dict[str, float], limit: str, busy: str) -> None:
     assert text.endswith(f"device busy {busy} of its time, the limit was the {limit}")
 
 
-def test_piped_progress_is_a_line_a_tile(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_terminal")
+def test_piped_progress_is_a_line_a_tile(capsys: pytest.CaptureFixture[str]) -> None:
     long = TileResult("27WXP", "failed", reason=f"[red]{'no chips of it ' * 20}[/red]")
     state = Progress(3, "http://127.0.0.1:8787/status", "2 x CPU")
     with display.show_progress() as tell:
@@ -600,31 +668,136 @@ def test_piped_progress_is_a_line_a_tile(capsys: pytest.CaptureFixture[str], mon
         tell(state)
         tell(state)
         state.finished += [BAD, long]
+        state.said.append("a worker is gone")
         tell(state)
     assert capsys.readouterr().out.splitlines() == [
         "dashboard: http://127.0.0.1:8787/status",
         "workers: 2 x CPU",
         *(display.describe_tile(result) for result in (DONE, BAD, long)),
+        "a worker is gone",
     ]
 
 
-def test_live_progress_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_terminal")
+def test_piped_progress_is_a_line_every_half_minute_too(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    state = Progress(1, "", "", indexed=1, chips=100)
+    with display.show_progress() as tell:
+        for _ in range(100):
+            tell(state)
+            clock[0] += 1
+            state.in_work = {"embed-27WXN-0-x": int(clock[0]) - 1000}
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split(" · ")[1:4] for line in lines] == [
+        [f"chips {seconds}/100", "1.00 chips/s", display.describe_seconds(seconds) + " elapsed"]
+        for seconds in (30, 60, 90)
+    ]
+
+
+def test_live_progress_is_a_bar_of_chips_and_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-    update, lines = Live.update, []
+    monkeypatch.setenv("COLUMNS", "100")
+    update, shown = Live.update, []
 
     def keeping(self: Live, renderable: Any, **options: Any) -> None:
-        lines.append(str(renderable))
+        lines = io.StringIO()
+        Console(file=lines, width=100, color_system=None, force_terminal=True).print(renderable)
+        shown.append(lines.getvalue().splitlines())
         update(self, renderable, **options)
 
     monkeypatch.setattr(Live, "update", keeping)
+    half = {"embed-27WXN-0-x": 3}
     with display.show_progress() as tell:
         tell(Progress(3, "http://127.0.0.1:8787/status", "2 x CPU"))
-        tell(Progress(3, "", "", [DONE], indexed=3, chips=9, encoded=3))
-    shown = capsys.readouterr().out
-    assert "dashboard: http://127.0.0.1:8787/status" in shown
-    assert display.describe_tile(DONE) in shown
-    first, second, last = lines
-    assert first.startswith("tiles 0/3  ·  chips 0/0+")
-    assert second.startswith("tiles 1/3  ·  chips 3/9  ·")
+        tell(Progress(3, "", "", [DONE], indexed=3, chips=12, encoded=3, in_work=half))
+    out = capsys.readouterr().out
+    assert "dashboard: http://127.0.0.1:8787/status" in out
+    assert display.describe_tile(DONE) in out
+    (empty, first), (bar, second), (last,) = shown
+    assert "━" not in empty
+    assert bar.count("━") == 39, "a half of 78"
+    assert first.startswith("tiles 0/3 · chips 0/0+")
+    assert second.startswith("tiles 1/3 · chips 6/12 ·")
     assert last == ""
+
+
+class FakeCell:
+    """What `IPython.display.display` gives for a cell's output that can be changed."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def update(self, html: str) -> None:
+        self.shown.append(html)
+
+
+@pytest.fixture
+def cell(monkeypatch: pytest.MonkeyPatch) -> FakeCell:
+    """In a notebook, as far as one can tell from here."""
+    made = FakeCell()
+    ipython, its_display = ModuleType("IPython"), ModuleType("IPython.display")
+    vars(ipython)["get_ipython"] = lambda: SimpleNamespace(kernel=object())
+    vars(its_display).update(HTML=str, display=lambda shown, display_id: made)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", its_display)
+    return made
+
+
+def test_a_notebook_gets_links_and_a_bar_of_chips(cell: FakeCell, clock: list[float]) -> None:
+    tell = display.in_notebook()
+    assert tell is not None
+    state = Progress(2, "http://a/status?<", "2 x CPU", page="http://a/daskembed", indexed=2, chips=8, encoded=2)
+    tell(state)
+    state.encoded = 4
+    tell(state)
+    clock[0] += 1
+    tell(state)
+    state.how = "over"
+    tell(state)
+    assert len(cell.shown) == 3, "no more than one a second, and the end"
+    assert '<progress value="2" max="8"' in cell.shown[0]
+    assert '<progress value="4" max="8"' in cell.shown[1]
+    assert '<progress value="1" max="1"' in cell.shown[2]
+    for shown in cell.shown:
+        assert '<a href="http://a/status?&lt;" target="_blank">' in shown
+        assert '<a href="http://a/daskembed" target="_blank">' in shown
+
+
+@pytest.mark.parametrize("shell", [None, SimpleNamespace()], ids=["python", "ipython in a terminal"])
+def test_elsewhere_there_is_no_notebook(monkeypatch: pytest.MonkeyPatch, shell: object) -> None:
+    ipython = ModuleType("IPython")
+    vars(ipython)["get_ipython"] = lambda: shell
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    assert display.in_notebook() is None
+    monkeypatch.delitem(sys.modules, "IPython")
+    assert display.in_notebook() is None
+
+
+# What functions give back, in a shell or notebook
+
+
+def test_results_are_readable_however_many_tiles_there_are() -> None:
+    bad = {f"/chips/{number}.tif": "has no CRS" for number in range(1000)}
+    tiles = [TileResult(f"27W{a}{b}", "done", "/out/a.gpq", 3, bad) for a in "ABCDEFGH" for b in "ABCDEFGH"]
+    failed = [replace(tile, status="failed", reason="no chips") for tile in tiles]
+    shown = repr(result_of(*tiles, *failed, encoded=9, seconds=3.0))
+    assert shown.startswith("<RunResult>\ntiles        64 done, 64 failed\n")
+    assert len(shown.splitlines()) < 20
+    assert repr(tiles[0]) == "<TileResult 27WAA  done: 3 chips, 1000 quarantined, /out/a.gpq>"
+    statuses = tuple(TileStatus(tile.tile, "001", "done", chips=3, quarantined=bad) for tile in tiles)
+    assert repr(statuses[0]) == "<TileStatus 27WAA v001 done: 3 chips, 1000 quarantined>"
+    shown = repr(OutputStatus("/out", statuses))
+    assert "27WAA" in shown
+    assert "64 done" in shown
+    assert len(shown.splitlines()) < 50
+    plan = Plan("/out", "mean", (), (), {tile.tile: "no chips" for tile in tiles}, 0, 0, 0, {}, 64, None, 1, None)
+    assert repr(plan).splitlines() == [
+        "<Plan>",
+        "tiles        64 without chips",
+        *(f"  {tile.tile}  no chips" for tile in tiles[:5]),
+        "  and 59 more",
+        "chips        0 listed, 0 done, 0 to do",
+        "nothing is left to encode",
+    ]
+    assert "27WAA" not in repr(Progress(64, "", "", tiles))

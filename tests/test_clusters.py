@@ -486,6 +486,11 @@ def test_local_starts_processes_that_have_their_threads(monkeypatch: pytest.Monk
         set_torch_threads()
         return os.getpid(), torch.get_num_threads()
 
+    def handlers() -> list[str]:
+        import logging
+
+        return [type(handler).__name__ for handler in logging.getLogger("distributed").handlers]
+
     # As in a run, settings have been read here before: what is set for the workers must outlast that.
     assert config.get("torch-threads") is None
     cores = dask.system.cpu_count()
@@ -496,7 +501,10 @@ def test_local_starts_processes_that_have_their_threads(monkeypatch: pytest.Monk
         client.wait_for_workers(workers, timeout=60)
         found = list(client.run(torch_threads).values())
         threads = list(client.nthreads().values())
+        loggers = [*client.run(handlers).values(), handlers()]
     assert threads == [2] * workers
+    assert loggers == [["_OneLine"]] * (workers + 1), "Dask's noise would be written to the terminal"
+    assert handlers() != ["_OneLine"]
     assert [number for _, number in found] == [cores // workers] * workers
     assert len({pid for pid, _ in found} - {os.getpid()}) == workers
 

@@ -23,6 +23,7 @@ import daskembed
 from daskembed import device, embedding
 from daskembed.encoders import Encoder, clay_v0
 from daskembed.encoders.checkpoint import untrained_state
+from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.description import Place
 from daskembed.errors import InputError
 from daskembed.levels import LEVELS
@@ -63,7 +64,7 @@ def expected(loaded: xr.DataArray) -> dict[str, np.ndarray]:
 
 
 def encode_directly(loaded: xr.DataArray, level: str) -> np.ndarray:
-    model = clay_v0.ClayV0(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
+    model = ClayV0(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
     lat, lon, day = (loaded.coords[name].to_numpy() for name in ("lat", "lon", "date"))
     latlon, time = clay_v0.metadata(Place(lat[:, None], lon[:, None], day, np.full(len(lat), 10.0)))
     with torch.inference_mode():

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,6 +93,13 @@ def test_dask_names_the_tasks_by_stage_and_tile(seen):
     assert seen.scheduler.task_prefixes["embed"].state_counts["memory"] == 2
 
 
+def of_run(what: str, output: Path, **label: str) -> str:
+    """The name of a metric of a run."""
+    labels = sorted({"output": str(output), "version": "001", **label}.items())
+    told = ",".join(f'{name}="{value}"' for name, value in labels)
+    return f"daskembed_run_{what}{{{told}}}"
+
+
 def test_dasks_metrics_carry_chips_and_seconds_of_each_stage(seen):
     metrics = seen.scheduler.cumulative_worker_metrics
     assert metrics["execute", "embed", "chips", "count"] == 8
@@ -132,6 +142,58 @@ def test_prometheus_finds_ours_beside_dasks(seen):
     assert found['daskembed_tasks{stage="embed",state="waiting"}'] == 0
     assert {f'daskembed_device_busy_ratio{{worker="{worker}"}}' for worker in seen.scheduler.workers} <= set(found)
     assert found['dask_scheduler_workers{state="idle"}'] == 2
+    tiles = {"done": 2, "skipped": 0, "failed": 0, "unfinished": 0, "waiting": 0}
+    assert {state: found[of_run("tiles", seen.folder / "out", state=state)] for state in tiles} == tiles
+    chips = {"encoded": 8, "quarantined": 0, "rejected": 0, "filled": 0}
+    assert {fate: found[of_run("chips", seen.folder / "out", fate=fate)] for fate in chips} == chips
+
+
+def test_the_end_of_a_run_is_answered_at_once(seen, monkeypatch):
+    """The scheduler may be gone before the page asks again."""
+    monkeypatch.setattr(dashboard, "PAGE_SECONDS", 3600)
+    page = seen.scheduler.plugins["daskembed-page"]
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(get, f"{seen.page}.json?wait")
+        wait_until(lambda: page._waiting)
+        seen.client.log_event(dashboard.RUNS, {"run": "short", "client": seen.client.id, "state": "running"})
+        seen.client.log_event(dashboard.RUNS, {"run": "short", "client": seen.client.id, "state": "over"})
+        runs = json.loads(answer.result())["runs"]
+    assert (runs[0]["run"], runs[0]["state"]) == ("short", "over")
+    del page._runs["short"]
+
+
+def test_chips_count_as_their_batches_finish_and_a_lost_workers_only_once(tmp_path):
+    """One block of four chips, whose worker stops after the third and is killed there."""
+    write_chips(tmp_path / "chips", tile="33TUL", rows=2, cols=2)
+    looked: list[dict[str, Any]] = []
+    states: list[tuple[int, int]] = []
+    said: list[str] = []
+
+    def look(state: Progress) -> None:
+        states.append((state.done, state.encoded))
+        said[:] = state.said
+        if state.done == 3 and not looked:
+            wait_until(lambda: get_json(state.page)["runs"][0]["encoded"] == 3)
+            looked.append(get_json(state.page)["runs"][0])
+            looked.append(get_metrics(cluster.scheduler.http_server.port))
+            os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        (worker,) = client.run(_stop_after, 3, tmp_path / "never")
+        result = daskembed.run(
+            "33TUL", source=str(tmp_path / "chips"), output=str(tmp_path / "out"), cluster=client, progress=look, **TINY
+        )
+    assert (3, 0) in states
+    assert looked[0]["in_work"] == [{"tile": "33TUL", "chips": 4, "done": 3, "quarantined": 0}]
+    assert looked[1][of_run("chips", tmp_path / "out", fate="encoded")] == 3
+    assert looked[1][of_run("tiles", tmp_path / "out", state="unfinished")] == 1
+    assert (result.chips, result.encoded) == (4, 4)
+    assert states[-1] == (4, 4)
+    assert max(done for done, _ in states) == 4
+    assert said.count(f"worker {worker} is gone: the task that it had runs again") == 1
 
 
 def test_the_page_takes_no_input_and_loads_nothing_from_elsewhere(seen):
@@ -244,8 +306,8 @@ def browser(tmp_path) -> Iterator[int]:
         process.communicate()
 
 
-async def look_at(browser: int, url: str, found: str, picture: Path) -> str:
-    """Open a page, wait until the JavaScript expression `found` gives some text, and keep a picture."""
+async def look_at(browser: int, url: str | None, found: str, picture: Path) -> str:
+    """Open a page or stay there, wait until the JavaScript expression `found` gives some text, and keep a picture."""
     target = next(one for one in json.loads(get(f"http://127.0.0.1:{browser}/json/list")) if one["type"] == "page")
     socket = await websocket_connect(target["webSocketDebuggerUrl"], max_message_size=2**26)
 
@@ -257,7 +319,8 @@ async def look_at(browser: int, url: str, found: str, picture: Path) -> str:
                 return answer["result"]
 
     await ask("Emulation.setDeviceMetricsOverride", width=1000, height=840, deviceScaleFactor=1, mobile=False)
-    await ask("Page.navigate", url=url)
+    if url is not None:
+        await ask("Page.navigate", url=url)
     while not (text := (await ask("Runtime.evaluate", expression=found))["result"].get("value")):
         await asyncio.sleep(0.1)
     picture.write_bytes(base64.b64decode((await ask("Page.captureScreenshot"))["data"]))
@@ -266,6 +329,7 @@ async def look_at(browser: int, url: str, found: str, picture: Path) -> str:
 
 
 OURS = "document.querySelectorAll('#tiles td').length > 3 && document.body.innerText"
+TOLD = "document.getElementById('told').textContent"
 # Dask draws on canvases: what they show is read from their data.
 DASKS = """(() => {
   const models = Bokeh.documents.flatMap(document => [...document._all_models.values()]);
@@ -282,6 +346,7 @@ def test_a_browser_shows_stages_tiles_and_workers(browser, tmp_path):
 
     def look(state: Progress) -> None:
         if state.indexed == 2 and not shown:
+            shown["at"] = state.page
             shown["page"] = asyncio.run(look_at(browser, state.page, OURS, tmp_path / "page.png"))
             shown["status"] = asyncio.run(look_at(browser, state.dashboard, DASKS, tmp_path / "status.png"))
             (tmp_path / "looked").touch()
@@ -294,10 +359,31 @@ def test_a_browser_shows_stages_tiles_and_workers(browser, tmp_path):
         daskembed.run(
             TILES, source=str(tmp_path / "chips"), output=str(tmp_path / "out"), cluster=client, progress=look, **TINY
         )
-    for text in (*TILES, *dashboard.STAGES, "chips/s", "device busy", "tiles 0 of 2", "1 embed waiting"):
+        # The page is left open; its scheduler goes.
+        shown["over"] = asyncio.run(look_at(browser, shown["at"], TOLD, tmp_path / "over.png"))
+    closed = f"{TOLD}.includes('closed') && {TOLD}"
+    shown["gone"] = asyncio.run(look_at(browser, None, closed, tmp_path / "gone.png"))
+    assert shown["over"] == f"Over: the files are in {tmp_path / 'out'}."
+    assert shown["gone"] == f"Over: the files are in {tmp_path / 'out'}. The scheduler has closed."
+    for text in (*TILES, *dashboard.STAGES, "chips/s", "device busy", "tiles 0 of 2", "1 embed waiting", "elapsed"):
         assert text in shown["page"], text
     for name in ("page.png", "status.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def _stop_after(chips: int, until: Path) -> None:
+    """On a worker: stop when some chips are counted, before a file is there."""
+    from daskembed import device
+
+    count, counted = device.count_chips, []
+
+    def slowly(number: int) -> None:
+        count(number)
+        counted.append(number)
+        if len(counted) == chips:
+            wait_until(until.exists)
+
+    device.count_chips = slowly
 
 
 def _hold(until: Path) -> None:

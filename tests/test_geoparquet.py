@@ -240,7 +240,20 @@ def test_geo_footer_of_footprints_across_the_antimeridian(output: Storage, schem
     geo = json.loads(pq.read_metadata(path).metadata[b"geo"])
     jsonschema.validate(geo, schema)
     assert sorted(geo["columns"]["geometry"]["geometry_types"]) == ["MultiPolygon", "Polygon"]
+    assert geo["columns"]["geometry"]["bbox"] == pytest.approx([179.8, 65, -179.9, 65.1])
     assert gpd.read_parquet(path).geometry[1].equals(halves)
+
+
+def test_geo_footer_of_parts_on_both_sides_of_the_antimeridian(output: Storage) -> None:
+    """RFC 7946, 5.2: the west edge is the more eastern number."""
+    for number, west in enumerate((179.7, 179.8, -180, -179.9)):
+        frame = block(vectors_of(1, (4,)), number)
+        frame.geometry = [shapely.box(west, -16, west + 0.1, -15.9)]
+        with output.open_writer(f"part{number}") as file:
+            write_part(frame, file, (4,))
+    sink.publish(output, NAME, [f"part{number}" for number in range(4)], PROVENANCE)
+    geo = json.loads(pq.read_metadata(Path(output.url) / NAME).metadata[b"geo"])
+    assert geo["columns"]["geometry"]["bbox"] == pytest.approx([179.7, -16, -179.8, -15.9])
 
 
 def test_provenance_footer(output: Storage, published: tuple[Path, np.ndarray], level: str) -> None:
@@ -327,11 +340,18 @@ def test_quarantined_chips_are_told_and_left_out(output: Storage) -> None:
     assert (notes.rows, notes.chips) == (4, 4)
     assert notes.quarantined == {url_of(1): bad[1], url_of(5): bad[5]}
     assert (notes.rejected, notes.filled) == ({}, {url_of(0): 12, url_of(3): 5})
+    assert notes.days == (date(2019, 4, 1), date(2019, 4, 16))
     frame = gpd.read_parquet(Path(output.url) / NAME)
     assert list(frame["source_url"]) == [url_of(n) for n in (0, 2, 3, 4)]
     np.testing.assert_array_equal(np.stack(frame["embeddings"]), vectors[[0, 2, 3, 4]])
     geo = json.loads(pq.read_metadata(Path(output.url) / NAME).metadata[b"geo"])
     assert geo["columns"]["geometry"]["bbox"] == pytest.approx([12, 45, 12.5, 45.1])
+
+
+def test_days_are_those_of_the_rows_that_are_left(output: Storage) -> None:
+    """Odd chips are of the 16th, even ones of the 1st."""
+    bad = {"quarantined": {1: "is gone"}, "rejected": {3: "B02 is 0"}}
+    assert read_notes(output, write_blocks(output, vectors_of(5, (4,)), (2, 3), **bad)).days == (date(2019, 4, 1),) * 2
 
 
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (6,), (1, 5)])

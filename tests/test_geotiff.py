@@ -49,6 +49,7 @@ def write_chip(
     origin: tuple[float, float] | None = (WEST, NORTH),
     tags: dict[str, str] | None = None,
     late: bool = False,
+    step: float = 10,
     **profile: Any,
 ) -> Path:
     """Write a chip that is all right but for what is asked for; `late` puts its directory behind the pixels."""
@@ -60,8 +61,8 @@ def write_chip(
     if crs is not None:
         profile["crs"] = f"EPSG:{crs}" if isinstance(crs, int) else crs
     if origin is not None:
-        step = (1e-4, 1e-4) if crs == 4326 else (10, 10)
-        profile["transform"] = from_origin(*origin, *step)
+        step = 1e-4 if crs == 4326 else step
+        profile["transform"] = from_origin(*origin, step, step)
     count, height, width = pixels.shape
     with rasterio.open(
         path, "w", driver="GTiff", count=count, height=height, width=width, dtype=pixels.dtype, **profile
@@ -353,6 +354,17 @@ BAD: dict[str, tuple[Any, str]] = {
         "has the CRS .*, expected a projected one with an EPSG code",
     ),
     "no transform": (lambda path: write_chip(path, origin=None), "has no georeferencing"),
+    "20 m": (lambda path: write_chip(path, step=20), "has pixels of 20 x 20 m, expected 10 m: resample it"),
+    "10 feet": (lambda path: write_chip(path, crs=2263), "has pixels of 3.04801 x 3.04801 m, expected 10 m"),
+    "another place": (
+        lambda path: write_chip(path, crs=32631, origin=(600_000, 4_000_000)),
+        "is not at tile 33TUL: its bounds in EPSG:32631 are 600000, 3994880, 605120, 4000000 .*, expected within 20 km "
+        "of easting 300000 to 400000, northing 5000000 to 5100000 of EPSG:32633",
+    ),
+    "beyond the margin": (
+        lambda path: write_chip(path, origin=(420_010, NORTH)),
+        "is not at tile 33TUL: its bounds in EPSG:32633 are 420010, ",
+    ),
     "no date": (lambda path: write_chip(path, tags={"when": DAY}), "has no `date` tag, expected date=YYYY-MM-DD"),
     "no tags": (lambda path: write_chip(path, tags={}), "has no `date` tag, expected date=YYYY-MM-DD"),
     "year 1019": (lambda path: write_chip(path, tags={"date": "1019-04-16"}), "has the `date` tag '1019-04-16'"),

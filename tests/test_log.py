@@ -13,7 +13,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed import cli, dashboard, stages
+from daskembed import cli, dashboard, reporting, stages
 from daskembed.errors import StorageUnusableError, TileError
 from daskembed.results import Event
 from daskembed.testing import write_chips
@@ -126,7 +126,7 @@ def test_no_secret_of_a_url_is_told(client, source, tmp_path, monkeypatch):
 
 def test_no_secret_of_a_quarantined_chip_is_told(client, source, tmp_path, monkeypatch):
     def find(*_: Any) -> tuple[stages.Indexed, list[stages.Block]]:
-        return stages.Indexed("listing", (), {SECRET: f"is gone: {SECRET}"}, ()), []
+        return stages.Indexed("listing", {SECRET: f"is gone: {SECRET}"}, ()), []
 
     monkeypatch.setattr(stages, "index", find)
     (bad,) = [event for event in run(client, source, tmp_path) if event.event == "quarantined"]
@@ -155,3 +155,43 @@ def test_workers_are_known_without_asking(cluster, client, source, tmp_path, mon
     assert all(event.worker for event in events if event.event == "embedded")
     while client.id in cluster.scheduler._broker._topics[dashboard.TASKS].subscribers:
         time.sleep(0.1)  # the client does not wait for it
+
+
+def test_how_far_the_run_is_is_told_every_half_minute(client, source, tmp_path, monkeypatch):
+    assert reporting.PROGRESS_EVERY == 30
+    monkeypatch.setattr(reporting, "PROGRESS_EVERY", 0)
+    progress = next(event for event in run(client, source, tmp_path) if event.event == "progress")
+    assert progress.counts.keys() >= {"tiles", "done", "chips", "encoded", "quarantined", "rejected"}
+
+
+def test_the_page_has_the_chips_set_aside_with_reasons(cluster, client, source, tmp_path):
+    events = run(client, source, tmp_path, "33TUL,33TUM,33TUN")
+    while (told := cluster.scheduler.plugins["daskembed-page"].state()["runs"][0])["state"] != "over":
+        time.sleep(0.1)  # the client does not wait for it
+    (quarantined,) = [event for event in events if event.event == "quarantined"]
+    (bad,) = told["bad"]
+    assert bad == {"tile": "33TUM", "chip": quarantined.chip, "fate": "quarantined", "reason": quarantined.reason}
+    assert told.items() >= {"done": 2, "failed": 1, "unfinished": 0, "in_files": 2, "quarantined": 1}.items()
+
+
+def test_a_worker_that_took_too_much_memory_is_told_of_in_a_line(cluster, client, source, tmp_path, monkeypatch):
+    """What the nanny and the scheduler say of such a worker, without one."""
+    compute = stages.Block.compute
+    gone = {"action": "remove-worker", "worker": "tcp://10.0.0.7:1", "expected": False}
+
+    def lose(block: stages.Block) -> Any:
+        cluster.scheduler.log_event("worker-restart-memory", {"worker": gone["worker"], "pid": 7, "rss": 7.9e9})
+        cluster.scheduler.log_event("all", gone | {"processing-tasks": {"embed-33TUL-0-x", "embed-33TUL-1-x", "other"}})
+        cluster.scheduler.log_event("all", gone | {"processing-tasks": set()})
+        cluster.scheduler.log_event("all", gone | {"processing-tasks": set(), "expected": True})
+        monkeypatch.setattr(stages.Block, "compute", compute)
+        time.sleep(2.5)  # the run looks once a second
+        return compute(block)
+
+    monkeypatch.setattr(stages.Block, "compute", lose)
+    notices = [event.reason for event in run(client, source, tmp_path) if event.event == "notice"]
+    assert notices == [
+        "worker tcp://10.0.0.7:1 took 7.9 GB of memory, more than its limit allows, and was stopped: the 2 tasks that "
+        "it had run again",
+        "worker tcp://10.0.0.7:1 is gone",
+    ]

@@ -25,7 +25,7 @@ from distributed import Client, LocalCluster
 from rasterio.transform import Affine
 
 import daskembed
-from daskembed import display
+from daskembed import display, embedding
 from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, TileError
 from daskembed.sources import Rules, scenes
@@ -803,6 +803,8 @@ def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(
     told = display.summary(result)
     assert f"note         {store}: nodata -1" in told
     assert "rejected     1 (the receipts say why)" in told
+    # The dates of its name are those in the file.
+    assert Path(result.tiles[0].file).name == f"{TILE}_20190416_20190416_v001.gpq"
     frame = gpd.read_parquet(result.tiles[0].file)
     assert list(frame["source_url"]) == [f"{store}/{number:04d}" for number in range(2, 7)]
     assert run(tmp_path, tmp_path / "out", client).tiles[0].status == "skipped"
@@ -824,6 +826,51 @@ def test_a_tile_with_none_that_can_be_used_fails_alone(pixels: np.ndarray, tmp_p
     result = run(tmp_path, tmp_path / "out", client)
     assert result.exit_status == 4
     assert result.tiles[0].reason.startswith(f"{tmp_path}/{TILE}.tif has 12 bands, expected 13")
+
+
+def test_a_vrt_whose_source_was_rewritten_is_made_again(pixels: np.ndarray, tmp_path: Path, client: Client) -> None:
+    FORMS["VRT"](tmp_path, pixels[:, :600, :600])
+    assert run(tmp_path, tmp_path / "out", client).encoded == 1
+    assert run(tmp_path, tmp_path / "out", client).encoded == 0
+    write_raster(tmp_path / "elsewhere.tif", pixels[:, 100:700, :600])
+    assert run(tmp_path, tmp_path / "out", client).encoded == 1
+
+
+def test_a_raster_that_lies_elsewhere_is_refused(pixels: np.ndarray, tmp_path: Path) -> None:
+    there = {"crs": "EPSG:32631", "transform": Affine(10, 0, 600_000, 0, -10, 4_000_000)}
+    write_raster(tmp_path / f"{TILE}_20190416.tif", pixels[:, :600, :600], **there)
+    with pytest.raises(TileError, match=rf"is not at tile {TILE}: its bounds in EPSG:32631 are 600000, "):
+        index(tmp_path)
+    write_raster(tmp_path / f"{TILE}_20190421.tif", pixels[:, :600, :600], tags={"date": "2019-04-21"})
+    frame = index(tmp_path)
+    assert list(frame["quarantined"].notna()) == [True, False]
+
+
+def test_chips_of_a_raster_beyond_its_tile_are_quarantined(tmp_path: Path) -> None:
+    """An image of more than the tile: 20 km beyond its square is the end."""
+    naip = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor="naip", precision="fp32")
+    wide = np.zeros((4, 512, 13_000), np.uint8)
+    write_raster(tmp_path / f"{TILE}.tif", wide, names=("red", "green", "blue", "nir"), compress="deflate")
+    frame = index(tmp_path, encoder=naip)
+    # The chip that begins 122.88 km east of the square's western edge is the first whose western edge is beyond.
+    assert frame["quarantined"].isna().sum() == 24
+    assert frame["quarantined"][24].startswith(f"is not at tile {TILE}: its bounds in EPSG:32633 are 422880, ")
+
+
+def test_pixels_of_feet(tmp_path: Path) -> None:
+    """Of New York's state plane in US survey feet, at tile 18TWL; the encoder is told metres."""
+    naip = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor="naip", precision="fp32")
+    place = {"crs": "EPSG:2263", "transform": Affine(3, 0, 980_000, 0, -3, 200_000)}
+    write_raster(tmp_path / "18TWL.tif", np.zeros((4, 512, 512), np.uint8), names=naip.description.bands, **place)
+    frame = daskembed.index_tile("18TWL", str(tmp_path), encoder=naip)
+    assert frame["quarantined"].isna().all()
+    assert tuple(frame[["west", "south", "east", "north"]].iloc[0]) == (980_000, 198_464, 981_536, 200_000)
+    assert (frame["lon"][0], frame["lat"][0]) == pytest.approx((-74.0, 40.71), abs=0.05)
+    cube = daskembed.open_tile(frame)
+    assert embedding._windows(cube, 2).resolution == pytest.approx([3 * 0.3048006096])
+    write_raster(tmp_path / "18TWL.tif", np.zeros((13, 512, 512), np.uint8), **place)
+    with pytest.raises(TileError, match=r"has pixels of 0.914402 m \(3 in the unit of EPSG:2263\), expected 10 m"):
+        daskembed.index_tile("18TWL", str(tmp_path))
 
 
 def test_a_plan_counts_the_chips_of_a_whole_tile(pixels: np.ndarray, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import threading
 import uuid
@@ -16,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from daskembed import storage as storage_module
-from daskembed.errors import InputError, StorageDeniedError, StorageError
-from daskembed.storage import READINGS, Storage, is_local, local_path, split_url
+from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError
+from daskembed.storage import READINGS, Storage, explained, is_local, local_path, split_url
 from daskembed.testing import FaultyProxy
 
 NAMES = ["plain.txt", "with space.txt", "münchen.txt", "a%20b", "a+b=c&d?e", "deep/er/and deeper"]
@@ -413,7 +415,7 @@ def test_denied_locally(tmp_path, monkeypatch):
 
     storage = Storage(str(tmp_path))
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(StorageDeniedError, match=r"/a: access denied .*Permission denied.* and the permissions$"):
+    with pytest.raises(StorageDeniedError, match=r"/a: access denied .*Permission denied.*; `ls -ld` shows who"):
         storage.put("a", b"one")
 
 
@@ -490,3 +492,21 @@ def test_an_object_that_was_replaced_since_its_listing(storage):
     (entry,) = storage.entries()
     storage.put("there", b"another content")
     assert storage.get_listed(entry) == b"another content"
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "your quota is used up: make room, or ask for more"),
+        (errno.EROFS, "the file system is mounted read-only: give a folder on another one"),
+    ],
+)
+@pytest.mark.parametrize("by_number", [True, False])
+def test_a_disk_that_takes_nothing_says_what_to_do(tmp_path: Path, number: int, advice: str, by_number: bool) -> None:
+    words = os.strerror(number)
+    error = OSError(number, words) if by_number else OSError(f"Generic error: {words} (os error {number})")
+    with pytest.raises(StorageUnusableError) as caught, explained(f"{tmp_path}/a", str(tmp_path)):
+        raise error
+    assert str(caught.value).startswith(f"{tmp_path}/a cannot be written: ")
+    assert str(caught.value).endswith(f"; {advice}")

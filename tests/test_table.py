@@ -270,6 +270,25 @@ def test_an_area_reads_its_files_alone(output: Storage) -> None:
     assert [url[-8:-4] for url in part.compute()["source_url"]] == ["0001", "0002", "0003"]
 
 
+def test_areas_at_the_antimeridian_are_not_all_the_way_around(output: Storage) -> None:
+    embeddings = make_embeddings(chips=4)
+    west = np.array([179.7, 179.8, 179.9, -180, 179.6, 179.7, 179.8])
+    shapes = np.array([shapely.box(edge, 45, edge + 0.1, 45.1) for edge in west], object)
+    frame = daskembed.to_geodataframe(embeddings.assign_coords(geometry=("chip", shapes)))
+    written = ["part0", "part1"]
+    for name, part in zip(written, frame.to_delayed(), strict=True):
+        with output.open_writer(name) as file:
+            write_part(part.compute(), file, SHAPES["mean"])
+    geoparquet.publish(output, "60UXT_20190416_20190422_v001.gpq", written, {})
+    opened = daskembed.open_embeddings(output.url)
+    for areas in (frame.spatial_partitions, opened.spatial_partitions):
+        assert not areas.intersects(shapely.box(-170, 44, 170, 46)).any()
+        assert areas.iloc[0].geom_type == "MultiPolygon"
+    assert frame.cx[-180:-179.95, 45:46].npartitions == 1
+    assert len(opened.cx[-180:-179.95, 45:46].compute()) == 1
+    assert len(opened.cx[179.65:179.95, 45:46].compute()) == 6
+
+
 def test_spatial_join_with_points(output: Storage) -> None:
     publish(output)
     points = gpd.GeoDataFrame(

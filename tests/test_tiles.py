@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daskembed.errors import InputError
-from daskembed.tiles import check_tile, parse_tiles, read_tiles
+from daskembed.tiles import check_tile, parse_tiles, read_tiles, tile_in
 
 COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")
 """Letters of the 100 km columns by zone modulo 3."""
@@ -52,13 +52,18 @@ def test_any_valid_id_in_any_case(written):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "27", "27W", "27WXNN", "T27WXN", "61WXN", "00WXN", "27IXN", "27WXW", "27-WXN", "x"]
+    "text", ["", "27", "27W", "27WXNN", "TT27WXN", "T27WX", "61WXN", "00WXN", "27IXN", "27WXW", "27-WXN", "x"]
 )
 def test_what_is_no_id(text):
     with pytest.raises(InputError, match=r"is not an MGRS tile id: expected zone \(01-60\), latitude band") as error:
         check_tile(text)
     assert repr(text) in str(error.value)
     assert "did you mean" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["T33TUL", "t33tul", " T33TUL "])
+def test_the_t_of_sentinel_2_products_is_dropped(text):
+    assert check_tile(text) == "33TUL"
 
 
 @pytest.mark.parametrize("text", ["1\N{ARABIC-INDIC DIGIT THREE}SDA", "27S\N{LATIN SMALL LETTER SHARP S}"])
@@ -190,3 +195,39 @@ def test_many_ids_with_commas():
 def test_bad_id_with_commas():
     with pytest.raises(InputError, match="'27WX' is not an MGRS tile id"):
         read_tiles("27WXN,27WX")
+
+
+@pytest.mark.parametrize("value", ["33TUL 22JGS", "T33TUL, t22jgs", "33TUL,22JGS,", " 33tul\t22JGS "])
+def test_ids_with_spaces(value):
+    assert read_tiles(value) == ("33TUL", "22JGS")
+
+
+def test_many_ids_with_spaces():
+    tiles = [f"{zone:02}N{COLUMNS[zone % 3][0]}{row}" for zone in range(1, 61) for row in "ABCDEF"]
+    assert read_tiles(" ".join(tiles)) == tuple(tiles)
+
+
+def test_several_ids_on_a_line():
+    assert parse_tiles(["T33TUL 22JGS  # two", "27wxn,27WXM"]) == ("33TUL", "22JGS", "27WXN", "27WXM")
+    with pytest.raises(InputError, match=r"^tiles, line 2: '27WX' is not an MGRS tile id"):
+        parse_tiles(["33TUL", "22JGS 27WX"])
+
+
+@pytest.mark.parametrize("value", ["", " "])
+def test_nothing_is_no_list(value):
+    with pytest.raises(InputError, match=rf"^'{value}' is not an MGRS tile id|no file"):
+        read_tiles(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "tile"),
+    [
+        *[
+            (name, "33TUL")
+            for name in ("33TUL", "T33TUL", "33tul.zarr", "T33TUL_20190416.tif", "claytile_33TUL_2_1.tif")
+        ],
+        *[(name, None) for name in ("chips", "2019-04-16", "33TULX", "33TAL", "tiles33TUL", "")],
+    ],
+)
+def test_tile_after_which_something_is_named(name, tile):
+    assert tile_in(name) == tile

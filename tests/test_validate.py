@@ -147,6 +147,9 @@ def test_zones_with_edges_of_their_own(edges):
     names = [f"{tile}_20190416_20190416_v001.gpq" for tile in EDGES]
     assert {name: found_in(edges, name) for name in names} == {name: [] for name in names}
     assert "MultiPolygon" in set(gpd.read_parquet(edges.url_of(CROSSING)).geom_type)
+    geo = json.loads(pq.read_metadata(edges.url_of(CROSSING)).metadata[b"geo"])
+    west, _, east, _ = geo["columns"]["geometry"]["bbox"]
+    assert (179 < west < 180, -180 < east < -178) == (True, True)
 
 
 def test_a_store(output, s3):
@@ -333,15 +336,16 @@ def test_dates_the_wrong_way_round(output):
     assert found[0] == ("name", f"{name}: the first date 2022-01-31 is after the last, 2019-04-16")
 
 
-def test_a_date_whose_chips_are_all_quarantined_is_noted(client, chips, tmp_path):
-    shutil.copytree(chips, tmp_path / "chips")
-    (bad,) = write_chips(tmp_path / "chips", date="2022-01-31", rows=1, cols=1)
-    with bad.open("r+b") as file:  # the header stays good
-        file.seek(100_000)
-        file.write(bytes(200_000))
-    run(client, "33TUL", tmp_path)
-    message = "note: no row is of 2022-01-31, the last date of its name; its chips are quarantined"
-    assert found_in(Storage(str(tmp_path / "out"))) == [("dates", message)]
+@pytest.mark.parametrize("how", ["quarantined", "rejected"])
+def test_a_date_whose_chips_are_all_set_aside_is_noted(output, how):
+    """Earlier versions put it into the name."""
+    path = "_daskembed/receipts/33TUL_v001.json"
+    held = json.loads(output.get(path))
+    name = FILE.replace("20220131", "20220228")
+    held[how]["/chips/33TUL/2022-02-28/claytile_33TUL_20220228_v02_0001.tif"] = "because"
+    output.put(path, json.dumps(held).replace(FILE, name).encode())
+    message = f"note: no row is of 2022-02-28, the last date of its name; its chips are {how}"
+    assert rename(output, name) == [("dates", message)]
 
 
 # The footer
@@ -601,6 +605,7 @@ def test_a_polygon_across_the_antimeridian_that_spans_the_globe(edges):
         bounds = np.array([part.bounds for part in shapes[crossing].geoms])
         west, east = bounds[bounds[:, 0] > 0][0], bounds[bounds[:, 0] < 0][0]
         shapes[crossing] = shapely.box(east[2], west[1], west[0], west[3])
+        geo["columns"]["geometry"]["bbox"][::2] = [-180.0, 180.0]
         return with_column(table, "geometry", pa.array(shapely.to_wkb(shapes), pa.binary()))
 
     rewrite(edges, change, name=CROSSING)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from daskembed import config
 from daskembed.encoders.description import Description as Description
 from daskembed.encoders.description import Place as Place
-from daskembed.errors import InputError
+from daskembed.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,6 +100,7 @@ def get_encoder_module(name: str) -> EncoderModule:
             raise  # of what the module imports
         raise InputError(
             f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}, or a module that can be imported from here"
+            f"{did_you_mean(name, ENCODERS)}"
         ) from None
 
 

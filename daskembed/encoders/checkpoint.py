@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
 
 from daskembed import __version__, config
 from daskembed.errors import CheckpointError, DaskembedError
@@ -106,6 +105,8 @@ def load_state(encoder: Encoder, module: EncoderModule) -> dict[str, Tensor]:
     CheckpointError
         If the file here is not the one that the encoder was described from.
     """
+    import torch
+
     if encoder.untrained:
         size, seed = _parse_untrained(encoder.checkpoint, module)
         return untrained_state(module, size, seed)
@@ -220,6 +221,8 @@ def untrained_state(module: EncoderModule, size: str, seed: int) -> dict[str, Te
     Biases are 0.05 times standard normal noise, LayerNorm weights 1 plus 0.1 times it, and other weights the noise
     over the square root of their fan-in, each drawn from ``default_rng([seed, crc32(full name)])`` in float32.
     """
+    import torch
+
     state = {}
     for name, shape in module.parameter_shapes(size).items():
         rng = np.random.default_rng([seed, zlib.crc32((module.PREFIX + name).encode())])
@@ -296,7 +299,10 @@ def _download(location: str, file: BinaryIO) -> None:
     if scheme == "hf":
         match = _HF.fullmatch(location)
         if match is None:
-            raise CheckpointError(f"{location} is not of the form hf://OWNER/REPO@REVISION/PATH")
+            raise CheckpointError(
+                f"{location} is not of the form hf://OWNER/REPO@REVISION/PATH: a file's page on huggingface.co has all "
+                "four; untrained:tiny needs no file"
+            )
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         url = f"{endpoint}/{match['repo']}/resolve/{match['revision']}/{urllib.parse.quote(match['path'])}"
         token = os.environ.get("HF_TOKEN")
@@ -317,7 +323,17 @@ def _download(location: str, file: BinaryIO) -> None:
             shutil.copyfileobj(response, file, 1 << 20)
             expected = response.headers.get("Content-Length")
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        raise CheckpointError(f"cannot fetch {shown}: {error}; download it by hand and give its path") from None
+        hint = "download it by hand and give its path"
+        if scheme == "hf":
+            repo, _, path = location.removeprefix("hf://").partition("@")
+            page = f"https://huggingface.co/{repo}/tree/{path.rpartition('/')[0]}"
+            denied = getattr(error, "code", None) in (401, 403)
+            hint = (
+                f"{page} is the page to find it on: {hint}"
+                + (", or set HF_TOKEN to a token that may read it" if denied else "")
+                + "; untrained:tiny (noise, for trials) needs no file"
+            )
+        raise CheckpointError(f"cannot fetch {shown}: {error}; {hint}") from None
     if expected is not None and file.tell() != int(expected):
         raise CheckpointError(f"{shown} broke off after {file.tell()} of {expected} bytes: run the command again")
 
@@ -367,6 +383,8 @@ def _open(path: Path, location: str) -> dict[str, Any]:
             return safetensors.torch.load_file(path)
         except safetensors.SafetensorError as error:
             raise CheckpointError(f"{location} is a damaged safetensors file: {error}") from None
+    import torch
+
     try:
         # By a name without a suffix, which torch would believe, and a path, of which alone it maps.
         with tempfile.TemporaryDirectory(prefix="daskembed-") as folder:
@@ -394,6 +412,8 @@ def _open(path: Path, location: str) -> dict[str, Any]:
 
 def _read(path: Path, location: str, module: EncoderModule) -> dict[str, Tensor]:
     """The encoder's tensors by name without the prefix, mapped from the file."""
+    import torch
+
     state = _open(path, location)
     for key, model in module.OTHER_MODELS.items():
         name, _, shape = key.partition(" ")
@@ -417,6 +437,8 @@ def _read(path: Path, location: str, module: EncoderModule) -> dict[str, Tensor]
 
 
 def _is_plain_weight(tensor: Tensor) -> bool:
+    import torch
+
     # Tensors without values ("meta"), sparse ones and the like have the right shape and fail only in the workers.
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)

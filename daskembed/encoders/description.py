@@ -54,22 +54,23 @@ CLAY_V0 = Sensor(
     "clay-v0",
     10.0,
     (
-        Band("B02", 1369.03, 2026.96),
-        Band("B03", 1597.68, 2011.88),
-        Band("B04", 1741.10, 2146.35),
-        Band("B05", 2053.58, 2138.96),
-        Band("B06", 2569.82, 2003.27),
-        Band("B07", 2763.01, 1962.45),
-        Band("B08", 2858.43, 2016.38),
-        Band("B8A", 2893.86, 1917.12),
-        Band("B11", 2303.00, 1679.88),
-        Band("B12", 1807.79, 1568.06),
+        Band("B02", 1369.03, 2026.96, ("blue",)),
+        Band("B03", 1597.68, 2011.88, ("green",)),
+        Band("B04", 1741.10, 2146.35, ("red",)),
+        Band("B05", 2053.58, 2138.96, ("rededge1",)),
+        Band("B06", 2569.82, 2003.27, ("rededge2",)),
+        Band("B07", 2763.01, 1962.45, ("rededge3",)),
+        Band("B08", 2858.43, 2016.38, ("nir",)),
+        Band("B8A", 2893.86, 1917.12, ("nir08",)),
+        Band("B11", 2303.00, 1679.88, ("swir16",)),
+        Band("B12", 1807.79, 1568.06, ("swir22",)),
         Band("vh", 0.026, 0.118),
         Band("vv", 0.118, 0.873),
         Band("dem", 499.46, 880.35),
     ),
 )
-"""The 13 bands of a Clay v0 chip: Sentinel-2 L2A digital numbers, Sentinel-1 RTC linear power, metres."""
+"""The 13 bands of a Clay v0 chip: Sentinel-2 L2A digital numbers, Sentinel-1 RTC linear power, metres. Earth Search has
+other names for those of Sentinel-2."""
 
 
 @dataclass(frozen=True)

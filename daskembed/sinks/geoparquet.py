@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pyproj
 import shapely
 
+from daskembed.footprints import bounding_box, box
 from daskembed.parts import cast_vectors, rows_a_group
 from daskembed.sinks import Published
 from daskembed.timings import timed
@@ -64,20 +65,20 @@ def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[s
     """
     dtype = provenance.get("dtype", "float32")
     with timed("write"):
-        bounds, kinds, rows = [], set[str](), 0
+        boxes, kinds, rows = [], set[str](), 0
         for part in parts:
             with pq.ParquetFile(output.open_reader(part)) as file:
                 shapes = shapely.from_wkb(file.read(columns=["geometry"])["geometry"].to_numpy())
                 schema, rows = file.schema_arrow, rows + len(shapes)
                 if len(shapes):
-                    bounds.append(shapely.total_bounds(shapes))
+                    boxes.append(box(*bounding_box(shapes)))
                     kinds |= {shape.geom_type for shape in shapes}
         schema = pa.schema([schema.field(column) for column in COLUMNS])
         shape = tuple(schema.field("embeddings").type.shape)
         kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(dtype), shape)
         schema = schema.set(COLUMNS.index("embeddings"), pa.field("embeddings", kind))
         metadata = {
-            b"geo": json.dumps(_geo(np.array(bounds), sorted(kinds))),
+            b"geo": json.dumps(_geo(bounding_box(np.array(boxes)), sorted(kinds))),
             _PROVENANCE: json.dumps(
                 {**provenance, "shape": list(shape), "chips": rows // provenance.get("windows", 1)}, sort_keys=True
             ),
@@ -142,10 +143,10 @@ def _row_groups(output: Storage, parts: Sequence[str], rows: int) -> Iterator[pa
         yield pa.concat_tables([table.replace_schema_metadata() for table in pending]).combine_chunks()
 
 
-def _geo(bounds: np.ndarray[Any, Any], kinds: list[str]) -> dict[str, Any]:
+def _geo(bbox: Sequence[float], kinds: list[str]) -> dict[str, Any]:
     """The ``geo`` footer of GeoParquet 1.0.0 (geoparquet.org/releases/v1.0.0)."""
-    bbox = [*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist()]
-    column = {"encoding": "WKB", "geometry_types": kinds, "crs": pyproj.CRS("OGC:CRS84").to_json_dict(), "bbox": bbox}
+    crs = pyproj.CRS("OGC:CRS84").to_json_dict()
+    column = {"encoding": "WKB", "geometry_types": kinds, "crs": crs, "bbox": list(bbox)}
     return {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 

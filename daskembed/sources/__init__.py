@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from daskembed.encoders.description import CLAY_V0, Sensor
 from daskembed.errors import InputError, TileError
+from daskembed.grid import square_of
 from daskembed.storage import Entry, Storage
 from daskembed.tiles import check_tile
 
@@ -199,16 +200,25 @@ def list_tile(tile: str, source: Storage, reading: Reading) -> Listing:
     InputError
         If the source does not exist.
     TileError
-        If there are none.
+        If there are none, or no such tile.
     StorageError
         If the source does not answer.
     """
     source.check_exists()
+    try:
+        square_of(tile)
+    except InputError as error:
+        raise TileError(str(error)) from None
     for kind in SOURCES:
         if (listing := _module(kind).list_chips(tile, source, reading)) is not None:
             return listing
+    raise TileError(no_chips(tile, source))
+
+
+def no_chips(tile: str, source: Storage) -> str:
+    """What is said of a tile of which no kind of source finds chips."""
     places = ", ".join(_module(kind).describe(tile, source) for kind in SOURCES)
-    raise TileError(f"no chips of tile {tile}: expected {places}; check the tile id and --source")
+    return f"no chips of tile {tile}: expected {places}; check the tile id and --source"
 
 
 def read_headers(listing: Listing, reading: Reading, *, readers: int = 16) -> gpd.GeoDataFrame:

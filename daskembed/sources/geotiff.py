@@ -20,9 +20,9 @@ from rasterio.enums import Interleaving
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
-from daskembed.encoders.description import CHIP, CLAY_V0, Sensor
+from daskembed.encoders.description import CHIP, CLAY_V0
 from daskembed.errors import ChipError, TileError
-from daskembed.footprints import to_lonlat
+from daskembed.footprints import elsewhere, metres_of_unit, to_lonlat
 from daskembed.health import fault_of, read_surely
 from daskembed.sources import EDGES, INDEX_COLUMNS, NO_RULES, Listing, Reading, Rules
 from daskembed.sources.judging import NEVER, check_pixels, order_bands, short
@@ -41,6 +41,9 @@ SIZE = CHIP
 _MOST_BYTES = 128 * 1024**2
 _LARGEST_BLOCK = 1024
 _SMALLEST_PIXEL, _LARGEST_PIXEL = 0.01, 1000.0
+_READING = Reading()
+_PIXEL_ERROR = 1e-3
+"""Of a pixel's side, relative: half a pixel in a chip."""
 # Far above any reflectance, backscatter or height. Damaged strips that inflate without an error mostly hold floats with
 # random exponents; the fill values of 32-bit types (-3.4e38, -2147483648) are beyond it too.
 _LARGEST_VALUE = 1e9
@@ -103,7 +106,7 @@ def describe(tile: str, storage: Storage) -> str:
 def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.GeoDataFrame:
     """Read the headers of a listing's chips; see `daskembed.index_tile`."""
     with ThreadPoolExecutor(readers) as pool:
-        headers = list(pool.map(lambda entry: _header_or_reason(listing, entry, reading.sensor), listing.entries))
+        headers = list(pool.map(lambda entry: _header_or_reason(listing, entry, reading), listing.entries))
     index = _to_frame(listing, reading, _set_copies_aside(listing, headers))
     if (dates := reading.dates) is not None:
         # Chips whose date is not known are kept, so that they are reported.
@@ -220,10 +223,10 @@ def _set_copies_aside(listing: Listing, headers: list[_Header | str]) -> list[_H
     return unique
 
 
-def _header_or_reason(listing: Listing, entry: Entry, sensor: Sensor) -> _Header | str:
+def _header_or_reason(listing: Listing, entry: Entry, reading: Reading) -> _Header | str:
     def read(fresh: bool) -> _Header:
         try:
-            return _read_header(listing.storage, entry, listing.tile, sensor, fresh=fresh)
+            return _read_header(listing.storage, entry, listing.tile, reading, fresh=fresh)
         except FileNotFoundError:
             raise ChipError(_GONE) from None
 
@@ -234,7 +237,7 @@ def _header_or_reason(listing: Listing, entry: Entry, sensor: Sensor) -> _Header
 
 
 def _read_header(
-    storage: Storage, entry: Entry, tile: str, sensor: Sensor = CLAY_V0, *, fresh: bool = False
+    storage: Storage, entry: Entry, tile: str, reading: Reading = _READING, *, fresh: bool = False
 ) -> _Header:
     if entry.size > _MOST_BYTES:
         raise ChipError(
@@ -247,7 +250,7 @@ def _read_header(
         raise file.failure
     if start not in _SIGNATURES:
         found = "is empty" if not start else f"is not a TIFF: it starts with {start!r}"
-        raise ChipError(f"{found}; expected a GeoTIFF of {len(sensor.bands)} bands")
+        raise ChipError(f"{found}; expected a GeoTIFF of {len(reading.sensor.bands)} bands")
     name = f"{uuid.uuid4().hex}.tif"
 
     def opener(path: str, mode: str = "rb") -> _RangedFile:
@@ -258,7 +261,7 @@ def _read_header(
 
     try:
         with rasterio.Env(**_GDAL), rasterio.open(name, opener=opener, driver="GTiff") as dataset:
-            return _check_header(dataset, entry.path, tile, sensor)
+            return _check_header(dataset, entry.path, tile, reading)
     except (RasterioError, ValueError) as error:
         raise fault_of(error, f"has a damaged header: {_oneline(error)}") from None
     finally:
@@ -313,9 +316,9 @@ def _check_values(pixels: NDArray[np.generic], bands: tuple[int, ...]) -> None:
             )
 
 
-def _check_header(dataset: Any, path: str, tile: str, sensor: Sensor) -> _Header:
+def _check_header(dataset: Any, path: str, tile: str, reading: Reading) -> _Header:
     _check_grid(dataset)
-    numbers = order_bands(dataset.descriptions, sensor)
+    numbers = order_bands(dataset.descriptions, reading.sensor)
     crs = dataset.crs
     epsg = crs.to_epsg() if crs else None
     if epsg is None or not crs.is_projected:
@@ -324,12 +327,15 @@ def _check_header(dataset: Any, path: str, tile: str, sensor: Sensor) -> _Header
     if dataset.transform.is_identity:
         raise ChipError("has no georeferencing: expected a geotransform of 10 m pixels")
     step_x, shear_x, _, shear_y, step_y, _ = dataset.transform[:6]
+    sides = [step * metres_of_unit(epsg) for step in (step_x, -step_y)]
     # Written so that NaN is refused.
-    if not (shear_x == shear_y == 0 and all(_SMALLEST_PIXEL <= step <= _LARGEST_PIXEL for step in (step_x, -step_y))):
+    if not (shear_x == shear_y == 0 and all(_SMALLEST_PIXEL <= side <= _LARGEST_PIXEL for side in sides)):
         raise ChipError(
             f"has the geotransform {', '.join(f'{value:g}' for value in dataset.transform[:6])}: expected 10 m pixels, "
             "rows from north to south, not rotated"
         )
+    if (wanted := reading.resolution) is not None and not np.allclose(sides, wanted, rtol=_PIXEL_ERROR, atol=0):
+        raise ChipError(f"has pixels of {sides[0]:g} x {sides[1]:g} m, expected {wanted:g} m: resample it")
     tag = dataset.tags().get("date")
     if tag is None:
         raise ChipError("has no `date` tag, expected date=YYYY-MM-DD")
@@ -411,6 +417,9 @@ def _to_frame(listing: Listing, reading: Reading, headers: list[_Header | str]) 
                 f"has the bounds {west:g}, {south:g}, {east:g}, {north:g} (west, south, east, north), "
                 f"expected a place in EPSG:{epsg}"
             )
+        for row, reason in zip(found, elsewhere(listing.tile, np.array(list(found.values())), epsg), strict=True):
+            if reason is not None and footprints[row] is not None:
+                headers[row] = reason
     good = [header if isinstance(header, _Header) else None for header in headers]
     urls = [listing.storage.url_of(entry.path) for entry in entries]
     names, rules = reading.sensor.names, reading.rules.or_else(zeros=False, nan=False, max_cloud=NEVER)

@@ -19,7 +19,11 @@ NEVER = 2.0
 """A share that nothing reaches."""
 UNCLEAR = (0, 1, 3, 8, 9, 10)
 """Classes of Sentinel-2's scene classification: nodata, saturated, shadow, cloud (medium, high), cirrus."""
-_LAYOUT = tuple(band.name for band in CLAY_V0.bands)
+CLASSES = "scl"
+"""What the scene classification is called in files, in any case."""
+_LAYOUT = CLAY_V0.names
+_SENTINEL_2 = 10
+"""Of its bands, the first are Sentinel-2's."""
 
 
 def short(text: str) -> str:
@@ -46,30 +50,49 @@ def order_bands(descriptions: Sequence[str | None], sensor: Sensor, *, more: boo
     Raises
     ------
     ChipError
-        If a band is missing, or there are bands of which nothing is said.
+        If a band is missing or there twice, or there are bands of which nothing is said.
     """
-    known = {name.lower(): band.name for band in CLAY_V0.bands for name in (band.name, *band.aliases)}
     counts = {len(sensor.bands)}
-    if {known.get(name.lower()) for band in sensor.bands for name in (band.name, *band.aliases)} & {*_LAYOUT}:
+    if {name.lower() for band in sensor.bands for name in (band.name, *band.aliases)} & {*map(str.lower, _LAYOUT)}:
         counts.add(len(_LAYOUT))
     found = [(text or "").strip().lower() for text in descriptions]
     if len(found) not in counts and not (more and any(found)):
         expected = f"{len(sensor.bands)}: {' '.join(sensor.names)}"
-        raise ChipError(f"has {len(found)} band{'s' * (len(found) != 1)}, expected {expected}")
+        # The first bands of the layout are those of Sentinel-2.
+        hint = "" if any(found) else alternative(sensor.names[len(found) :], sensor)
+        raise ChipError(f"has {len(found)} band{'s' * (len(found) != 1)}, expected {expected}{hint}")
     if not any(found):
         found = [name.lower() for name in (sensor.names if len(found) == len(sensor.bands) else _LAYOUT)]
-    numbers = [_number(found, (band.name, *band.aliases)) for band in sensor.bands]
-    if missing := [band.name for band, number in zip(sensor.bands, numbers, strict=True) if number is None]:
+    numbers = {band.name: _numbers(found, (band.name, *band.aliases)) for band in sensor.bands}
+    if missing := [name for name, places in numbers.items() if not places]:
         verb = "is" if len(missing) == 1 else "are"
         raise ChipError(
             f"has the bands {' '.join(short(text or '(none)') for text in descriptions)}: {', '.join(missing)} {verb} "
             f"missing; expected {' '.join(sensor.names)} in any order, or no descriptions at all"
+            f"{alternative(missing, sensor)}"
         )
-    return tuple(number for number in numbers if number is not None)
+    for name, places in {**numbers, CLASSES: _numbers(found, (CLASSES,))}.items():
+        if len(places) > 1:
+            where = " and ".join(f"{place} ({short(found[place - 1])})" for place in places)
+            raise ChipError(f"has the band {name} {len(places)} times, as bands {where}: expected it once")
+    return tuple(place for places in numbers.values() for place in places)
 
 
-def _number(found: list[str], names: Sequence[str]) -> int | None:
-    return next((found.index(name.lower()) + 1 for name in names if name.lower() in found), None)
+def _numbers(found: list[str], names: Sequence[str]) -> list[int]:
+    wanted = {name.lower() for name in names}
+    return [number for number, text in enumerate(found, 1) if text in wanted]
+
+
+def alternative(missing: Sequence[str], sensor: Sensor) -> str:
+    """What to try where these bands of a sensor are missing, if there is an encoder that needs fewer."""
+    if sensor != CLAY_V0:
+        return ""
+    present = {*sensor.names} - {*missing}
+    if present >= {*_LAYOUT[:_SENTINEL_2]}:
+        return "; --encoder clay-v1.5 needs those of Sentinel-2 alone"
+    if present >= {"vv", "vh"}:
+        return "; --encoder clay-v1.5 --sensor sentinel-1-rtc needs vv and vh alone"
+    return ""
 
 
 def check_pixels(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from rasterio.errors import RasterioError
 from daskembed.errors import ChipError, StorageError
 from daskembed.health import fault_of, read_surely
 from daskembed.sources import Listing, Reading
-from daskembed.sources.judging import order_bands, short
+from daskembed.sources.judging import CLASSES, alternative, order_bands, short
 from daskembed.sources.scenes import (
     Found,
     Reader,
@@ -32,6 +34,7 @@ from daskembed.sources.scenes import (
     grid_of,
     listing_of,
 )
+from daskembed.sources.vrt import references
 from daskembed.storage import Entry, Storage, is_local, open_remote, split_url
 
 if TYPE_CHECKING:
@@ -39,7 +42,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT", ".jp2": "JP2OpenJPEG"}
-_CLASSES = "scl"
+_BAND_FILE = re.compile(
+    r"(?:(?P<scene>T?(?P<tile>\d\d[A-Z]{3})(?:_\d{8}(?:T\d{6})?)?|\d{8}(?:T\d{6})?)_)?(?P<band>.+?)(?:_(?P<metres>\d+)m)?",
+    re.IGNORECASE,
+)
+_METRES = re.compile(r"R\d+m", re.IGNORECASE)
+_NO_BAND = re.compile(r"T?\d\d[A-Z]{3}_\d{8}T\d{6}_(?:B01|B09|B10|AOT|WVP|TCI|CLD|SNW|PVI)(?:_\d+m)?", re.IGNORECASE)
+"""Files of ESA's products that are beside those of the bands, and no image of all bands."""
+_LARGEST_VRT = 16 * 2**20
+"""Bytes: of a mosaic of tens of thousands of files."""
 # Each thread decodes for itself; a row of blocks of all bands fits into the cache.
 _GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 256, "GDAL_NUM_THREADS": 1}
 
@@ -76,27 +87,73 @@ class _File:
 def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
     """The chips of the rasters of a tile, or of those in its folder; see `daskembed.index_tile`."""
     flat = [entry for entry in storage.entries(recursive=False) if _is_raster(entry.path, tile)]
-    inside = [entry for entry in storage.entries(tile) if PurePosixPath(entry.path).suffix.lower() in _DRIVERS]
-    whole = [*flat, *(entry for entry in inside if _is_raster(entry.path, tile))]
-    folders: dict[str, list[Entry]] = {}
-    for entry in inside:
-        if entry not in whole and (found := _band_of(entry.path, reading)) is not None and found:
-            folders.setdefault(entry.path.rpartition("/")[0], []).append(entry)
-    scenes = [_found(storage, [entry], entry.path, reading) for entry in sorted(whole, key=lambda entry: entry.path)]
-    scenes += [_found(storage, entries, folder, reading) for folder, entries in sorted(folders.items())]
+    inside = [entry for entry in storage.entries(tile) if _suffix(entry.path) in _DRIVERS]
+    whole: list[Entry] = []
+    folders: dict[str, list[_BandFile]] = {}
+    for entry in (*flat, *inside):
+        if (band := _band_file(entry, reading)) is not None:
+            folders.setdefault(band.folder, []).append(band)
+        elif _is_raster(entry.path, tile) and not _NO_BAND.fullmatch(PurePosixPath(entry.path).stem):
+            whole.append(entry)
+    scenes = [
+        _found(storage, entry.path, [entry], partial(_scene_of_file, storage, entry, reading))
+        for entry in sorted(whole, key=lambda entry: entry.path)
+    ]
+    for folder, files in sorted(folders.items()):
+        for path, group in _scenes_of(folder, files).items():
+            entries = [file.entry for file in group]
+            scenes.append(_found(storage, path, entries, partial(_scene_of_files, storage, group, path, tile, reading)))
     return listing_of("raster", tile, storage, reading, scenes)
 
 
 def _is_raster(path: str, tile: str) -> bool:
-    name = PurePosixPath(path)
-    return name.suffix.lower() in _DRIVERS and name.name.startswith((tile, f"T{tile}"))
+    return _suffix(path) in _DRIVERS and PurePosixPath(path).name.startswith((tile, f"T{tile}"))
 
 
-def _band_of(path: str, reading: Reading) -> str | None:
-    """The band or classification that a file of one band is named after."""
-    stem = PurePosixPath(path).stem.lower()
-    names = {name.lower(): band.name for band in reading.sensor.bands for name in (band.name, *band.aliases)}
-    return _CLASSES if stem == _CLASSES else names.get(stem)
+@dataclass(frozen=True)
+class _BandFile:
+    """A file of one band, by its name: ``B02.tif``, ``blue.tif``, ``T33TUL_20190416T100031_B02_10m.jp2``."""
+
+    entry: Entry
+    band: str
+    """Name of the sensor's band, or of the classification."""
+    scene: str
+    """What the name says before the band: ``T33TUL_20190416T100031``; empty if nothing."""
+    tile: str | None
+    """In capitals, where it says one."""
+    metres: int
+    """Of a pixel, where it says so; else 0."""
+
+    @property
+    def folder(self) -> str:
+        """Of its scene: ESA puts bands into a folder for each size of pixels."""
+        above = PurePosixPath(self.entry.path).parent
+        path = above.parent if _METRES.fullmatch(above.name) else above
+        return "" if path == PurePosixPath(".") else path.as_posix()
+
+
+def _band_file(entry: Entry, reading: Reading) -> _BandFile | None:
+    bands = reading.sensor.bands
+    names = {name.lower(): band.name for band in bands for name in (band.name, *band.aliases)} | {CLASSES: CLASSES}
+    found = _BAND_FILE.fullmatch(PurePosixPath(entry.path).stem)
+    if found is None or (band := names.get(found["band"].lower())) is None:
+        return None
+    if found["scene"] and len(bands) == 1:
+        return None  # the whole raster
+    tile = found["tile"]
+    return _BandFile(entry, band, found["scene"] or "", tile and tile.upper(), int(found["metres"] or 0))
+
+
+def _scenes_of(folder: str, files: Sequence[_BandFile]) -> dict[str, list[_BandFile]]:
+    """The scenes of a folder by their paths: one, or those that the files' names tell apart."""
+    named = sorted({file.scene for file in files if file.scene})
+    if len(named) <= 1 and folder:
+        return {folder: list(files)}
+    groups: dict[str, list[_BandFile]] = {}
+    for file in files:
+        path = "/".join(filter(None, (folder, file.scene)))
+        groups.setdefault(path, []).append(file)
+    return groups
 
 
 def describe(tile: str, storage: Storage) -> str:
@@ -109,37 +166,67 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
     return frame_of(listing, reading)
 
 
-def _found(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Found:
-    size, etag = sum(entry.size for entry in entries), fingerprint_of(entries)
+def _found(storage: Storage, path: str, entries: Sequence[Entry], make: Callable[[], Scene]) -> Found:
+    stored = list(entries)
     try:
-        scene_of = _scene_of_file if path == entries[0].path else _scene_of_folder
-        scene = read_surely(storage.url_of(path), lambda fresh: scene_of(storage, entries, path, reading))
+        stored += _shown(storage, entries)
+        scene = replace(read_surely(storage.url_of(path), lambda fresh: make()), fingerprint=fingerprint_of(stored))
         scene.check()
     except ChipError as error:
-        return Found(path, size, etag, None, str(error))
-    return Found(path, size, etag, scene)
+        return Found(path, sum(entry.size for entry in stored), fingerprint_of(stored), None, str(error))
+    return Found(path, sum(entry.size for entry in stored), scene.fingerprint, scene)
 
 
-def _scene_of_file(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Scene:
-    file = _read_header(storage.url_of(path))
+def _shown(storage: Storage, entries: Sequence[Entry]) -> list[Entry]:
+    """The files of the store that VRTs among `entries` show, also by way of other VRTs: pixels change with them."""
+    found: dict[str, Entry] = {}
+    folders: dict[str, dict[str, Entry]] = {}
+    waiting = [entry for entry in entries if _suffix(entry.path) == ".vrt"]
+    while waiting:
+        vrt = waiting.pop()
+        if vrt.size > _LARGEST_VRT:
+            raise ChipError(f"has {vrt.size:,} bytes, expected at most {_LARGEST_VRT:,} of a VRT")
+        try:
+            text = storage.get(vrt.path)
+        except FileNotFoundError:
+            raise ChipError("is gone: it was listed, but the store no longer has it") from None
+        for reference in references(text, vrt.path, storage.url):
+            if (path := reference.path) is None or path in found:
+                continue
+            folder = path.rpartition("/")[0]
+            if folder not in folders:
+                folders[folder] = {entry.path: entry for entry in storage.entries(folder, recursive=False)}
+            if (source := folders[folder].get(path)) is not None:
+                found[path] = source
+                waiting += [source] if _suffix(path) == ".vrt" else []
+    return sorted(found.values(), key=lambda entry: entry.path)
+
+
+def _suffix(path: str) -> str:
+    return PurePosixPath(path).suffix.lower()
+
+
+def _scene_of_file(storage: Storage, entry: Entry, reading: Reading) -> Scene:
+    file = _read_header(storage.url_of(entry.path))
     numbers = order_bands(file.descriptions, reading.sensor, more=True)
     lower = [(text or "").strip().lower() for text in file.descriptions]
-    inside = (lower.index(_CLASSES) + 1,) if _CLASSES in lower else ()
+    inside = (lower.index(CLASSES) + 1,) if CLASSES in lower else ()
     scales = tuple(file.scales[number - 1] for number in numbers) + (Scale(),) * len(inside)
     layer = RasterLayer(file.url, numbers + inside, scales)
-    day = _day(file.date, [PurePosixPath(path).name])
+    day = _day(file.date, [PurePosixPath(entry.path).name])
     size = file.kind.itemsize * len(lower)
-    scene = _scene(storage, path, entries, reading, file, (layer,), None, day, size)
+    scene = _scene(storage.url_of(entry.path), reading, file, (layer,), None, day, size)
     return replace(scene, classified=bool(inside))
 
 
-def _scene_of_folder(storage: Storage, entries: Sequence[Entry], path: str, reading: Reading) -> Scene:
-    names = {_band_of(entry.path, reading): entry for entry in entries}
-    if len(names) < len(entries):
-        raise ChipError(f"holds several files of one band: {', '.join(entry.path for entry in entries)}")
+def _scene_of_files(storage: Storage, group: Sequence[_BandFile], path: str, tile: str, reading: Reading) -> Scene:
+    if strange := [file for file in group if file.tile not in (None, tile)]:
+        raise ChipError(f"holds {strange[0].entry.path}, which is named after tile {strange[0].tile}, expected {tile}")
+    names = {band: _finest(group, band).entry for band in {file.band: None for file in group}}
     if missing := [band for band in reading.sensor.names if band not in names]:
         raise ChipError(
             f"lacks the files of {', '.join(missing)}: expected {', '.join(f'{n}.tif' for n in reading.sensor.names)}"
+            f"{alternative(missing, reading.sensor)}"
         )
     files = {band: _read_header(storage.url_of(entry.path)) for band, entry in names.items()}
     finest = min(files.values(), key=lambda file: file.steps[0])
@@ -147,13 +234,23 @@ def _scene_of_folder(storage: Storage, entries: Sequence[Entry], path: str, read
     tags = {file.date for file in files.values() if file.date}
     if len(tags) > 1:
         raise ChipError(f"holds files with the `date` tags {', '.join(sorted(tags))}: expected one date")
-    day = _day(next(iter(tags), None), [path.rpartition("/")[2], *(entry.path.rpartition("/")[2] for entry in entries)])
+    paths = (path, *(file.entry.path for file in group))
+    day = _day(next(iter(tags), None), [PurePosixPath(name).name for name in paths])
     bands = tuple(layers[band] for band in reading.sensor.names)
     # What the coarser files store together covers more of the finest one's pixels.
     blocks = [tuple(side * layers[band].coarser for side in file.block) for band, file in files.items()]
     finest = replace(finest, block=(max(block[0] for block in blocks), max(block[1] for block in blocks)))
     size = sum(files[band].kind.itemsize for band in reading.sensor.names)
-    return _scene(storage, path, entries, reading, finest, bands, layers.get(_CLASSES), day, size)
+    return _scene(storage.url_of(path), reading, finest, bands, layers.get(CLASSES), day, size)
+
+
+def _finest(group: Sequence[_BandFile], band: str) -> _BandFile:
+    """The file of a band, of several the one whose name says the smallest pixels."""
+    first, *others = sorted((file for file in group if file.band == band), key=lambda file: file.metres)
+    if others and first.metres in (0, others[0].metres):
+        files = ", ".join(file.entry.path for file in (first, *others))
+        raise ChipError(f"holds several files of one band: {files}")
+    return first
 
 
 def _fit(file: _File, finest: _File) -> RasterLayer:
@@ -192,9 +289,7 @@ def _day(tag: str | None, names: Sequence[str]) -> date:
 
 
 def _scene(
-    storage: Storage,
-    path: str,
-    entries: Sequence[Entry],
+    url: str,
     reading: Reading,
     file: _File,
     layers: tuple[RasterLayer, ...],
@@ -202,18 +297,18 @@ def _scene(
     day: date,
     pixel_bytes: int,
 ) -> Scene:
-    resolution = check_resolution(file.steps, reading)
+    step = check_resolution(file.steps, file.epsg, reading)
     return Scene(
-        url=f"{storage.url_of(path)}#{day}",
+        url=f"{url}#{day}",
         date=day,
-        fingerprint=fingerprint_of(entries),
+        fingerprint="",  # of all that is stored: `_found` knows it
         bands=reading.sensor.names,
         layers=layers,
         classes=classes,
         epsg=file.epsg,
         west=file.west,
         north=file.north,
-        resolution=resolution,
+        step=step,
         grid=grid_of(file.shape, reading),
         block=file.block,
         pixel_bytes=pixel_bytes,
@@ -271,7 +366,7 @@ class _Opening:
 
     def __init__(self, url: str) -> None:
         self.name: str = url
-        self.options: dict[str, Any] = {"driver": _DRIVERS[PurePosixPath(url).suffix.lower()]}
+        self.options: dict[str, Any] = {"driver": _DRIVERS[_suffix(url)]}
         self._failed = threading.local()
         if not is_local(url):
             self.options["opener"] = self._open

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,7 +21,7 @@ import pandas as pd
 
 from daskembed.encoders.description import CHIP
 from daskembed.errors import ChipError, StorageError, TileError
-from daskembed.footprints import to_lonlat
+from daskembed.footprints import elsewhere, metres_of_unit, to_lonlat
 from daskembed.grid import ChipGrid
 from daskembed.health import fault_of, read_surely
 from daskembed.memory import allowance
@@ -106,8 +106,8 @@ class Scene:
     epsg: int
     west: float
     north: float
-    resolution: float
-    """Metres."""
+    step: float
+    """Width and height of a pixel, in the CRS's unit."""
     grid: ChipGrid
     block: tuple[int, int]
     """Pixels (y, x) that are stored together."""
@@ -358,13 +358,26 @@ def grid_of(shape: tuple[int, int], reading: Reading) -> ChipGrid:
     return grid
 
 
-def check_resolution(steps: tuple[float, float], reading: Reading) -> float:
-    """Metres of a pixel of an image with this step of x, and of y; raises `ChipError` if they will not do."""
+def check_resolution(steps: tuple[float, float], epsg: int, reading: Reading) -> float:
+    """The step of an image's pixels, in its CRS's unit; raises `ChipError` if they will not do.
+
+    Parameters
+    ----------
+    steps
+        Of x and of y, in that unit.
+    epsg
+        Of the CRS, which says how many metres that is.
+    reading
+        What is wanted.
+    """
     step_x, step_y = steps
-    if not (math.isclose(step_x, -step_y, rel_tol=1e-6) and 0.01 <= step_x <= 1000):
-        raise ChipError(f"has pixels of {step_x:g} x {-step_y:g}: expected squares in metres, rows from north to south")
-    if reading.resolution is not None and not math.isclose(step_x, reading.resolution, rel_tol=1e-6):
-        raise ChipError(f"has pixels of {step_x:g} m, expected {reading.resolution:g} m: resample it")
+    unit = metres_of_unit(epsg)
+    if not (math.isclose(step_x, -step_y, rel_tol=1e-6) and 0.01 <= step_x * unit <= 1000):
+        sides = f"{step_x * unit:g} x {-step_y * unit:g}"
+        raise ChipError(f"has pixels of {sides}: expected squares in metres, rows from north to south")
+    if reading.resolution is not None and not math.isclose(step_x * unit, reading.resolution, rel_tol=1e-6):
+        feet = "" if unit == 1 else f" ({step_x:g} in the unit of EPSG:{epsg})"
+        raise ChipError(f"has pixels of {step_x * unit:g} m{feet}, expected {reading.resolution:g} m: resample it")
     return step_x
 
 
@@ -396,6 +409,10 @@ def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: 
     """
     if not found:
         return None
+    placed = [_at_tile(one, tile) for one in found]
+    # A store that cannot be used is one, whatever dates it has.
+    refused = {one.path: one for one in placed if one.scene is None}
+    found = [*refused.values(), *(one for one in placed if one.scene is not None)]
     if not any(one.scene for one in found):
         raise TileError(f"{storage.url_of(found[0].path)} {found[0].reason}")
     wanted = [one for one in found if one.scene is None or _within(one.scene.date, reading.dates)]
@@ -426,6 +443,13 @@ def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: 
     )
 
 
+def _at_tile(found: Found, tile: str) -> Found:
+    """The scene, or why it is none of the tile's."""
+    if found.scene is None or (reason := elsewhere(tile, _bounds(found.scene)[None], found.scene.epsg)[0]) is None:
+        return found
+    return replace(found, scene=None, reason=reason)
+
+
 def _within(day: date, dates: tuple[date, date] | None) -> bool:
     return dates is None or dates[0] <= day <= dates[1]
 
@@ -449,7 +473,8 @@ def frame_of(listing: Listing, reading: Reading) -> gpd.GeoDataFrame:
     for epsg in sorted({chip.scene.epsg for chip in chips if chip}):
         rows = np.array([row for row, chip in enumerate(chips) if chip and chip.scene.epsg == epsg])
         lon[rows], lat[rows], footprints[rows] = to_lonlat(epsg, bounds[rows])
-        for row in rows:
+        for row, reason in zip(rows, elsewhere(listing.tile, bounds[rows], epsg), strict=True):
+            reasons[row] = reason
             if footprints[row] is None:
                 reasons[row] = f"lies outside of EPSG:{epsg}: its bounds are {', '.join(f'{b:g}' for b in bounds[row])}"
     index = pd.DataFrame(
@@ -471,10 +496,14 @@ def frame_of(listing: Listing, reading: Reading) -> gpd.GeoDataFrame:
     return frame[list(INDEX_COLUMNS)]
 
 
-def _bounds(chip: SceneChip) -> tuple[float, float, float, float]:
-    (y, x), scene = chip.scene.grid.start(chip.number), chip.scene
-    west, north, side = scene.west + x * scene.resolution, scene.north - y * scene.resolution, CHIP * scene.resolution
-    return west, north - side, west + side, north
+def _bounds(part: SceneChip | Scene) -> NDArray[np.float64]:
+    """West, south, east and north of a chip, or of the whole scene."""
+    if isinstance(part, Scene):
+        scene, (y, x), (height, width) = part, (0, 0), part.grid.shape
+    else:
+        scene, (y, x), (height, width) = part.scene, part.scene.grid.start(part.number), (CHIP, CHIP)
+    west, north = scene.west + x * scene.step, scene.north - y * scene.step
+    return np.array([west, north - height * scene.step, west + width * scene.step, north])
 
 
 @contextlib.contextmanager
