@@ -262,6 +262,7 @@ class Flow:
             if task is None:
                 continue  # cancelled meanwhile
             if future.status == "finished":
+                self._alone_since = time.monotonic()
                 # A block has no result unless it is carried, and asking for it would cost as much as the block's task.
                 self._go_on(task, None if task.stage == "embed" and not self._settings.carried else _result(future))
             elif future.status == "error":

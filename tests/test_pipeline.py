@@ -21,7 +21,7 @@ import rasterio
 from distributed import Client, LocalCluster, Status
 
 import daskembed
-from daskembed import flow, settings, stages
+from daskembed import flow, settings, stages, trial
 from daskembed.cli import main
 from daskembed.display import summary
 from daskembed.errors import ConflictError, InputError, StorageError, TileError
@@ -482,17 +482,24 @@ def test_parts_depend_on_the_chips_whose_headers_are_bad(my_chips, tmp_path):
     assert not set(bad.parts) & set(good.parts)
 
 
+def test_what_is_raised_while_a_chip_is_tried_does_not_condemn_it(chips, tmp_path, monkeypatch):
+    """Here by a machine without its TIFF driver: it is told where the block is tried again."""
+    _, blocks = stages.index(chosen(chips, tmp_path), "33TUL", None, [])
+    monkeypatch.setenv("GDAL_SKIP", "GTiff")
+    assert trial.deadly_chips(blocks[0]) == {}
+
+
 def test_paused_workers_are_told_of():
-    def pause(dask_worker, status):
-        dask_worker.status = status
+    def pause(name, *, dask_worker):
+        dask_worker.status = Status[name]
 
     with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster, Client(cluster) as client:
         (address,) = client.nthreads()
         assert client.run_on_scheduler(flow._workers) == {address: (2, False)}
-        client.run(pause, Status.paused)
+        client.run(pause, "paused")
         while not (found := client.run_on_scheduler(flow._workers))[address][1]:
             time.sleep(0.05)
-        client.run(pause, Status.running)
+        client.run(pause, "running")
     assert found == {address: (2, True)}
     assert flow._trouble([address], alone=True) == f"Dask has paused workers that are short of memory: {address}"
 
