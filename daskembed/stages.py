@@ -7,6 +7,7 @@ import io
 import json
 import math
 import pickle
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -177,8 +178,9 @@ def check_quarantined(
     allowed = settings.max_quarantined
     if not new or allowed == 1 or not (vanishing or len(new) > max(FEW, allowed * chips)):
         return
-    (commonest, count), *others = Counter(new.values()).most_common()
-    url = next(url for url, why in new.items() if why == commonest)
+    kinds = {url: re.sub(r"[\d.,-]+", "", why) for url, why in new.items()}  # of which many differ by numbers alone
+    (commonest, count), *others = Counter(kinds.values()).most_common()
+    url = next(url for url, kind in kinds.items() if kind == commonest)
     raise TileError(
         f"{len(new)} of its {chips} chips would newly be quarantined"
         + (
@@ -186,7 +188,7 @@ def check_quarantined(
             if vanishing
             else f", more than --max-quarantined {allowed:g} allows"
         )
-        + f": {url} {commonest} ({count} such{f', {len(new) - count} of other kinds' if others else ''}); look at the "
+        + f": {url} {new[url]} ({count} such{f', {len(new) - count} of other kinds' if others else ''}); look at the "
         "store and at the machines, and run the same command again; if the chips are as bad as that, "
         "--max-quarantined 1 accepts it"
     )
