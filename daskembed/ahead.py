@@ -104,7 +104,7 @@ def settled(
     settings: Settings,
     tiles: Sequence[str],
     receipts: Mapping[str, Receipt],
-    published: Mapping[str, list[str]],
+    published: Mapping[str, Mapping[str, int]],
     *,
     any_precision: bool,
 ) -> dict[str, Receipt | str] | None:
@@ -115,7 +115,7 @@ def settled(
     settings, tiles
         What is to be done with which tiles.
     receipts, published
-        Receipts by tile, names of published files by tile.
+        Receipts by tile, names and bytes of published files by tile.
     any_precision
         Whether files of either precision are what is wanted, as long as all are of one.
 
@@ -133,7 +133,7 @@ def settled(
     fitting = {
         tile: receipt
         for tile in tiles
-        if (receipt := receipts.get(tile)) and receipt.finishes(identity, published.get(tile, []))
+        if (receipt := receipts.get(tile)) and receipt.finishes(identity, published.get(tile, {}))
     }
 
     def look(tile: str) -> Receipt | str | None:

@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     whole.add_argument(
         "--reject-nan",
         action=argparse.BooleanOptionalAction,
-        help="leave out chips with NaN in vv, vh or dem (default: those cut out of whole tiles)",
+        help="leave out chips with pixels that are not there (default: those cut out of whole tiles)",
     )
     whole.add_argument(
         "--max-cloud",
@@ -165,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
         help="leave out chips of which this share is clouds, shadows or nodata, if SCL is there (default: 0.3)",
     )
     whole.add_argument("--keep-all", action="store_true", help="leave out none")
+    _add_meaning(run)
     run.add_argument("--overwrite", action="store_true", help="replace files that were made with other settings")
     run.add_argument(
         "--listen",
@@ -224,6 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     cube.add_argument("--cluster-arg", action="append", default=[], metavar="KEY=VALUE", help="as for `run`")
     cube.add_argument("--workers", metavar="N|N..M", help="how many workers")
     cube.add_argument("--readers", type=int, metavar="N", help="threads of a task that read chips (default: 8)")
+    _add_meaning(cube)
 
     clusters = commands.add_parser(
         "clusters",
@@ -241,6 +243,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     clusters.add_argument("--cluster-arg", action="append", default=[], metavar="KEY=VALUE", help="as for `run`")
 
+    commands.add_parser(
+        "doctor",
+        help="what this machine is: torch, GPU, bf16, credentials, cache, versions",
+        description="Say what this machine and environment are. Asks nobody, and tells names of credentials only.",
+    ).set_defaults(command=_doctor)
+
     demo = commands.add_parser(
         "demo",
         help="the main job on synthetic chips, in about a minute",
@@ -254,10 +262,11 @@ def _parser() -> argparse.ArgumentParser:
         "status",
         help="what an output holds: tiles done, unfinished and failed, chips quarantined",
         description="Say what an output holds, tile by tile. Reads listings, receipts and records, not the files.",
-        epilog="exit status: 0, or 2 if OUTPUT is no output of daskembed",
+        epilog="exit status: 0 all tiles done, 2 OUTPUT is no output of daskembed, 3 some are not done or not sound",
     )
     status.set_defaults(command=_status)
     status.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    status.add_argument("--tiles", metavar="FILE|IDS", help="only these tiles; those never begun are named, too")
     form = status.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything as one JSON document")
     form.add_argument("--quarantined", action="store_true", help="the quarantined chips as CSV")
@@ -274,7 +283,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _look_first(options: argparse.Namespace) -> None:
+    """Refuse mistyped tiles and sources before anything large is imported: the run looks again."""
+    from daskembed.ahead import check_source
+    from daskembed.storage import Storage, is_local
+    from daskembed.tiles import read_tiles
+
+    tiles, source = read_tiles(options.tiles), Storage(options.source or config.get("source"))
+    if is_local(source.url):
+        check_source(source, tiles)
+
+
+def _add_meaning(parser: argparse.ArgumentParser) -> None:
+    """Flags that say what the files' numbers are."""
+    meaning = parser.add_argument_group("what the files' numbers are, where it is not clear")
+    meaning.add_argument(
+        "--offset-applied",
+        choices=["yes", "no"],
+        help="whether the 1000 that ESA adds to Sentinel-2 since 2022-01-25 is taken out already; no takes it out "
+        "(default: what each file tells, else numbers are taken as they are)",
+    )
+    meaning.add_argument(
+        "--numbers",
+        choices=["stored", "values"],
+        help="of bands with scale and offset tags, take the stored numbers or the values they stand for (default: what "
+        "the encoder was trained on)",
+    )
+
+
 def _run(options: argparse.Namespace) -> int:
+    _look_first(options)
     from daskembed.display import print_event, show_progress
     from daskembed.pipeline import run
     from daskembed.presets import parse_arguments
@@ -308,6 +346,8 @@ def _run(options: argparse.Namespace) -> int:
             offset=_offset(options.offset),
             edge=options.edge,
             rules=_rules(options),
+            numbers=options.numbers,
+            offset_applied=options.offset_applied,
             overwrite=options.overwrite,
             listen=options.listen,
             tls=options.tls,
@@ -319,6 +359,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    _look_first(options)
     from daskembed.display import describe_plan
     from daskembed.planning import plan
 
@@ -348,6 +389,8 @@ def _plan(options: argparse.Namespace) -> int:
             offset=_offset(options.offset),
             edge=options.edge,
             rules=_rules(options),
+            numbers=options.numbers,
+            offset_applied=options.offset_applied,
             overwrite=options.overwrite,
             device=options.device,
             workers=options.workers or 1,
@@ -377,6 +420,7 @@ def _rules(options: argparse.Namespace) -> Rules | None:
 
 
 def _cube(options: argparse.Namespace) -> int:
+    _look_first(options)
     from daskembed.cubes import summary, write_cubes
     from daskembed.display import show_progress
     from daskembed.presets import parse_arguments
@@ -392,6 +436,8 @@ def _cube(options: argparse.Namespace) -> int:
             cluster_arguments=parse_arguments(options.cluster_arg),
             workers=options.workers,
             readers=options.readers,
+            numbers=options.numbers,
+            offset_applied=options.offset_applied,
             progress=progress,
         )
     print(summary(result))
@@ -422,6 +468,13 @@ def _clusters(options: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from daskembed.doctor import doctor
+
+    print(doctor())
+    return 0
+
+
 def _demo(options: argparse.Namespace) -> int:
     from daskembed.demo import demo
     from daskembed.quiet import quieten
@@ -438,7 +491,7 @@ def _status(options: argparse.Namespace) -> int:
     from daskembed.status import show, status
 
     try:
-        found = status(options.output)
+        found = status(options.output, options.tiles)
     except StorageError as error:
         raise InputError(str(error)) from None
     if options.json:
@@ -449,7 +502,7 @@ def _status(options: argparse.Namespace) -> int:
         lines.writerows(found.quarantined)
     else:
         show(found)
-    return 0
+    return 0 if found.sound else 3
 
 
 def _validate(options: argparse.Namespace) -> int:

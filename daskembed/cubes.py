@@ -6,10 +6,10 @@ one there is no cube to open, and it is the first to go when chips have changed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import queue
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -30,15 +30,16 @@ from daskembed.errors import (
     ClusterLostError,
     DaskembedError,
     InputError,
-    StorageError,
+    LockLostError,
     StorageUnusableError,
     TileError,
 )
 from daskembed.flow import DASK_CONFIG
 from daskembed.geozarr import ROOT, Grid, metadata
-from daskembed.receipts import STATE
+from daskembed.local_files import target
+from daskembed.receipts import STATE, probe_path, sweep
 from daskembed.results import Progress, RunResult, TileResult
-from daskembed.sources import Chip, Reading, Rules, list_tile, read_headers
+from daskembed.sources import Chip, Reading, Rules, list_tile, no_chips, read_headers, yes_or_no
 from daskembed.storage import Storage, is_local, local_path
 from daskembed.tiles import tiles_of
 
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     import geopandas as gpd
     from distributed import Client, Future
     from numpy.typing import NDArray
+
+    from daskembed.lock import Lock
 
 PIXELS = "pixels"
 """Name of a cube's variable."""
@@ -57,6 +60,8 @@ CUBES = f"{STATE}/cubes"
 """Folder below the output that holds the cubes' receipts, and notes of the shards of unfinished ones."""
 READERS = 8
 """Threads of a task that read chips."""
+# Everything of a tile belongs in its cube, and what is drawn from it later has rules of its own.
+READING = Reading(edge="pad", rules=Rules(keep_all=True))
 _LAYOUT = 1
 """Of the cube: shards of another number are written anew."""
 
@@ -67,16 +72,23 @@ class Job:
 
     source: Storage
     output: Storage
-    # Everything of a tile belongs in its cube, and what is drawn from it later has rules of its own.
-    reading: Reading = field(default_factory=lambda: Reading(edge="pad", rules=Rules(keep_all=True)))
+    reading: Reading = field(default_factory=lambda: READING)
     readers: int = READERS
     """Threads of a task that read chips."""
+    lock: Lock | None = None
+    """Held by the run; whoever makes or unmakes a cube sees to it that it still is."""
+
+    def confirm(self) -> None:
+        """Raise `LockLostError` if another run has the output by now."""
+        if self.lock is not None:
+            self.lock.confirm()
 
     @property
     def settings(self) -> dict[str, Any]:
         """What determines a cube beside its chips."""
         bands = list(self.reading.sensor.names)
-        return {"layout": _LAYOUT, "bands": bands, "compression": COMPRESSION, "chips_a_shard": CHIPS_A_SHARD}
+        made = {"layout": _LAYOUT, "bands": bands, "compression": COMPRESSION, "chips_a_shard": CHIPS_A_SHARD}
+        return made | self.reading.meaning
 
 
 @dataclass(frozen=True)
@@ -167,6 +179,8 @@ def write_cubes(
     cluster_arguments: Mapping[str, Any] | None = None,
     workers: int | str | None = None,
     readers: int | None = None,
+    numbers: str | None = None,
+    offset_applied: str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Write the chips of tiles as Zarr v3 cubes, ``{output}/{tile}.zarr``, which `xarray.open_zarr` opens.
@@ -186,6 +200,8 @@ def write_cubes(
         As for `daskembed.run`.
     readers
         Threads of a task that read chips.
+    numbers, offset_applied
+        See `daskembed.index_tile`.
     progress
         Called with the run's state after every change; ``encoded`` counts the chips that were written.
 
@@ -211,14 +227,22 @@ def write_cubes(
     names = tiles_of(tiles)
     if readers is not None and readers < 1:
         raise InputError(f"readers {readers}: expected a number from 1")
-    job = Job(Storage(source or config.get("source")), Storage(output), readers=readers or READERS)
+    reading = replace(
+        READING,
+        numbers=numbers or config.get("numbers"),
+        offset_applied=offset_applied or yes_or_no(config.get("offset-applied")),
+    )
+    reading.check()
+    job = Job(Storage(source or config.get("source")), Storage(output), reading, readers=readers or READERS)
     if job.source == job.output:
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
-    ahead.check_source(job.source, names)
-    _check_writable(job.output)
+    if not ahead.check_source(job.source, names):
+        failed = tuple(TileResult(tile, "failed", reason=no_chips(tile, job.source)) for tile in names)
+        return RunResult(job.output.url, failed, 0, 0, 0.0, interrupted=False, stage_seconds={})
     chosen = cluster if cluster is not None else config.get("cluster")
-    with lock.hold(job.output, "cubes") as check:
-        job.output.sweep(CUBES)
+    with lock.hold(job.output, None) as check:
+        job = replace(job, lock=check)
+        sweep(job.output, None)
         if not isinstance(chosen, str):
             return _run_on(chosen, job, names, check, progress)
         if shares_files(chosen) is False:
@@ -284,14 +308,16 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
     listing = list_tile(tile, job.source, job.reading)
     before = read_receipt(job.output, state)
     present = {entry.path.removeprefix(f"{cube}/"): entry.size for entry in job.output.entries(cube)}
+    litter = {path for path in present if target(path) is not None}
     known = _intact({} if before is None else before.shards, present)
     if (
         before is not None
         and before.status == "done"
         and (before.listing, before.settings) == (listing.fingerprint, job.settings)
         and len(known) == len(before.shards)
-        and (before.file is None or ROOT in present)
+        and sum(size for path, size in present.items() if path not in litter) == before.size
     ):
+        job.output.delete([f"{cube}/{path}" for path in sorted(litter)])
         return before
     index = read_headers(listing, job.reading, readers=16)
     bad = index[index["quarantined"].notna()]
@@ -299,6 +325,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
     notes = {entry.path for entry in job.output.entries(f"{CUBES}/{tile}")}
     known |= _intact(_read_notes(job.output, notes), present)
     kept = {shard.key: note for shard in shards if (note := known.get(shard.key, {})).get("inputs") == shard.inputs}
+    job.confirm()
     # First the cube goes, then what is known of shards that will be replaced, then those themselves: a run may die
     # between any two of these, and chips may come back that were replaced.
     job.output.delete([f"{cube}/{ROOT}"])
@@ -391,6 +418,7 @@ def write_shard(job: Job, tile: str, bands: int, shard: Shard) -> Note:
     """Read a shard's chips and write its object, then the note of it."""
     block, quarantined = _read(job, bands, shard)
     data = _encode(block)
+    job.confirm()
     if data:
         with job.output.open_writer(f"{tile}.zarr/{PIXELS}/{shard.key}") as file:
             file.write(data)
@@ -447,6 +475,7 @@ def finish_tile(job: Job, plan: Plan, notes: Mapping[str, dict[str, Any]]) -> Cu
     notes
         Of the shards that were written for it.
     """
+    job.confirm()
     begun, output = plan.begun, job.output
     shards = dict(sorted({**begun.shards, **notes}.items()))
     quarantined = begun.quarantined | {url: why for note in shards.values() for url, why in note["quarantined"].items()}
@@ -470,6 +499,8 @@ def finish_tile(job: Job, plan: Plan, notes: Mapping[str, dict[str, Any]]) -> Cu
     )
     _write_receipt(output, receipt)
     output.delete([entry.path for entry in output.entries(f"{CUBES}/{begun.tile}")])
+    # Of workers that died while they wrote a shard, which another has written.
+    output.delete([entry.path for entry in output.entries(f"{begun.tile}.zarr") if target(entry.path) is not None])
     return receipt
 
 
@@ -599,6 +630,10 @@ class _Flow:
                 self._tell(self._state)
         except KeyboardInterrupt:
             interrupted = True
+            self._state.how = "interrupted"
+            self._state.said.append("interrupted: what is not finished is given up, finished shards are kept")
+            with contextlib.suppress(KeyboardInterrupt):
+                self._tell(self._state)
         finally:
             self._client.cancel(list(self._tasks))
         return RunResult(
@@ -654,7 +689,7 @@ class _Flow:
             result = future.result(timeout=WORKER_TIMEOUT)
         except CancelledError:
             raise ClusterLostError("the Dask scheduler is gone, and what it knew with it") from None
-        except StorageUnusableError:
+        except (StorageUnusableError, LockLostError):
             raise
         except Exception as error:
             reason = str(error) if isinstance(error, DaskembedError) else f"{type(error).__name__}: {error}"
@@ -721,7 +756,7 @@ def _run_on(
 
 def _check_seen(client: Client, job: Job) -> None:
     """Raise `InputError` if workers do not see a local source or output."""
-    probe = f"{STATE}/{uuid.uuid4().hex}.probe"
+    probe = probe_path(None)
     job.output.put(probe, b"")
     try:
         for storage, sees, path in ((job.source, Path.is_dir, ""), (job.output, Path.is_file, probe)):
@@ -740,14 +775,3 @@ def _refuse_local(job: Job, workers: str) -> None:
             f"do not see all of that ({workers}): give an object store or a file system that all of them have, or use "
             "--cluster local"
         )
-
-
-def _check_writable(output: Storage) -> None:
-    probe = f"{STATE}/write-test"
-    try:
-        if is_local(output.url):
-            local_path(output.url).mkdir(parents=True, exist_ok=True)
-        output.put(probe, b"")
-        output.delete([probe])
-    except (StorageError, OSError) as error:
-        raise InputError(f"the output {output.url} cannot be written: {error}; give another --output") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 from daskembed.display import show_progress, summary
@@ -18,19 +20,19 @@ _NEXT = """\
 
 Look at what was made:
 
-  python
+  {python}
   >>> import geopandas as gpd
   >>> frame = gpd.read_parquet("{file}")
   >>> frame.embeddings[0].shape        # {rows}; --level patch gives one a patch
-  >>> frame.explore()                  # the chips on a map (needs folium)
+  >>> frame.explore()                  # the chips on a map (needs folium, mapclassify and matplotlib)
 
-  daskembed run --tiles {tile} --source {chips}{flags} --checkpoint {checkpoint} --level patch --output {folder}/patch
+  {daskembed} run --tiles {tile} --source {chips}{flags} --checkpoint {checkpoint} --level patch --output {folder}/patch
 
 The weights of this demo are seeded noise: good for trying things out, meaningless for anything else, and the file's
 footer says so. For real embeddings of your chips leave --checkpoint out, which fetches the released {title} weights
 once ({released}), or point it to your copy:
 
-  daskembed run --tiles tiles.txt --source YOUR_CHIPS{flags} --checkpoint YOUR_COPY.ckpt --output embeddings
+  {daskembed} run --tiles tiles.txt --source YOUR_CHIPS{flags} --checkpoint YOUR_COPY.ckpt --output embeddings
 """
 
 
@@ -77,9 +79,19 @@ def demo(folder: Path, encoder: str = "clay-v0") -> int:
     print(summary(result, left_by(result)))
     if result.exit_status == 0:
         values = {"file": result.tiles[0].file, "tile": TILE, "chips": chips, "folder": folder}
+        values |= {name: as_typed(name) for name in ("python", "daskembed")}
         values |= {"flags": flags, "title": module.TITLE, "released": module.CHECKPOINT}
         values["rows"] = (
             "one vector a chip" if module.describe("tiny").window == CHIP else "one vector a window of a chip"
         )
         print(_NEXT.format(checkpoint=CHECKPOINT, **values))
     return result.exit_status
+
+
+def as_typed(program: str) -> str:
+    """How a program of this environment is typed: by its name if the shell finds it there, else by its path."""
+    path = Path(sys.executable).with_name(program)
+    found = shutil.which(program)
+    if not path.exists() or (found is not None and Path(found).parent == path.parent):
+        return program
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -20,6 +20,7 @@ from daskembed.encoders.checkpoint import load_state
 from daskembed.encoders.description import CHIP
 from daskembed.errors import ChipError, ChipRejectedError
 from daskembed.memory import allowance
+from daskembed.sources.values import listening, summarise
 from daskembed.timings import count_chips, for_this_task, timed
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ class Encoded(NamedTuple):
     """Which rule a chip breaks, so that it has no embedding either, or None, ``(chip,)``."""
     filled: NDArray[np.int64]
     """Values of a chip that were not finite and were filled with their band's mean, ``(chip,)``."""
+    noted: NDArray[np.object_]
+    """What is unusual about a chip's pixels, or None, ``(chip,)``."""
+
+
+class _Chip(NamedTuple):
+    """A chip that was read."""
+
+    pixels: NDArray[np.generic]
+    filled: int
+    noted: str | None
 
 
 def torch_device() -> torch.device:
@@ -183,6 +194,7 @@ class Device:
             np.full(count, None, dtype=object),
             np.full(count, None, dtype=object),
             np.zeros(count, np.int64),
+            np.full(count, None, dtype=object),
         )
         batches = []
         read, encode = for_this_task(self._read), for_this_task(self._encode_batch)
@@ -211,29 +223,33 @@ class Device:
                 self._room.acquire()
             self._held = kept
 
-    def _read(self, chip: Read, on_nan: str) -> tuple[NDArray[np.generic], int] | _Aside:
+    def _read(self, chip: Read, on_nan: str) -> _Chip | _Aside:
         try:
             return self._read_finite(chip, on_nan)
         except ChipError as error:
             return _Aside(str(error), isinstance(error, ChipRejectedError))
 
-    def _read_finite(self, chip: Read, on_nan: str) -> tuple[NDArray[np.generic], int]:
-        pixels = chip()
-        if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
-            return pixels, 0
+    def _read_finite(self, chip: Read, on_nan: str) -> _Chip:
+        with listening() as found:
+            pixels = chip()
+        # What is not finite shows in the extremes.
+        if pixels.dtype.kind != "f" or (np.isfinite(pixels.min()) and np.isfinite(pixels.max())):
+            return _Chip(pixels, 0, summarise(found) or None)
         bad = ~np.isfinite(pixels)
         if on_nan == "quarantine":
             counts = zip(bad.sum(axis=(1, 2)), self._bands, strict=True)
             bands = [f"{count} in {band}" for count, band in counts if count]
+            why = summarise(one for one in found if one.missing and one.what not in ("is NaN", "is infinite"))
             raise ChipError(
-                f"has values that are not finite: {', '.join(bands)} (--on-nan fill puts the bands' means there)"
+                f"has values that are not finite: {', '.join(bands)} ({f'{why}; ' if why else ''}--on-nan fill puts "
+                "the bands' means there)"
             )
         means = self._fill_values[:, None, None].astype(pixels.dtype)
-        return np.where(bad, means, pixels), int(bad.sum())
+        return _Chip(np.where(bad, means, pixels), int(bad.sum()), summarise(found) or None)
 
     def _stage_batch(
         self,
-        reads: list[Future[tuple[NDArray[np.generic], int] | _Aside]],
+        reads: list[Future[_Chip | _Aside]],
         metadata: list[torch.Tensor],
         encoded: Encoded,
         rows: NDArray[np.intp],
@@ -263,8 +279,9 @@ class Device:
             if batch is not None:
                 good = np.array([encoded.quarantined[row] is None is encoded.rejected[row] for row in rows])
                 with timed("device"), torch.inference_mode():
-                    vectors = self._run_model(batch, level)
-                    encoded.vectors[rows[good]] = vectors.cpu().numpy()[good]
+                    vectors = self._run_model(batch, level).cpu().numpy()
+                for row, vector in zip(rows[good], vectors[good], strict=True):
+                    _keep(encoded, row, vector)
             count_chips(len(rows))
         finally:
             # Only now may as many others be read.
@@ -288,7 +305,7 @@ class Device:
         return self._run_model(batch, level)
 
     def _stack(
-        self, reads: list[Future[tuple[NDArray[np.generic], int] | _Aside]], encoded: Encoded, rows: NDArray[np.intp]
+        self, reads: list[Future[_Chip | _Aside]], encoded: Encoded, rows: NDArray[np.intp]
     ) -> torch.Tensor | None:
         # A quarantined chip leaves zeros in its place: a batch always has the same shape, so the others' embeddings
         # do not depend on it.
@@ -299,7 +316,7 @@ class Device:
                 (encoded.rejected if found.rejected else encoded.quarantined)[row] = found.reason
                 chips.append(None)
             else:
-                pixels, encoded.filled[row] = found
+                pixels, encoded.filled[row], encoded.noted[row] = found
                 chips.append(pixels)
         good = [pixels for pixels in chips if pixels is not None]
         if not good:
@@ -313,6 +330,18 @@ class Device:
             if chip is not None:
                 place[...] = chip
         return torch.from_numpy(stacked)
+
+
+def _keep(encoded: Encoded, row: int, vector: NDArray[np.float32]) -> None:
+    """Take a chip's vector, unless it is not finite, whatever let that through: then the chip is quarantined."""
+    bad = vector.size - int(np.count_nonzero(np.isfinite(vector)))
+    if not bad:
+        encoded.vectors[row] = vector
+        return
+    encoded.quarantined[row] = (
+        f"has an embedding of which {bad} of {vector.size} numbers are not finite: its pixels are far from anything "
+        "that the encoder was trained on, or the device computes wrongly"
+    )
 
 
 _loading = threading.Lock()

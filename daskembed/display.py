@@ -223,6 +223,7 @@ def describe_plan(plan: Plan) -> str:
         f"tiles        {', '.join(f'{count} {what}' for count, what in tiles if count)}",
         *(f"  {tile}  {reason}" for tile, reason in plan.missing.items()),
         f"chips        {plan.chips} listed, {plan.chips - plan.chips_to_do} done, {plan.chips_to_do} to do",
+        *([f"to do        {_names(plan.to_do)}"] if plan.to_do else []),
     ]
     if (speed := plan.speed) is None:
         return "\n".join([*lines, "nothing is left to encode"])
@@ -253,6 +254,11 @@ def _some(lines: Iterator[str]) -> list[str]:
     listed = list(lines)
     more = [f"  and {len(listed) - MOST_LISTED} more: see the receipts"] if len(listed) > MOST_LISTED else []
     return listed[:MOST_LISTED] + more
+
+
+def _names(tiles: Sequence[str]) -> str:
+    more = len(tiles) - MOST_LISTED
+    return " ".join([*tiles[:MOST_LISTED], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _count(number: int, noun: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from daskembed.encoders import Encoder, get_encoder_module
 from daskembed.encoders.checkpoint import is_here, keep, to_send
 from daskembed.errors import InputError
 from daskembed.grid import CHIPS_A_TILE
-from daskembed.receipts import STATE
+from daskembed.receipts import probe_path
 from daskembed.settings import Settings
 from daskembed.storage import is_local, local_path
 
@@ -71,7 +70,7 @@ def arrange(client: Client, settings: Settings, tiles: int) -> Settings:
         _send(client, encoder, blind)
     if not is_local(output.url):
         return settings
-    probe = f"{STATE}/{uuid.uuid4().hex}.probe"
+    probe = probe_path(settings.version)
     output.put(probe, b"")
     try:
         blind = _blind(client, Path.is_file, local_path(output.url) / probe)

@@ -96,9 +96,10 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
     -------
     xarray.DataArray
         float32 of shape ``(chip, embedding)``, ``(chip, row, col, embedding)`` and so on, as the level has it, with the
-        cube's coordinates along ``chip`` and three lazy ones: ``quarantined``, why a chip has no embedding (its row is
-        NaN) or None, ``rejected``, which rule it breaks (its row is NaN too) or None, and ``filled``, how many of its
-        values were filled. Compute them together with the embeddings, or the chips are encoded twice. Where an encoder
+        cube's coordinates along ``chip`` and four lazy ones: ``quarantined``, why a chip has no embedding (its row is
+        NaN) or None, ``rejected``, which rule it breaks (its row is NaN too) or None, ``filled``, how many of its
+        values were filled, and ``noted``, what is unusual about its pixels or None. Compute them together with the
+        embeddings, or the chips are encoded twice. Where an encoder
         sees several windows of a chip, ``footprint`` says where they are.
 
     Raises
@@ -150,7 +151,7 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
         meta=np.empty((0, 0, 0, 0), object),
         name=f"embed-{token}",
     )
-    # What is picked below comes of one encoding: fused with each of its three users, it would be done three times.
+    # What is picked below comes of one encoding: fused with each of its users, it would be done as many times.
     (encoded,) = dask.optimize(encoded)
 
     def pick(field: str, dtype: Any, extra: tuple[int, ...] = ()) -> da.Array:
@@ -179,6 +180,7 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
             "quarantined": ("chip", pick("quarantined", object)),
             "rejected": ("chip", pick("rejected", object)),
             "filled": ("chip", pick("filled", np.int64)),
+            "noted": ("chip", pick("noted", object)),
         },
         attrs={"encoder": encoder.name, "level": level},
     )

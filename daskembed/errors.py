@@ -64,6 +64,14 @@ class StorageDeniedError(StorageUnusableError):
     """A store that refused the credentials."""
 
 
+class UnconditionalError(StorageError):
+    """A store that cannot write on a condition: whether an object is there, or which."""
+
+
+class LockLostError(DaskembedError):
+    """Another run has taken over the output, or may have: this one publishes nothing more."""
+
+
 def every_error() -> set[type[DaskembedError]]:
     """The exceptions above, and those that other modules derive from them."""
     found, waiting = set[type[DaskembedError]](), [DaskembedError]
@@ -78,7 +86,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """What a mistyped word may have been meant to be, as the end of a message; nothing if that is not clear."""
     names = sorted(known)
     spelt = word.lower().replace("_", "-")
-    found = difflib.get_close_matches(spelt, names, n=2, cutoff=0.6) or [
-        name for name in names if len(spelt.strip("-")) > 1 and name.startswith(spelt)
-    ]
-    return f"; did you mean {' or '.join(found[:3])}?" if found else ""
+    begun = [name for name in names if len(spelt.strip("-")) > 1 and name.startswith(spelt)]
+    found = begun[:3] or difflib.get_close_matches(spelt, names, n=1, cutoff=0.6)
+    return f"; did you mean {' or '.join(found)}?" if found else ""

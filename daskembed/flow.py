@@ -18,6 +18,7 @@ from daskembed.errors import (
     ClusterLostError,
     DaskembedError,
     InputError,
+    LockLostError,
     SickMachineError,
     StorageError,
     StorageUnusableError,
@@ -68,6 +69,8 @@ class _Job:
     """Parts that are not written yet."""
     begun_again: int = 0
     """How often its parts were gone."""
+    damage: str = ""
+    """Why it is made again, though it was finished."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Flow:
     settings
         What to do with each.
     receipts, published
-        What earlier runs left: receipts by tile, names of published files by tile.
+        What earlier runs left: receipts by tile, names and bytes of published files by tile.
     check
         Called every second; raises to stop the run.
     progress
@@ -127,7 +130,7 @@ class Flow:
         names: tuple[str, ...],
         settings: Settings,
         receipts: dict[str, Receipt],
-        published: dict[str, list[str]],
+        published: dict[str, dict[str, int]],
         check: Callable[[], None],
         progress: Callable[[Progress], None] | None,
         events: Callable[[Event], None] | None,
@@ -200,11 +203,12 @@ class Flow:
         self._look()
         while len(self._tasks) < self._room and (following := next(self._todo, None)) is not None:
             order, tile = following
-            files, receipt = self._published.get(tile, []), self._receipts.get(tile)
+            files, receipt = self._published.get(tile, {}), self._receipts.get(tile)
+            damage = "; ".join(receipt.differences(files)) if receipt else ""
             if receipt and not receipt.finishes(self._settings.identity, files):
                 receipt = None
-            job = _Job(tile, order, stages.now(), receipt, files)
-            self._report.tile_started(tile)
+            job = _Job(tile, order, stages.now(), receipt, sorted(files), damage=damage)
+            self._report.tile_started(tile, damage)
             self._send(_Task(job, "index"))
 
     def _look(self) -> None:
@@ -372,10 +376,12 @@ class Flow:
 
     def _finish(self, task: _Task, status: str, receipt: Receipt) -> None:
         job, result = task.job, stages.result_of(self._settings.output, receipt, status)
+        if job.damage:
+            result = replace(result, notes=(*result.notes, f"{job.damage}: made again"))
         self._report.finished(result, job.indexed.quarantined if job.indexed else {}, task.key)
 
     def _after_error(self, task: _Task, error: BaseException) -> None:
-        if isinstance(error, (StorageUnusableError, InputError)):
+        if isinstance(error, (StorageUnusableError, InputError, LockLostError)):
             # Nothing else would fare better: what is finished stays, and the same command goes on.
             raise error
         died = isinstance(error, KilledWorker)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +63,7 @@ def local(*, n_workers: int | None = None, at_most: int | None = None, **argumen
         "preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
         "env": env,
     }
-    with warnings.catch_warnings():
-        # Another run's dashboard may have the port: the address that was found is printed.
-        warnings.filterwarnings("ignore", message="Port .* is already in use", category=UserWarning)
-        return LocalCluster(**{**chosen, **arguments})
+    return LocalCluster(**{**chosen, **arguments})
 
 
 def gpus() -> int:

@@ -43,6 +43,8 @@ class Notes:
     """URL -> rule."""
     filled: dict[str, int] = field(default_factory=dict)
     """URL -> number of values that were filled with their band's mean."""
+    noted: dict[str, str] = field(default_factory=dict)
+    """URL -> what is unusual about its pixels."""
     days: tuple[date, date] | None = None
     """First and last date of the rows."""
 
@@ -74,6 +76,9 @@ def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...]) 
                 for reason in ("quarantined", "rejected")
             },
             "filled": {url: int(count) for url, count in zip(good["chip_url"], good["filled"], strict=True) if count},
+            "noted": {
+                url: why for url, why in zip(good["chip_url"], good["noted"], strict=True) if isinstance(why, str)
+            },
         }
         table = pa.table(
             {
@@ -99,7 +104,7 @@ def read_notes(output: Storage, parts: Sequence[str]) -> Notes:
             found.rows += file.metadata.num_rows
             days.update(file.read(columns=["date"])["date"].unique().to_pylist())
         found.chips += said["chips"]
-        for name in ("quarantined", "rejected", "filled"):
+        for name in ("quarantined", "rejected", "filled", "noted"):
             getattr(found, name).update(said[name])
     found.days = (min(days), max(days)) if days else None
     return found

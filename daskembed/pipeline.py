@@ -16,24 +16,24 @@ from daskembed.clusters import WORKER_TIMEOUT, await_worker, check_versions, con
 from daskembed.elsewhere import arrange, refuse_source
 from daskembed.embedding import ON_NAN
 from daskembed.encoders import load_encoder
-from daskembed.errors import ConflictError, DaskembedError, InputError
+from daskembed.errors import ConflictError, InputError
 from daskembed.flow import DASK_CONFIG, Flow
 from daskembed.proof import TRIES, prove_workers
 from daskembed.receipts import (
-    STATE,
     Receipt,
     check_version,
     failed_record,
     published_files,
     read_receipts,
     receipt_path,
+    sweep,
     write_record,
 )
 from daskembed.reporting import Report
 from daskembed.results import Event, Progress, RunResult, TileResult
 from daskembed.settings import Settings, chips_a_block, parse_dates
 from daskembed.sinks import check_dtype, get_sink, parse_formats, sink_of
-from daskembed.sources import EDGE, NO_RULES, Reading, Rules, no_chips
+from daskembed.sources import EDGE, NO_RULES, Reading, Rules, no_chips, yes_or_no
 from daskembed.storage import Storage, is_local
 from daskembed.tiles import tiles_of
 
@@ -69,6 +69,8 @@ def run(
     offset: tuple[int, int] | None = None,
     edge: str | None = None,
     rules: Rules | None = None,
+    numbers: str | None = None,
+    offset_applied: str | None = None,
     overwrite: bool = False,
     listen: str | None = None,
     tls: bool = False,
@@ -110,7 +112,7 @@ def run(
         ``geoparquet``, ``zarr`` or ``geoparquet,zarr``.
     dtype
         Of the values in the files: ``float32`` or ``float16``.
-    offset, edge, rules
+    offset, edge, rules, numbers, offset_applied
         See `daskembed.index_tile`.
     overwrite
         Replace files that were made with other settings.
@@ -141,12 +143,12 @@ def run(
         raise InputError(
             "cluster_arguments and workers are for a cluster that is started for the run, not for a client"
         )
+    shared = shares_files(chosen) if isinstance(chosen, str) else None
     names, place = tiles_of(tiles), Storage(source or config.get("source"))
     conclude = partial(_conclude, progress=progress, events=events)
     if not ahead.check_source(place, names):
         # Nothing is fetched for that, weights least of all.
         made, named = Storage(output or config.get("output")), check_version(str(version or config.get("version")))
-        _check_writable(made)
         with lock.hold(made, named):
             return conclude({tile: no_chips(tile, place) for tile in names}, made, named)
     names, settings = resolve(
@@ -171,12 +173,14 @@ def run(
         offset=offset,
         edge=edge,
         rules=rules,
+        numbers=numbers,
+        offset_applied=offset_applied,
     )
-    _check_writable(settings.output)
     if performance_report is not None:
         dashboard.check_report(performance_report)
-    with lock.hold(settings.output, settings.version) as check:
-        settings.output.sweep(f"_v{settings.version}")
+    with lock.hold(settings.output, settings.version) as held:
+        settings = replace(settings, lock=held)
+        sweep(settings.output, settings.version)
         receipts = read_receipts(settings.output, names, settings.version)
         published = published_files(settings.output, settings.version, sweep=True)
         on_client = partial(
@@ -187,7 +191,7 @@ def run(
             receipts=receipts,
             published=published,
             overwrite=overwrite,
-            check=check,
+            check=held,
             report=performance_report,
             progress=progress,
             events=events,
@@ -201,7 +205,7 @@ def run(
         if not overwrite:
             # Of `auto` the workers have to say what it is.
             check_conflicts(settings, names, receipts, published, leave=("precision",) if auto else ())
-        if is_local(settings.source.url) and shares_files(chosen) is False:
+        if is_local(settings.source.url) and shared is False:
             refuse_source(settings.source.url, f"of the cluster {chosen!r}")
         with (
             dask.config.set(DASK_CONFIG),
@@ -233,6 +237,8 @@ def resolve(
     offset: tuple[int, int] | None = None,
     edge: str | None = None,
     rules: Rules | None = None,
+    numbers: str | None = None,
+    offset_applied: str | None = None,
 ) -> tuple[tuple[str, ...], Settings]:
     """The tiles and what to do with each, checked as far as that needs no cluster, source or output; see `run`."""
     names = tiles_of(tiles)
@@ -263,6 +269,8 @@ def resolve(
             offset=offset or (0, 0),
             edge=edge or EDGE[0],
             rules=rules or NO_RULES,
+            numbers=numbers or config.get("numbers"),
+            offset_applied=offset_applied or yes_or_no(config.get("offset-applied")),
         ),
         version=check_version(str(version or config.get("version"))),
         chips_a_block=chips_a_block(described, level),
@@ -290,7 +298,7 @@ def _run_on(
     settings: Settings,
     precision: str,
     receipts: dict[str, Receipt],
-    published: dict[str, list[str]],
+    published: dict[str, dict[str, int]],
     overwrite: bool,
     check: Callable[[], None],
     report: str | None,
@@ -324,7 +332,7 @@ def _conclude(
     done: Mapping[str, Receipt | str],
     output: Storage,
     version: str,
-    published: Mapping[str, list[str]] | None = None,
+    published: Mapping[str, Mapping[str, int]] | None = None,
     *,
     progress: Callable[[Progress], None] | None,
     events: Callable[[Event], None] | None,
@@ -339,7 +347,7 @@ def _conclude(
             write_record(output, failed_record(tile, version, found))
             report.finished(TileResult(tile, "failed", reason=found), {})
         else:
-            stages.tidy(output, found, (published or {}).get(tile, []))
+            stages.tidy(output, found, sorted((published or {}).get(tile, {})))
             report.finished(stages.result_of(output, found, "skipped"), {})
     report.end("over")
     return RunResult(output.url, tuple(report.state.finished), 0, 0, 0.0, interrupted=False, stage_seconds={})
@@ -353,20 +361,11 @@ def _describe(workers: list[Hardware]) -> str:
     return line + (" (a mixed fleet: each block goes to whoever is free)" if len(devices) > 1 else "")
 
 
-def _check_writable(output: Storage) -> None:
-    probe = f"{STATE}/write-test"
-    try:
-        output.put(probe, b"")
-        output.delete([probe])
-    except (DaskembedError, OSError) as error:
-        raise InputError(f"the output {output.url} cannot be written: {error}; give another --output") from None
-
-
 def check_conflicts(
     settings: Settings,
     names: tuple[str, ...],
     receipts: dict[str, Receipt],
-    published: dict[str, list[str]],
+    published: dict[str, dict[str, int]],
     *,
     leave: Collection[str] = (),
 ) -> None:
@@ -376,7 +375,7 @@ def check_conflicts(
             made, what = receipt.settings, receipt.file or receipt_path(tile, settings.version)
         elif tile in published:
             # A run that died between file and receipt left this, or somebody else did.
-            what = published[tile][0]
+            what = next(iter(published[tile]))
             provenance = sink_of(what).read_provenance(settings.output, what)
             made = (provenance or {}).get("identity", {"daskembed": "unknown: not made by it"})
         else:

@@ -120,6 +120,8 @@ def plan(
     offset: tuple[int, int] | None = None,
     edge: str | None = None,
     rules: Rules | None = None,
+    numbers: str | None = None,
+    offset_applied: str | None = None,
     overwrite: bool = False,
     device: str | None = None,
     workers: int | str = 1,
@@ -134,7 +136,8 @@ def plan(
     Parameters
     ----------
     tiles, source, output, encoder, checkpoint, sensor, window, level, cluster, precision, batch_size, readers, dates,
-    version, on_nan, max_quarantined, retry_quarantined, format, dtype, offset, edge, rules, overwrite
+    version, on_nan, max_quarantined, retry_quarantined, format, dtype, offset, edge, rules, numbers,
+    offset_applied, overwrite
         See `daskembed.run`. Here ``auto`` precision is what `device`, or this machine, computes natively.
     device
         Key of `daskembed.speed.DEVICES`; None measures this machine.
@@ -180,6 +183,8 @@ def plan(
         offset=offset,
         edge=edge,
         rules=rules,
+        numbers=numbers,
+        offset_applied=offset_applied,
     )
     receipts = read_receipts(settings.output, names, settings.version)
     published = published_files(settings.output, settings.version)
@@ -192,7 +197,7 @@ def plan(
         tile
         for tile, listing in listings.items()
         if (receipt := receipts.get(tile))
-        and receipt.finishes(settings.identity, published.get(tile, []))
+        and receipt.finishes(settings.identity, published.get(tile, {}))
         and receipt.listing == listing.fingerprint
         and not (settings.retry_quarantined and receipt.quarantined)
     }

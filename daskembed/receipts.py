@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -69,9 +70,27 @@ class Receipt:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
-    def finishes(self, settings: dict[str, Any], files: list[str]) -> bool:
-        """Whether the tile is finished for these settings, of its published `files`; its chips may have changed."""
-        return self.settings == settings and {*self.names} <= {*files}
+    def finishes(self, settings: dict[str, Any], files: Mapping[str, int]) -> bool:
+        """Whether the tile is finished for these settings, of its published `files`; its chips may have changed.
+
+        Parameters
+        ----------
+        settings
+            Their `daskembed.settings.Settings.identity`.
+        files
+            Name -> bytes.
+        """
+        return self.settings == settings and not self.differences(files)
+
+    def differences(self, files: Mapping[str, int]) -> list[str]:
+        """What is not as this says of its files, given the names and bytes of those that are there."""
+        return [
+            f"{file.name} has {files[file.name]} bytes, its receipt says {file.size}"
+            if file.name in files
+            else f"{file.name} is gone"
+            for file in self.files
+            if files.get(file.name) != file.size
+        ]
 
 
 @dataclass(frozen=True)
@@ -116,6 +135,26 @@ def record_path(tile: str, version: str) -> str:
 def parts_folder(tile: str, version: str) -> str:
     """Folder of a tile's parts below the output; each set of chips and settings has a folder of its own in it."""
     return f"{STATE}/parts/{tile}_v{version}"
+
+
+def mark(version: str | None) -> str:
+    """What the names of a version's state end with; without a version, those of cubes."""
+    return "_cube" if version is None else f"_v{version}"
+
+
+def probe_path(version: str | None) -> str:
+    """A path below the output, another each time, for a file that is there to be seen for a moment."""
+    return f"{STATE}/{uuid.uuid4().hex}{mark(version)}.probe"
+
+
+def sweep(output: Storage, version: str | None) -> None:
+    """Remove what killed runs of a version, or of cubes, left half written, once no such run is at work any more."""
+    cubes = "" if version else rf"|^{STATE}/cubes|^\d\d[A-Z]{{3}}\.zarr"
+    # Those of earlier releases tell no version.
+    probes = rf"^{STATE}/(?:write-test|[0-9a-f]+(?:{mark(version)})?\.probe)"
+    left = [entry.path for entry in output.entries(STATE, recursive=False) if re.fullmatch(probes, entry.path)]
+    output.delete(left)
+    output.sweep(f"{mark(version)}{cubes}|{probes}")
 
 
 def read_receipts(output: Storage, tiles: Iterable[str], version: str) -> dict[str, Receipt]:
@@ -192,8 +231,8 @@ def list_published(output: Storage, version: str | None = None) -> list[Found]:
     return [Found(name, match["tile"], match["version"], sizes[name]) for name, match in matches.items()]
 
 
-def published_files(output: Storage, version: str, *, sweep: bool = False) -> dict[str, list[str]]:
-    """Tile -> names of its published files of a version, of all formats; incomplete stores do not count.
+def published_files(output: Storage, version: str, *, sweep: bool = False) -> dict[str, dict[str, int]]:
+    """Tile -> name -> bytes of its published files of a version, of all formats; incomplete stores do not count.
 
     Parameters
     ----------
@@ -202,10 +241,10 @@ def published_files(output: Storage, version: str, *, sweep: bool = False) -> di
     sweep
         Remove incomplete stores, which killed writers left.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, int]] = {}
     for one in list_published(output, version):
         if one.size is not None:
-            found.setdefault(one.tile, []).append(one.name)
+            found.setdefault(one.tile, {})[one.name] = one.size
         elif sweep:
             sink_of(one.name).remove(output, one.name)
     return found

@@ -122,10 +122,10 @@ class Report:
             for topic in (dashboard.LOST, *([dashboard.TASKS] if self._events is not None else [])):
                 self._client.unsubscribe_topic(topic)
 
-    def tile_started(self, tile: str) -> None:
-        """A tile is being indexed."""
+    def tile_started(self, tile: str, damage: str = "") -> None:
+        """A tile is being indexed; `damage` says why, if it was finished."""
         self.state.at_work[tile] = TileProgress()
-        self.emit("tile_started", tile)
+        self.emit("tile_started", tile, reason=damage or None)
 
     def indexed(self, tile: str, quarantined: Mapping[str, str], chips: int, blocks: int, key: str) -> None:
         """The chips of a tile are known; so many are to be encoded."""

@@ -7,14 +7,17 @@ import math
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version as version_of
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daskembed.cube import CHIPS_A_BLOCK
 from daskembed.encoders import Encoder
-from daskembed.encoders.description import CLAY_V0, Sensor
+from daskembed.encoders.description import CLAY_V0, UNSAID, Sensor
 from daskembed.errors import InputError
 from daskembed.sources import Reading
 from daskembed.storage import Storage, is_local, redact
+
+if TYPE_CHECKING:
+    from daskembed.lock import Lock
 
 SOFTWARE = ("daskembed", "torch", "rasterio", "pyarrow", "zarr", "dask")
 """Packages whose versions a file tells."""
@@ -45,6 +48,13 @@ class Settings:
     """Whether finished tiles with quarantined chips are made again."""
     carried: bool = False
     """Whether parts come back through the client, which publishes: the workers do not see the output."""
+    lock: Lock | None = None
+    """Held by the run; whoever publishes sees to it that it still is."""
+
+    def confirm(self) -> None:
+        """Raise `LockLostError` if another run has the output by now."""
+        if self.lock is not None:
+            self.lock.confirm()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -94,9 +104,13 @@ def sensor_id(sensor: Sensor) -> str:
     """A sensor's name; with a digest of its numbers, where the name alone does not tell them."""
     from daskembed.encoders.sensors import known_sensors
 
-    if sensor in (CLAY_V0, known_sensors().get(sensor.name)):
-        return sensor.name
-    return f"{sensor.name} {hashlib.sha256(repr(sensor).encode()).hexdigest()[:12]}"
+    said = [band.numbers for band in sensor.bands]
+    told = any(numbers != UNSAID for numbers in said)
+    for known in (CLAY_V0, known_sensors().get(sensor.name)):
+        if sensor == known and (not told or said == [band.numbers for band in known.bands]):
+            return sensor.name
+    text = repr(sensor) + (repr(said) if told else "")
+    return f"{sensor.name} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def chips_a_block(encoder: Encoder, level: str) -> int:

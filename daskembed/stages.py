@@ -30,7 +30,7 @@ from daskembed.footprints import metres_of_unit
 from daskembed.parts import read_notes, write_part
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
 from daskembed.results import TileResult
-from daskembed.sinks import get_sink, sink_of
+from daskembed.sinks import Published, get_sink, sink_of
 from daskembed.sources import Listing, list_tile, read_headers
 from daskembed.table import to_geodataframe
 from daskembed.timings import metered, timed
@@ -124,6 +124,7 @@ def index(
     found = _look(settings, tile, finished, files, known)
     if found is None:
         if finished is not None and not settings.carried:
+            settings.confirm()
             tidy(settings.output, finished, files)
         return None
     return found if settings.carried else (found[0], begin(settings, tile, *found))
@@ -197,6 +198,10 @@ def check_quarantined(
 def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tuple[str, ...]:
     """What is done to the files' numbers, and pixels of another size than the sensor's."""
     notes = [f"{url}: {scene.note}" for url, scene in listing.scenes.items() if getattr(scene, "note", "")]
+    # Of ready-made chips most have the same to say.
+    ready = [] if listing.scenes else index["chip"].dropna()
+    said = Counter(str(getattr(chip, "note", "")) for chip in ready)
+    notes += [f"{count} chips: {note}" for note, count in said.items() if note]
     needs = settings.encoder.description
     if needs.resolution is None:
         units = index["epsg"].map(metres_of_unit, na_action="ignore").astype(float)
@@ -212,6 +217,7 @@ def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tup
 
 def begin(settings: Settings, tile: str, indexed: Indexed, blocks: list[Block]) -> list[Block]:
     """Where the output is seen: make it ready for a tile, and say which of its blocks have no part there yet."""
+    settings.confirm()
     present = {entry.path for entry in settings.output.entries(parts_folder(tile, settings.version))}
     # Parts of other chips or settings: no run will ever join them.
     settings.output.delete(sorted(present - set(indexed.parts)))
@@ -309,14 +315,14 @@ def publish(
     files: list[str],
     known: Mapping[str, str] = NOTHING,
 ) -> Receipt:
-    """Where the output is seen: files, receipt, then the removal of what they replace.
+    """Where the output is seen, and by whom has its lock: files, receipt, then the removal of what they replace.
 
     Raises
     ------
     TileError
         If too many chips would newly be quarantined, beside the `known` ones of an earlier run (URL -> reason).
     """
-    output, published = settings.output, []
+    output, published = settings.output, list[Published]()
     with timed("write"):
         notes = read_notes(output, indexed.parts)
     quarantined = indexed.quarantined | notes.quarantined
@@ -331,9 +337,9 @@ def publish(
         # Not of all chips: those of other dates may have been set aside.
         name = f"{tile}_{notes.days[0]:%Y%m%d}_{notes.days[1]:%Y%m%d}_v{settings.version}"
         made = {**settings.provenance, "tile": tile, "identity": settings.identity}
-        published = [
-            sink.publish(output, name + sink.SUFFIX, indexed.parts, made) for sink in map(get_sink, settings.formats)
-        ]
+        for sink in map(get_sink, settings.formats):
+            settings.confirm()
+            published.append(sink.publish(output, name + sink.SUFFIX, indexed.parts, made))
     receipt = Receipt(
         tile=tile,
         version=settings.version,
@@ -342,13 +348,14 @@ def publish(
         quarantined=quarantined,
         rejected=notes.rejected,
         filled=notes.filled,
-        notes=list(indexed.notes),
+        notes=[*indexed.notes, *(f"{url}: {note}" for url, note in sorted(notes.noted.items()))],
         settings=settings.identity,
         listing=indexed.listing,
         started=started,
         finished=now(),
         software=settings.provenance["software"],
     )
+    settings.confirm()
     write_receipt(output, receipt)
     tidy(settings.output, receipt, files)
     return receipt

@@ -7,6 +7,7 @@ import inspect
 import logging
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from functools import partial
@@ -86,7 +87,9 @@ def start(
     hint = f"; {preset['hint']}" if "hint" in preset else ""
     refusals, cluster = _Refusals(), None
     try:
-        with _uninterrupted("the cluster is being started, and closed then"):
+        with _uninterrupted("the cluster is being started, and closed then"), warnings.catch_warnings():
+            # Another run's dashboard may have the port: the address that was found is printed.
+            warnings.filterwarnings("ignore", message="Port .* is already in use", category=UserWarning)
             try:
                 if _is_of_this_machine(cluster_class):
                     cluster, refusals = _make_here(cluster_class, chosen)

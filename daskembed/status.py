@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -22,6 +22,7 @@ from daskembed.receipts import (
     read_record,
 )
 from daskembed.storage import Storage
+from daskembed.tiles import check_tile, read_tiles
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +49,8 @@ class TileStatus:
     version: str
     status: Literal["done", "unfinished", "failed", "missing", "changed", "damaged"]
     """``missing`` and ``changed`` are finished tiles of which a file is gone or of another size than the receipt says;
-    ``damaged`` is one whose receipt or record cannot be read."""
+    ``missing`` is a tile that was asked for and never begun, too; ``damaged`` is one whose receipt or record cannot be
+    read."""
     files: list[str] = field(default_factory=list)
     """Names of the published files, one a format; they may be an earlier run's."""
     chips: int | None = None
@@ -68,7 +70,8 @@ class TileStatus:
         bad = f", {len(self.quarantined)} quarantined" if self.quarantined else ""
         bad += f", {len(self.rejected)} rejected" if self.rejected else ""
         why = f": {_line(self.reason)}" if self.reason else "" if self.chips is None else f": {self.chips} chips{bad}"
-        return f"<TileStatus {self.tile} v{self.version} {self.status}{why}>"
+        version = f" v{self.version}" if self.version else ""
+        return f"<TileStatus {self.tile}{version} {self.status}{why}>"
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,6 +95,11 @@ class OutputStatus:
         return {state: seen[state] for state in STATES if seen[state]}
 
     @property
+    def sound(self) -> bool:
+        """Whether all tiles are done, and their files as their receipts say."""
+        return all(tile.status == "done" for tile in self.tiles)
+
+    @property
     def quarantined(self) -> tuple[tuple[str, str, str, str], ...]:
         """Tile, version, URL and reason of each quarantined chip."""
         return tuple(
@@ -99,7 +107,7 @@ class OutputStatus:
         )
 
 
-def status(output: str, *, only: Collection[tuple[str, str]] | None = None) -> OutputStatus:
+def status(output: str, tiles: str | Iterable[str] | None = None, version: str | None = None) -> OutputStatus:
     """What an output holds: tiles done, unfinished, failed, missing and changed, and quarantined chips.
 
     Everything is read off the output's listing, its receipts and its records: three listings, one of each Zarr store,
@@ -109,20 +117,25 @@ def status(output: str, *, only: Collection[tuple[str, str]] | None = None) -> O
     ----------
     output
         The run's ``--output``.
-    only
-        Tiles with their versions, if others are not to be looked at.
+    tiles
+        A file of tile ids, ids separated by commas, or an iterable of ids: only these, and those of them that were
+        never begun are told as ``missing``.
+    version
+        Of the files, if others are not to be looked at.
 
     Raises
     ------
     InputError
-        If `output` is no output of daskembed.
+        If `output` is no output of daskembed, or `tiles` is no list of tiles.
     StorageError
         If the store does not answer as it should.
     """
     storage = Storage(output)
+    named = read_tiles(tiles) if isinstance(tiles, str) else tiles and map(check_tile, tiles)
+    wanted = None if named is None else set(named)
     published: dict[_Key, dict[str, int | None]] = {}
-    for found in list_published(storage):
-        published.setdefault((found.tile, found.version), {})[found.name] = found.size
+    for file in list_published(storage, version):
+        published.setdefault((file.tile, file.version), {})[file.name] = file.size
     state = storage.entries(STATE)
     if not published and not state:
         raise InputError(
@@ -135,14 +148,28 @@ def status(output: str, *, only: Collection[tuple[str, str]] | None = None) -> O
             key = (match["tile"], match["version"])
             parts.setdefault(key, Counter())[f"{parts_folder(*key)}/{match['key']}"] += 1
     paths = [entry.path for entry in state]
-    receipts = _read_all(storage, paths, RECEIPTS, read_receipt, only)
-    records = _read_all(storage, paths, RECORDS, read_record, only)
-    tiles = (
+
+    def asked(key: _Key) -> bool:
+        return (wanted is None or key[0] in wanted) and version in (None, key[1])
+
+    receipts = _read_all(storage, paths, RECEIPTS, read_receipt, asked)
+    records = _read_all(storage, paths, RECORDS, read_record, asked)
+    found = [
         _judge(key, receipts.get(key), records.get(key), published.get(key, {}), parts.get(key, Counter()))
         for key in sorted({*receipts, *records, *published, *parts})
-        if only is None or key in only
-    )
-    return OutputStatus(storage.url, tuple(tiles))
+        if asked(key)
+    ]
+    return OutputStatus(storage.url, tuple(found if wanted is None else _audit(found, wanted)))
+
+
+def _audit(found: Iterable[TileStatus], wanted: Iterable[str]) -> list[TileStatus]:
+    """Of the tiles those that are wanted, and what is to be said of the ones that are not there."""
+    listed: dict[str, list[TileStatus]] = {tile: [] for tile in sorted(wanted)}
+    for one in found:
+        if one.tile in listed:
+            listed[one.tile].append(one)
+    never = "never begun: nothing of it is here"
+    return [one for tile, those in listed.items() for one in those or [TileStatus(tile, "", "missing", reason=never)]]
 
 
 def left_by(result: RunResult) -> tuple[TileStatus, ...]:
@@ -154,9 +181,10 @@ def left_by(result: RunResult) -> tuple[TileStatus, ...]:
     if not result.remaining:
         return ()
     try:
-        return status(result.output, only={(tile, result.version) for tile in result.remaining}).tiles
+        found = status(result.output, result.remaining, result.version).tiles
     except (InputError, StorageError):
         return ()
+    return tuple(tile for tile in found if tile.version)
 
 
 def _read_all(
@@ -164,14 +192,14 @@ def _read_all(
     paths: Iterable[str],
     folder: str,
     read: Callable[[Storage, str], _Kept],
-    only: Collection[_Key] | None,
+    asked: Callable[[_Key], bool],
 ) -> dict[_Key, _Kept | InputError]:
     found: dict[str, _Key] = {}
     for path in paths:
         above, _, name = path.rpartition("/")
         if above == folder and (match := _STATE_FILE.fullmatch(name)):
             key = (match["tile"], match["version"])
-            if only is None or key in only:
+            if asked(key):
                 found[path] = key
 
     def attempt(path: str) -> _Kept | InputError | None:
@@ -235,12 +263,10 @@ def _judge(
         quarantined=receipt.quarantined,
         rejected=receipt.rejected,
     )
-    for file in receipt.files:
-        if file.name not in sizes:
-            return replace(done, status="missing", reason=f"{file.name} is gone; the next run makes it again")
-        if sizes[file.name] != file.size:
-            reason = f"{file.name} has {sizes[file.name]} bytes, its receipt says {file.size}"
-            return replace(done, status="changed", reason=f"{reason}; delete the receipt to have it made again")
+    if wrong := receipt.differences(sizes):
+        gone = {*receipt.names} - {*sizes}
+        reason = f"{'; '.join(wrong)}; the next run makes it again"
+        return replace(done, status="missing" if gone else "changed", reason=reason)
     if others := sorted({*published} - {*receipt.names}):
         return replace(done, reason=f"beside it lies {', '.join(others)}, replaced by it; the next run removes that")
     return done

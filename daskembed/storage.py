@@ -11,7 +11,6 @@ import random
 import re
 import tempfile
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,13 +24,14 @@ from obstore.exceptions import (
     BaseError,
     NotFoundError,
     PermissionDeniedError,
+    PreconditionError,
     UnauthenticatedError,
     UnknownConfigurationKeyError,
 )
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from daskembed import config
-from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError
+from daskembed import config, local_files, uploads
+from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, UnconditionalError
 
 SCHEMES = ("s3", "gs", "az", "file")
 READINGS = 4
@@ -69,7 +69,7 @@ _CLIENT = (
 
 
 @functools.cache
-def _open_store(url: str, fresh: bool = False) -> ObjectStore:
+def _open_store(url: str, retries: int = 1000, *, fresh: bool = False) -> ObjectStore:
     """The store at `url`; a `fresh` one has connections of its own, and asks caches on the way to let it through."""
     seconds = config.get("retry-timeout")
     client: Any = {
@@ -88,7 +88,7 @@ def _open_store(url: str, fresh: bool = False) -> ObjectStore:
     retry: Any = {
         # Exponential, with jitter, until the time is up; ten retries, obstore's default, may be over within seconds.
         "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
-        "max_retries": 1000,
+        "max_retries": retries,
         "retry_timeout": timedelta(seconds=seconds),
     }
     try:
@@ -144,10 +144,15 @@ _DENIED = re.compile(
 _NO_BUCKET = re.compile(r"<Code>(?:NoSuchBucket|ContainerNotFound)</Code>")
 # obstore repeats requests whose answer is an error of the server, and GETs and plain PUTs that break off. It does not
 # repeat a listing whose body ends early, nor a deletion, a creation or a step of an upload whose answer is lost. The
-# last step of an upload finds no upload any more if it did succeed.
+# last step of an upload finds no upload any more if it did succeed. Writes on a condition are all repeated here.
 _BROKE_OFF = re.compile(
     r"HTTP error: (?:error sending|request or response body)|<Code>(?:RequestTimeout|NoSuchUpload)</Code>"
+    r"|status code: (?:429|50[0234])"
 )
+_NO_CONDITIONS = re.compile(
+    r"status code: 501|<Code>NotImplemented</Code>|not (?:yet )?(?:implemented|supported)", re.I
+)
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 _UNWRITABLE = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "your quota is used up: make room, or ask for more",
@@ -315,7 +320,7 @@ class Storage:
         options: Any = {} if end is None else {"options": {"range": (start, end)}}
 
         def ask(again: bool) -> tuple[bytes, int, str]:
-            result = obstore.get(_open_store(self.url, again), entry.path, **options)
+            result = obstore.get(_open_store(self.url, fresh=again), entry.path, **options)
             return result.bytes().to_bytes(), result.meta["size"], result.meta["e_tag"] or ""
 
         before = None
@@ -348,30 +353,105 @@ class Storage:
     def create(self, path: str, data: bytes) -> bool:
         """Write a whole object unless there is one already; whether it was written.
 
-        Of several writers of different data one wins.
+        Of several writers of different data one wins, if the store `keeps_conditions`.
+
+        Raises
+        ------
+        UnconditionalError
+            If the store says that it cannot.
         """
+        if self._write_if(path, data, "create"):
+            return True
+        # Written by a request of ours whose answer was lost, perhaps.
+        return self._holds(path, data)
+
+    def replace(self, path: str, old: bytes, new: bytes) -> bool:
+        """Write a whole object in the place of `old`, unless another is there by now; whether it was written.
+
+        Of several writers of different data one wins, if the store `keeps_conditions`.
+
+        Raises
+        ------
+        UnconditionalError
+            If the store says that it cannot.
+        """
+        if is_local(self.url):
+            return self._unless_impossible(path, lambda: local_files.replace(Path(self.url) / path, old, new))
+
+        def look() -> tuple[bytes, dict[str, str]]:
+            found = obstore.get(self._store, path)
+            tag = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
+            return found.bytes().to_bytes(), {key: value for key, value in tag.items() if value is not None}
+
+        try:
+            data, tag = self._carry_out(path, look)
+        except FileNotFoundError:
+            return False
+        return data == old and (self._write_if(path, new, tag) or self._holds(path, new))
+
+    def keeps_conditions(self, path: str, data: bytes) -> bool:
+        """Whether the store minds what `create` and `replace` ask for; tried on the object `path`, which is `data`."""
+        try:
+            if not is_local(self.url) and self._write_if(path, data, {"e_tag": '"0"', "version": "0"}):
+                return False
+            return not self._write_if(path, data, "create") and self.replace(path, data, data)
+        except UnconditionalError:
+            return False
+
+    def _write_if(self, path: str, data: bytes, condition: Any) -> bool:
+        """Write an object if obstore's `condition` is met; whether it was."""
 
         def write() -> bool:
             try:
-                obstore.put(self._store, path, data, mode="create", use_multipart=False)
-            except AlreadyExistsError:
+                # Without obstore's retries, which would ask a store that knows no conditions for minutes.
+                obstore.put(_open_store(self.url, 0), path, data, mode=condition, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
                 return False
             return True
 
-        if self._carry_out(path, write):
-            return True
-        with contextlib.suppress(FileNotFoundError):
-            # Written by a request of ours whose answer was lost, perhaps.
-            return self.get(path) == data
-        return False
-
-    def sweep(self, marker: str) -> None:
-        """Remove what dead local writers left, of files whose path holds `marker` and that nobody writes now."""
         if is_local(self.url):
-            for pattern in (".*.tmp", "_*/**/.*.tmp"):
-                for left in Path(self.url).glob(pattern):
-                    if marker in str(left.relative_to(self.url)):
-                        left.unlink(missing_ok=True)
+            return self._carry_out(path, lambda: local_files.create(Path(self.url) / path, data))
+        return self._unless_impossible(path, write)
+
+    def _unless_impossible(self, path: str, act: Callable[[], bool]) -> bool:
+        def attempt() -> bool | None:
+            try:
+                return act()
+            except (BaseError, OSError) as error:
+                if getattr(error, "errno", None) in _NO_LOCKS or _NO_CONDITIONS.search(str(error)):
+                    return None
+                raise
+
+        done = self._carry_out(path, attempt)
+        if done is None:
+            raise UnconditionalError(f"{self.url_of(path)}: the store cannot write on a condition")
+        return done
+
+    def _holds(self, path: str, data: bytes) -> bool:
+        try:
+            return self.get(path) == data
+        except FileNotFoundError:
+            return False
+
+    def written(self, path: str) -> float:
+        """When an object was written, in seconds of the store's own clock."""
+        when = self._carry_out(path, lambda: obstore.head(self._store, path)["last_modified"])
+        return float(when.timestamp())
+
+    def sweep(self, mark: str) -> None:
+        """Remove what dead writers left of objects that nobody writes now: temporary files, unfinished uploads.
+
+        Parameters
+        ----------
+        mark
+            Regular expression that is found in the paths of these objects, and that neither letter nor digit follows
+            there: ``_v001`` is not in ``33TUL_v0011.json``.
+        """
+        owned = re.compile(f"(?:{mark})(?![0-9A-Za-z])")
+        if is_local(self.url):
+            local_files.sweep(Path(self.url), owned)
+        elif self.url.startswith("s3://"):
+            uploads.abort(self.url, owned)
 
     @contextlib.contextmanager
     def open_writer(self, path: str) -> Iterator[BinaryIO]:
@@ -486,7 +566,7 @@ def _room_for(where: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _local_writer(root: Path, name: str) -> Iterator[BinaryIO]:
     path = root / PurePosixPath(name)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = local_files.temporary(path)
     with explained(str(path), str(root)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -50,7 +50,8 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
     dask_geopandas.GeoDataFrame
         In OGC:CRS84, with spatial partitions and the columns ``source_url``, ``chip_url`` (of its chip), ``date``,
         ``embeddings`` (a flat, row-major array a row, `daskembed.vectors.VectorDtype`; None where a chip is quarantined
-        or rejected), ``quarantined`` and ``rejected`` (why, or null), ``filled`` (values filled), ``epsg``, ``west``,
+        or rejected), ``quarantined`` and ``rejected`` (why, or null), ``filled`` (values filled), ``noted`` (what is
+        unusual about its pixels, or null), ``epsg``, ``west``,
         ``south``, ``east`` and ``north`` (bounds in ``epsg``, if the embeddings have them), and ``geometry``. Where an
         encoder sees several windows of a chip, each is a row, its ``source_url`` followed by ``#window=Y,X`` (pixels).
 
@@ -61,7 +62,7 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
     """
     import dask_geopandas
 
-    found = ("quarantined", "rejected", "filled")
+    found = ("quarantined", "rejected", "filled", "noted")
     if missing := [name for name in ("source_url", "date", "geometry", *found) if name not in embeddings.coords]:
         raise InputError(f"the embeddings lack the coordinates {', '.join(missing)}: make them with daskembed.embed")
     inner = dict.fromkeys(embeddings.dims[1:], -1)
@@ -73,7 +74,7 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
     ends = np.cumsum(arrays[0].chunks[0]) * windows
     sizes = np.array(arrays[0].chunks[0]) * windows
     row_blocks = [rows.iloc[end - size : end] for end, size in zip(ends, sizes, strict=True)]
-    nothing = (np.empty(0, object), np.empty(0, object), np.empty(0, np.int64))
+    nothing = (np.empty(0, object), np.empty(0, object), np.empty(0, np.int64), np.empty(0, object))
     meta = block_frame(np.empty((0, *arrays[0].shape[1:]), np.float32), *nothing, rows.iloc[:0], windows)
     make = dask.delayed(block_frame, pure=True)
     with dask.config.set({"dataframe.convert-string": False}):
@@ -124,6 +125,7 @@ def block_frame(
     quarantined: NDArray[np.object_],
     rejected: NDArray[np.object_],
     filled: NDArray[np.int64],
+    noted: NDArray[np.object_],
     rows: gpd.GeoDataFrame,
     windows: int = 1,
 ) -> gpd.GeoDataFrame:
@@ -132,8 +134,9 @@ def block_frame(
     # xarray turns the None of a computed object array into NaN.
     reasons = {
         name: [reason if isinstance(reason, str) else None for reason in np.repeat(found, windows)]
-        for name, found in (("quarantined", quarantined), ("rejected", rejected))
+        for name, found in (("quarantined", quarantined), ("rejected", rejected), ("noted", noted))
     }
+    notes = reasons.pop("noted")
     bad = np.array([whys != (None, None) for whys in zip(*reasons.values(), strict=True)], bool)
     strings = pd.ArrowDtype(pa.string())
     others = [name for name in rows.columns if name not in ("source_url", "chip_url", "date", "geometry")]
@@ -145,6 +148,7 @@ def block_frame(
             "embeddings": VectorArray(np.ascontiguousarray(vectors).reshape(-1, length), bad),
             **{name: pd.array(found, dtype=strings) for name, found in reasons.items()},
             "filled": np.repeat(filled, windows),
+            "noted": pd.array(notes, dtype=strings),
             **{name: rows[name].to_numpy() for name in others},
         },
         geometry=rows.geometry.to_numpy(),

@@ -167,10 +167,11 @@ BAD = TileResult("27WXM", "done", "/out/27WXM_20190416_20190416_v001.gpq", 2, {"
 FAILED = TileResult("27WXP", "failed", reason="no chips of tile 27WXP")
 
 
-def test_flags_are_handed_over(calls: list[Any]) -> None:
+def test_flags_are_handed_over(calls: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "27WXN").mkdir()
     calls.append(result_of(DONE))
     flags = {
-        "source": "/chips",
+        "source": str(tmp_path),
         "output": "/out",
         "encoder": "clay-v1.5",
         "checkpoint": "untrained:tiny",
@@ -188,6 +189,8 @@ def test_flags_are_handed_over(calls: list[Any]) -> None:
         "dtype": "float16",
         "listen": "0.0.0.0",
         "workers": "1..20",
+        "numbers": "stored",
+        "offset_applied": "no",
         "performance_report": "/report.html",
     }
     given = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
@@ -281,14 +284,16 @@ def test_errors(
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, **flags: str) -> str:
     """Run with flags that are all right but for `flags`, which must be refused; returns the line on stderr."""
     source = tmp_path / "chips"
-    source.mkdir(exist_ok=True)
+    chip = source / "33TUL" / "claytile_33TUL_20190416_v02_0001.tif"
+    chip.parent.mkdir(parents=True, exist_ok=True)
+    chip.touch()
     given = {
         "tiles": "33TUL",
         "source": str(source),
         "output": str(tmp_path / "out"),
         "checkpoint": "untrained:tiny",
         "precision": "fp32",
-        "cluster": "no-such-cluster",
+        "cluster": "tcp://127.0.0.1:1",  # where nobody is
         **{name.replace("_", "-"): value for name, value in flags.items()},
     }
     status = main(["run", *(part for name, value in given.items() for part in (f"--{name}", value))])
@@ -367,9 +372,10 @@ def test_refusals(capsys: pytest.CaptureFixture[str], tmp_path: Path, what: str)
 def test_configuration_is_refused_like_flags(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, value: Any, expected: str
 ) -> None:
+    (tmp_path / "33TUL").mkdir()
     with dask.config.set({f"daskembed.{name}": value}):
         arguments = ["--tiles", "33TUL", "--source", str(tmp_path), "--output", str(tmp_path / "out")]
-        status = main(["run", *arguments, "--checkpoint", "untrained:tiny", "--cluster", "no-such-cluster"])
+        status = main(["run", *arguments, "--checkpoint", "untrained:tiny", "--cluster", "tcp://127.0.0.1:1"])
     assert status == 2
     assert capsys.readouterr().err == f"daskembed: {expected}\n"
 
@@ -680,7 +686,7 @@ def test_piped_progress_is_a_line_a_tile(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.usefixtures("no_terminal")
 def test_piped_progress_is_a_line_every_half_minute_too(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
-    state = Progress(1, "", "", indexed=1, chips=100)
+    state = Progress(1, "http://127.0.0.1:8787/status", "", indexed=1, chips=100)
     with display.show_progress() as tell:
         for _ in range(100):
             tell(state)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,9 +19,10 @@ import xarray as xr
 from distributed import Client
 
 import daskembed
-from daskembed import cubes
+from daskembed import cubes, lock
 from daskembed.cli import main
-from daskembed.errors import InputError, TileError
+from daskembed.errors import InputError, LockLostError, TileError
+from daskembed.results import Progress
 from daskembed.sources import geotiff
 from daskembed.storage import Storage
 from daskembed.testing import landscape, write_chips
@@ -279,6 +281,60 @@ def test_a_shard_that_vanished_is_written_again(copy: Copy, reads: list[str]) ->
     assert contents(copy.root.parent) == before
 
 
+@pytest.mark.parametrize("damaged", ["zarr.json", "pixels/zarr.json", "x/c/0", "time/c/0"])
+def test_a_cube_with_a_damaged_object_is_made_sound_again(
+    copy: Copy, cube: Path, reads: list[str], damaged: str
+) -> None:
+    copy.write()
+    path = copy.root.parent / damaged
+    os.truncate(path, path.stat().st_size - 1)
+    reads.clear()
+    result = copy.write()
+    assert (result.tiles[0].status, result.encoded, reads) == ("done", 0, [])
+    assert contents(copy.root.parent) == contents(cube)
+    path.unlink()
+    assert copy.write().tiles[0].status == "done"
+    assert contents(copy.root.parent) == contents(cube)
+    assert copy.write().tiles[0].status == "skipped"
+
+
+def test_what_killed_writers_left_in_a_cube_goes(copy: Copy, cube: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = copy.root.parent / "pixels/c/0/0/0/.1.0123abcd.tmp"
+    put = cubes._metadata
+
+    def die(*args: object) -> dict[str, bytes]:
+        left.touch()  # of a worker that died while it wrote what another has written
+        return put(*args)
+
+    monkeypatch.setattr(cubes, "_metadata", die)
+    copy.write()
+    assert not left.exists()
+    left.touch()  # of an earlier release
+    assert copy.write().tiles[0].status == "skipped"
+    assert not left.exists()
+    assert contents(copy.root.parent) == contents(cube)
+
+
+def test_a_run_that_lost_its_lock_makes_and_unmakes_no_cube(copy: Copy) -> None:
+    copy.write()
+    output = Storage(str(copy.output))
+    with lock.hold(output, None) as held:
+        job = cubes.Job(Storage(str(copy.source)), output, lock=held)
+        copy.paths[0].unlink()
+        plan = cubes.plan_tile(job, TILE)
+        assert not copy.root.exists()
+        output.put(held.path, b'{"token": "another"}')
+        before = contents(copy.output)
+        for act in (
+            lambda: cubes.write_shard(job, TILE, len(plan.layout.bands), plan.to_do[0]),
+            lambda: cubes.finish_tile(job, plan, {}),
+            lambda: cubes.plan_tile(job, TILE),
+        ):
+            with pytest.raises(LockLostError):
+                act()
+        assert contents(copy.output) == before
+
+
 KILLED = dedent("""\
     import os, signal, sys
     from contextlib import contextmanager
@@ -331,6 +387,21 @@ def test_a_killed_run_leaves_no_cube_and_is_gone_on_with(
     assert len(reads) == 15 - sum(chips_of[name] for name in finished)
     assert contents(copy.root.parent) == contents(cube)
     assert not list(copy.output.rglob("*.tmp"))
+
+
+def test_an_interrupted_run_says_what_it_gives_up(chips: Path, tmp_path: Path, client: Client) -> None:
+    states: list[tuple[str, list[str]]] = []
+
+    def interrupt(state: Progress) -> None:
+        states.append((state.how, list(state.said)))
+        if state.indexed:
+            raise KeyboardInterrupt
+
+    result = daskembed.write_cubes([TILE], source=str(chips), output=str(tmp_path), cluster=client, progress=interrupt)
+    assert (result.exit_status, result.unfinished) == (130, 1)
+    how, (line,) = states[-1]
+    assert how == "interrupted"
+    assert line.startswith("interrupted: what is not finished is given up")
 
 
 def test_a_cube_on_an_object_store(s3: str, chips: Path, cube: Path, client: Client) -> None:

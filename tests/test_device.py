@@ -24,6 +24,7 @@ from daskembed.device import Device, Encoded, get_device
 from daskembed.encoders import ENCODERS, Encoder
 from daskembed.encoders.description import Band, Description, Place, Sensor
 from daskembed.errors import ChipError, ChipRejectedError, StorageDeniedError, StorageError
+from daskembed.sources.values import Finding, tell
 
 BANDS = ("red", "nir", "dem")
 SHAPE = (len(BANDS), 2, 2)
@@ -232,6 +233,42 @@ def test_values_that_are_not_finite(owner: Device, model: FakeModel) -> None:
     seen = model.inputs[-1][0].cpu().numpy()
     np.testing.assert_array_equal(seen, [[[10, 5], [5, 5]], [[5, 5], [5, 5]], [[5, 5], [30, 30]]])
     assert np.isnan(bad[0, 0, 0])
+
+
+def test_vectors_that_are_not_finite_are_not_given(owner: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever made them so; the others of the batch are."""
+    run = owner._run_model
+
+    def overflowing(batch: list[torch.Tensor], level: str) -> torch.Tensor:
+        vectors = run(batch, level)
+        vectors[vectors[:, 0] == 6, 1] = torch.inf
+        return vectors
+
+    monkeypatch.setattr(owner, "_run_model", overflowing)
+    encoded = encode(owner, reads_of([5, 6, 7]))
+    assert list(encoded.quarantined[[0, 2]]) == [None, None]
+    assert encoded.quarantined[1].startswith("has an embedding of which 1 of 3 numbers are not finite")
+    assert np.isnan(encoded.vectors[1]).all()
+    assert np.isfinite(encoded.vectors[[0, 2]]).all()
+
+
+def test_what_is_told_of_pixels_is_noted(owner: Device) -> None:
+    def told(number: int, *findings: Finding) -> Any:
+        def read() -> np.ndarray:
+            tell(findings)
+            pixels = chip(number)
+            if any(one.missing for one in findings):
+                pixels[0, 0, 1] = np.nan
+            return pixels
+
+        return read
+
+    zero, gap = Finding("red", "is 0", 0.25, missing=False), Finding("nir", "is masked", 0.5)
+    reads = [told(5, zero), told(6, gap), told(7)]
+    encoded = encode(owner, reads)
+    assert list(encoded.noted) == ["red is 0 in 25.0000% of its pixels", None, None]
+    assert "1 in red (nir is masked in 50.0000% of its pixels; --on-nan fill" in encoded.quarantined[1]
+    assert encode(owner, reads, on_nan="fill").noted[1] == "nir is masked in 50.0000% of its pixels"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint16", "int16", "int32", "uint8"])

@@ -206,12 +206,12 @@ def test_embeddings_do_not_depend_on_blocks_and_batches(
 def test_coordinates_and_attributes(cube: xr.DataArray, encoder: Encoder) -> None:
     embeddings = daskembed.embed(cube, encoder, "patch")
     kept = {"chip", "source_url", "date", "epsg", "lat", "lon", "west", "south", "east", "north", "geometry"}
-    assert set(embeddings.coords) == {*kept, "quarantined", "rejected", "filled"}
+    assert set(embeddings.coords) == {*kept, "quarantined", "rejected", "filled", "noted"}
     for name in kept:
         assert embeddings.coords[name].identical(cube.coords[name].drop_vars("band", errors="ignore")) or (
             list(embeddings.coords[name].values) == list(cube.coords[name].values)
         )
-    for name in ("quarantined", "rejected", "filled"):
+    for name in ("quarantined", "rejected", "filled", "noted"):
         assert embeddings.coords[name].chunks == ((2, 1),)
     assert embeddings.name == "embeddings"
     assert embeddings.attrs == {"encoder": "clay-v0", "level": "patch"}

@@ -55,6 +55,7 @@ def block(
     quarantined: dict[int, str] | None = None,
     rejected: dict[int, str] | None = None,
     filled: dict[int, int] | None = None,
+    noted: dict[int, str] | None = None,
 ) -> gpd.GeoDataFrame:
     """One partition: chips `start`, `start` + 1 and so on, some of them bad."""
     numbers = range(start, start + len(vectors))
@@ -72,7 +73,8 @@ def block(
     reasons = np.array([(quarantined or {}).get(n) for n in numbers], dtype=object)
     counts = np.array([(filled or {}).get(n, 0) for n in numbers], dtype=np.int64)
     rules = np.array([(rejected or {}).get(n) for n in numbers], dtype=object)
-    return block_frame(vectors, reasons, rules, counts, rows)
+    notes = np.array([(noted or {}).get(n) for n in numbers], dtype=object)
+    return block_frame(vectors, reasons, rules, counts, notes, rows)
 
 
 def write_blocks(output: Storage, vectors: np.ndarray, sizes: tuple[int, ...], **bad: Any) -> list[str]:
@@ -335,11 +337,13 @@ def test_quarantined_chips_are_told_and_left_out(output: Storage) -> None:
     vectors = vectors_of(6, (4,))
     vectors[[1, 5]] = np.nan
     bad = {1: "has values that are not finite: 3 in vh", 5: "is gone"}
-    make(output, vectors, (2, 3, 1), quarantined=bad, filled={0: 12, 3: 5})
+    told = {1: "a bad chip's", 2: "B12 is 0 in 1.0000% of its pixels"}
+    make(output, vectors, (2, 3, 1), quarantined=bad, filled={0: 12, 3: 5}, noted=told)
     notes = notes_of(output)
     assert (notes.rows, notes.chips) == (4, 4)
     assert notes.quarantined == {url_of(1): bad[1], url_of(5): bad[5]}
     assert (notes.rejected, notes.filled) == ({}, {url_of(0): 12, url_of(3): 5})
+    assert notes.noted == {url_of(2): told[2]}
     assert notes.days == (date(2019, 4, 1), date(2019, 4, 16))
     frame = gpd.read_parquet(Path(output.url) / NAME)
     assert list(frame["source_url"]) == [url_of(n) for n in (0, 2, 3, 4)]

@@ -24,7 +24,8 @@ import daskembed
 from daskembed import flow, settings, stages, trial
 from daskembed.cli import main
 from daskembed.display import summary
-from daskembed.errors import ConflictError, InputError, StorageError, TileError
+from daskembed.errors import ConflictError, InputError, LockLostError, StorageError, TileError
+from daskembed.results import Event, Progress
 from daskembed.sources import Reading
 from daskembed.status import left_by, status
 from daskembed.storage import Storage
@@ -180,6 +181,53 @@ def test_a_finished_tile_is_skipped_and_other_settings_are_refused(client, chips
     file.unlink()
     assert run(level="patch").tiles[0].status == "done"
     assert file.exists()
+
+
+def test_a_damaged_file_is_made_again(client, chips, tmp_path):
+    def run(out: str = "damaged", **options):
+        output, formats = str(tmp_path / out), "geoparquet,zarr"
+        return daskembed.run(
+            "33TUL", source=str(chips), output=output, level="patch", format=formats, cluster=client, **TINY, **options
+        )
+
+    def tree(out: str) -> dict[str, bytes]:
+        files = (path for path in (tmp_path / out).glob("33TUL*/**/*") if path.is_file())
+        return {str(path): path.read_bytes() for path in (*files, *(tmp_path / out).glob("*.gpq"))}
+
+    run()
+    sound = tree("damaged")
+    (file,) = (tmp_path / "damaged").glob("*.gpq")
+    (store,) = (tmp_path / "damaged").glob("*.zarr")
+    size = file.stat().st_size
+    os.truncate(file, 3000)
+    events: list[Event] = []
+    result = run(events=events.append)
+    assert (result.tiles[0].status, result.encoded) == ("done", 4)
+    said = f"{file.name} has 3000 bytes, its receipt says {size}"
+    assert f"{said}: made again" in result.tiles[0].notes
+    assert [event.reason for event in events if event.event == "tile_started"] == [said]
+    assert tree("damaged") == sound
+    assert run().tiles[0].status == "skipped"
+    next(path for path in (store / "embeddings" / "c").rglob("*") if path.is_file()).write_bytes(b"")
+    assert run().tiles[0].status == "done"
+    assert tree("damaged") == sound
+
+
+def test_a_run_that_lost_its_lock_publishes_nothing(client, chips, tmp_path):
+    output = Storage(str(tmp_path))
+
+    def lose(state: Progress) -> None:
+        if state.indexed and not state.encoded:
+            output.put("_daskembed/running_v001.json", b'{"token": "another"}')
+
+    with pytest.raises(LockLostError, match="another run took over"):
+        daskembed.run("33TUL", source=str(chips), output=str(tmp_path), cluster=client, progress=lose, **TINY)
+    assert not list(tmp_path.glob("*.gpq"))
+    assert not list(tmp_path.glob("_daskembed/receipts/*"))
+    assert output.get("_daskembed/running_v001.json") == b'{"token": "another"}'
+    output.delete(["_daskembed/running_v001.json"])
+    result = daskembed.run("33TUL", source=str(chips), output=str(tmp_path), cluster=client, **TINY)
+    assert (result.tiles[0].status, result.encoded) == ("done", 0)
 
 
 def test_a_file_without_receipt_is_finished_if_ours_and_refused_if_not(client, chips, tmp_path):

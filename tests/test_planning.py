@@ -115,6 +115,8 @@ def test_a_tile_is_to_do_again_where_a_run_would_do_it_again(finished, folder, t
     with pytest.raises(ConflictError, match="level mean, not patch"):
         plan_of(finished, folder, level="patch")
     (file,) = (folder / "out").glob("*.gpq")
+    os.truncate(file, file.stat().st_size - 1)
+    assert plan_of(finished, folder).to_do == ("33TUL", "33TUM")
     file.unlink()
     assert plan_of(finished, folder).to_do == ("33TUL", "33TUM")
 
@@ -331,6 +333,7 @@ def test_describe() -> None:
         "tiles        1 done, 1 to do, 1 without chips",
         "  22JGS  no chips of tile 22JGS",
         "chips        882 listed, 441 done, 441 to do",
+        "to do        33TUM",
         "read         3.1 GB",
         "write        patch 288 MB, mean 1.2 MB, group 1.73 GB (estimates; the level chosen comes first)",
         "speed        2 chips/s a worker, the limit is the device",

@@ -15,11 +15,13 @@ from daskembed.receipts import (
     delete_record,
     list_published,
     parts_folder,
+    probe_path,
     published_files,
     read_receipts,
     read_record,
     receipt_path,
     record_path,
+    sweep,
     write_receipt,
     write_record,
 )
@@ -141,9 +143,9 @@ def test_published_files(output):
         "_daskembed/parts/27WXN_20200101_20200301_v001.gpq",
     ]
     for name in published + others:
-        output.put(name, b"")
-    assert published_files(output, "001") == {"27WXM": published[:1], "27WXN": published[1:]}
-    assert published_files(output, "002") == {"27WXN": others[:1]}
+        output.put(name, b"12")
+    assert published_files(output, "001") == {"27WXM": {published[0]: 2}, "27WXN": dict.fromkeys(published[1:], 2)}
+    assert published_files(output, "002") == {"27WXN": {others[0]: 2}}
     assert published_files(output, "003") == {}
 
 
@@ -166,7 +168,7 @@ def test_stores_count_once_they_have_a_root(place, request, tmp_path):
         "27WXN_20200101_20200301_v001.gpq": 1,
         done: 5,
     }
-    expected = {"27WXN": ["27WXN_20200101_20200301_v001.gpq", done]}
+    expected = {"27WXN": {"27WXN_20200101_20200301_v001.gpq": 1, done: 5}}
     assert published_files(output, "001") == expected
     assert output.entries(begun)
     assert published_files(output, "001", sweep=True) == expected
@@ -181,10 +183,39 @@ def test_files_of_a_receipt():
     both = replace(RECEIPT, files=[*RECEIPT.files, Published("27WXN_20200101_20200301_v001.zarr", 5, "cd" * 32)])
     assert (both.file, both.size) == ("27WXN_20200101_20200301_v001.gpq", 12350)
     assert both.names == ["27WXN_20200101_20200301_v001.gpq", "27WXN_20200101_20200301_v001.zarr"]
-    assert both.finishes(RECEIPT.settings, [*both.names, "other"])
-    assert not both.finishes(RECEIPT.settings, both.names[:1])
-    assert not both.finishes({**RECEIPT.settings, "level": "patch"}, both.names)
-    assert replace(RECEIPT, files=[]).finishes(RECEIPT.settings, [])
+    files = {both.names[0]: 12345, both.names[1]: 5}
+    assert both.finishes(RECEIPT.settings, files | {"other": 1})
+    assert not both.finishes({**RECEIPT.settings, "level": "patch"}, files)
+    assert replace(RECEIPT, files=[]).finishes(RECEIPT.settings, {})
+    for damaged, said in (
+        ({both.names[0]: 12345}, [f"{both.names[1]} is gone"]),
+        (files | {both.names[0]: 12344}, [f"{both.names[0]} has 12344 bytes, its receipt says 12345"]),
+        ({}, [f"{both.names[0]} is gone", f"{both.names[1]} is gone"]),
+    ):
+        assert both.differences(damaged) == said
+        assert not both.finishes(RECEIPT.settings, damaged)
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_what_killed_runs_left_is_swept(place, request, tmp_path):
+    output = Storage(str(tmp_path) if place == "local" else f"{request.getfixturevalue('s3')}/out")
+    ours = ["_daskembed/write-test", "_daskembed/0123.probe", probe_path("001")]
+    cubes, others = [probe_path(None)], [probe_path("0011"), probe_path("cube"), "_daskembed/my.probe"]
+    kept = [receipt_path("27WXN", "001"), "_daskembed/cubes/27WXN.json", "_daskembed/cubes/0123.probe"]
+    if place == "local":
+        ours += [
+            "_daskembed/.write-test.0123.tmp",
+            "_daskembed/.0123.probe.4567.tmp",
+            "_daskembed/.45_v001.probe.67.tmp",
+        ]
+        cubes += ["_daskembed/.running_cube.json.67.tmp", "_daskembed/cubes/.27WXN.json.67.tmp"]
+        others += ["_daskembed/.45_v0011.probe.67.tmp", "_daskembed/.running_vcube.json.67.tmp"]
+    for name in ours + cubes + others + kept:
+        output.put(name, b"")
+    sweep(output, "001")
+    assert {entry.path for entry in output.entries()} == {*cubes, *others, *kept}
+    sweep(output, None)
+    assert {entry.path for entry in output.entries()} == {*others, *kept}
 
 
 RECORD = TileRecord(

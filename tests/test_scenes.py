@@ -133,7 +133,7 @@ def write_bands(folder: Path, pixels: np.ndarray, names: Any = BANDS, **profile:
 @pytest.mark.parametrize("form", FORMS)
 def test_chips_are_the_pixels(form: str, pixels: np.ndarray, tmp_path: Path) -> None:
     if form == "uint16 GeoTIFF":
-        pixels = np.round(pixels)
+        pixels = np.maximum(np.round(pixels), 1)
     FORMS[form](tmp_path, pixels)
     frame = index(tmp_path)
     assert numbers_of(frame) == [1, 2, 3, 4, 5, 6]
@@ -258,7 +258,7 @@ def test_a_fill_value_of_zarr_2_is_no_nodata(pixels: np.ndarray, tmp_path: Path)
 
 
 def test_a_blue_of_zero_is_a_value_of_other_sensors(pixels: np.ndarray, tmp_path: Path) -> None:
-    holed = pixels[:4].copy()
+    holed = np.clip(pixels[:4] // 10, 1, 255)
     holed[:, 10, 10] = 0
     encoder = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor="naip", precision="fp32")
     write_raster(tmp_path / f"{TILE}.tif", holed, names=encoder.description.bands)
@@ -405,11 +405,10 @@ def test_nodata_scale_and_offset_are_honoured(pixels: np.ndarray, tmp_path: Path
     path = write_raster(tmp_path / f"{TILE}.tif", stored, nodata=-9999)
     with rasterio.open(path, "r+") as file:
         file.scales, file.offsets = (0.5,) * 13, (100.0,) * 13
-    frame = index(tmp_path)
-    found = frame["chip"][4].read
-    with pytest.raises(ChipRejectedError, match=r"B02 is 0 in 0\.0004% of its pixels"):
-        found()
-    free = index(tmp_path, rules=Rules(keep_all=True))["chip"][4]
+    frame = index(tmp_path, numbers="values")
+    with pytest.raises(ChipRejectedError, match=r"B02 is below 0 in 0\.0004% of its pixels, 12 more bands likewise"):
+        frame["chip"][4].read()
+    free = index(tmp_path, rules=Rules(keep_all=True), numbers="values")["chip"][4]
     values = free.read()
     assert np.isnan(values[:, 88, 188]).all()
     assert np.isnan(values).sum() == 13
@@ -699,7 +698,7 @@ def test_a_chunk_that_is_missing_is_no_data(pixels: np.ndarray, tmp_path: Path) 
             np.testing.assert_array_equal(chip.read(), cut(pixels, number))
         except ChipRejectedError as error:
             rejected[number] = str(error)
-    assert rejected == {5: "B02 is 0 in 100.0000% of its pixels (--no-reject-zeros keeps it)"}
+    assert rejected == {5: "B02 is NaN in 100.0000% of its pixels, 12 more bands likewise (--no-reject-nan keeps it)"}
 
 
 def test_chunks_that_are_too_large_are_refused(pixels: np.ndarray, tmp_path: Path, monkeypatch: Any) -> None:
@@ -788,18 +787,22 @@ def run(source: Path, output: Path, client: Client, **options: Any) -> Any:
 def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(
     pixels: np.ndarray, tmp_path: Path, client: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stored = np.round(pixels).astype(np.int16)
+    stored = np.maximum(np.round(pixels), 1).astype(np.int16)
     stored[:10, :5, :5] = -1
+    stored[9, 600:605, 600:605] = 0
     write_raster(tmp_path / f"{TILE}_20190416.tif", stored, nodata=-1, tags={})
     write_raster(tmp_path / f"{TILE}_20190501.tif", stored[:12], names=None, tags={})
     result = run(tmp_path, tmp_path / "out", client)
     assert (result.exit_status, result.chips) == (3, 5)
     store = f"{tmp_path}/{TILE}_20190416.tif#2019-04-16"
-    assert result.rejected == {f"{store}/0001": "B02 is 0 in 0.0095% of its pixels (--no-reject-zeros keeps it)"}
+    assert result.rejected == {
+        f"{store}/0001": "B02 is below 0 in 0.0095% of its pixels, 9 more bands likewise (--no-reject-nan keeps it)"
+    }
     assert list(result.quarantined) == [f"{tmp_path}/{TILE}_20190501.tif"]
     receipt = json.loads((tmp_path / "out/_daskembed/receipts" / f"{TILE}_v001.json").read_text())
     assert receipt["rejected"] == result.rejected
-    assert receipt["notes"] == [f"{store}: nodata -1"]
+    zero = f"{store}/0005: B12 is 0 in 0.0095% of its pixels"
+    assert receipt["notes"] == [f"{store}: nodata -1", zero]
     told = display.summary(result)
     assert f"note         {store}: nodata -1" in told
     assert "rejected     1 (the receipts say why)" in told

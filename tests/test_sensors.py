@@ -123,7 +123,7 @@ def test_wavelength_in_another_unit(tmp_path, wavelength, such_as):
         ({"bands": {"red": 1}}, "FILE has no bands: expected a list of them under bands"),
         ({"bands": ["red"]}, "FILE: band 1 is 'red': expected the keys mean, name, std, wavelength"),
         ({"decibels": "yes"}, "FILE: decibels is 'yes': expected true or false"),
-        ({"resolution": 3}, "FILE has 'resolution': expected no keys but bands, decibels, gsd, name"),
+        ({"resolution": 3}, "FILE has 'resolution': expected no keys but bands, decibels, gsd, name, numbers, range"),
     ],
 )
 def test_bad_sensor(tmp_path, change, message):
@@ -140,7 +140,10 @@ def test_bad_sensor(tmp_path, change, message):
         ({"wavelength": float("inf")}, "FILE: band red: wavelength is inf: expected a number"),
         ({"aliases": "R"}, "FILE: band red: aliases is 'R': expected a list of names"),
         ({"aliases": [4]}, "FILE: band red: an alias is 4: expected text; put it in quotes"),
-        ({"alias": ["R"]}, "FILE: band 2 has 'alias': expected no keys but aliases, mean, name, std, wavelength"),
+        (
+            {"alias": ["R"]},
+            "FILE: band 2 has 'alias': expected no keys but aliases, mean, name, numbers, range, std, wavelength",
+        ),
         ({"name": "Green"}, "FILE: green names two bands, green and Green: expected one"),
         ({"aliases": ["GREEN"]}, "FILE: green names two bands, green and red: expected one"),
     ],

@@ -148,7 +148,7 @@ def test_a_changed_file(output):
     output.put(FILE, output.get(FILE)[:-1])
     found = tile_of(output)
     assert found.status == "changed"
-    expected = f"{FILE} has {size - 1} bytes, its receipt says {size}; delete the receipt to have it made again"
+    expected = f"{FILE} has {size - 1} bytes, its receipt says {size}; the next run makes it again"
     assert found.reason == expected
 
 
@@ -190,7 +190,7 @@ def test_a_store_that_lost_an_object_is_changed(both):
     both.delete([f"{STORE}/embeddings/c/0/0/0/0"])
     found = tile_of(both)
     assert found.status == "changed"
-    assert found.reason == f"{STORE} has 2 bytes, its receipt says 12; delete the receipt to have it made again"
+    assert found.reason == f"{STORE} has 2 bytes, its receipt says 12; the next run makes it again"
 
 
 def test_a_store_that_was_replaced_and_not_removed(both):
@@ -272,8 +272,9 @@ def test_piped_it_is_plain_lines(output):
     write_record(output, replace(RECORD, tile="33TUM", parts=12))
     write_record(output, replace(RECORD, tile="33TUN", status="failed", reason="no [red]chips[/red]\n" + "x" * 300))
     done = subprocess.run(
-        [sys.executable, "-m", "daskembed", "status", output.url], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "daskembed", "status", output.url], capture_output=True, text=True, check=False
     )
+    assert done.returncode == 3
     lines = done.stdout.splitlines()
     assert lines[:5] == [
         "tile   version  status      chips   blocks  quarantined  file, reason",
@@ -308,9 +309,39 @@ def test_many_quarantined_chips_are_counted(output, capsys):
     assert shown[-1] == "  and 31 more: `daskembed status --quarantined` lists all"
 
 
+def test_an_audit_of_a_list(output, tmp_path, capsys):
+    (tmp_path / "tiles.txt").write_text("33TUN\n33TUL\n33TUM\n")
+    write_record(output, replace(RECORD, tile="33TUM", parts=12))
+    found = status(output.url, str(tmp_path / "tiles.txt"))
+    assert [(tile.tile, tile.status) for tile in found.tiles] == [
+        ("33TUL", "done"),
+        ("33TUM", "unfinished"),
+        ("33TUN", "missing"),
+    ]
+    assert found.tiles[2].reason == "never begun: nothing of it is here"
+    assert found == status(output.url, ["33tum", "33TUN", "33TUL"])
+    assert main(["status", output.url, "--tiles", str(tmp_path / "tiles.txt")]) == 3
+    shown = capsys.readouterr().out.splitlines()
+    assert ["33TUN", "missing", "0", "never", "begun:", "nothing", "of", "it", "is", "here"] in map(str.split, shown)
+    assert "tiles        1 done, 1 unfinished, 1 missing" in shown
+    assert not any("22JGS" in line for line in shown)
+    assert main(["status", output.url, "--tiles", "33TUL,22JGS"]) == 0
+    assert main(["status", output.url, "--tiles", "33TUL"]) == 0
+    assert main(["status", output.url, "--tiles", "nowhere.txt"]) == 2
+
+
+def test_the_exit_status_tells_whether_all_is_sound(output, capsys):
+    commands = [["status", output.url], ["status", "--json", output.url], ["status", "--quarantined", output.url]]
+    assert [main(command) for command in commands] == [0, 0, 0]
+    output.put(FILE, output.get(FILE)[:-1])
+    assert [main(command) for command in commands] == [3, 3, 3]
+    output.delete([FILE])
+    assert [main(command) for command in commands] == [3, 3, 3]
+
+
 def test_json(output, capsys):
     write_record(output, replace(RECORD, tile="33TUN", status="failed", reason="no chips"))
-    assert main(["status", "--json", output.url]) == 0
+    assert main(["status", "--json", output.url]) == 3
     found = json.loads(capsys.readouterr().out)
     assert (found["output"], found["counts"]) == (output.url, {"done": 2, "failed": 1})
     assert found["tiles"][2]["reason"] == "no chips"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pickle
 import threading
@@ -18,7 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from daskembed import storage as storage_module
-from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError
+from daskembed.errors import (
+    InputError,
+    StorageDeniedError,
+    StorageError,
+    StorageUnusableError,
+    UnconditionalError,
+)
 from daskembed.storage import READINGS, Storage, explained, is_local, local_path, split_url
 from daskembed.testing import FaultyProxy
 
@@ -252,6 +259,121 @@ def test_two_writers_at_once(storage):
         assert storage.get("a") == b"the second"
     assert storage.get("a") == b"first"
     assert paths(storage) == ["a"]
+
+
+# --- On conditions ------------------------------------------------------------------
+
+
+def test_create_and_replace(storage):
+    assert storage.create("folder/a", b"one")
+    assert storage.create("folder/a", b"one")  # as after a lost answer
+    assert not storage.create("folder/a", b"other")
+    assert not storage.replace("folder/a", b"other", b"two")
+    assert not storage.replace("folder/b", b"", b"two")
+    assert storage.get("folder/a") == b"one"
+    assert storage.replace("folder/a", b"one", b"two")
+    assert storage.get("folder/a") == b"two"
+    assert storage.keeps_conditions("folder/a", b"two")
+    assert storage.get("folder/a") == b"two"
+    assert paths(storage) == ["folder/a"]
+
+
+@pytest.mark.parametrize("act", ["create", "replace"])
+def test_one_of_many_writes(storage, act):
+    storage.put("old", b"old")
+    start, done = threading.Barrier(8), []
+
+    def write(number: int) -> None:
+        start.wait()
+        data = str(number).encode()
+        if storage.create("a", data) if act == "create" else storage.replace("old", b"old", data):
+            done.append(data)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done == [storage.get("a" if act == "create" else "old")]
+
+
+def test_a_disk_without_links_or_locks(tmp_path, monkeypatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    storage = Storage(str(tmp_path))
+    monkeypatch.setattr(os, "link", refuse)
+    assert storage.create("a", b"one")
+    assert not storage.create("a", b"two")
+    assert storage.keeps_conditions("a", b"one")
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert not storage.keeps_conditions("a", b"one")
+    with pytest.raises(UnconditionalError):
+        storage.replace("a", b"one", b"two")
+    assert storage.get("a") == b"one"
+
+
+def test_when_it_was_written(storage):
+    storage.put("a", b"")
+    storage.put("b", b"")
+    assert 0 <= storage.written("b") - storage.written("a") < 100
+    with pytest.raises(FileNotFoundError):
+        storage.written("c")
+
+
+# --- What dead writers left ---------------------------------------------------------
+
+OF_VERSION = (
+    "33TUL_20190416_20190416_v{}.gpq",
+    "_daskembed/parts/33TUL_v{}/k/00000.parquet",
+    "_daskembed/receipts/33TUL_v{}.json",
+    "_daskembed/running_v{}.json",
+)
+
+
+@pytest.mark.parametrize(("swept", "living"), [("a", "ab"), ("ab", "a"), ("001", "0011"), ("0011", "001"), ("a", "ba")])
+@pytest.mark.parametrize("name", OF_VERSION)
+def test_a_sweep_leaves_what_writers_of_other_versions_write(tmp_path, name, swept, living):
+    storage = Storage(str(tmp_path))
+    left = tmp_path / name.format(swept)
+    left.parent.mkdir(parents=True, exist_ok=True)
+    (left := left.with_name(f".{left.name}.0123abcd.tmp")).touch()
+    with storage.open_writer(name.format(living)) as file:
+        file.write(b"x")
+        storage.sweep(f"_v{swept}")
+    assert storage.get(name.format(living)) == b"x"
+    assert not left.exists()
+
+
+def test_a_sweep_leaves_what_is_not_of_this_package(tmp_path):
+    names = [".x_v001.tmp", "x_v001.ab.tmp", ".x_v001.xyz.tmp", "data/.x_v001.ab.tmp", ".x.ab.tmp"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    Storage(str(tmp_path)).sweep("_v001")
+    assert all((tmp_path / name).exists() for name in names)
+
+
+def test_uploads_that_were_cut_off_are_aborted(s3, s3_server):
+    client = boto3.client("s3", region_name="us-east-1", endpoint_url=s3_server)
+    bucket = s3.removeprefix("s3://")
+    names = [name.format(version) for name in OF_VERSION for version in ("001", "0011", "ab")]
+    for key in [*(f"some/folder/{name}" for name in names), "33TUL_20190416_20190416_v001.gpq", "some/folder2/x_v001"]:
+        client.create_multipart_upload(Bucket=bucket, Key=key)
+
+    def left() -> set[str]:
+        return {upload["Key"] for upload in client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])}
+
+    before = left()
+    Storage(f"{s3}/some/folder").sweep("_v001")
+    assert before - left() == {f"some/folder/{name.format('001')}" for name in OF_VERSION}
+    # The folder above all.
+    Storage(s3).sweep("_v001")
+    assert left() == {f"some/folder/{name.format(other)}" for name in OF_VERSION for other in ("0011", "ab")}
+
+
+def test_a_store_that_does_not_tell_its_uploads_stops_nobody(denied):
+    denied.sweep("_v001")
 
 
 # --- Names of storages --------------------------------------------------------------

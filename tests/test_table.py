@@ -33,7 +33,18 @@ from daskembed.vectors import VectorArray, VectorDtype
 
 PLACES = ["epsg", "west", "south", "east", "north"]
 SHAPES = {"mean": (8,), "patch": (16, 16, 8), "group": (6, 16, 16, 8)}
-COLUMNS = ["source_url", "chip_url", "date", "embeddings", "quarantined", "rejected", "filled", *PLACES, "geometry"]
+COLUMNS = [
+    "source_url",
+    "chip_url",
+    "date",
+    "embeddings",
+    "quarantined",
+    "rejected",
+    "filled",
+    "noted",
+    *PLACES,
+    "geometry",
+]
 
 
 def footprints(count: int, west: float = 12.0) -> np.ndarray:
@@ -66,6 +77,7 @@ def make_embeddings(
             "geometry": ("chip", footprints(count, west)),
             "quarantined": ("chip", da.from_array(reasons, chunks=(chips,))),
             "filled": ("chip", da.from_array(filled, chunks=(chips,))),
+            "noted": ("chip", da.from_array(np.full(count, None, object), chunks=(chips,))),
         },
     )
 
@@ -186,7 +198,7 @@ def test_other_embeddings_other_partitions() -> None:
     assert not set(keys(embeddings)) & set(keys(bad))
 
 
-@pytest.mark.parametrize("name", ["source_url", "date", "geometry", "quarantined", "rejected", "filled"])
+@pytest.mark.parametrize("name", ["source_url", "date", "geometry", "quarantined", "rejected", "filled", "noted"])
 def test_missing_coordinates_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"the embeddings lack the coordinates {name}: make them with daskembed.embed"):
         daskembed.to_geodataframe(make_embeddings().drop_vars(name))

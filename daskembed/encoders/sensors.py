@@ -5,19 +5,21 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from daskembed.encoders.description import Band, Sensor
+from daskembed.encoders.description import KINDS, UNSAID, Band, Numbers, Sensor
 from daskembed.errors import InputError
 
 MICROMETRES = (0.1, 20.0)
 """Between these a wavelength is taken to be in micrometres; 493 is one in nanometres, and would change every weight."""
-_SENSOR_KEYS = {"name", "gsd", "bands", "decibels"}
-_BAND_KEYS = {"name", "mean", "std", "wavelength", "aliases"}
+_NUMBERS_KEYS = {"numbers", "range"}
+_SENSOR_KEYS = {"name", "gsd", "bands", "decibels", *_NUMBERS_KEYS}
+_BAND_KEYS = {"name", "mean", "std", "wavelength", "aliases", *_NUMBERS_KEYS}
 
 
 @functools.cache
@@ -36,7 +38,8 @@ def get_sensor(sensor: str) -> Sensor:
         A key of `known_sensors`, or the path of a ``.yaml`` or ``.yml`` file with ``name``, ``gsd`` (metres),
         ``bands`` (in their order in the images: ``name``, ``mean``, ``std``, ``wavelength`` in micrometres and, where
         files call the band otherwise, ``aliases``) and, if the encoder is to take decibels of linear power,
-        ``decibels: true``.
+        ``decibels: true``. Of all bands or of one: ``numbers``, one of `KINDS`, and ``range``, the least and the
+        largest number that a pixel can have.
 
     Raises
     ------
@@ -70,7 +73,8 @@ def _parse(described: Any, where: str) -> Sensor:
     decibels = described.get("decibels", False)
     if not isinstance(decibels, bool):
         raise InputError(f"{where}: decibels is {decibels!r}: expected true or false")
-    bands = tuple(_parse_band(band, f"{where}: band {i}") for i, band in enumerate(described["bands"], 1))
+    numbers = _parse_numbers(described, UNSAID, where)
+    bands = tuple(_parse_band(band, numbers, f"{where}: band {i}") for i, band in enumerate(described["bands"], 1))
     owners: dict[str, str] = {}
     for band in bands:
         for name in {band.name.casefold(), *map(str.casefold, band.aliases)}:
@@ -81,7 +85,22 @@ def _parse(described: Any, where: str) -> Sensor:
     return Sensor(name=_text(described["name"], f"{where}: name"), gsd=gsd, bands=bands, decibels=decibels)
 
 
-def _parse_band(described: Any, where: str) -> Band:
+def _parse_numbers(described: Mapping[str, Any], default: Numbers, where: str) -> Numbers:
+    kind, limits = described.get("numbers"), described.get("range")
+    if kind is not None and not (isinstance(kind, str) and kind in KINDS):
+        raise InputError(f"{where}: numbers is {kind!r:.40}: expected one of {', '.join(KINDS)}")
+    numbers = default if kind is None else KINDS[kind]
+    if limits is None:
+        return numbers
+    if not isinstance(limits, list) or len(limits) != 2:
+        raise InputError(f"{where}: range is {limits!r:.40}: expected the least and the largest number")
+    low, high = (_number({"range": limit}, "range", where) for limit in limits)
+    if low >= high:
+        raise InputError(f"{where}: range is {limits!r:.40}: expected the least number first")
+    return replace(numbers, low=low, high=high)
+
+
+def _parse_band(described: Any, numbers: Numbers, where: str) -> Band:
     _check_keys(described, _BAND_KEYS, {"name", "mean", "std", "wavelength"}, where)
     name = _text(described["name"], f"{where}: name")
     # From here on by its name; the number told apart those that have none.
@@ -100,6 +119,7 @@ def _parse_band(described: Any, where: str) -> Band:
         std=_positive(described, "std", where),
         aliases=tuple(_text(alias, f"{where}: an alias") for alias in aliases),
         wavelength=wavelength,
+        numbers=_parse_numbers(described, numbers, where),
     )
 
 

@@ -59,7 +59,7 @@ class Rules:
     zeros: bool | None = None
     """Refuse a 0 in the first band of Sentinel-2 (B02), where Sentinel-2 saw nothing."""
     nan: bool | None = None
-    """Refuse NaN in vv, vh and dem."""
+    """Refuse pixels that are not there, in any band: nodata, masked, not finite, or nothing that the band can be."""
     max_cloud: float | None = None
     """Refuse this share and more of cloud, shadow, saturation and nodata in the scene classification, if there is
     one."""
@@ -97,6 +97,10 @@ class Reading:
     edge: str = "drop"
     """Of chips that reach beyond a whole tile: ``drop`` them, or ``pad`` them with the pixels at its edge."""
     rules: Rules = NO_RULES
+    numbers: str | None = None
+    """Of bands with scale and offset: ``stored`` numbers or ``values``, where it is not clear which are meant."""
+    offset_applied: str | None = None
+    """Whether the +1000 of Sentinel-2's newer files is taken out of them already: ``yes`` or ``no``."""
 
     @property
     def identity(self) -> dict[str, str | None]:
@@ -109,7 +113,14 @@ class Reading:
             "offset": f"{self.offset[0]},{self.offset[1]}" if any(self.offset) else None,
             "edge": self.edge if self.edge != EDGE[0] else None,
             "rules": "; ".join(filter(None, [told, off and f"not {off}"])) or None,
+            **self.meaning,
         }
+
+    @property
+    def meaning(self) -> dict[str, str]:
+        """What is said of the files' numbers; nothing where nothing is, as before there was anything to say."""
+        said = {"numbers": self.numbers, "offset_applied": self.offset_applied}
+        return {name: value for name, value in said.items() if value is not None}
 
     def check(self) -> None:
         """Raise `InputError` if it makes no sense."""
@@ -119,8 +130,17 @@ class Reading:
             )
         if self.edge not in EDGE:
             raise InputError(f"unknown --edge {self.edge!r}: choose one of {', '.join(EDGE)}")
+        if self.numbers not in (None, "stored", "values"):
+            raise InputError(f"unknown --numbers {self.numbers!r}: choose one of stored, values")
+        if self.offset_applied not in (None, "yes", "no"):
+            raise InputError(f"unknown --offset-applied {self.offset_applied!r}: choose one of yes, no")
         if self.rules.max_cloud is not None and not 0 <= self.rules.max_cloud <= 1.01:
             raise InputError(f"--max-cloud {self.rules.max_cloud:g}: expected a share from 0 to 1, such as 0.3")
+
+
+def yes_or_no(said: Any) -> Any:
+    """``yes`` or ``no``, of which YAML makes truth values."""
+    return ("yes" if said else "no") if isinstance(said, bool) else said
 
 
 class Chip(Protocol):
@@ -172,11 +192,14 @@ class Listing:
     """Their `Chip.unit`; empty if each has one of its own."""
     scenes: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """URL of a whole tile at one date -> what its kind knows of it."""
+    sidecars: tuple[Entry, ...] = ()
+    """Files beside the chips that say more of their pixels."""
 
     @property
     def fingerprint(self) -> str:
         """Changes when a chip appears, disappears or is written anew."""
-        return hashlib.sha256(repr((self.storage.url, self.entries)).encode()).hexdigest()
+        made_of = (self.storage.url, self.entries, *([self.sidecars] if self.sidecars else []))
+        return hashlib.sha256(repr(made_of).encode()).hexdigest()
 
 
 class Source(Protocol):
@@ -239,6 +262,8 @@ def index_tile(
     offset: tuple[int, int] = (0, 0),
     edge: str = "drop",
     rules: Rules = NO_RULES,
+    numbers: str | None = None,
+    offset_applied: str | None = None,
     readers: int = 16,
 ) -> gpd.GeoDataFrame:
     """List a tile's chips and read their headers, no pixels.
@@ -260,6 +285,12 @@ def index_tile(
         Of chips that reach beyond a whole tile: ``drop`` or ``pad``, with the pixels at its edge.
     rules
         What a chip must be to be embedded; what they leave open is for the kind of source to say.
+    numbers
+        Of bands with a scale and an offset: ``stored`` takes the numbers as they are in the files, ``values`` what they
+        stand for. By default what the encoder was trained on, and a file is refused where that cannot be told.
+    offset_applied
+        Whether the 1000 that ESA adds to Sentinel-2's numbers since 2022-01-25 is taken out of the files already:
+        ``no`` takes it out. By default what a file itself and its place tell, else numbers are taken as they are.
     readers
         How many headers are read at a time.
 
@@ -281,7 +312,9 @@ def index_tile(
     StorageError
         If the source does not answer.
     """
-    reading = Reading(dates=dates, offset=offset, edge=edge, rules=rules)
+    reading = Reading(
+        dates=dates, offset=offset, edge=edge, rules=rules, numbers=numbers, offset_applied=offset_applied
+    )
     if encoder is not None:
         reading = replace(reading, sensor=encoder.description.sensor, resolution=encoder.description.resolution)
     reading.check()

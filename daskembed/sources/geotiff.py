@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,24 @@ from rasterio.enums import Interleaving
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
-from daskembed.encoders.description import CHIP, CLAY_V0
+from daskembed.encoders.description import CHIP, CLAY_V0, LARGEST
 from daskembed.errors import ChipError, TileError
 from daskembed.footprints import elsewhere, metres_of_unit, to_lonlat
 from daskembed.health import fault_of, read_surely
 from daskembed.sources import EDGES, INDEX_COLUMNS, NO_RULES, Listing, Reading, Rules
+from daskembed.sources.baseline import Evidence
 from daskembed.sources.judging import NEVER, check_pixels, order_bands, short
+from daskembed.sources.values import (
+    SIDECARS,
+    Scale,
+    note_of,
+    part_masks,
+    read_bands,
+    scale_of,
+    settle,
+    tell,
+    to_values,
+)
 from daskembed.storage import Entry, Storage, split_url
 from daskembed.timings import timed
 
@@ -44,13 +57,12 @@ _SMALLEST_PIXEL, _LARGEST_PIXEL = 0.01, 1000.0
 _READING = Reading()
 _PIXEL_ERROR = 1e-3
 """Of a pixel's side, relative: half a pixel in a chip."""
-# Far above any reflectance, backscatter or height. Damaged strips that inflate without an error mostly hold floats with
-# random exponents; the fill values of 32-bit types (-3.4e38, -2147483648) are beyond it too.
-_LARGEST_VALUE = 1e9
 
-# No sidecar files are looked for, drivers other than GTiff never see the bytes, and blocks are read once.
+# Drivers other than GTiff never see the bytes, and blocks are read once.
 _GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 16, "GDAL_NUM_THREADS": 1}
 _GONE = "is gone: it was listed, but the store no longer has it"
+# Of a chip that has such files GDAL sees them, and nothing else.
+_GDAL_BESIDE = _GDAL | {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 _NAME = re.compile(r"claytile_(?P<tile>[0-9]{2}[A-Z]{3})_(?P<date>[0-9]{8})_v02_(?P<number>[0-9]{4})\.tif")
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -66,6 +78,15 @@ class GeotiffChip:
     rules: Rules = NO_RULES
     listed: tuple[int, str] | None = None
     """Bytes and ETag of the file as its listing has them, if there is one."""
+    scales: tuple[Scale, ...] = ()
+    """What is made of the bands' numbers."""
+    sidecars: tuple[str, ...] = ()
+    """Those of `SIDECARS` that lie beside it."""
+
+    @property
+    def note(self) -> str:
+        """What is done to the file's numbers, if anything."""
+        return note_of(self.bands, self.scales)
 
     @property
     def unit(self) -> tuple[object, ...]:
@@ -79,23 +100,30 @@ class GeotiffChip:
 
     def read(self) -> NDArray[np.generic]:
         """See `read_chip`; raises `ChipRejectedError` if it breaks a rule."""
-        pixels = read_chip(self.url, self.numbers, self.listed)
-        check_pixels(pixels, self.bands, self.rules)
+        beside = {"sidecars": self.sidecars} if self.sidecars else {}
+        stored, masked = part_masks(read_chip(self.url, self.numbers, self.listed, **beside))
+        pixels, findings = to_values(stored, self.bands, self.scales, masked)
+        check_pixels(pixels, self.bands, self.rules, findings)
+        tell(findings)
         return pixels
 
 
 def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
     """List a tile's chips in one request (two where its folder is empty); see `daskembed.index_tile`."""
-    entries = [entry for entry in storage.entries(tile) if _is_chip(entry.path)]
+    found = storage.entries(tile)
+    entries = [entry for entry in found if _is_chip(entry.path)]
     if not entries:
-        flat = storage.entries(recursive=False)
-        entries = [entry for entry in flat if _is_chip(entry.path) and f"_{tile}_" in entry.path]
+        found = storage.entries(recursive=False)
+        entries = [entry for entry in found if _is_chip(entry.path) and f"_{tile}_" in entry.path]
     if not entries:
         return None
     if (dates := reading.dates) is not None:
         # Names are trusted to leave chips out without opening them; one whose tag disagrees is quarantined later.
         entries = [entry for entry in entries if (named := _named_date(entry.path)) is None or _within(named, dates)]
-    return Listing("geotiff", storage, tile, tuple(entries))
+    names = {f"{entry.path}{end}" for entry in entries for end in SIDECARS}
+    return Listing(
+        "geotiff", storage, tile, tuple(entries), sidecars=tuple(entry for entry in found if entry.path in names)
+    )
 
 
 def describe(tile: str, storage: Storage) -> str:
@@ -116,7 +144,9 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
     return index
 
 
-def read_chip(url: str, bands: tuple[int, ...], listed: tuple[int, str] | None = None) -> NDArray[np.generic]:
+def read_chip(
+    url: str, bands: tuple[int, ...], listed: tuple[int, str] | None = None, *, sidecars: Sequence[str] = ()
+) -> NDArray[np.generic]:
     """Fetch a chip in one request and decode its pixels; fetch it again before it is condemned.
 
     Parameters
@@ -127,10 +157,12 @@ def read_chip(url: str, bands: tuple[int, ...], listed: tuple[int, str] | None =
         1-based numbers of the bands, in the order wanted.
     listed
         Its bytes and ETag in a listing, which the store's answers are compared with.
+    sidecars
+        Those of `SIDECARS` that lie beside it, each another request.
 
     Returns
     -------
-    Array of shape ``(band, y, x)`` in the file's own type.
+    Stored numbers ``(band, y, x)`` in the file's own type; a masked array where the file has masks.
 
     Raises
     ------
@@ -147,30 +179,46 @@ def read_chip(url: str, bands: tuple[int, ...], listed: tuple[int, str] | None =
         try:
             with timed("source"):
                 data = storage.get_listed(Entry(name, *listed), fresh=fresh) if listed else storage.get(name)
+                beside = {end: storage.get(f"{name}{end}") for end in sidecars}
         except FileNotFoundError:
             raise ChipError(_GONE) from None
         with timed("decode"):
-            return decode_chip(data, bands)
+            return decode_chip(data, bands, beside)
 
     return read_surely(url, read)
 
 
-def decode_chip(data: bytes, bands: tuple[int, ...]) -> NDArray[np.generic]:
-    """Decode a chip's bytes; see `read_chip`."""
+def decode_chip(
+    data: bytes, bands: tuple[int, ...], sidecars: Mapping[str, bytes] | None = None
+) -> NDArray[np.generic]:
+    """Decode a chip's bytes, and those of what lies beside it; see `read_chip`."""
     if data[:4] not in _SIGNATURES:
         raise ChipError(f"cannot be decoded, it is no longer a TIFF: it starts with {data[:4]!r}")
     try:
-        with rasterio.Env(**_GDAL), MemoryFile(data, ext=".tif") as memory, memory.open(driver="GTiff") as dataset:
+        with _in_memory(data, sidecars or {}) as dataset:
             _check_grid(dataset)
             _check_blocks(dataset)
             if dataset.count < max(bands):
                 raise ChipError(f"has {dataset.count} bands, its header had at least {max(bands)}: it was replaced")
-            pixels: NDArray[np.generic] = dataset.read(list(bands))
+            pixels = read_bands(dataset, bands)
+            nodata = [dataset.nodatavals[number - 1] for number in bands]
     except (RasterioError, ValueError, IndexError) as error:
         # rasterio's own errors do not survive pickling.
         raise fault_of(error, f"cannot be decoded, it is damaged or truncated: {_oneline(error)}") from None
-    _check_values(pixels, bands)
+    _check_values(pixels, bands, nodata)
     return pixels
+
+
+@contextlib.contextmanager
+def _in_memory(data: bytes, sidecars: Mapping[str, bytes]) -> Iterator[Any]:
+    """A dataset of a chip's bytes."""
+    folder = uuid.uuid4().hex
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(rasterio.Env(**(_GDAL_BESIDE if sidecars else _GDAL)))
+        memory = stack.enter_context(MemoryFile(data, dirname=folder, filename=f"{folder}.tif"))
+        for end, beside in sidecars.items():
+            stack.enter_context(MemoryFile(beside, dirname=folder, filename=f"{folder}.tif{end}"))
+        yield stack.enter_context(memory.open(driver="GTiff"))
 
 
 @dataclass(frozen=True)
@@ -179,6 +227,8 @@ class _Header:
     epsg: int
     bounds: tuple[float, float, float, float]
     bands: tuple[int, ...]
+    scales: tuple[Scale, ...]
+    sidecars: tuple[str, ...] = ()
 
 
 def _is_chip(path: str) -> bool:
@@ -224,9 +274,11 @@ def _set_copies_aside(listing: Listing, headers: list[_Header | str]) -> list[_H
 
 
 def _header_or_reason(listing: Listing, entry: Entry, reading: Reading) -> _Header | str:
+    sidecars = tuple(end for end in SIDECARS if any(one.path == f"{entry.path}{end}" for one in listing.sidecars))
+
     def read(fresh: bool) -> _Header:
         try:
-            return _read_header(listing.storage, entry, listing.tile, reading, fresh=fresh)
+            return _read_header(listing.storage, entry, listing.tile, reading, sidecars, fresh=fresh)
         except FileNotFoundError:
             raise ChipError(_GONE) from None
 
@@ -237,7 +289,13 @@ def _header_or_reason(listing: Listing, entry: Entry, reading: Reading) -> _Head
 
 
 def _read_header(
-    storage: Storage, entry: Entry, tile: str, reading: Reading = _READING, *, fresh: bool = False
+    storage: Storage,
+    entry: Entry,
+    tile: str,
+    reading: Reading = _READING,
+    sidecars: tuple[str, ...] = (),
+    *,
+    fresh: bool = False,
 ) -> _Header:
     if entry.size > _MOST_BYTES:
         raise ChipError(
@@ -253,15 +311,32 @@ def _read_header(
         raise ChipError(f"{found}; expected a GeoTIFF of {len(reading.sensor.bands)} bands")
     name = f"{uuid.uuid4().hex}.tif"
 
-    def opener(path: str, mode: str = "rb") -> _RangedFile:
+    beside = {f"{name}{end}": storage.get(f"{entry.path}{end}") for end in sidecars}
+
+    def opener(path: str, mode: str = "rb") -> io.RawIOBase | io.BytesIO:
+        for known, data in beside.items():
+            if path.endswith(known):
+                return io.BytesIO(data)
         if not path.endswith(name):
             raise FileNotFoundError(path)
         file.seek(0)
         return file
 
     try:
-        with rasterio.Env(**_GDAL), rasterio.open(name, opener=opener, driver="GTiff") as dataset:
-            return _check_header(dataset, entry.path, tile, reading)
+        with (
+            rasterio.Env(**(_GDAL_BESIDE if sidecars else _GDAL)),
+            rasterio.open(name, opener=opener, driver="GTiff") as dataset,
+        ):
+            header = _check_header(dataset, entry.path, tile, reading)
+            scales = settle(
+                [scale_of(dataset, number) for number in header.bands],
+                reading.sensor.bands,
+                reading.sensor,
+                np.dtype(dataset.dtypes[0]),
+                reading,
+                Evidence(storage.url_of(entry.path), header.date, dataset.tags()),
+            )
+            return replace(header, scales=scales, sidecars=sidecars)
     except (RasterioError, ValueError) as error:
         raise fault_of(error, f"has a damaged header: {_oneline(error)}") from None
     finally:
@@ -302,16 +377,20 @@ def _check_blocks(dataset: Any) -> None:
         )
 
 
-def _check_values(pixels: NDArray[np.generic], bands: tuple[int, ...]) -> None:
+def _check_values(pixels: NDArray[np.generic], bands: tuple[int, ...], nodata: Sequence[float | None]) -> None:
+    """Damaged strips that inflate without an error mostly hold floats with random exponents."""
+    numbers, mask = part_masks(pixels)
     # Values that are not finite are for --on-nan to judge, the others still for this. Looking for the bands is slower.
-    extremes = np.array([pixels.min(), pixels.max()], np.float64)
-    if np.isfinite(extremes).all() and np.abs(extremes).max() <= _LARGEST_VALUE:
+    extremes = np.array([numbers.min(), numbers.max()], np.float64)
+    if np.isfinite(extremes).all() and np.abs(extremes).max() <= LARGEST:
         return
-    for number, band in zip(bands, pixels, strict=True):
-        beyond = np.abs(band[np.isfinite(band)].astype(np.float64)).max(initial=0)
-        if beyond > _LARGEST_VALUE:
+    for place, (number, band) in enumerate(zip(bands, numbers, strict=True)):
+        there = np.isfinite(band) & (True if nodata[place] is None else band != nodata[place])
+        there &= True if mask is None else ~mask[place]
+        beyond = np.abs(band[there].astype(np.float64)).max(initial=0)
+        if beyond > LARGEST:
             raise ChipError(
-                f"has values of up to {beyond:.3g} in band {number}, expected none beyond {_LARGEST_VALUE:g}: "
+                f"has values of up to {beyond:.3g} in band {number}, expected none beyond {LARGEST:g}: "
                 "it is damaged, or has a fill value"
             )
 
@@ -348,7 +427,7 @@ def _check_header(dataset: Any, path: str, tile: str, reading: Reading) -> _Head
             raise ChipError(f"is named after tile {named['tile']}, expected {tile}")
         if (dated := _parse_date(named["date"])) is not None and dated != day:
             raise ChipError(f"is named after {dated}, but its `date` tag says {day}")
-    return _Header(day, epsg, tuple(dataset.bounds), numbers)
+    return _Header(day, epsg, tuple(dataset.bounds), numbers, ())
 
 
 class _RangedFile(io.RawIOBase):
@@ -424,7 +503,8 @@ def _to_frame(listing: Listing, reading: Reading, headers: list[_Header | str]) 
     urls = [listing.storage.url_of(entry.path) for entry in entries]
     names, rules = reading.sensor.names, reading.rules.or_else(zeros=False, nan=False, max_cloud=NEVER)
     chips = [
-        header and GeotiffChip(url, names, header.bands, rules, (entry.size, entry.etag))
+        header
+        and GeotiffChip(url, names, header.bands, rules, (entry.size, entry.etag), header.scales, header.sidecars)
         for url, entry, header in zip(urls, entries, good, strict=True)
     ]
     index = pd.DataFrame(

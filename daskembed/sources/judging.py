@@ -9,6 +9,7 @@ import numpy as np
 
 from daskembed.encoders.description import CLAY_V0, Sensor
 from daskembed.errors import ChipError, ChipRejectedError
+from daskembed.sources.values import Finding, unclear
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 NEVER = 2.0
 """A share that nothing reaches."""
-UNCLEAR = (0, 1, 3, 8, 9, 10)
-"""Classes of Sentinel-2's scene classification: nodata, saturated, shadow, cloud (medium, high), cirrus."""
 CLASSES = "scl"
 """What the scene classification is called in files, in any case."""
 _LAYOUT = CLAY_V0.names
@@ -96,34 +95,39 @@ def alternative(missing: Sequence[str], sensor: Sensor) -> str:
 
 
 def check_pixels(
-    pixels: NDArray[np.generic], bands: Sequence[str], rules: Rules, classes: NDArray[np.generic] | None = None
+    pixels: NDArray[np.generic],
+    bands: Sequence[str],
+    rules: Rules,
+    findings: Sequence[Finding],
+    classes: NDArray[np.generic] | None = None,
 ) -> None:
     """Raise `ChipRejectedError` for a chip that breaks a rule.
 
     Parameters
     ----------
     pixels
-        ``(band, y, x)``.
+        ``(band, y, x)``, of which a 0 is a 0 that was stored.
     bands
         Their names.
     rules
         With nothing left open.
+    findings
+        What was found when `pixels` were made of the stored numbers.
     classes
         Scene classification of the same pixels, ``(y, x)``, if there is one.
     """
     named = {band.lower(): image for band, image in zip(bands, pixels, strict=True)}
     first = next((named[name] for name in ("b02", "blue") if name in named), None)
-    if rules.zeros and first is not None:
-        # Where Sentinel-2's nodata value is declared, its zeros have become NaN.
-        empty = float(np.mean((first == 0) | np.isnan(first)))
-        if empty:
-            raise ChipRejectedError(f"B02 is 0 in {empty:.4%} of its pixels (--no-reject-zeros keeps it)")
-    if rules.nan:
-        for name in ("vv", "vh", "dem"):
-            if name in named and (share := float(np.mean(np.isnan(named[name])))):
-                raise ChipRejectedError(f"{name} is NaN in {share:.4%} of its pixels (--no-reject-nan keeps it)")
+    if rules.zeros and first is not None and (empty := float(np.mean(first == 0))):
+        raise ChipRejectedError(f"B02 is 0 in {empty:.4%} of its pixels (--no-reject-zeros keeps it)")
+    missing = [one for one in findings if one.missing]
+    if rules.nan and missing:
+        worst = max(missing, key=lambda one: one.share)
+        others = len({one.band for one in missing} - {worst.band})
+        more = f", {others} more band{'s' * (others > 1)} likewise" if others else ""
+        raise ChipRejectedError(f"{worst}{more} (--no-reject-nan keeps it)")
     if classes is not None and rules.max_cloud is not None:
-        share = float(np.mean(np.isin(classes, UNCLEAR)))
+        share = unclear(classes)
         if share and share >= rules.max_cloud:
             raise ChipRejectedError(
                 f"clouds, shadows or nodata in {share:.4%} of its pixels (--max-cloud {rules.max_cloud:g})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
-import rioxarray
+from rasterio.enums import Interleaving
 from rasterio.errors import RasterioError
+from rasterio.windows import Window
 
+from daskembed.encoders.description import Band
 from daskembed.errors import ChipError, StorageError
 from daskembed.health import fault_of, read_surely
 from daskembed.sources import Listing, Reading
+from daskembed.sources.baseline import Evidence
+from daskembed.sources.chunks import lost_pixels
 from daskembed.sources.judging import CLASSES, alternative, order_bands, short
 from daskembed.sources.scenes import (
     Found,
     Reader,
-    Scale,
     Scene,
     check_resolution,
     damage_is_the_chips,
@@ -34,6 +37,7 @@ from daskembed.sources.scenes import (
     grid_of,
     listing_of,
 )
+from daskembed.sources.values import SIDECARS, Scale, part_masks, read_bands, scale_of, settle
 from daskembed.sources.vrt import references
 from daskembed.storage import Entry, Storage, is_local, open_remote, split_url
 
@@ -65,6 +69,8 @@ class RasterLayer:
     scales: tuple[Scale, ...]
     coarser: int = 1
     kind: str = "daskembed.sources.raster"
+    sidecars: tuple[str, ...] = ()
+    """Those of `SIDECARS` that it has."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +87,20 @@ class _File:
     kind: np.dtype[Any]
     descriptions: tuple[str | None, ...]
     scales: tuple[Scale, ...]
-    date: str | None
+    tags: dict[str, str]
+    sidecars: tuple[str, ...] = ()
+
+    @property
+    def date(self) -> str | None:
+        return self.tags.get("date")
 
 
 def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
     """The chips of the rasters of a tile, or of those in its folder; see `daskembed.index_tile`."""
-    flat = [entry for entry in storage.entries(recursive=False) if _is_raster(entry.path, tile)]
-    inside = [entry for entry in storage.entries(tile) if _suffix(entry.path) in _DRIVERS]
+    top, below = storage.entries(recursive=False), storage.entries(tile)
+    flat = [entry for entry in top if _is_raster(entry.path, tile)]
+    inside = [entry for entry in below if _suffix(entry.path) in _DRIVERS]
+    beside = {entry.path: entry for entry in (*top, *below) if entry.path.endswith(SIDECARS)}
     whole: list[Entry] = []
     folders: dict[str, list[_BandFile]] = {}
     for entry in (*flat, *inside):
@@ -96,14 +109,21 @@ def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
         elif _is_raster(entry.path, tile) and not _NO_BAND.fullmatch(PurePosixPath(entry.path).stem):
             whole.append(entry)
     scenes = [
-        _found(storage, entry.path, [entry], partial(_scene_of_file, storage, entry, reading))
+        _found(storage, entry.path, _with(beside, [entry]), partial(_scene_of_file, storage, entry, reading, beside))
         for entry in sorted(whole, key=lambda entry: entry.path)
     ]
     for folder, files in sorted(folders.items()):
         for path, group in _scenes_of(folder, files).items():
-            entries = [file.entry for file in group]
-            scenes.append(_found(storage, path, entries, partial(_scene_of_files, storage, group, path, tile, reading)))
+            entries = _with(beside, [file.entry for file in group])
+            make = partial(_scene_of_files, storage, group, path, tile, reading, beside)
+            scenes.append(_found(storage, path, entries, make))
     return listing_of("raster", tile, storage, reading, scenes)
+
+
+def _with(beside: Mapping[str, Entry], entries: Sequence[Entry]) -> list[Entry]:
+    """Some files, and what lies beside them."""
+    found = [f"{entry.path}{end}" for entry in entries for end in SIDECARS]
+    return [*entries, *(beside[path] for path in found if path in beside)]
 
 
 def _is_raster(path: str, tile: str) -> bool:
@@ -206,20 +226,37 @@ def _suffix(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
 
 
-def _scene_of_file(storage: Storage, entry: Entry, reading: Reading) -> Scene:
-    file = _read_header(storage.url_of(entry.path))
+def _scene_of_file(storage: Storage, entry: Entry, reading: Reading, beside: Mapping[str, Entry]) -> Scene:
+    file = _read_header(storage, entry, beside)
     numbers = order_bands(file.descriptions, reading.sensor, more=True)
     lower = [(text or "").strip().lower() for text in file.descriptions]
     inside = (lower.index(CLASSES) + 1,) if CLASSES in lower else ()
-    scales = tuple(file.scales[number - 1] for number in numbers) + (Scale(),) * len(inside)
-    layer = RasterLayer(file.url, numbers + inside, scales)
     day = _day(file.date, [PurePosixPath(entry.path).name])
+    scales = _settled(file, numbers, reading.sensor.bands, reading, day)
+    # Classes are no quantity: of their tags only nodata is of use.
+    scales += tuple(Scale(file.scales[number - 1].nodata) for number in inside)
+    layer = RasterLayer(file.url, numbers + inside, scales, sidecars=file.sidecars)
     size = file.kind.itemsize * len(lower)
     scene = _scene(storage.url_of(entry.path), reading, file, (layer,), None, day, size)
     return replace(scene, classified=bool(inside))
 
 
-def _scene_of_files(storage: Storage, group: Sequence[_BandFile], path: str, tile: str, reading: Reading) -> Scene:
+def _settled(
+    file: _File, numbers: Sequence[int], bands: Sequence[Band], reading: Reading, day: date
+) -> tuple[Scale, ...]:
+    """What is made of the numbers of some of a file's bands."""
+    scales = [file.scales[number - 1] for number in numbers]
+    return settle(scales, bands, reading.sensor, file.kind, reading, Evidence(file.url, day, file.tags))
+
+
+def _scene_of_files(
+    storage: Storage,
+    group: Sequence[_BandFile],
+    path: str,
+    tile: str,
+    reading: Reading,
+    beside: Mapping[str, Entry],
+) -> Scene:
     if strange := [file for file in group if file.tile not in (None, tile)]:
         raise ChipError(f"holds {strange[0].entry.path}, which is named after tile {strange[0].tile}, expected {tile}")
     names = {band: _finest(group, band).entry for band in {file.band: None for file in group}}
@@ -228,7 +265,7 @@ def _scene_of_files(storage: Storage, group: Sequence[_BandFile], path: str, til
             f"lacks the files of {', '.join(missing)}: expected {', '.join(f'{n}.tif' for n in reading.sensor.names)}"
             f"{alternative(missing, reading.sensor)}"
         )
-    files = {band: _read_header(storage.url_of(entry.path)) for band, entry in names.items()}
+    files = {band: _read_header(storage, entry, beside) for band, entry in names.items()}
     finest = min(files.values(), key=lambda file: file.steps[0])
     layers = {band: _fit(file, finest) for band, file in files.items()}
     tags = {file.date for file in files.values() if file.date}
@@ -236,7 +273,10 @@ def _scene_of_files(storage: Storage, group: Sequence[_BandFile], path: str, til
         raise ChipError(f"holds files with the `date` tags {', '.join(sorted(tags))}: expected one date")
     paths = (path, *(file.entry.path for file in group))
     day = _day(next(iter(tags), None), [PurePosixPath(name).name for name in paths])
-    bands = tuple(layers[band] for band in reading.sensor.names)
+    bands = tuple(
+        replace(layers[band.name], scales=_settled(files[band.name], (1,), (band,), reading, day))
+        for band in reading.sensor.bands
+    )
     # What the coarser files store together covers more of the finest one's pixels.
     blocks = [tuple(side * layers[band].coarser for side in file.block) for band, file in files.items()]
     finest = replace(finest, block=(max(block[0] for block in blocks), max(block[1] for block in blocks)))
@@ -275,7 +315,7 @@ def _fit(file: _File, finest: _File) -> RasterLayer:
             f"{file.north:g}, which does not fit {finest.url.rpartition('/')[2]}: {finest.shape[0]} x "
             f"{finest.shape[1]} of {finest.steps[0]:g} m from {finest.west:g}, {finest.north:g}"
         )
-    return RasterLayer(file.url, (1,), file.scales, round(times))
+    return RasterLayer(file.url, (1,), (Scale(file.scales[0].nodata),), round(times), sidecars=file.sidecars)
 
 
 def _day(tag: str | None, names: Sequence[str]) -> date:
@@ -315,12 +355,13 @@ def _scene(
     )
 
 
-def _read_header(url: str) -> _File:
-    opening = _Opening(url)
-    with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
+def _read_header(storage: Storage, entry: Entry, beside: Mapping[str, Entry]) -> _File:
+    url, sidecars = storage.url_of(entry.path), tuple(end for end in SIDECARS if f"{entry.path}{end}" in beside)
+    opening = _Opening(url, sidecars)
+    with damage_is_the_chips(opening.failure), rasterio.Env(**opening.environment):
         try:
             with rasterio.open(opening.name, **opening.options) as dataset:
-                return _header_of(url, dataset)
+                return replace(_header_of(url, dataset), sidecars=sidecars)
         except RasterioError as error:
             if (failure := opening.failure()) is not None:
                 raise failure from None
@@ -342,10 +383,7 @@ def _header_of(url: str, dataset: Any) -> _File:
     kinds = set(dataset.dtypes)
     if len(kinds) > 1 or not kinds.pop().startswith(("int", "uint", "float")):
         raise ChipError(f"has {', '.join(sorted(set(dataset.dtypes)))} pixels, expected integers or floats of one type")
-    scales = tuple(
-        Scale(None if gap is None or math.isnan(gap) else float(gap), float(scale), float(offset))
-        for gap, scale, offset in zip(dataset.nodatavals, dataset.scales, dataset.offsets, strict=True)
-    )
+    scales = tuple(scale_of(dataset, number) for number in dataset.indexes)
     return _File(
         url=url,
         shape=dataset.shape,
@@ -357,20 +395,23 @@ def _header_of(url: str, dataset: Any) -> _File:
         kind=np.dtype(dataset.dtypes[0]),
         descriptions=dataset.descriptions,
         scales=scales,
-        date=dataset.tags().get("date"),
+        tags=dataset.tags(),
     )
 
 
 class _Opening:
     """How GDAL opens a file: by its path, or through the storage's own requests."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, sidecars: tuple[str, ...] = ()) -> None:
         self.name: str = url
+        # What lies beside a file is looked for where there is something.
+        self.environment = _GDAL | ({"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"} if sidecars else {})
         self.options: dict[str, Any] = {"driver": _DRIVERS[_suffix(url)]}
         self._failed = threading.local()
         if not is_local(url):
             self.options["opener"] = self._open
             self._storage, self.name = split_url(url)
+            self._wanted = tuple(f"{self.name}{end}" for end in ("", *sidecars))
 
     def failure(self) -> StorageError | None:
         """What the store answered last in this thread instead of data: GDAL swallows it."""
@@ -379,22 +420,46 @@ class _Opening:
         return failed
 
     def _open(self, path: str, mode: str = "rb") -> Any:
+        # GDAL asks for whatever may lie beside a file; only a VRT has others.
+        if self.options["driver"] != "VRT" and not path.endswith(self._wanted):
+            raise FileNotFoundError(path)
         return open_remote(self._storage, path, lambda error: setattr(self._failed, "error", error))
 
 
 def open_layer(layer: RasterLayer) -> Reader:
     """Open a layer for reading: each thread by a handle of its own."""
-    opening = _Opening(layer.url)
-    with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
-        opened = rioxarray.open_rasterio(
-            opening.name, lock=False, cache=False, parse_coordinates=False, **opening.options
-        )
-    assert not isinstance(opened, list)
-    picked = opened.isel(band=[number - 1 for number in layer.bands])
+    opening, opened = _Opening(layer.url, layer.sidecars), threading.local()
+
+    def dataset() -> Any:
+        if not hasattr(opened, "dataset"):
+            opened.dataset = rasterio.open(opening.name, **opening.options)
+        return opened.dataset
 
     def read(rows: slice, cols: slice) -> NDArray[np.generic]:
-        with damage_is_the_chips(opening.failure), rasterio.Env(**_GDAL):
-            pixels: NDArray[np.generic] = picked.isel(y=rows, x=cols).to_numpy()
-        return pixels
+        with damage_is_the_chips(opening.failure), rasterio.Env(**opening.environment):
+            image = dataset()
+            pixels = read_bands(image, layer.bands, Window.from_slices(rows, cols))
+            if image.driver != "GTiff":
+                return pixels
+            numbers, mask = part_masks(pixels)
+            lost = _unwritten(image, layer.bands, numbers, (rows.start, cols.start))
+        if lost is None:
+            return pixels
+        return np.ma.masked_array(numbers, lost if mask is None else lost | mask)
 
     return read
+
+
+def _unwritten(
+    image: Any, bands: Sequence[int], pixels: NDArray[np.generic], start: tuple[int, int]
+) -> NDArray[np.bool_] | None:
+    """Pixels of blocks that a TIFF does not hold, as a sparse file or one of which the writing was stopped."""
+    height, width = image.block_shapes[0]
+    together = image.interleaving is Interleaving.pixel
+
+    def is_there(place: tuple[int, ...], value: np.generic) -> bool:
+        band, y, x = place
+        number = 1 if together else bands[band]
+        return image.get_tag_item(f"BLOCK_OFFSET_{x // width}_{y // height}", "TIFF", number) is not None
+
+    return lost_pixels(pixels, (0, *start), (1, height, width), is_there)

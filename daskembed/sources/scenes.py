@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import geopandas as gpd
 import numpy as np
@@ -27,6 +27,7 @@ from daskembed.health import fault_of, read_surely
 from daskembed.memory import allowance
 from daskembed.sources import EDGES, INDEX_COLUMNS, Listing, Reading, Rules
 from daskembed.sources.judging import check_pixels
+from daskembed.sources.values import Scale, note_of, part_masks, tell, to_classes, to_values
 from daskembed.storage import Entry, Storage
 from daskembed.timings import timed
 
@@ -41,29 +42,6 @@ MAX_CLOUD = 0.30
 """Share of a chip that must not be reached by clouds, shadows and nodata."""
 DATE = re.compile(r"(?<!\d)(20\d\d)-?([01]\d)-?([0-3]\d)(?!\d)")
 """A day in a file's name."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How a file's numbers become values."""
-
-    nodata: float | None = None
-    scale: float = 1.0
-    offset: float = 0.0
-
-    def __str__(self) -> str:
-        scaled = f"times {self.scale:g} plus {self.offset:g}" if (self.scale, self.offset) != (1, 0) else ""
-        return ", ".join(filter(None, [f"nodata {self.nodata:g}" if self.nodata is not None else "", scaled]))
-
-    def apply(self, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Values of `pixels`: NaN where there are none; of their own type where nothing changes."""
-        gaps = None
-        if self.nodata is not None and not math.isnan(self.nodata):
-            gaps = pixels == self.nodata
-        if (gaps is None or not gaps.any()) and (self.scale, self.offset) == (1, 0):
-            return pixels
-        values = pixels.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
-        return values if gaps is None else np.where(gaps, np.float32(np.nan), values)
 
 
 class Layer(Hashable, Protocol):
@@ -86,7 +64,10 @@ class Reader(Protocol):
     """An open layer, for any thread."""
 
     def __call__(self, rows: slice, cols: slice) -> NDArray[np.generic]:
-        """Pixels ``(band, y, x)`` of a layer, in its own grid; raises `ChipError` or `StorageError`."""
+        """Stored pixels ``(band, y, x)`` of a layer, in its own grid; a masked array where some were never there.
+
+        Raises `ChipError` or `StorageError`.
+        """
 
 
 @dataclass(frozen=True)
@@ -128,10 +109,14 @@ class Scene:
         return self.piece == (CHIP, CHIP) and not any(offset % CHIP for offset in self.grid.offset)
 
     @property
+    def scales(self) -> tuple[Scale, ...]:
+        """Of its bands."""
+        return tuple(scale for layer in self.layers for scale in layer.scales)[: len(self.bands)]
+
+    @property
     def note(self) -> str:
         """What is done to the file's numbers, if anything."""
-        said = {str(scale) for layer in self.layers for scale in layer.scales}
-        return "; ".join(sorted(filter(None, said)))
+        return note_of(self.bands, self.scales)
 
     def check(self) -> None:
         """Raise `ChipError` if too much would have to be read at once."""
@@ -185,8 +170,10 @@ class SceneChip:
         y, x = self.scene.grid.start(self.number)
         height, width = self.inside
         with timed("decode"):
-            pixels, classes = _cut(self.scene, y, x, height, width)
-            check_pixels(pixels, self.bands, self.rules, classes)
+            stored, masked, classes = _cut(self.scene, y, x, height, width)
+            pixels, findings = to_values(stored, self.bands, self.scene.scales, masked)
+            check_pixels(pixels, self.bands, self.rules, findings, classes)
+            tell(findings)
             if (height, width) == (CHIP, CHIP):
                 # A view would keep the whole piece as long as the chip waits for the device.
                 pixels = np.ascontiguousarray(pixels)
@@ -195,7 +182,19 @@ class SceneChip:
         return pixels
 
 
-Pixels = tuple["NDArray[np.generic]", "NDArray[np.generic] | None"]
+class Pixels(NamedTuple):
+    """What is stored of a window of a scene."""
+
+    stored: NDArray[np.generic]
+    """``(band, y, x)``."""
+    masked: NDArray[np.bool_] | None
+    """Likewise: what is not there by the storage's own masks, if it has any."""
+    classes: NDArray[np.generic] | None
+    """Scene classification ``(y, x)``, if there is one."""
+
+    def cut(self, rows: slice, cols: slice) -> Pixels:
+        """A part of it."""
+        return Pixels(*(None if part is None else part[..., rows, cols] for part in self))  # type: ignore[arg-type]
 
 
 def _cut(scene: Scene, y: int, x: int, height: int, width: int) -> Pixels:
@@ -206,13 +205,12 @@ def _cut(scene: Scene, y: int, x: int, height: int, width: int) -> Pixels:
     for row in range(y // tall, (y + height - 1) // tall + 1):
         found = []
         for col in range(x // wide, (x + width - 1) // wide + 1):
-            pixels, classes = _pieces.get(scene, row, col)
             top, left = row * tall, col * wide
             part = (
                 slice(max(0, y - top), max(0, y + height - top)),
                 slice(max(0, x - left), max(0, x + width - left)),
             )
-            found.append((pixels[:, *part], None if classes is None else classes[part]))
+            found.append(_pieces.get(scene, row, col).cut(*part))
         rows.append(_join(found, axis=-1))
     return _join(rows, axis=-2)
 
@@ -220,36 +218,51 @@ def _cut(scene: Scene, y: int, x: int, height: int, width: int) -> Pixels:
 def _join(parts: Sequence[Pixels], *, axis: int) -> Pixels:
     if len(parts) == 1:
         return parts[0]
-    pixels = np.concatenate([part[0] for part in parts], axis=axis)
-    classes = [part[1] for part in parts if part[1] is not None]
-    return pixels, np.concatenate(classes, axis=axis) if classes else None
+    stored = np.concatenate([part.stored for part in parts], axis=axis)
+    masked = None
+    if any(part.masked is not None for part in parts):
+        none = np.False_
+        masks = [np.broadcast_to(none if part.masked is None else part.masked, part.stored.shape) for part in parts]
+        masked = np.concatenate(masks, axis=axis)
+    classes = [part.classes for part in parts if part.classes is not None]
+    return Pixels(stored, masked, np.concatenate(classes, axis=axis) if classes else None)
 
 
 def _read_piece(scene: Scene, rows: slice, cols: slice) -> Pixels:
     height, width = rows.stop - rows.start, cols.stop - cols.start
     found = [_read_layer(layer, scene.fingerprint, rows, cols) for layer in scene.layers]
-    pixels = found[0] if len(found) == 1 else np.concatenate(found)
+    stored = found[0][0] if len(found) == 1 else np.concatenate([numbers for numbers, _ in found])
+    masked = None
+    if any(mask is not None for _, mask in found):
+        masked = np.concatenate([np.zeros(one.shape, np.bool_) if mask is None else mask for one, mask in found])
     classes = None
     if scene.classified:
-        pixels, classes = pixels[:-1], pixels[-1]
+        classes = to_classes(stored[-1], scene.layers[-1].scales[-1], None if masked is None else masked[-1])
+        stored, masked = stored[:-1], None if masked is None else masked[:-1]
     elif scene.classes is not None:
-        classes = _read_layer(scene.classes, scene.fingerprint, rows, cols)[0]
-    if pixels.shape[1:] != (height, width):
-        raise ChipError(f"gave {pixels.shape[1:]} pixels where {(height, width)} were expected: it changed since")
-    return pixels, classes
+        numbers, mask = _read_layer(scene.classes, scene.fingerprint, rows, cols)
+        classes = to_classes(numbers[0], scene.classes.scales[0], None if mask is None else mask[0])
+    if stored.shape[1:] != (height, width):
+        raise ChipError(f"gave {stored.shape[1:]} pixels where {(height, width)} were expected: it changed since")
+    return Pixels(stored, masked, classes)
 
 
-def _read_layer(layer: Layer, fingerprint: str, rows: slice, cols: slice) -> NDArray[np.generic]:
+def _read_layer(
+    layer: Layer, fingerprint: str, rows: slice, cols: slice
+) -> tuple[NDArray[np.generic], NDArray[np.bool_] | None]:
     times = layer.coarser
     coarse = [slice(part.start // times, -(-part.stop // times)) for part in (rows, cols)]
-    pixels = _open(layer, fingerprint)(*coarse)
-    kept = [scale.apply(band) for scale, band in zip(layer.scales, pixels, strict=True)]
-    pixels = np.stack(kept) if any(new is not old for new, old in zip(kept, pixels, strict=True)) else pixels
-    if times > 1:
+    found = part_masks(_open(layer, fingerprint)(*coarse))
+    if times == 1:
+        return found
+    start = [part.start - small.start * times for part, small in zip((rows, cols), coarse, strict=True)]
+
+    def repeat(pixels: NDArray[Any]) -> NDArray[Any]:
         pixels = pixels.repeat(times, axis=1).repeat(times, axis=2)
-        start = [part.start - small.start * times for part, small in zip((rows, cols), coarse, strict=True)]
-        pixels = pixels[:, start[0] :, start[1] :][:, : rows.stop - rows.start, : cols.stop - cols.start]
-    return pixels
+        return pixels[:, start[0] :, start[1] :][:, : rows.stop - rows.start, : cols.stop - cols.start]
+
+    numbers, mask = found
+    return repeat(numbers), None if mask is None else repeat(mask)
 
 
 @functools.lru_cache(maxsize=64)
@@ -313,7 +326,7 @@ class _Pieces:
             future.set_result(found)
             return
         with self._changed:
-            self._sizes[key] = found[0].nbytes + (0 if found[1] is None else found[1].nbytes)
+            self._sizes[key] = sum(part.nbytes for part in found if part is not None)
             future.set_result(found)
             self._changed.notify_all()
 

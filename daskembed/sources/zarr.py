@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +13,13 @@ import xarray as xr
 from daskembed.errors import ChipError
 from daskembed.health import read_surely
 from daskembed.sources import Listing, Reading
+from daskembed.sources.baseline import Evidence
 from daskembed.sources.cf import epsg_of, georeferencing, plain, times_of
+from daskembed.sources.chunks import ZarrChunks
 from daskembed.sources.judging import order_bands
 from daskembed.sources.scenes import (
     Found,
     Reader,
-    Scale,
     Scene,
     damage_is_the_chips,
     fingerprint_of,
@@ -27,6 +27,7 @@ from daskembed.sources.scenes import (
     grid_of,
     listing_of,
 )
+from daskembed.sources.values import Scale, settle
 from daskembed.storage import Storage, explained, is_stray, zarr_store
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _scenes(url: str, etag: str, reading: Reading, *, old: bool) -> list[Scene]:
     if "band" in array.coords and array["band"].dtype.kind not in "iuf":
         names = [str(plain(name)) for name in array["band"].values]
     numbers = tuple(number - 1 for number in order_bands(names, reading.sensor, more=True))
-    scale = _scale(array, old=old)
+    said = _scale(array, old=old)
     times = times_of(dataset, array, url)
     chunks = dict(zip(array.dims, array.encoding.get("chunks") or array.shape, strict=True))
     grid = grid_of(shape, reading)
@@ -128,14 +129,18 @@ def _scenes(url: str, etag: str, reading: Reading, *, old: bool) -> list[Scene]:
     inside = (lower.index(_CLASSES),) if _CLASSES in lower else ()
     scenes = []
     for label, day, number in times:
-        layer = ZarrLayer(url, variable, number, numbers + inside, (scale,) * len(numbers) + (Scale(),) * len(inside))
+        evidence = Evidence(url, day, _about(dataset, array, number))
+        scales = settle([said] * len(numbers), reading.sensor.bands, reading.sensor, array.dtype, reading, evidence)
+        # Classes beside packed values are packed like these.
+        packed = replace(said, applied=any(scale.applied and scale.tagged for scale in scales))
+        layer = ZarrLayer(url, variable, number, numbers + inside, scales + (packed,) * len(inside))
         scene = Scene(
             url=f"{url}#{label}",
             date=day,
             fingerprint=etag,
             bands=reading.sensor.names,
             layers=(layer,),
-            classes=None if inside else _classes(dataset, url, number),
+            classes=None if inside else _classes(dataset, url, number, old=old),
             classified=bool(inside),
             epsg=epsg,
             west=west,
@@ -171,22 +176,60 @@ def _variable(dataset: xr.Dataset) -> str:
 
 
 def _scale(array: xr.DataArray, *, old: bool) -> Scale:
-    attributes: Mapping[Any, Any] = array.attrs
-    gap = attributes.get("_FillValue", attributes.get("nodata", attributes.get("missing_value")))
-    gap = None if gap is None else float(np.asarray(gap).reshape(-1)[0])
+    """What the attributes of a variable say of its numbers, as CF and xarray read them."""
+    if "_Unsigned" in array.attrs:
+        raise ChipError(f"has the attribute _Unsigned in {array.name}: write its numbers in the type that they are of")
+    fill, *others = (_numbers_in(array, name) for name in ("_FillValue", "missing_value", "nodata"))
     # Zarr v2 has a fill value for every array, 0 by default, which xarray takes for nodata: a height of 0 is none.
-    return Scale(
-        None if gap is None or math.isnan(gap) or (old and gap == 0) else gap,
-        float(attributes.get("scale_factor", 1.0)),
-        float(attributes.get("add_offset", 0.0)),
-    )
+    fill = tuple(number for number in fill if not (old and number == 0))
+    nodata = dict.fromkeys(number for numbers in (fill, *others) for number in numbers if not math.isnan(number))
+    scale, offset = _one_number(array, "scale_factor", 1.0), _one_number(array, "add_offset", 0.0)
+    return Scale(tuple(nodata), scale, offset, absent="has no chunk")
 
 
-def _classes(dataset: xr.Dataset, url: str, time: int | None) -> ZarrLayer | None:
+def _one_number(array: xr.DataArray, name: str, default: float) -> float:
+    found = _numbers_in(array, name)
+    if name in array.attrs and len(found) != 1:
+        raise ChipError(
+            f"has {len(found)} numbers in the attribute {name} of {array.name}: expected one for all bands; write "
+            "bands that differ as variables of their own and join them decoded, or decode them before writing"
+        )
+    return found[0] if found else default
+
+
+def _numbers_in(array: xr.DataArray, name: str) -> tuple[float, ...]:
+    """Numbers in an attribute that may be there."""
+    said = array.attrs.get(name)
+    if said is None:
+        return ()
+    try:
+        # Of text only what JSON has no number for; of bytes and the like nothing.
+        if isinstance(said, str) and said not in ("NaN", "Infinity", "-Infinity"):
+            raise ValueError
+        numbers = np.asarray(said).astype(np.float64) if not isinstance(said, bytes | bool) else None
+    except (ValueError, TypeError):
+        numbers = None
+    if numbers is None:
+        raise ChipError(f"has {said!r:.40} in the attribute {name} of {array.name}: expected a number")
+    return tuple(numbers.reshape(-1).tolist())
+
+
+def _about(dataset: xr.Dataset, array: xr.DataArray, time: int | None) -> dict[Any, Any]:
+    """What is said of the images at one time: attributes, and coordinates of text or number as catalogues' items."""
+    found: dict[Any, Any] = {**dataset.attrs, **array.attrs}
+    for name, coordinate in array.coords.items():
+        if coordinate.dims == ():
+            found[name] = coordinate.item()
+        elif coordinate.dims == ("time",) and time is not None:
+            found[name] = coordinate.values[time]
+    return found
+
+
+def _classes(dataset: xr.Dataset, url: str, time: int | None, *, old: bool) -> ZarrLayer | None:
     """The scene classification in a variable of its own."""
     for name, array in dataset.data_vars.items():
         if str(name).lower() == _CLASSES and set(array.dims) in ({"y", "x"}, {"time", "y", "x"}):
-            return ZarrLayer(url, str(name), time if "time" in array.dims else None, None, (Scale(),))
+            return ZarrLayer(url, str(name), time if "time" in array.dims else None, None, (_scale(array, old=old),))
     return None
 
 
@@ -203,6 +246,8 @@ def _decode(array: xr.DataArray) -> NDArray[np.generic]:
 def open_layer(layer: ZarrLayer) -> Reader:
     """Open a layer for reading."""
     array = _open_dataset(layer.url)[layer.variable]
+    dims_of_all = tuple(map(str, array.dims))
+    chunks = ZarrChunks(layer.url, layer.variable, dims_of_all, array.encoding.get("chunks") or array.shape)
     if layer.time is not None:
         array = array.isel(time=layer.time)
     dims = ("y", "x") if layer.bands is None else ("band", "y", "x")
@@ -211,9 +256,13 @@ def open_layer(layer: ZarrLayer) -> Reader:
         # Picked afterwards: one by one they would be decoded out of the same chunks again and again.
         array = array.isel(band=slice(min(layer.bands), max(layer.bands) + 1))
 
+    start = {"time": layer.time or 0, "band": min(layer.bands or (0,))}
+
     def read(rows: slice, cols: slice) -> NDArray[np.generic]:
         with damage_is_the_chips(), explained(layer.url, layer.url):
             window = _decode(array.isel(y=rows, x=cols).transpose(*dims))
-        return window[None] if bands is None else window[bands]
+            lost = chunks.lost(window, start | {"y": rows.start, "x": cols.start})
+        found = window if lost is None else np.ma.masked_array(window, lost)
+        return found[None] if bands is None else found[bands]
 
     return read

@@ -152,7 +152,10 @@ def test_another_version_may_run_at_the_same_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
-def test_locks_of_the_dead_are_taken_over(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_locks_of_the_dead_are_taken_over(
+    where: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "LEASE", 6)
     output = Storage(str(tmp_path) if where == "local" else request.getfixturevalue("s3"))
     path = "_daskembed/running_v001.json"
 

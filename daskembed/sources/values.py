@@ -1,0 +1,358 @@
+"""How the numbers that a file stores become what an encoder takes, and which pixels are there: one answer a band."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from rasterio.enums import ColorInterp, MaskFlags
+
+from daskembed.encoders.description import UNSAID, Band, Numbers, Sensor
+from daskembed.errors import ChipError
+from daskembed.sources.baseline import Evidence, offset_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from daskembed.sources import Reading
+
+SIDECARS = (".aux.xml", ".msk")
+"""What the name of a file ends with that says more of the pixels of another: nodata and the like, and its mask."""
+CLEAR = (2, 4, 5, 6, 7, 11)
+"""Classes of Sentinel-2's scene classification that show the ground: dark, plants, soil, water, unclassified, snow."""
+# Nobody stores a band of which most numbers are beyond this: tags that would need it are of another kind.
+_LARGEST_STORED = 1e6
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a file says of a band's numbers, and what is made of them."""
+
+    nodata: tuple[float, ...] = ()
+    """Numbers that stand for no value."""
+    scale: float = 1.0
+    offset: float = 0.0
+    applied: bool = True
+    """Whether numbers are multiplied by `scale` and `offset` is added; else they are taken as they are stored."""
+    numbers: Numbers = UNSAID
+    """What the band's numbers can be, after that."""
+    taken_out: int = 0
+    """What is taken from each number afterwards."""
+    remark: str = ""
+    """Why that is taken out, or what nobody knows of it."""
+    absent: str = "is masked or was never written"
+    """What is said of pixels that the storage itself has not."""
+
+    @property
+    def tagged(self) -> bool:
+        """Whether the file has a scale or an offset."""
+        return (self.scale, self.offset) != (1, 0)
+
+    @property
+    def changes(self) -> bool:
+        """Whether numbers are changed that are values."""
+        return bool(self.taken_out) or (self.applied and self.tagged)
+
+    def __str__(self) -> str:
+        nodata = f"nodata {', '.join(f'{value:g}' for value in self.nodata)}" if self.nodata else ""
+        times = f"times {self.scale:g} plus {self.offset:g}" if self.tagged else ""
+        if times and not self.applied:
+            times = f"numbers as they are stored, not {times}"
+        return ", ".join(filter(None, [nodata, times, self.remark]))
+
+    def value_of(self, number: float) -> float:
+        """Of a stored number, before anything is taken out."""
+        return number * self.scale + self.offset if self.applied else number
+
+
+class Finding(NamedTuple):
+    """Pixels of a band that are not as the others."""
+
+    band: str
+    what: str
+    """Such as ``is masked``."""
+    share: float
+    """Of the chip's pixels."""
+    missing: bool = True
+    """Whether they have no value; else it is one that stands for nothing."""
+
+    def __str__(self) -> str:
+        return f"{self.band} {self.what} in {self.share:.4%} of its pixels"
+
+
+def summarise(findings: Iterable[Finding]) -> str:
+    """Some findings in a line: bands of which the same is said are named together."""
+    alike: dict[tuple[str, float], list[str]] = {}
+    for one in findings:
+        alike.setdefault((one.what, one.share), []).append(one.band)
+    return "; ".join(str(Finding(_named(bands), what, share)) for (what, share), bands in alike.items())
+
+
+def _named(bands: Sequence[str]) -> str:
+    return " ".join(bands) if len(bands) < 4 else f"{bands[0]} to {bands[-1]} ({len(bands)} bands)"
+
+
+def note_of(bands: Sequence[str], scales: Sequence[Scale]) -> str:
+    """What is said of some bands' numbers; empty if nothing is done to them."""
+    alike: dict[str, list[str]] = {}
+    for band, scale in zip(bands, scales, strict=True):
+        alike.setdefault(str(scale), []).append(band)
+    if len(alike) == 1:
+        return next(iter(alike))
+    return "; ".join(f"{_named(names)}: {said}" for said, names in alike.items() if said)
+
+
+def settle(
+    scales: Sequence[Scale],
+    bands: Sequence[Band],
+    sensor: Sensor,
+    kind: np.dtype[Any],
+    reading: Reading,
+    evidence: Evidence,
+) -> tuple[Scale, ...]:
+    """What is made of the numbers of a file's bands.
+
+    Parameters
+    ----------
+    scales
+        What the file says, by band.
+    bands
+        Of `sensor`, likewise.
+    kind
+        Type of the stored numbers.
+    reading
+        With the flags that decide where nothing else does.
+    evidence
+        What tells whether the +1000 of Sentinel-2's processing baseline 04.00 is in the pixels.
+
+    Raises
+    ------
+    ChipError
+        If tags can be meant in two ways, or in none.
+    """
+    made = []
+    for scale, band in zip(scales, bands, strict=True):
+        numbers = sensor.numbers_of(band)
+        applied = scale.tagged and _are_values(scale, band, numbers, kind, reading, decibels=sensor.decibels)
+        made.append(replace(scale, numbers=numbers, applied=applied or not scale.tagged))
+    return tuple(_take_out(scale, reading, evidence) for scale in made)
+
+
+def _are_values(
+    scale: Scale, band: Band, numbers: Numbers, kind: np.dtype[Any], reading: Reading, *, decibels: bool
+) -> bool:
+    """Whether the encoder takes what scale and offset make of a band's numbers, and not the stored ones."""
+    tags = f"the scale {scale.scale:g} and the offset {scale.offset:g}"
+    if not (math.isfinite(scale.scale) and math.isfinite(scale.offset)) or scale.scale == 0:
+        raise ChipError(f"has {tags} in {band.name}: expected numbers, and a scale other than 0")
+    if numbers.stored is False or decibels:
+        return True
+    if reading.numbers is not None:
+        return reading.numbers == "values"
+    if numbers.added and (scale.scale, scale.offset) == (1, -numbers.added):
+        return False
+    stored = _fits(band.mean, band.std, kind)
+    values = _fits((band.mean - scale.offset) / scale.scale, band.std / abs(scale.scale), kind)
+    if stored != values:
+        return values
+    if stored and numbers.stored:
+        return False
+    either = "both the numbers stored" if stored else "neither the numbers stored"
+    raise ChipError(
+        f"has {tags} in {band.name}, stored as {kind}: the encoder was trained on a mean of {band.mean:g} (standard "
+        f"deviation {band.std:g}), which {either} {'and' if stored else 'nor'} the values they stand for can be; say "
+        "which to take with --numbers stored or --numbers values"
+    )
+
+
+def _fits(mean: float, std: float, kind: np.dtype[Any]) -> bool:
+    """Whether numbers of this mean and standard deviation can have been stored as `kind`."""
+    if abs(mean) + std > _LARGEST_STORED:
+        return False
+    if kind.kind == "f":
+        return True
+    limits = np.iinfo(kind)
+    return bool(limits.min <= mean and mean + std <= limits.max and std >= 1)
+
+
+def _take_out(scale: Scale, reading: Reading, evidence: Evidence) -> Scale:
+    added = scale.numbers.added
+    if not added or (scale.tagged and scale.applied):
+        return scale
+    tagged = (scale.scale, scale.offset) in ((1, -added), (1e-4, -added / 1e4))
+    inside, remark = offset_of(evidence, asked=reading.offset_applied, tagged=tagged)
+    return replace(scale, taken_out=added if inside else 0, remark=remark)
+
+
+def to_values(
+    stored: NDArray[np.generic],
+    bands: Sequence[str],
+    scales: Sequence[Scale],
+    masked: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.generic], list[Finding]]:
+    """What an encoder takes of a chip's stored numbers, and what is to be said of its pixels.
+
+    Parameters
+    ----------
+    stored
+        ``(band, y, x)``.
+    bands, scales
+        Names, and what is made of the numbers, by band.
+    masked
+        Pixels that are not there by the storage's own masks, if it has any.
+
+    Returns
+    -------
+    pixels
+        ``(band, y, x)``, NaN where there is no value; `stored` itself if nothing changes.
+    findings
+        What is missing and what stands for nothing, by band and reason.
+    """
+    # Most chips are sound, and their extremes show it.
+    flat = stored.reshape(len(stored), -1)
+    lowest, highest = flat.min(axis=1), flat.max(axis=1)
+    findings: list[Finding] = []
+    kept = []
+    for number, (name, scale) in enumerate(zip(bands, scales, strict=True)):
+        mask = None if masked is None or not masked[number].any() else masked[number]
+        extremes = float(lowest[number]), float(highest[number])
+        kept.append(_band_values(stored[number], name, scale, mask, extremes, findings))
+    if all(new is None for new in kept):
+        return stored, findings
+    return np.stack([old if new is None else new for old, new in zip(stored, kept, strict=True)]), findings
+
+
+def _band_values(
+    image: NDArray[np.generic],
+    name: str,
+    scale: Scale,
+    mask: NDArray[np.bool_] | None,
+    extremes: tuple[float, float],
+    findings: list[Finding],
+) -> NDArray[np.generic] | None:
+    """A band's values; None if they are the stored numbers."""
+    limits, (low, high) = scale.numbers, sorted(map(scale.value_of, extremes))
+    # A number that means something in this band means it whatever a tag says: a height of 0 is one.
+    declared = [
+        value
+        for value in (_as_stored(number, image.dtype) for number in scale.nodata)
+        if extremes[0] <= value <= extremes[1] and not (limits.zero and scale.value_of(value) == 0)
+    ]
+    # Written so that NaN is not sound.
+    sound = limits.low <= low and high <= limits.high and mask is None and not declared
+    if sound and not scale.changes and not (limits.zero == "empty" and low <= 0):
+        return None
+    values = image
+    if scale.applied and scale.tagged:
+        values = image.astype(np.float32) * np.float32(scale.scale) + np.float32(scale.offset)
+    gaps = np.zeros(image.shape, np.bool_)
+    if not sound:
+        reasons = [
+            ("is NaN", np.isnan(values)),
+            ("is infinite", np.isinf(values)),
+            (limits.below, values < limits.low),  # type: ignore[operator]
+            (f"is above {limits.high:g}", values > limits.high),  # type: ignore[operator]
+            *((f"is nodata ({value:g})", image == value) for value in declared),
+            *([(scale.absent, mask)] if mask is not None else []),
+        ]
+        for what, where in reasons:
+            new = where & ~gaps
+            if count := np.count_nonzero(new):
+                findings.append(Finding(name, what, count / image.size))
+                gaps |= new
+    if limits.zero == "empty" and (count := np.count_nonzero((values == 0) & ~gaps)):
+        findings.append(Finding(name, "is 0", count / image.size, missing=False))
+    if scale.taken_out:
+        values = values.astype(np.int16) if values.itemsize == 1 else values
+        # 0 is nothing and stays so; what would be darker than the darkest is the darkest.
+        least = np.maximum(values, values.dtype.type(scale.taken_out + 1)) - values.dtype.type(scale.taken_out)
+        values = np.where(values >= 1, least, values)  # type: ignore[operator]
+    if gaps.any():
+        return np.where(gaps, np.float32(np.nan), values.astype(np.float32))
+    return None if values is image else values
+
+
+def _as_stored(number: float, kind: np.dtype[Any]) -> float:
+    """A number as a file holds it that stores this type."""
+    with np.errstate(over="ignore"):
+        return float(kind.type(number)) if kind.kind == "f" else number
+
+
+def to_classes(stored: NDArray[np.generic], scale: Scale, masked: NDArray[np.bool_] | None) -> NDArray[np.generic]:
+    """Classes of a scene classification, 0 (nodata) where there are none; `scale` as of the bands beside them."""
+    values = stored
+    if scale.applied and scale.tagged:
+        values = np.round(stored.astype(np.float64) * scale.scale + scale.offset)
+    for nothing in (*(stored == value for value in scale.nodata), *([masked] if masked is not None else [])):
+        values = np.where(nothing, values.dtype.type(0), values)
+    return values
+
+
+def unclear(classes: NDArray[np.generic]) -> float:
+    """Share of a scene classification that shows no ground: nodata, saturated, shadow, cloud, cirrus, no class."""
+    return (classes.size - int(np.count_nonzero(np.isin(classes, CLEAR)))) / classes.size
+
+
+def scale_of(dataset: Any, number: int) -> Scale:
+    """What the tags of a band (from 1) of an open rasterio dataset say of its numbers."""
+    gap = dataset.nodatavals[number - 1]
+    nodata = () if gap is None or math.isnan(gap) else (float(gap),)
+    return Scale(nodata, float(dataset.scales[number - 1]), float(dataset.offsets[number - 1]))
+
+
+def read_bands(dataset: Any, bands: Sequence[int], window: Any = None) -> NDArray[np.generic]:
+    """Bands of an open rasterio dataset ``(band, y, x)``: a masked array where the dataset itself has masks.
+
+    What nodata tags say is left to `Scale`.
+    """
+    pixels: NDArray[np.generic] = dataset.read(list(bands), window=window)
+    flags = [dataset.mask_flag_enums[number - 1] for number in bands]
+    with_masks = [
+        place for place, kinds in enumerate(flags) if MaskFlags.per_dataset in kinds and MaskFlags.alpha not in kinds
+    ]
+    # GDAL takes the fourth band of an 8-bit image for alpha, also where it is the near infrared that is wanted; a fifth
+    # it leaves out.
+    uses = zip(dataset.indexes, dataset.colorinterp, strict=True)
+    alpha = [number for number, use in uses if use == ColorInterp.alpha and number not in bands]
+    if not with_masks and not alpha:
+        return pixels
+    masks = np.zeros(pixels.shape, np.bool_)
+    if with_masks:
+        masks[with_masks] = dataset.read_masks([bands[place] for place in with_masks], window=window) == 0
+    for number in alpha:
+        masks |= dataset.read(number, window=window) == 0
+    return np.ma.masked_array(pixels, masks)
+
+
+def part_masks(pixels: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.bool_] | None]:
+    """The numbers of what a reader gave, and which are masked, if it has masks."""
+    if isinstance(pixels, np.ma.MaskedArray):
+        return pixels.data, np.ma.getmaskarray(pixels)
+    return pixels, None
+
+
+# What is found while a chip is read is told to whoever listens in the same thread: the device, which reports it.
+_listening: ContextVar[list[Finding] | None] = ContextVar("listening", default=None)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[list[Finding]]:
+    """A list of what is told of the pixels that are read in the block."""
+    heard: list[Finding] = []
+    token = _listening.set(heard)
+    try:
+        yield heard
+    finally:
+        _listening.reset(token)
+
+
+def tell(findings: Iterable[Finding]) -> None:
+    """Tell of pixels to whoever is listening."""
+    heard = _listening.get()
+    if heard is not None:
+        heard += findings

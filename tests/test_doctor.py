@@ -1,0 +1,67 @@
+"""What `daskembed doctor` tells, and what it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dask
+import pytest
+import torch
+
+from daskembed import demo, doctor, local
+from daskembed.cli import main
+
+
+def test_doctor_tells_what_is_here_and_no_secret(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-1")
+    monkeypatch.setenv("HF_TOKEN", "hush-2")
+    (tmp_path / "0123-clay.ckpt").write_bytes(bytes(2_000_000))
+    with dask.config.set({"daskembed.cache": str(tmp_path)}):
+        assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    lines = {line.split("  ")[0]: line for line in said.splitlines()}
+    assert {"torch", "gpu", "computes with", "bf16", "threads", "credentials", "cache", "python", "dask"} <= set(lines)
+    assert torch.__version__ in lines["torch"]
+    assert "AWS_SECRET_ACCESS_KEY" in lines["credentials"]
+    assert "HF_TOKEN" in lines["credentials"]
+    assert "hush" not in said
+    assert lines["cache"].endswith(f"{tmp_path}: 1 files, 2 MB; 0123-clay.ckpt 2 MB")
+
+
+def test_a_gpu_that_torch_does_not_use_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("torch uses this machine's GPU")
+    monkeypatch.setattr(local, "DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert doctor._torch()["gpu"] == "none"
+    (tmp_path / "nvidia0").touch()
+    assert doctor._torch()["gpu"].startswith("1 here, and torch uses none: ")
+
+
+def test_files_of_credentials_are_named(tmp_path: Path) -> None:
+    assert doctor._credentials({}, tmp_path).startswith("none found")
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text("[default]\naws_secret_access_key = hush\n")
+    assert doctor._credentials({"AWS_REGION": "", "GOOGLE_SERVICE_ACCOUNT": "a"}, tmp_path).startswith(
+        "GOOGLE_SERVICE_ACCOUNT, ~/.aws/credentials"
+    )
+
+
+def test_programs_are_named_as_they_are_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "daskembed"):
+        (programs / name).write_text("#!/bin/sh\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(programs / "python"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert demo.as_typed("daskembed") == ".venv/bin/daskembed"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert demo.as_typed("python") == str(programs / "python")
+    # The environment is activated.
+    monkeypatch.setenv("PATH", str(programs))
+    assert demo.as_typed("python") == "python"
