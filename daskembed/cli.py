@@ -127,6 +127,15 @@ def _parser() -> argparse.ArgumentParser:
         "chips with NaN or infinity: set aside, or fill by the band's mean",
         choices=["quarantine", "fill"],
     )
+    add(
+        "--max-quarantined",
+        "a tile fails of which a larger share, and more than four chips, would newly be quarantined; 1 accepts all",
+        type=float,
+        metavar="SHARE",
+    )
+    run.add_argument(
+        "--retry-quarantined", action="store_true", help="make finished tiles with quarantined chips again"
+    )
     add("--format", "geoparquet, zarr (levels with a grid of patches), or geoparquet,zarr", metavar="F[,F]")
     add("--dtype", "of the values in the files", choices=["float32", "float16"])
     run.add_argument("--dates", metavar="START/END", help="acquisition dates wanted, inclusive (default: all)")
@@ -333,6 +342,8 @@ def _run(options: argparse.Namespace) -> int:
             dates=options.dates,
             version=options.version,
             on_nan=options.on_nan,
+            max_quarantined=options.max_quarantined,
+            retry_quarantined=options.retry_quarantined,
             format=options.format,
             dtype=options.dtype,
             offset=_offset(options.offset),
@@ -374,6 +385,8 @@ def _plan(options: argparse.Namespace) -> int:
             dates=options.dates,
             version=options.version,
             on_nan=options.on_nan,
+            max_quarantined=options.max_quarantined,
+            retry_quarantined=options.retry_quarantined,
             format=options.format,
             dtype=options.dtype,
             offset=_offset(options.offset),

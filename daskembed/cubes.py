@@ -772,9 +772,11 @@ def _run_on(
     progress: Callable[[Progress], None] | None,
 ) -> RunResult:
     from daskembed.clusters import await_worker, check_versions
+    from daskembed.proof import prove_workers
 
     await_worker(client, WORKER_TIMEOUT)
     check_versions(client)
+    prove_workers(client)
     _check_seen(client, job)
     return _Flow(client, job, names, progress).run(check)
 

@@ -17,7 +17,9 @@ import torch
 from daskembed import config
 from daskembed.encoders import Encoder, Place, get_encoder_module
 from daskembed.encoders.checkpoint import load_state
+from daskembed.encoders.description import CHIP
 from daskembed.errors import ChipError, ChipRejectedError
+from daskembed.memory import allowance
 from daskembed.sources.values import listening, summarise
 from daskembed.timings import count_chips, for_this_task, timed
 
@@ -34,6 +36,13 @@ READERS = {"cpu": 8, "cuda": 16}
 
 # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD (no more than 32 MiB is taken) and M_ARENA_MAX of glibc's malloc.h.
 _MALLOPT = {-1: 2**30, -3: 2**25, -8: 1}
+
+
+class _Aside(NamedTuple):
+    """A chip that has no embedding: a value, as an exception's frames would hold its pixels."""
+
+    reason: str
+    rejected: bool
 
 
 class Encoded(NamedTuple):
@@ -124,7 +133,8 @@ class Device:
 
     One thread alone computes, batch after batch in the order in which their reading began; another puts the next
     batch together and on the device meanwhile. Blocks take turns at reading, so that the next block is read while the
-    last one is encoded. At most ``readers`` chips and two device batches are held at once, however many blocks run.
+    last one is encoded. At most ``readers`` chips and two device batches are held at once, however many blocks run, and
+    fewer where those would be more than `daskembed.memory.allowance`.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -137,15 +147,17 @@ class Device:
         dtype = torch.bfloat16 if encoder.precision == "bf16" else torch.float32
         self._encoder, self._metadata = encoder, module.metadata
         self._bands, self._fill_values = encoder.description.bands, np.array(encoder.description.fill_values)
-        self._batch = min(encoder.batch_size, CPU_BATCH) if on_cpu else encoder.batch_size
+        batch = min(encoder.batch_size, CPU_BATCH) if on_cpu else encoder.batch_size
         readers = encoder.readers or READERS[self._device.type]
+        fitting = allowance() // (4 * len(self._bands) * CHIP**2)
+        self._batch = max(1, min(batch, fitting // 2))
         self._compute = ThreadPoolExecutor(1, "daskembed-device")
         self._stage = ThreadPoolExecutor(1, "daskembed-stage")
         self._copies = None if on_cpu else torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._readers = ThreadPoolExecutor(readers, "daskembed-read")
         self._limit = self._batch
         self._turn = threading.Lock()
-        self._held = readers + 2 * self._batch
+        self._held = max(2 * self._batch, min(readers + 2 * self._batch, fitting))
         self._whole = self._batch, self._held
         self._room = threading.Semaphore(self._held)
         self._model = module.build(load_state(encoder, module), encoder.description, device=self._device, dtype=dtype)
@@ -211,7 +223,13 @@ class Device:
                 self._room.acquire()
             self._held = kept
 
-    def _read(self, chip: Read, on_nan: str) -> _Chip:
+    def _read(self, chip: Read, on_nan: str) -> _Chip | _Aside:
+        try:
+            return self._read_finite(chip, on_nan)
+        except ChipError as error:
+            return _Aside(str(error), isinstance(error, ChipRejectedError))
+
+    def _read_finite(self, chip: Read, on_nan: str) -> _Chip:
         with listening() as found:
             pixels = chip()
         # What is not finite shows in the extremes.
@@ -231,7 +249,7 @@ class Device:
 
     def _stage_batch(
         self,
-        reads: list[Future[_Chip]],
+        reads: list[Future[_Chip | _Aside]],
         metadata: list[torch.Tensor],
         encoded: Encoded,
         rows: NDArray[np.intp],
@@ -286,17 +304,20 @@ class Device:
         torch.cuda.empty_cache()
         return self._run_model(batch, level)
 
-    def _stack(self, reads: list[Future[_Chip]], encoded: Encoded, rows: NDArray[np.intp]) -> torch.Tensor | None:
+    def _stack(
+        self, reads: list[Future[_Chip | _Aside]], encoded: Encoded, rows: NDArray[np.intp]
+    ) -> torch.Tensor | None:
         # A quarantined chip leaves zeros in its place: a batch always has the same shape, so the others' embeddings
         # do not depend on it.
         chips: list[NDArray[np.generic] | None] = []
         for row, read in zip(rows, reads, strict=True):
-            try:
-                pixels, encoded.filled[row], encoded.noted[row] = read.result()
-            except ChipError as error:
-                reasons = encoded.rejected if isinstance(error, ChipRejectedError) else encoded.quarantined
-                reasons[row], pixels = str(error), None
-            chips.append(pixels)
+            found = read.result()
+            if isinstance(found, _Aside):
+                (encoded.rejected if found.rejected else encoded.quarantined)[row] = found.reason
+                chips.append(None)
+            else:
+                pixels, encoded.filled[row], encoded.noted[row] = found
+                chips.append(pixels)
         good = [pixels for pixels in chips if pixels is not None]
         if not good:
             return None

@@ -17,6 +17,16 @@ class DaskembedError(Exception):
     def __str__(self) -> str:
         return visible(super().__str__())
 
+    # Dask pickles what an exception was raised in the handling of along with it. Those of other libraries often do not
+    # survive that, and what arrives then is a bare `Exception` that says nothing of whose fault it is.
+    @property
+    def __context__(self) -> BaseException | None:
+        return None
+
+    @__context__.setter
+    def __context__(self, error: BaseException | None) -> None:
+        pass
+
 
 class InputError(DaskembedError):
     """A tile name, flag, path or configuration that is refused before any chip is read."""
@@ -40,6 +50,10 @@ class ChipRejectedError(ChipError):
 
 class TileError(DaskembedError):
     """One tile that cannot be finished; the other tiles go on."""
+
+
+class SickMachineError(DaskembedError):
+    """A machine that cannot do the work (no PROJ database, no TIFF driver): no chip is judged by what it says."""
 
 
 class ClusterLostError(DaskembedError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distributed import KilledWorker, SpecCluster, span
+from distributed import KilledWorker, SpecCluster, Status, span
 
 from daskembed import stages, timings
 from daskembed.clusters import WORKER_TIMEOUT
@@ -19,10 +19,12 @@ from daskembed.errors import (
     DaskembedError,
     InputError,
     LockLostError,
+    SickMachineError,
     StorageError,
     StorageUnusableError,
     TileError,
 )
+from daskembed.proof import SICK, restart_sick
 from daskembed.quiet import TellOnce
 from daskembed.receipts import Receipt
 from daskembed.reporting import Report
@@ -31,7 +33,7 @@ from daskembed.settings import Settings
 from daskembed.storage import redact
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, Scheduler
 
 RETRIES = 2
 """How often a task is tried again after an error, on top of the stores' own retries."""
@@ -45,6 +47,8 @@ DASK_CONFIG = {
     "distributed.adaptive.target-duration": "10ms",
 }
 """What a cluster that is started for a run is told."""
+MOST_SICK = 3
+"""How many workers that cannot do the work a cluster is asked to replace."""
 MOST_RETURNS = 4
 """How often a task that the scheduler gave back is sent again before its tile fails."""
 
@@ -63,6 +67,8 @@ class _Job:
     indexed: stages.Indexed | None = None
     waiting: set[str] = field(default_factory=set)
     """Parts that are not written yet."""
+    begun_again: int = 0
+    """How often its parts were gone."""
     damage: str = ""
     """Why it is made again, though it was finished."""
 
@@ -137,11 +143,13 @@ class Flow:
         self._report = Report(client, len(names), settings.output, settings.version, progress, events, workers)
         self._state, self._check = self._report.state, check
         self._room, self._looked, self._alone_since = 1, 0.0, time.monotonic()
+        self._sick, self._sick_told = dict[str, str](), 0
 
     def run(self) -> RunResult:
         """Embed all tiles, or as many as can be until Ctrl-C."""
         with contextlib.suppress(OSError):  # of a worker that dies at this moment; the others have it
             self._client.register_plugin(TellOnce())
+        self._client.subscribe_topic(SICK, self._hear_of_sick)
         start, before = time.perf_counter(), self._client.run(timings.seconds, on_error="ignore")
         self._report.begin()
         interrupted = False
@@ -178,6 +186,10 @@ class Flow:
             version=self._settings.version,
         )
 
+    def _hear_of_sick(self, heard: tuple[float, dict[str, str]]) -> None:
+        """In the client's thread: a worker that joined cannot do the work."""
+        self._sick[heard[1]["worker"]] = heard[1]["reason"]
+
     def _farewell(self) -> str:
         """What a Ctrl-C waits for, and what it gives up."""
         publishing = sum(task.stage == "publish" for task in self._tasks.values())
@@ -207,32 +219,41 @@ class Flow:
         self._looked = now
         self._check()
         self._replace_lost()
-        threads = self._threads()
-        self._room = 3 * max(1, threads)
-        if threads:
+        fleet = self._fleet()
+        working = {address: threads for address, (threads, paused) in fleet.items() if not paused}
+        self._room = 3 * max(1, sum(threads for threads, _ in fleet.values()))
+        if working:
             self._alone_since = now
-        notice = "" if threads else f"no worker is left: waiting up to {WORKER_TIMEOUT} s for one"
-        self._report.notice(notice)
+        for worker, reason in list(self._sick.items())[self._sick_told :]:
+            self._sick_told += 1
+            self._report.say(f"worker {worker} cannot do the work and is stopped: {reason}")
+        self._report.notice(_trouble(sorted(fleet.keys() - working.keys()), alone=not working))
         if now - self._alone_since > WORKER_TIMEOUT:
+            address = self._client.scheduler.address
             raise ClusterLostError(
-                f"no worker is left at {self._client.scheduler.address}, and none came within {WORKER_TIMEOUT} s: "
-                "start workers again"
+                f"all workers at {address} have been paused for want of memory for {WORKER_TIMEOUT} s: give them more "
+                "(memory_limit), or fewer --readers"
+                if fleet
+                else f"no worker is left at {address}, and none came within {WORKER_TIMEOUT} s: start workers again"
             )
 
     def _replace_lost(self) -> None:
         """Have a cluster start anew what it gave up: a nanny whose worker dies while it starts goes with it."""
         cluster = self._client.cluster
+        if len(self._sick) >= MOST_SICK:
+            return  # another one would be as sick
         if isinstance(cluster, SpecCluster) and len(cluster.workers) < len(cluster.worker_spec):
             cluster.scale(len(cluster.worker_spec))
 
-    def _threads(self) -> int:
+    def _fleet(self) -> dict[str, tuple[int, bool]]:
+        """Address -> threads and whether Dask has paused it, of all workers."""
         try:
             self._report.listen({task.key for task in self._tasks.values()})
-            threads: int = sum(self._client.nthreads().values())
+            found: dict[str, tuple[int, bool]] = self._client.run_on_scheduler(_workers)
         except (OSError, RuntimeError, TimeoutError) as error:
             raise ClusterLostError(f"the Dask scheduler does not answer any more: {error}") from None
         self._report.tick()
-        return threads
+        return found
 
     def _drain(self, refill: Callable[[], None]) -> None:
         while self._tasks:
@@ -245,6 +266,7 @@ class Flow:
             if task is None:
                 continue  # cancelled meanwhile
             if future.status == "finished":
+                self._alone_since = time.monotonic()
                 # A block has no result unless it is carried, and asking for it would cost as much as the block's task.
                 self._go_on(task, None if task.stage == "embed" and not self._settings.carried else _result(future))
             elif future.status == "error":
@@ -263,7 +285,8 @@ class Flow:
         function: Callable[..., Any]
         args: tuple[Any, ...]
         if task.stage == "index":
-            function, args = stages.index, (settings, job.tile, job.receipt, job.files)
+            pause = float(2**job.begun_again - 1)
+            function, args = stages.index, (settings, job.tile, job.receipt, job.files, self._known(job), pause)
         elif task.stage == "embed" and not task.returns:
             function, args = partial(stages.embed_block, settings=settings), (task.block,)
         elif task.stage == "embed":
@@ -271,7 +294,8 @@ class Flow:
         elif task.stage == "examine":
             function, args = stages.examine, (settings, task.block)
         else:
-            function, args = stages.publish, (settings, job.tile, job.indexed, job.started, job.files)
+            function = stages.publish
+            args = (settings, job.tile, job.indexed, job.started, job.files, self._known(job))
         # Indexing and publishing go ahead of all blocks: a thread that is free does them first, both are short.
         priority = -job.order if task.block else 10
         self._watch(
@@ -279,11 +303,16 @@ class Flow:
             self._client.submit(function, *args, key=task.key, pure=False, priority=priority),
         )
 
+    def _known(self, job: _Job) -> dict[str, str]:
+        """URL -> reason, of chips that an earlier run quarantined."""
+        receipt = self._receipts.get(job.tile)
+        return {} if receipt is None else receipt.quarantined
+
     def _publish_here(self, task: _Task) -> None:
         job = task.job
         assert job.indexed is not None
         try:
-            receipt = stages.publish(self._settings, job.tile, job.indexed, job.started, job.files)
+            receipt = stages.publish(self._settings, job.tile, job.indexed, job.started, job.files, self._known(job))
         except (StorageError, TileError, OSError) as error:
             self._after_error(task, error)
         else:
@@ -361,8 +390,15 @@ class Flow:
             if isinstance(error, TileError) or task.tries == RETRIES:
                 self._fail(task, error)
                 return
+            gone = task.stage == "publish" and isinstance(error, FileNotFoundError)
+            if gone and task.job.begun_again == RETRIES:
+                # A store that lists them and does not give them would have it go on for ever.
+                self._fail(task, TileError(f"{error}, though it was written or listed: look at the output's store"))
+                return
             self._emit_retried(task, error)
-            if task.stage == "publish" and isinstance(error, FileNotFoundError):
+            if isinstance(error, SickMachineError):
+                self._sick |= restart_sick(self._client)
+            if gone:
                 self._begin_again(task)
             else:
                 self._send(replace(task, tries=task.tries + 1))
@@ -383,6 +419,8 @@ class Flow:
 
     def _begin_again(self, task: _Task) -> None:
         """Make parts that are gone: the last task of a run that was stopped may have published and removed them."""
+        assert task.job.indexed is not None
+        task.job.begun_again += 1
         self._report.index_again(task.job.tile)
         self._send(_Task(task.job, "index", tries=task.tries + 1))
 
@@ -411,6 +449,21 @@ class Flow:
             for stage in total:
                 total[stage] += spent[stage] - before.get(worker, {}).get(stage, 0.0)
         return total
+
+
+def _trouble(paused: list[str], *, alone: bool) -> str:
+    """What holds a run up: workers that are paused, or that there is none."""
+    if paused:
+        more = f" and {len(paused) - 3} more" if len(paused) > 3 else ""
+        return f"Dask has paused workers that are short of memory: {', '.join(paused[:3])}{more}"
+    return f"no worker is left: waiting up to {WORKER_TIMEOUT} s for one" if alone else ""
+
+
+def _workers(dask_scheduler: Scheduler) -> dict[str, tuple[int, bool]]:
+    """On the scheduler: address -> threads and whether it is paused, of all workers."""
+    return {
+        worker.address: (worker.nthreads, worker.status == Status.paused) for worker in dask_scheduler.workers.values()
+    }
 
 
 def _result(future: Future) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
@@ -17,6 +18,7 @@ from daskembed.embedding import ON_NAN
 from daskembed.encoders import load_encoder
 from daskembed.errors import ConflictError, InputError
 from daskembed.flow import DASK_CONFIG, Flow
+from daskembed.proof import TRIES, prove_workers
 from daskembed.receipts import (
     Receipt,
     check_version,
@@ -60,6 +62,8 @@ def run(
     dates: str | None = None,
     version: str | None = None,
     on_nan: str | None = None,
+    max_quarantined: float | None = None,
+    retry_quarantined: bool = False,
     format: str | None = None,
     dtype: str | None = None,
     offset: tuple[int, int] | None = None,
@@ -99,6 +103,11 @@ def run(
         Part of the files' names: other settings need another version.
     on_nan
         ``quarantine`` or ``fill``.
+    max_quarantined
+        Share of a tile's chips that may newly be quarantined; if more are, and more than `daskembed.stages.FEW`, or its
+        published file would vanish, the tile fails. 1 accepts everything.
+    retry_quarantined
+        Make finished tiles again that have quarantined chips.
     format
         ``geoparquet``, ``zarr`` or ``geoparquet,zarr``.
     dtype
@@ -157,6 +166,8 @@ def run(
         dates=dates,
         version=version,
         on_nan=on_nan,
+        max_quarantined=max_quarantined,
+        retry_quarantined=retry_quarantined,
         format=format,
         dtype=dtype,
         offset=offset,
@@ -219,6 +230,8 @@ def resolve(
     dates: str | None,
     version: str | None,
     on_nan: str | None,
+    max_quarantined: float | None = None,
+    retry_quarantined: bool = False,
     format: str | None = None,
     dtype: str | None = None,
     offset: tuple[int, int] | None = None,
@@ -247,6 +260,8 @@ def resolve(
         encoder=described,
         level=level,
         on_nan=on_nan or config.get("on-nan"),
+        max_quarantined=_check_share(config.get("max-quarantined") if max_quarantined is None else max_quarantined),
+        retry_quarantined=retry_quarantined,
         reading=Reading(
             sensor=needs.sensor,
             resolution=needs.resolution,
@@ -270,6 +285,12 @@ def resolve(
     return names, settings
 
 
+def _check_share(share: object) -> float:
+    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1:
+        raise InputError(f"--max-quarantined {share}: expected a share from 0 to 1, such as 0.1")
+    return float(share)
+
+
 def _run_on(
     client: Client,
     *,
@@ -285,11 +306,15 @@ def _run_on(
     events: Callable[[Event], None] | None,
 ) -> RunResult:
     found: list[Hardware] = []
-    while not found:
+    for _ in range(TRIES):
         await_worker(client, WORKER_TIMEOUT)
         check_versions(client)
         # A worker that dies at this moment does not answer, and may have been the only one.
-        found = list(client.run(hardware, on_error="ignore").values())
+        if prove_workers(client) and (found := list(client.run(hardware, on_error="ignore").values())):
+            break
+        time.sleep(1)
+    else:
+        raise InputError(f"no worker of {client.scheduler.address} answers: look at their logs")
     if precision == "auto":
         chosen = "bf16" if {one.precision for one in found} == {"bf16"} else "fp32"
         settings = replace(settings, encoder=replace(settings.encoder, precision=chosen))

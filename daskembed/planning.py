@@ -116,6 +116,8 @@ def plan(
     dates: str | None = None,
     version: str | None = None,
     on_nan: str | None = None,
+    max_quarantined: float | None = None,
+    retry_quarantined: bool = False,
     format: str | None = None,
     dtype: str | None = None,
     offset: tuple[int, int] | None = None,
@@ -137,7 +139,8 @@ def plan(
     Parameters
     ----------
     tiles, source, output, encoder, checkpoint, sensor, window, level, cluster, precision, batch_size, readers, dates,
-    version, on_nan, format, dtype, offset, edge, rules, numbers, offset_applied, overwrite
+    version, on_nan, max_quarantined, retry_quarantined, format, dtype, offset, edge, rules, numbers,
+    offset_applied, overwrite
         See `daskembed.run`. Here ``auto`` precision is what `device`, or this machine, computes natively.
     device
         Key of `daskembed.speed.DEVICES`; None measures this machine.
@@ -176,6 +179,8 @@ def plan(
         dates=dates,
         version=version,
         on_nan=on_nan,
+        max_quarantined=max_quarantined,
+        retry_quarantined=retry_quarantined,
         format=format,
         dtype=dtype,
         offset=offset,
@@ -197,6 +202,7 @@ def plan(
         if (receipt := receipts.get(tile))
         and receipt.finishes(settings.identity, published.get(tile, {}))
         and receipt.listing == listing.fingerprint
+        and not (settings.retry_quarantined and receipt.quarantined)
     }
     to_do = {tile: listing for tile, listing in listings.items() if tile not in done}
     with ThreadPoolExecutor(16) as pool:

@@ -42,6 +42,10 @@ class Settings:
     """Keys of `daskembed.sinks.SINKS`: a file of each a tile."""
     dtype: str = "float32"
     """Of the values in the files."""
+    max_quarantined: float = 0.1
+    """Share of a tile's chips that may newly be quarantined."""
+    retry_quarantined: bool = False
+    """Whether finished tiles with quarantined chips are made again."""
     carried: bool = False
     """Whether parts come back through the client, which publishes: the workers do not see the output."""
     lock: Lock | None = None

@@ -7,12 +7,15 @@ import io
 import json
 import math
 import pickle
+import re
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import accumulate
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -22,7 +25,7 @@ from daskembed import __version__, trial
 from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
 from daskembed.encoders.description import CHIP
-from daskembed.errors import InputError, StorageUnusableError, exact
+from daskembed.errors import InputError, StorageUnusableError, TileError, exact
 from daskembed.footprints import metres_of_unit
 from daskembed.parts import read_notes, write_part
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
@@ -37,6 +40,10 @@ if TYPE_CHECKING:
 
     from daskembed.settings import Settings
     from daskembed.storage import Storage
+
+FEW = 4
+"""Chips of a tile that may newly be quarantined whatever share of it they are."""
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,12 @@ class Block:
 
 
 def index(
-    settings: Settings, tile: str, finished: Receipt | None, files: list[str]
+    settings: Settings,
+    tile: str,
+    finished: Receipt | None,
+    files: list[str],
+    known: Mapping[str, str] = NOTHING,
+    pause: float = 0.0,
 ) -> tuple[Indexed, list[Block]] | None:
     """On a worker: index a tile and say what is left to do, unless it is finished and its chips are the same (None).
 
@@ -98,10 +110,20 @@ def index(
         Its receipt, if these settings finished it before.
     files
         Names of its published files.
+    known
+        URL -> reason, of chips that an earlier run quarantined.
+    pause
+        Seconds to wait first.
 
     If the parts are carried, all blocks are left to do: what the output holds is for the client to say.
+
+    Raises
+    ------
+    TileError
+        If it has no chips, or too many of them would newly be quarantined.
     """
-    found = _look(settings, tile, finished)
+    time.sleep(pause)
+    found = _look(settings, tile, finished, files, known)
     if found is None:
         if finished is not None and not settings.carried:
             settings.confirm()
@@ -110,29 +132,70 @@ def index(
     return found if settings.carried else (found[0], begin(settings, tile, *found))
 
 
-def _look(settings: Settings, tile: str, finished: Receipt | None) -> tuple[Indexed, list[Block]] | None:
+def _look(
+    settings: Settings, tile: str, finished: Receipt | None, files: list[str], known: Mapping[str, str]
+) -> tuple[Indexed, list[Block]] | None:
     try:
         settings.source.check_exists()
     except InputError as error:
         # It was there when the run began.
         raise StorageUnusableError(f"{error} any more, or it cannot be seen from this worker") from None
     listing = list_tile(tile, settings.source, settings.reading)
-    if finished is not None and listing.fingerprint == finished.listing:
+    retried = finished is not None and settings.retry_quarantined and finished.quarantined
+    if finished is not None and listing.fingerprint == finished.listing and not retried:
         return None
     found = read_headers(listing, settings.reading, readers=settings.encoder.readers or 16)
     for sink in map(get_sink, settings.formats):
         sink.check_chips(found, settings.encoder.description, settings.level)
+    bad = found[found["quarantined"].notna()]
+    quarantined = dict(zip(bad["source_url"], bad["quarantined"], strict=True))
+    check_quarantined(settings, quarantined, known, len(found), vanishing=bool(files) and len(bad) == len(found))
     # In a context of its own: dask-dataframe would warn that it ignores the annotation of this task's span.
     blocks = Context().run(all_blocks, settings, tile, found, listing.fingerprint)
-    bad = found[found["quarantined"].notna()]
     indexed = Indexed(
         listing=listing.fingerprint,
-        quarantined=dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
+        quarantined=quarantined,
         parts=tuple(block.path for block in blocks),
         notes=_notes(settings, listing, found),
         padded=found.set_index("source_url")["coverage"].loc[lambda shares: shares < 1].round(4).to_dict(),
     )
     return indexed, blocks
+
+
+def check_quarantined(
+    settings: Settings, quarantined: Mapping[str, str], known: Mapping[str, str], chips: int, *, vanishing: bool
+) -> None:
+    """Raise `TileError` if so many chips would newly be quarantined that the machine or the store may be at fault.
+
+    Parameters
+    ----------
+    settings
+        Say what is allowed.
+    quarantined, known
+        URL -> reason, of the chips that would be, and of those that an earlier run quarantined.
+    chips
+        How many the tile has.
+    vanishing
+        Whether there is a published file now and would be none.
+    """
+    new = {url: why for url, why in quarantined.items() if known.get(url) != why}
+    allowed = settings.max_quarantined
+    if not new or allowed == 1 or not (vanishing or len(new) > max(FEW, allowed * chips)):
+        return
+    kinds = {url: re.sub(r"[\d.,-]+", "", why) for url, why in new.items()}  # of which many differ by numbers alone
+    (commonest, count), *others = Counter(kinds.values()).most_common()
+    url = next(url for url, kind in kinds.items() if kind == commonest)
+    raise TileError(
+        f"{len(new)} of its {chips} chips would newly be quarantined"
+        + (
+            ", and its published file would vanish"
+            if vanishing
+            else f", more than --max-quarantined {allowed:g} allows"
+        )
+        + f": {url} {new[url]} ({count} such{f', {len(new) - count} of other kinds' if others else ''}); look at the "
+        "store and at the machines, and run the same command again; if the chips are as bad as that, "
+        "--max-quarantined 1 accepts it"
+    )
 
 
 def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tuple[str, ...]:
@@ -187,7 +250,9 @@ def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: 
         return []
     cube = open_tile(index, chips_a_block=settings.chips_a_block)
     frame = to_geodataframe(embed(cube, settings.encoder, settings.level, on_nan=settings.on_nan))
-    folder = block_folder(settings, tile, listing)
+    # Which chips are in a block depends on those whose headers are bad.
+    bad = index.loc[index["quarantined"].notna(), "source_url"]
+    folder = block_folder(settings, tile, listing, sorted(bad))
     urls, ends = cube.coords["source_url"].to_numpy(), accumulate(cube.chunksizes["chip"])
     blocks: list[Block] = []
     for number, (partition, end) in enumerate(zip(frame.to_delayed(), ends, strict=True)):
@@ -197,9 +262,13 @@ def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: 
     return blocks
 
 
-def block_folder(settings: Settings, tile: str, listing: str) -> str:
-    """Folder of a tile's parts below the output: only parts of these settings, chips and size of blocks are in it."""
-    key = _digest(settings.identity, settings.version, listing, settings.chips_a_block, __version__)
+def block_folder(settings: Settings, tile: str, listing: str, without: Sequence[str] = ()) -> str:
+    """Folder of a tile's parts below the output: only parts of these settings, chips and size of blocks are in it.
+
+    `without` are the URLs of those chips of the listing that are in no block.
+    """
+    left_out = [list(without)] if without else []
+    key = _digest(settings.identity, settings.version, listing, settings.chips_a_block, __version__, *left_out)
     return f"{parts_folder(tile, settings.version)}/{key}"
 
 
@@ -247,11 +316,26 @@ def publish(
     indexed: Indexed,
     started: str,
     files: list[str],
+    known: Mapping[str, str] = NOTHING,
 ) -> Receipt:
-    """Where the output is seen, and by whom has its lock: files, receipt, then the removal of what they replace."""
+    """Where the output is seen, and by whom has its lock: files, receipt, then the removal of what they replace.
+
+    Raises
+    ------
+    TileError
+        If too many chips would newly be quarantined, beside the `known` ones of an earlier run (URL -> reason).
+    """
     output, published = settings.output, list[Published]()
     with timed("write"):
         notes = read_notes(output, indexed.parts)
+    quarantined = indexed.quarantined | notes.quarantined
+    chips = notes.chips + len(quarantined) + len(notes.rejected)
+    try:
+        check_quarantined(settings, quarantined, known, chips, vanishing=bool(files) and not notes.rows)
+    except TileError:
+        # The next run is to read these chips again.
+        output.delete([part for part in indexed.parts if read_notes(output, [part]).quarantined])
+        raise
     if notes.days:
         # Not of all chips: those of other dates may have been set aside.
         name = f"{tile}_{notes.days[0]:%Y%m%d}_{notes.days[1]:%Y%m%d}_v{settings.version}"
@@ -267,7 +351,7 @@ def publish(
         version=settings.version,
         files=published,
         chips=notes.chips,
-        quarantined=indexed.quarantined | notes.quarantined,
+        quarantined=quarantined,
         rejected=notes.rejected,
         filled=notes.filled,
         notes=[*indexed.notes, *(f"{url}: {note}" for url, note in sorted(notes.noted.items()))],

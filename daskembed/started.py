@@ -8,8 +8,9 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from daskembed.errors import InputError
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from distributed.deploy import Cluster
     from distributed.security import Security
 
+START_TIMEOUT = 300
+"""Seconds that a cluster of this machine may take to start: Dask sets no limit itself."""
+START_TRIES = 3
+"""How often one is started of which a process dies as it comes up."""
 CLOSE_PATIENCE = 2
 """Seconds for which nothing is said of a cluster that closes."""
 CLOSE_TIMEOUT = 120
@@ -87,11 +92,10 @@ def start(
             # Another run's dashboard may have the port: the address that was found is printed.
             warnings.filterwarnings("ignore", message="Port .* is already in use", category=UserWarning)
             try:
-                if isinstance(cluster_class, type):
-                    cluster = _construct(cluster_class, chosen, refusals)
+                if _is_of_this_machine(cluster_class):
+                    cluster, refusals = _make_here(cluster_class, chosen)
                 else:
-                    cluster = cluster_class(**chosen)
-                    refusals.watch(cluster)
+                    cluster = _make(cluster_class, chosen, refusals)
                 if least < most:
                     cluster.adapt(minimum=least, maximum=most)
             except Exception as error:
@@ -114,6 +118,60 @@ def start(
                         f"warning: the cluster {name!r} was not closed properly: {_words(error)}; look whether "
                         " anything of it still runs"
                     )
+
+
+def _make(cluster_class: Any, arguments: dict[str, Any], refusals: _Refusals) -> Any:
+    if isinstance(cluster_class, type):
+        return _construct(cluster_class, arguments, refusals)
+    cluster = cluster_class(**arguments)
+    refusals.watch(cluster)
+    return cluster
+
+
+def _make_here(cluster_class: Any, arguments: dict[str, Any]) -> tuple[Any, _Refusals]:
+    """A cluster of this machine, within `START_TIMEOUT`; again where a process of it died as it came up."""
+    import multiprocessing
+
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except OSError as error:
+        # Dask would wait for ever for processes that cannot be started.
+        raise OSError(f"this machine gives no semaphores ({error.strerror}): /dev/shm must be writable") from None
+    for further in reversed(range(START_TRIES)):
+        refusals = _Refusals()
+        try:
+            return _within(START_TIMEOUT, partial(_make, cluster_class, arguments, refusals)), refusals
+        except RuntimeError as error:
+            if "Nanny failed to start" not in str(error) or not further:
+                raise
+            _log.warning("warning: a process of the cluster died as it came up: the cluster is started again")
+    raise AssertionError
+
+
+def _within(seconds: float, make: Callable[[], Any]) -> Any:
+    """What `make` gives, in another thread; what comes later than in so many seconds is closed."""
+    made: Future[Any] = Future()
+    late = threading.Event()
+
+    def act() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:
+            made.set_exception(error)
+        if late.is_set() and made.exception() is None:
+            with contextlib.suppress(Exception):
+                made.result().close()
+
+    threading.Thread(target=act, name="daskembed-start", daemon=True).start()
+    try:
+        if not wait([made], seconds).done:
+            raise TimeoutError(
+                f"it takes longer than {seconds:g} s; look at this machine's limits (ulimit -a) and memory"
+            )
+    except BaseException:
+        late.set()
+        raise
+    return made.result()
 
 
 def _construct(cluster_class: Any, arguments: dict[str, Any], refusals: _Refusals) -> Any:

@@ -37,6 +37,8 @@ from daskembed.text import visible
 
 _log = logging.getLogger(__name__)
 SCHEMES = ("s3", "gs", "az", "file")
+READINGS = 4
+"""How often an object is asked for whose answers are not what the listing says, before its store is blamed."""
 _Result = TypeVar("_Result")
 
 
@@ -72,7 +74,8 @@ _CLIENT = (
 
 
 @functools.cache
-def _open_store(url: str, retries: int = 1000) -> ObjectStore:
+def _open_store(url: str, retries: int = 1000, *, fresh: bool = False) -> ObjectStore:
+    """The store at `url`; a `fresh` one has connections of its own, and asks caches on the way to let it through."""
     seconds = config.get("retry-timeout")
     client: Any = {
         "connect_timeout": "10s",
@@ -85,6 +88,7 @@ def _open_store(url: str, retries: int = 1000) -> ObjectStore:
             for key in _CLIENT
             if (name := f"{_PREFIX.get(url[:5], '')}{key.upper()}") in os.environ
         },
+        **({"default_headers": {"Cache-Control": "no-cache"}} if fresh else {}),
     }
     retry: Any = {
         # Exponential, with jitter, until the time is up; ten retries, obstore's default, may be over within seconds.
@@ -130,6 +134,11 @@ def _first_line(error: BaseException) -> str:
     text = redact(re.split(r"\n|<\?xml|<Error>", str(error))[0]).rstrip(": ")
     code = _CODE.search(str(error))
     return f"{text} ({code[1]})" if code else text
+
+
+def _bare(etag: str) -> str:
+    """An ETag without what stores write around it in their answers, but not in their listings."""
+    return etag.removeprefix("W/").strip('"')
 
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -320,6 +329,51 @@ class Storage:
             return found.bytes().to_bytes()
 
         return self._carry_out(path, fetch)
+
+    def get_listed(self, entry: Entry, start: int = 0, end: int | None = None, *, fresh: bool = False) -> bytes:
+        """Bytes `start` to `end` (exclusive; all by default) of an object, of the length and ETag that a listing says.
+
+        An answer that is another is asked for again, past caches. One that comes twice alike, whole and with an ETag of
+        its own, is that of an object which was replaced since the listing, and is given.
+
+        Parameters
+        ----------
+        entry
+            Of the listing.
+        start, end
+            Which bytes.
+        fresh
+            Whether caches are to be passed from the first request on.
+
+        Raises
+        ------
+        FileNotFoundError, StorageUnusableError
+        StorageError
+            If the answers stay wrong: that is no fault of the object's.
+        """
+        options: Any = {} if end is None else {"options": {"range": (start, end)}}
+
+        def ask(again: bool) -> tuple[bytes, int, str]:
+            result = obstore.get(_open_store(self.url, fresh=again), entry.path, **options)
+            return result.bytes().to_bytes(), result.meta["size"], result.meta["e_tag"] or ""
+
+        before = None
+        for reading in range(READINGS):
+            if reading > 1:
+                time.sleep(0.1 * 2**reading * random.uniform(0.5, 1))
+            answer = data, size, etag = self._carry_out(entry.path, functools.partial(ask, fresh or reading > 0))
+            whole = len(data) == (size if end is None else min(end, size)) - start
+            known = not entry.etag or _bare(etag) == _bare(entry.etag)
+            if whole and known and size == entry.size:
+                return data
+            if whole and not known and etag and answer == before:
+                return data
+            before = answer
+        raise StorageError(
+            f"{self.url_of(entry.path)}: the store's answers are not what it lists: at last {len(data):,} of {size:,} "
+            f"bytes with the ETag {etag or '(none)'}, where its listing has {entry.size:,} with {entry.etag}; look at "
+            "the store, and at what caches its answers"
+        )
 
     def get_range(self, path: str, start: int, end: int) -> bytes:
         """Bytes `start` to `end` (exclusive) of the object, in one request."""

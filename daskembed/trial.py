@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -67,7 +68,9 @@ def main() -> None:
     for url in urls:
         sys.stdout.write(f"{_TRIED}{url}\n")
         sys.stdout.flush()
-        block.compute({other: "" for other in block.urls if other != url})
+        # What is raised is for the worker to tell: a store that fails, or want of memory, is no fault of the chip's.
+        with contextlib.suppress(Exception):
+            block.compute({other: "" for other in block.urls if other != url})
     # Threads that a library left running must not keep the process.
     os._exit(0)
 

@@ -44,10 +44,10 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The URLs of the chips that are read, in the order in which their reading begins."""
     read_chip, seen, lock = geotiff.read_chip, [], threading.Lock()
 
-    def counting(url: str, bands: tuple[int, ...]) -> Any:
+    def counting(url: str, bands: tuple[int, ...], *listed: Any) -> Any:
         with lock:
             seen.append(url)
-        return read_chip(url, bands)
+        return read_chip(url, bands, *listed)
 
     monkeypatch.setattr(geotiff, "read_chip", counting)
     return seen

@@ -96,9 +96,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the chips that are read from now on."""
     read, read_chip = [], geotiff.read_chip
 
-    def count(url: str, bands: tuple[int, ...]) -> np.ndarray:
+    def count(url: str, bands: tuple[int, ...], *listed: Any) -> np.ndarray:
         read.append(Path(url).name)
-        return read_chip(url, bands)
+        return read_chip(url, bands, *listed)
 
     monkeypatch.setattr(geotiff, "read_chip", count)
     return read
@@ -260,9 +260,9 @@ def test_there_is_no_cube_while_it_changes(copy: Copy, monkeypatch: pytest.Monke
     copy.paths[4].unlink()
     seen, read_chip = [], geotiff.read_chip
 
-    def look(url: str, bands: tuple[int, ...]) -> np.ndarray:
+    def look(url: str, bands: tuple[int, ...], *listed: Any) -> np.ndarray:
         seen.append(copy.root.exists())
-        return read_chip(url, bands)
+        return read_chip(url, bands, *listed)
 
     monkeypatch.setattr(geotiff, "read_chip", look)
     copy.paths[8].touch()

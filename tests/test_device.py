@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
 import tracemalloc
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,7 +23,7 @@ from daskembed import device
 from daskembed.device import Device, Encoded, get_device
 from daskembed.encoders import ENCODERS, Encoder
 from daskembed.encoders.description import Band, Description, Place, Sensor
-from daskembed.errors import ChipError, StorageDeniedError, StorageError
+from daskembed.errors import ChipError, ChipRejectedError, StorageDeniedError, StorageError
 from daskembed.sources.values import Finding, tell
 
 BANDS = ("red", "nir", "dem")
@@ -589,3 +591,43 @@ def test_the_slower_of_reading_and_computing_never_waits(
     else:
         width = [readers for readers, _ in middle]
         assert sum(width) / len(width) >= 0.8 * 8
+
+
+# What is held
+
+
+class Watched(np.ndarray):
+    """Pixels that can be watched."""
+
+
+@pytest.mark.parametrize("error", [ChipError, ChipRejectedError])
+def test_chips_that_are_set_aside_keep_no_pixels(owner: Device, error: type[ChipError]) -> None:
+    """Also before the collector comes: arrays do not count for it, whatever they weigh."""
+    alive = []
+
+    def read() -> np.ndarray:
+        pixels = chip(1).view(Watched)
+        alive.append(weakref.ref(pixels))
+        raise error("is set aside")
+
+    gc.collect()
+    gc.disable()
+    try:
+        encoded = encode(owner, [read] * 6)
+    finally:
+        gc.enable()
+    aside = encoded.rejected if error is ChipRejectedError else encoded.quarantined
+    assert list(aside) == ["is set aside"] * 6
+    assert [one() for one in alive] == [None] * 6
+
+
+@pytest.mark.parametrize(("chips", "held", "batch"), [(100, 2 + 2 * 3, 3), (7, 7, 3), (4, 4, 2), (1, 2, 1), (0, 2, 1)])
+def test_memory_bounds_what_is_held(
+    module: FakeModule, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, chips: int, held: int, batch: int
+) -> None:
+    """Two readers and two batches of three, where there is room for as many chips."""
+    monkeypatch.setattr(device, "allowance", lambda: chips * 4 * len(BANDS) * 512**2 + 5)
+    owner = Device(encoder)
+    assert (owner._held, owner._batch) == (held, batch)
+    reads = [lambda number=number: chip(number) for number in range(9)]
+    assert encode(owner, reads).vectors[:, 0].tolist() == list(range(9))

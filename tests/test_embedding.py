@@ -95,10 +95,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     seen, lock = Calls(), threading.Lock()
     read_chip, encode = geotiff.read_chip, device.Device.encode
 
-    def counting_read(url: str, bands: tuple[int, ...]) -> Any:
+    def counting_read(url: str, bands: tuple[int, ...], *listed: Any) -> Any:
         with lock:
             seen.reads.append(url)
-        return read_chip(url, bands)
+        return read_chip(url, bands, *listed)
 
     def counting_encode(self: device.Device, chips: Any, *args: Any, **options: Any) -> Any:
         with lock:

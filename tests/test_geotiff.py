@@ -23,7 +23,7 @@ import daskembed
 from daskembed.errors import ChipError, InputError, StorageDeniedError, StorageError, TileError
 from daskembed.sources import INDEX_COLUMNS, Reading, list_tile, read_headers
 from daskembed.sources.geotiff import BANDS, read_chip
-from daskembed.storage import Storage
+from daskembed.storage import Entry, Storage
 
 TILE, EPSG, DAY = "33TUL", 32633, "2019-04-16"
 WEST, NORTH = 299_995, 5_100_005
@@ -643,18 +643,38 @@ def test_store_that_fails_is_no_fault_of_the_chip(
     else:
         write_chip(path, tags={"date": DAY, "note": "x" * 20_000})
         assert directory_offset(path.read_bytes()) < 32
-    get_range, calls = Storage.get_range, []
+    get_listed, calls = Storage.get_listed, []
 
-    def failing_get_range(self: Storage, path: str, start: int, end: int) -> bytes:
+    def failing_get_listed(self: Storage, entry: Entry, start: int, end: int, *, fresh: bool) -> bytes:
         calls.append((start, end))
         if len(calls) >= failing:
             raise error("the store does not answer")
-        return get_range(self, path, start, end)
+        return get_listed(self, entry, start, end, fresh=fresh)
 
-    monkeypatch.setattr(Storage, "get_range", failing_get_range)
+    monkeypatch.setattr(Storage, "get_listed", failing_get_listed)
     with pytest.raises(error, match="the store does not answer"):
         daskembed.index_tile(TILE, str(tile.parent.parent))
     assert len(calls) >= failing
+
+
+def test_wrong_bytes_once_are_no_fault_of_the_chip(tile: Path, good: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in a header nor in pixels, of the right length and ETag."""
+    write_chip(tile / name_of(2), tags={})  # bad in itself
+    get_listed, spoilt, asked = Storage.get_listed, set[tuple[str, int]](), list[bool]()
+
+    def spoil(self: Storage, entry: Entry, start: int = 0, end: int | None = None, *, fresh: bool = False) -> bytes:
+        data = get_listed(self, entry, start, end, fresh=fresh)
+        asked.append(fresh)
+        if (entry.path, end or 0) in spoilt:
+            return data
+        spoilt.add((entry.path, end or 0))
+        return data[100:] + data[:100]
+
+    monkeypatch.setattr(Storage, "get_listed", spoil)
+    index = daskembed.index_tile(TILE, str(tile.parent.parent))
+    assert index["quarantined"].tolist() == [None, "has no `date` tag, expected date=YYYY-MM-DD"]
+    np.testing.assert_array_equal(index["chip"][0].read(), pixels_of())
+    assert asked[-2:] == [False, True]
 
 
 def test_sidecar_files_move_no_chip(tile: Path) -> None:

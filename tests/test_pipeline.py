@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import rasterio
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Status
 
 import daskembed
-from daskembed import flow, settings, stages
+from daskembed import flow, settings, stages, trial
 from daskembed.cli import main
 from daskembed.display import summary
-from daskembed.errors import ConflictError, InputError, LockLostError, StorageError
+from daskembed.errors import ConflictError, InputError, LockLostError, StorageError, TileError
 from daskembed.results import Event, Progress
 from daskembed.sources import Reading
 from daskembed.status import left_by, status
@@ -401,6 +401,155 @@ def test_a_killed_worker_costs_nothing(chips, tmp_path, small_blocks):
         )
     assert killed
     assert (result.exit_status, result.chips) == (0, 4)
+
+
+def chosen(chips, output, **changed):
+    return settings.Settings(
+        source=Storage(str(chips)),
+        output=Storage(str(output)),
+        encoder=daskembed.load_encoder(**TINY),
+        level="mean",
+        on_nan="quarantine",
+        reading=Reading(),
+        version="001",
+        chips_a_block=2,
+        **changed,
+    )
+
+
+@pytest.mark.parametrize(
+    ("new", "known", "share", "vanishing", "said"),
+    [
+        pytest.param(0, 60, 0.1, True, None, id="all known"),
+        pytest.param(10, 0, 0.1, False, None, id="a tenth"),
+        pytest.param(11, 0, 0.1, False, "11 of its 100 chips would newly be quarantined, more than", id="more"),
+        pytest.param(11, 50, 0.1, False, "11 of its 100 chips", id="more beside known ones"),
+        pytest.param(4, 0, 0.0, False, None, id="few"),
+        pytest.param(5, 0, 0.0, False, "--max-quarantined 0 allows", id="more than few"),
+        pytest.param(1, 99, 0.1, True, "and its published file would vanish", id="vanishing"),
+        pytest.param(100, 0, 1.0, True, None, id="accepted"),
+    ],
+)
+def test_how_many_chips_may_newly_be_quarantined(chips, tmp_path, new, known, share, vanishing, said):
+    before = {f"known-{number}": "was bad" for number in range(known)}
+    now = {f"new-{number}": "is bad" for number in range(new)} | before
+    allowing = chosen(chips, tmp_path, max_quarantined=share)
+    if said is None:
+        stages.check_quarantined(allowing, now, before, 100, vanishing=vanishing)
+    else:
+        with pytest.raises(TileError, match=said):
+            stages.check_quarantined(allowing, now, before, 100, vanishing=vanishing)
+
+
+def test_a_chip_that_is_bad_in_another_way_is_newly_so(chips, tmp_path):
+    now, before = ({f"chip-{number}": why for number in range(5)} for why in ("is gone", "has no CRS"))
+    with pytest.raises(TileError, match=r"chip-0 is gone \(5 such\)"):
+        stages.check_quarantined(chosen(chips, tmp_path), now, before, 5, vanishing=False)
+
+
+def test_too_many_chips_that_are_newly_bad_fail_a_tile(client, tmp_path, small_blocks):
+    """Its file stays; the same command mends it once they are sound, and a flag accepts them."""
+    paths = write_chips(tmp_path / "chips", rows=1, cols=6)
+    out, sound = tmp_path / "out", [path.read_bytes() for path in paths]
+
+    def run(**options):
+        return daskembed.run(
+            "33TUL", source=str(tmp_path / "chips"), output=str(out), cluster=client, **TINY, **options
+        )
+
+    first = run()
+    assert (first.exit_status, first.chips) == (0, 6)
+    made = Path(first.tiles[0].file).read_bytes()
+    # Pixels that cannot be decoded, behind sound headers.
+    for path, data in zip(paths[1:], sound[1:], strict=True):
+        path.write_bytes(data[:-200_000])
+    result = run()
+    assert result.exit_status == 4
+    assert "5 of its 6 chips would newly be quarantined, more than --max-quarantined 0.1" in result.tiles[0].reason
+    assert Path(first.tiles[0].file).read_bytes() == made
+    assert receipt_of(out)["chips"] == 6
+    accepted = run(max_quarantined=1)
+    assert (accepted.exit_status, accepted.chips, len(accepted.quarantined)) == (3, 1, 5)
+    # Known by now, and of another listing: they do not count.
+    os.utime(paths[0])
+    assert (again := run()).exit_status == 3, again.tiles
+    for path, data in zip(paths[1:], sound[1:], strict=True):
+        path.write_bytes(data)
+    mended = run()
+    assert (mended.exit_status, mended.chips) == (0, 6)
+    assert Path(mended.tiles[0].file).read_bytes() == made
+
+
+def test_a_file_does_not_vanish_for_chips_that_are_newly_bad(client, tmp_path):
+    (path,) = write_chips(tmp_path / "chips", rows=1, cols=1)
+    out = tmp_path / "out"
+
+    def run(**options):
+        return daskembed.run(
+            "33TUL", source=str(tmp_path / "chips"), output=str(out), cluster=client, **TINY, **options
+        )
+
+    file = Path(run().tiles[0].file)
+    path.write_bytes(b"hello")
+    assert "its published file would vanish" in run().tiles[0].reason
+    assert file.exists()
+    assert run(max_quarantined=1).exit_status == 3
+    assert not file.exists()
+
+
+def test_quarantined_chips_of_finished_tiles_are_tried_again_on_demand(client, my_chips, tmp_path, monkeypatch):
+    """What was wrong with them may have been the machine's or the store's fault."""
+    run = dict(source=str(my_chips), output=str(tmp_path / "out"), cluster=client, **TINY)
+    path = tile_folder(my_chips) / "claytile_33TUL_20190416_v02_0002.tif"
+    data, times = path.read_bytes(), path.stat()
+    path.write_bytes(bytes(len(data)))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert daskembed.run("33TUL", **run).exit_status == 3
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    skipped = daskembed.run("33TUL", **run)
+    assert (skipped.exit_status, skipped.tiles[0].status) == (3, "skipped")
+    found = daskembed.run("33TUL", retry_quarantined=True, **run)
+    assert (found.exit_status, found.tiles[0].status, found.chips) == (0, "done", 4)
+    # Nothing is left to be tried.
+    assert daskembed.run("33TUL", retry_quarantined=True, **run).tiles[0].status == "skipped"
+
+
+def test_parts_depend_on_the_chips_whose_headers_are_bad(my_chips, tmp_path):
+    """A header that is read well the second time must not meet parts of other chips."""
+    chosen_here = chosen(my_chips, tmp_path / "out")
+    path = tile_folder(my_chips) / "claytile_33TUL_20190416_v02_0001.tif"
+    data, times = path.read_bytes(), path.stat()
+    path.write_bytes(bytes(len(data)))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    bad, _ = stages.index(chosen_here, "33TUL", None, [])
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    good, _ = stages.index(chosen_here, "33TUL", None, [])
+    assert bad.listing == good.listing
+    assert not set(bad.parts) & set(good.parts)
+
+
+def test_what_is_raised_while_a_chip_is_tried_does_not_condemn_it(chips, tmp_path, monkeypatch):
+    """Here by a machine without its TIFF driver: it is told where the block is tried again."""
+    _, blocks = stages.index(chosen(chips, tmp_path), "33TUL", None, [])
+    monkeypatch.setenv("GDAL_SKIP", "GTiff")
+    assert trial.deadly_chips(blocks[0]) == {}
+
+
+def test_paused_workers_are_told_of():
+    def pause(name, *, dask_worker):
+        dask_worker.status = Status[name]
+
+    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster, Client(cluster) as client:
+        (address,) = client.nthreads()
+        assert client.run_on_scheduler(flow._workers) == {address: (2, False)}
+        client.run(pause, "paused")
+        while not (found := client.run_on_scheduler(flow._workers))[address][1]:
+            time.sleep(0.05)
+        client.run(pause, "running")
+    assert found == {address: (2, True)}
+    assert flow._trouble([address], alone=True) == f"Dask has paused workers that are short of memory: {address}"
 
 
 def test_blocks_are_built_without_computing(chips, tmp_path, small_blocks, monkeypatch):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -650,6 +654,58 @@ def test_damage_is_one_chips(form: str, pixels: np.ndarray, tmp_path: Path) -> N
             bad[number] = str(error)
     assert len(bad) == 1
     assert next(iter(bad.values())).startswith("cannot be decoded, its part of the storage is damaged")
+
+
+@pytest.mark.parametrize("most", [0, 50_000_000, 10**9])
+def test_pieces_are_bounded_together(
+    most: int, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many threads read: those that are kept and those that are being read; one may be larger."""
+    write_raster(tmp_path / f"{TILE}.tif", pixels, tiled=True, blockxsize=512, blockysize=256)
+    frame = index(tmp_path, offset=(100, 100))
+    pieces, read_piece, seen = scenes._Pieces(), scenes._read_piece, []
+    size = 13 * 4 * 512**2
+
+    def read(scene: Any, *parts: slice) -> Any:
+        seen.append((len(pieces._found), sum(pieces._sizes.values())))
+        return read_piece(scene, *parts)
+
+    monkeypatch.setattr(scenes, "allowance", lambda: most)
+    monkeypatch.setattr(scenes, "_pieces", pieces)
+    monkeypatch.setattr(scenes, "_read_piece", read)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda chip: chip.read(), frame["chip"]))
+    for number, chip in zip(numbers_of(frame), found, strict=True):
+        np.testing.assert_array_equal(chip, cut(pixels, number, (100, 100)))
+        assert chip.base is None, "a view would keep its piece"
+    assert max(count for count, _ in seen) == max(1, min(most // size, max(count for count, _ in seen)))
+    assert max(held for _, held in seen) <= max(most, size)
+
+
+def test_a_piece_that_is_damaged_leaves_no_pixels(pixels: np.ndarray, tmp_path: Path, monkeypatch: Any) -> None:
+    write_raster(tmp_path / f"{TILE}.tif", pixels, tiled=True, blockxsize=512, blockysize=256)
+    frame, alive = index(tmp_path, offset=(100, 100)), []
+
+    def fail(scene: Any, *parts: slice) -> Any:
+        held = np.zeros(1000).view(Watched)
+        alive.append(weakref.ref(held))
+        raise ChipError("is damaged")
+
+    monkeypatch.setattr(scenes, "_read_piece", fail)
+    gc.collect()
+    gc.disable()
+    try:
+        for chip in frame["chip"]:
+            with contextlib.suppress(ChipError):
+                chip.read()
+    finally:
+        gc.enable()
+    assert len(alive) >= len(frame)
+    assert not any(one() is not None for one in alive)
+
+
+class Watched(np.ndarray):
+    """Pixels that can be watched."""
 
 
 def test_a_chunk_that_is_missing_is_no_data(pixels: np.ndarray, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from daskembed import storage as storage_module
 from daskembed.errors import (
     InputError,
     StorageDeniedError,
@@ -25,7 +26,8 @@ from daskembed.errors import (
     StorageUnusableError,
     UnconditionalError,
 )
-from daskembed.storage import Storage, explained, is_local, local_path, split_url
+from daskembed.storage import READINGS, Storage, explained, is_local, local_path, split_url
+from daskembed.testing import FaultyProxy
 
 NAMES = ["plain.txt", "with space.txt", "münchen.txt", "a%20b", "a+b=c&d?e", "deep/er/and deeper"]
 
@@ -542,6 +544,76 @@ def test_denied_locally(tmp_path, monkeypatch):
 def test_folder_that_is_not_there_has_no_entries(tmp_path):
     assert Storage(str(tmp_path / "nowhere")).entries() == []
     assert Storage(str(tmp_path / "nowhere")).entries("below", recursive=False) == []
+
+
+# What a listing says
+
+
+class Lying(FaultyProxy):
+    """A store whose first answers to GETs are wrong."""
+
+    def __init__(self, target: str, *lies: tuple[bytes, str | None]) -> None:
+        super().__init__(target)
+        self.lies = list(lies)
+        self.fresh: list[bool] = []
+
+    def _forward(self, handler, body):
+        status, headers, answer = super()._forward(handler, body)
+        if handler.command == "GET" and "list-type" not in handler.path:
+            self.fresh.append(handler.headers.get("Cache-Control") == "no-cache")
+            if self.lies:
+                answer, etag = self.lies.pop(0)
+                kept = [(name, value) for name, value in headers if name.lower() not in ("content-length", "etag")]
+                etags = (
+                    [("ETag", etag)] if etag else [(n, v) for n, v in headers if n.lower() == "etag" and etag is None]
+                )
+                headers = [*kept, *etags, ("Content-Length", str(len(answer)))]
+        return status, headers, answer
+
+
+SAID = bytes(range(200))
+XML = b"<Error><Code>InternalError</Code></Error>"
+
+
+@pytest.mark.parametrize(
+    ("lies", "found"),
+    [
+        pytest.param([], SAID, id="truth"),
+        pytest.param([(SAID[:100], None)], SAID, id="half once"),
+        pytest.param([(XML, None), (SAID[:100], None)], SAID, id="two lies"),
+        pytest.param([(SAID, '"other"')], SAID, id="other ETag once"),
+        pytest.param([(b"replaced", '"new"')] * 2, b"replaced", id="replaced since"),
+        pytest.param([(SAID[:100], None)] * READINGS, None, id="half always"),
+        pytest.param([(XML, "")] * READINGS, None, id="an error always"),
+    ],
+)
+def test_answers_are_compared_with_the_listing(s3, s3_server, monkeypatch, lies, found):
+    Storage(s3).put("there", SAID)
+    (entry,) = Storage(s3).entries()
+    with Lying(s3_server, *lies) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        monkeypatch.setattr(storage_module, "_open_store", storage_module._open_store.__wrapped__)
+        if found is None:
+            with pytest.raises(StorageError, match="the store's answers are not what it lists"):
+                Storage(s3).get_listed(entry)
+        else:
+            assert Storage(s3).get_listed(entry) == found
+    assert proxy.fresh == [reading > 0 for reading in range(len(proxy.fresh))]
+
+
+def test_ranges_of_a_listing(storage):
+    storage.put("there", SAID)
+    (entry,) = storage.entries()
+    assert storage.get_listed(entry, 10, 20) == SAID[10:20]
+    assert storage.get_listed(entry, 190, 200, fresh=True) == SAID[190:]
+    assert storage.get_listed(entry) == SAID
+
+
+def test_an_object_that_was_replaced_since_its_listing(storage):
+    storage.put("there", SAID)
+    (entry,) = storage.entries()
+    storage.put("there", b"another content")
+    assert storage.get_listed(entry) == b"another content"
 
 
 @pytest.mark.parametrize(

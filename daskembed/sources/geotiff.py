@@ -24,6 +24,7 @@ from rasterio.io import MemoryFile
 from daskembed.encoders.description import CHIP, CLAY_V0, LARGEST
 from daskembed.errors import ChipError, TileError, exact
 from daskembed.footprints import elsewhere, metres_of_unit, to_lonlat
+from daskembed.health import fault_of, read_surely
 from daskembed.sources import EDGES, INDEX_COLUMNS, NO_RULES, Listing, Reading, Rules
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.judging import NEVER, check_pixels, order_bands, short
@@ -61,6 +62,7 @@ _PIXEL_ERROR = 1e-3
 
 # Drivers other than GTiff never see the bytes, and blocks are read once.
 _GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 16, "GDAL_NUM_THREADS": 1}
+_GONE = "is gone: it was listed, but the store no longer has it"
 # Of a chip that has such files GDAL sees them, and nothing else.
 _GDAL_BESIDE = _GDAL | BESIDE
 _NAME = re.compile(r"claytile_(?P<tile>[0-9]{2}[A-Z]{3})_(?P<date>[0-9]{8})_v02_(?P<number>[0-9]{4})\.tif")
@@ -76,6 +78,8 @@ class GeotiffChip:
     numbers: tuple[int, ...]
     """1-based, of the bands in the file."""
     rules: Rules = NO_RULES
+    listed: tuple[int, str] | None = None
+    """Bytes and ETag of the file as its listing has them, if there is one."""
     scales: tuple[Scale, ...] = ()
     """What is made of the bands' numbers."""
     sidecars: tuple[str, ...] = ()
@@ -99,7 +103,7 @@ class GeotiffChip:
     def read(self) -> NDArray[np.generic]:
         """See `read_chip`; raises `ChipRejectedError` if it breaks a rule."""
         beside = {"sidecars": self.sidecars} if self.sidecars else {}
-        stored, masked = part_masks(read_chip(self.url, self.numbers, **beside))
+        stored, masked = part_masks(read_chip(self.url, self.numbers, self.listed, **beside))
         pixels, findings = to_values(stored, self.bands, self.scales, masked)
         check_pixels(pixels, self.bands, self.rules, findings)
         tell(findings)
@@ -142,8 +146,10 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
     return index
 
 
-def read_chip(url: str, bands: tuple[int, ...], *, sidecars: Sequence[str] = ()) -> NDArray[np.generic]:
-    """Fetch a chip in one request and decode its pixels.
+def read_chip(
+    url: str, bands: tuple[int, ...], listed: tuple[int, str] | None = None, *, sidecars: Sequence[str] = ()
+) -> NDArray[np.generic]:
+    """Fetch a chip in one request and decode its pixels; fetch it again before it is condemned.
 
     Parameters
     ----------
@@ -151,6 +157,8 @@ def read_chip(url: str, bands: tuple[int, ...], *, sidecars: Sequence[str] = ())
         URL or path of the file.
     bands
         1-based numbers of the bands, in the order wanted.
+    listed
+        Its bytes and ETag in a listing, which the store's answers are compared with.
     sidecars
         Those of `SIDECARS` that lie beside it, each another request.
 
@@ -163,19 +171,25 @@ def read_chip(url: str, bands: tuple[int, ...], *, sidecars: Sequence[str] = ())
     ChipError
         If the file is gone, damaged, unfinished or not of the size that its header said.
     StorageError
-        If the store does not answer.
+        If the store does not answer, or not with what it lists.
+    SickMachineError
+        If this process cannot decode any chip.
     """
     storage, name = split_url(url)
-    try:
-        with timed("source"):
-            data = storage.get(name)
-            beside = {end: storage.get(f"{name}{end}") for end in sidecars}
-            for end, more in beside.items():
-                check_sidecar(f"{name}{end}", more)
-    except FileNotFoundError:
-        raise ChipError("is gone: it was listed, but the store no longer has it") from None
-    with timed("decode"):
-        return decode_chip(data, bands, beside)
+
+    def read(fresh: bool) -> NDArray[np.generic]:
+        try:
+            with timed("source"):
+                data = storage.get_listed(Entry(name, *listed), fresh=fresh) if listed else storage.get(name)
+                beside = {end: storage.get(f"{name}{end}") for end in sidecars}
+                for end, more in beside.items():
+                    check_sidecar(f"{name}{end}", more)
+        except FileNotFoundError:
+            raise ChipError(_GONE) from None
+        with timed("decode"):
+            return decode_chip(data, bands, beside)
+
+    return read_surely(url, read)
 
 
 def decode_chip(
@@ -194,7 +208,7 @@ def decode_chip(
             nodata = [dataset.nodatavals[number - 1] for number in bands]
     except (RasterioError, ValueError, IndexError) as error:
         # rasterio's own errors do not survive pickling.
-        raise ChipError(f"cannot be decoded, it is damaged or truncated: {_oneline(error)}") from None
+        raise fault_of(error, f"cannot be decoded, it is damaged or truncated: {_oneline(error)}") from None
     _check_values(pixels, bands, nodata)
     return pixels
 
@@ -265,16 +279,27 @@ def _set_copies_aside(listing: Listing, headers: list[_Header | str]) -> list[_H
 
 def _header_or_reason(listing: Listing, entry: Entry, reading: Reading) -> _Header | str:
     sidecars = tuple(end for end in SIDECARS if any(one.path == f"{entry.path}{end}" for one in listing.sidecars))
+
+    def read(fresh: bool) -> _Header:
+        try:
+            return _read_header(listing.storage, entry, listing.tile, reading, sidecars, fresh=fresh)
+        except FileNotFoundError:
+            raise ChipError(_GONE) from None
+
     try:
-        return _read_header(listing.storage, entry, listing.tile, reading, sidecars)
+        return read_surely(listing.storage.url_of(entry.path), read)
     except ChipError as error:
         return str(error)
-    except FileNotFoundError:
-        return "is gone: it was listed, but the store no longer has it"
 
 
 def _read_header(
-    storage: Storage, entry: Entry, tile: str, reading: Reading = _READING, sidecars: tuple[str, ...] = ()
+    storage: Storage,
+    entry: Entry,
+    tile: str,
+    reading: Reading = _READING,
+    sidecars: tuple[str, ...] = (),
+    *,
+    fresh: bool = False,
 ) -> _Header:
     if entry.reason is not None:
         raise ChipError(entry.reason)
@@ -282,7 +307,7 @@ def _read_header(
         raise ChipError(
             f"has {entry.size:,} bytes, expected at most {_MOST_BYTES:,}: a chip without compression has 27 MB"
         )
-    file = _RangedFile(lambda start, end: storage.get_range(entry.path, start, end), entry.size)
+    file = _RangedFile(lambda start, end: storage.get_listed(entry, start, end, fresh=fresh), entry.size)
     start = file.read(4)
     file.seek(0)
     if file.failure is not None:
@@ -321,7 +346,7 @@ def _read_header(
             )
             return replace(header, scales=scales, sidecars=sidecars)
     except (RasterioError, ValueError) as error:
-        raise ChipError(f"has a damaged header: {_oneline(error)}") from None
+        raise fault_of(error, f"has a damaged header: {_oneline(error)}") from None
     finally:
         # GDAL goes on without what could not be fetched: that is not the chip's fault.
         if file.failure is not None:
@@ -487,8 +512,9 @@ def _to_frame(listing: Listing, reading: Reading, headers: list[_Header | str]) 
     urls = [listing.storage.url_of(entry.path) for entry in entries]
     names, rules = reading.sensor.names, reading.rules.or_else(zeros=False, nan=False, max_cloud=NEVER)
     chips = [
-        header and GeotiffChip(url, names, header.bands, rules, header.scales, header.sidecars)
-        for url, header in zip(urls, good, strict=True)
+        header
+        and GeotiffChip(url, names, header.bands, rules, (entry.size, entry.etag), header.scales, header.sidecars)
+        for url, entry, header in zip(urls, entries, good, strict=True)
     ]
     index = pd.DataFrame(
         {

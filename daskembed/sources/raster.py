@@ -21,6 +21,7 @@ from rasterio.windows import Window
 
 from daskembed.encoders.description import Band
 from daskembed.errors import ChipError, DaskembedError, InputError, exact
+from daskembed.health import fault_of, read_surely
 from daskembed.sources import Listing, Reading
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.chunks import lost_pixels
@@ -210,7 +211,7 @@ def _found(storage: Storage, path: str, entries: Sequence[Entry], make: Callable
         if broken := next((entry for entry in entries if entry.reason is not None), None):
             raise ChipError(broken.reason if broken.path == path else f"holds {broken.path}, which {broken.reason}")
         stored += _shown(storage, entries)
-        scene = replace(make(), fingerprint=fingerprint_of(stored))
+        scene = replace(read_surely(storage.url_of(path), lambda fresh: make()), fingerprint=fingerprint_of(stored))
         scene.check()
     except ChipError as error:
         return Found(path, sum(entry.size for entry in stored), fingerprint_of(stored), None, str(error))
@@ -391,7 +392,7 @@ def _read_header(storage: Storage, entry: Entry, beside: Mapping[str, Entry]) ->
             if (failure := opening.failure()) is not None:
                 raise failure from None
             said = " ".join(str(error).split())[:200]
-            raise ChipError(f"cannot be opened as a raster ({name}): {said}") from None
+            raise fault_of(error, f"cannot be opened as a raster ({name}): {said}") from None
 
 
 def _header_of(storage: Storage, path: str, dataset: Any) -> _File:

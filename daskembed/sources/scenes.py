@@ -23,6 +23,8 @@ from daskembed.encoders.description import CHIP
 from daskembed.errors import ChipError, DaskembedError, StorageError, TileError, exact
 from daskembed.footprints import elsewhere, metres_of_unit, to_lonlat
 from daskembed.grid import ChipGrid
+from daskembed.health import fault_of, read_surely
+from daskembed.memory import allowance
 from daskembed.sources import EDGE, EDGES, INDEX_COLUMNS, Listing, Reading, Rules
 from daskembed.sources.judging import check_pixels
 from daskembed.sources.values import Scale, note_of, part_masks, tell, to_classes, to_values
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 MOST_PIECE_BYTES = 512 * 2**20
 """Most bytes of pixels that may have to be read at once."""
 KEPT_BYTES = 768 * 2**20
-"""Most bytes of pieces that a process keeps for the chips that are still to be cut out of them."""
+"""Most bytes of pieces that a process keeps for the chips that are still to be cut out of them, if it has memory."""
 MOST_CHIPS = 250_000
 """Of an image: a tile of 110 km has 185,000 at 0.5 m. A few hundred bytes may claim any number."""
 MAX_CLOUD = 0.30
@@ -172,7 +174,12 @@ class SceneChip:
         return min(CHIP, height - y), min(CHIP, width - x)
 
     def read(self) -> NDArray[np.generic]:
-        """Pixels ``(band, y, x)``; raises `ChipError`, `ChipRejectedError` or `StorageError`."""
+        """Pixels ``(band, y, x)``; raises `ChipError`, `ChipRejectedError`, `StorageError` or `SickMachineError`."""
+        return read_surely(self.url, self._read)
+
+    def _read(self, fresh: bool) -> NDArray[np.generic]:
+        if fresh:
+            _open.cache_clear()
         y, x = self.scene.grid.start(self.number)
         height, width = self.inside
         with timed("decode"):
@@ -180,7 +187,10 @@ class SceneChip:
             pixels, findings = to_values(stored, self.bands, self.scene.scales, masked)
             check_pixels(pixels, self.bands, self.rules, findings, classes)
             tell(findings)
-            if (height, width) != (CHIP, CHIP):
+            if (height, width) == (CHIP, CHIP):
+                # A view would keep the whole piece as long as the chip waits for the device.
+                pixels = np.ascontiguousarray(pixels)
+            else:
                 pixels = np.pad(pixels, ((0, 0), (0, CHIP - height), (0, CHIP - width)), "edge")
         return pixels
 
@@ -278,48 +288,77 @@ def _open(layer: Layer, fingerprint: str) -> Reader:
 
 
 class _Pieces:
-    """Pieces of scenes that chips are being cut out of: each is read once, also when several threads want it."""
+    """Pieces of scenes that chips are being cut out of: each is read once, also when several threads want it.
+
+    What is kept and being read takes no more than `KEPT_BYTES` and the process's allowance, or is one piece.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._found: OrderedDict[tuple[object, ...], Future[Pixels]] = OrderedDict()
+        self._changed = threading.Condition()
+        self._found: OrderedDict[tuple[object, ...], Future[Pixels | str]] = OrderedDict()
+        self._sizes: dict[tuple[object, ...], int] = {}
 
     def get(self, scene: Scene, row: int, col: int) -> Pixels:
         """Piece number `col` of row `row`."""
         key = (scene.url, scene.fingerprint, scene.bands, row, col)
-        with self._lock:
-            future, mine = self._found.get(key), False
-            if future is None:
-                future, mine = Future[Pixels](), True
-                self._found[key] = future
+        tall, wide = scene.piece
+        height, width = scene.grid.shape
+        parts = slice(row * tall, min(height, (row + 1) * tall)), slice(col * wide, min(width, (col + 1) * wide))
+        with self._changed:
+            if mine := not self._has(key):
+                # Of other pieces; those being read come to an end without this one.
+                self._changed.wait_for(lambda: self._has(key) or self._fits(tall * wide * scene.pixel_bytes))
+                if mine := not self._has(key):
+                    self._found[key], self._sizes[key] = Future[Pixels | str](), tall * wide * scene.pixel_bytes
+            future = self._found[key]
             self._found.move_to_end(key)
         if mine:
-            tall, wide = scene.piece
-            height, width = scene.grid.shape
-            parts = slice(row * tall, min(height, (row + 1) * tall)), slice(col * wide, min(width, (col + 1) * wide))
-            self._make_room(tall * wide * scene.pixel_bytes)
-            try:
-                future.set_result(_read_piece(scene, *parts))
-            except BaseException as error:
-                # Not kept: what a store did not give may come the next time.
-                with self._lock:
-                    self._found.pop(key, None)
-                future.set_exception(error)
-        return future.result()
+            self._read(key, future, scene, parts)
+        try:
+            # A reason and no exception: its frames, and through them this future, would hold pixels.
+            if isinstance(found := future.result(), str):
+                raise ChipError(found)
+            return found
+        finally:
+            del future
 
-    def _make_room(self, size: int) -> None:
-        with self._lock:
-            done = [key for key, future in self._found.items() if future.done()]
-            # Those that are being read by others will be about as large.
-            held = sum(_size(self._found[key]) for key in done) + size * (len(self._found) - len(done) - 1)
-            for key in done:
-                if held + size <= KEPT_BYTES:
-                    return
-                held -= _size(self._found.pop(key))
+    def _read(
+        self, key: tuple[object, ...], future: Future[Pixels | str], scene: Scene, parts: tuple[slice, slice]
+    ) -> None:
+        try:
+            found: Pixels | str = _read_piece(scene, *parts)
+        except ChipError as error:
+            found = str(error)
+        except BaseException as error:
+            self._forget(key)
+            future.set_exception(error.with_traceback(None))
+            return
+        if isinstance(found, str):
+            # Not kept: what a store did not give may come the next time.
+            self._forget(key)
+            future.set_result(found)
+            return
+        with self._changed:
+            self._sizes[key] = sum(part.nbytes for part in found if part is not None)
+            future.set_result(found)
+            self._changed.notify_all()
 
+    def _forget(self, key: tuple[object, ...]) -> None:
+        with self._changed:
+            del self._found[key], self._sizes[key]
+            self._changed.notify_all()
 
-def _size(piece: Future[Pixels]) -> int:
-    return sum(part.nbytes for part in piece.result() if part is not None)
+    def _has(self, key: tuple[object, ...]) -> bool:
+        return key in self._found
+
+    def _fits(self, size: int) -> bool:
+        """Whether a piece of `size` bytes may be read now; gives up the oldest for it."""
+        most = min(KEPT_BYTES, allowance())
+        for key in [key for key, future in self._found.items() if future.done()]:
+            if sum(self._sizes.values()) + size <= most:
+                break
+            del self._found[key], self._sizes[key]
+        return not self._found or sum(self._sizes.values()) + size <= most
 
 
 _pieces = _Pieces()
@@ -515,4 +554,4 @@ def damage_is_the_chips(failures: Callable[[], DaskembedError | None] = lambda: 
         if (failure := failures()) is not None:
             raise failure from None
         text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-        raise ChipError(f"cannot be decoded, its part of the storage is damaged: {text[:200]}") from None
+        raise fault_of(error, f"cannot be decoded, its part of the storage is damaged: {text[:200]}") from None

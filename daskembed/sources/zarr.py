@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from daskembed.errors import ChipError
+from daskembed.health import read_surely
 from daskembed.sources import Listing, Reading
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.cf import epsg_of, georeferencing, plain, times_of
@@ -62,7 +63,8 @@ def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
         etag = fingerprint_of(entries)
         try:
             old = not any(entry.path.endswith("zarr.json") for entry in entries)
-            scenes = _scenes(storage.url_of(path), etag, reading, old=old)
+            url = storage.url_of(path)
+            scenes = read_surely(url, lambda fresh: _scenes(url, etag, reading, old=old))  # noqa: B023 (called at once)
         except ChipError as error:
             found.append(Found(path, size, etag, None, str(error)))
             continue

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -101,7 +102,7 @@ def test_kind(corpus, index, good, name):
 
 def test_run_on_the_corpus(corpus, good, tmp_path):
     source, cases = corpus
-    options = {"checkpoint": "untrained:tiny", "precision": "fp32"}
+    options: dict[str, Any] = {"checkpoint": "untrained:tiny", "precision": "fp32"}
     with (
         LocalCluster(
             n_workers=1,
@@ -114,6 +115,8 @@ def test_run_on_the_corpus(corpus, good, tmp_path):
         alone = daskembed.run(
             TILE, source=str(good[0].parents[2]), output=str(tmp_path / "alone"), cluster=client, **options
         )
+        # So many bad chips are to be accepted.
+        options["max_quarantined"] = 1
         result = daskembed.run(TILE, source=str(source), output=str(tmp_path / "out"), cluster=client, **options)
     assert alone.exit_status == 0
     assert (result.exit_status, result.tiles[0].status) == (3, "done")

@@ -21,7 +21,7 @@ from conftest import HERE, TILES, Command, wait_for
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed import settings
+from daskembed import flow, settings
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError
 from daskembed.storage import Storage
 from daskembed.testing import FaultyProxy, write_checkpoint, write_chips
@@ -323,6 +323,24 @@ def test_runs_stop_at_what_stays_and_the_same_run_goes_on(s3_server: str, cases:
             result = run(folder)
             assert (result.exit_status, result.quarantined) == (0, {}), result.tiles
             assert digests(s3_server, bucket, folder) == digests(s3_server, bucket, "calm")
+
+
+def test_a_part_that_is_listed_and_not_given_fails_its_tile(s3_server: str, bucket: str) -> None:
+    """After two new beginnings, where it would go on for ever."""
+    events: list[daskembed.results.Event] = []
+    with through(s3_server) as (proxy, dask_client):
+        proxy.refuse(404, "NoSuchKey", after=1, matching=r"/parts/.*\.parquet")  # it may be written
+        result = daskembed.run(
+            "22JGS",
+            source=f"s3://{bucket}/chips",
+            output=f"s3://{bucket}/not-given",
+            cluster=dask_client,
+            events=events.append,
+            **TINY,
+        )
+    assert result.exit_status == 4
+    assert "does not exist, though it was written or listed" in str(result.tiles[0].reason)
+    assert [event.stage for event in events if event.event == "retried"] == ["publish"] * flow.RETRIES
 
 
 @pytest.mark.usefixtures("small_blocks")
