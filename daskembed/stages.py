@@ -26,12 +26,12 @@ from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
 from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError, StorageUnusableError, TileError, exact
-from daskembed.footprints import metres_of_unit
+from daskembed.footprints import at_tile, metres_of_unit, place_of
 from daskembed.parts import read_notes, write_part
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
 from daskembed.results import TileResult
 from daskembed.sinks import Published, get_sink, sink_of
-from daskembed.sources import Listing, list_tile, read_headers
+from daskembed.sources import EDGES, Listing, list_tile, read_headers
 from daskembed.table import to_geodataframe
 from daskembed.timings import metered, timed
 
@@ -205,6 +205,7 @@ def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tup
     ready = [] if listing.scenes else index["chip"].dropna()
     said = Counter(str(getattr(chip, "note", "")) for chip in ready)
     notes += [f"{count} chips: {note}" for note, count in said.items() if note]
+    notes += beyond_tile(listing.tile, index)
     needs = settings.encoder.description
     if needs.resolution is None:
         units = index["epsg"].map(metres_of_unit, na_action="ignore").astype(float)
@@ -216,6 +217,14 @@ def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tup
             if not math.isclose(step, needs.sensor.gsd, rel_tol=1e-3)
         ]
     return (*notes, *listing.coverage)
+
+
+def beyond_tile(tile: str, index: gpd.GeoDataFrame) -> list[str]:
+    """What is said of chips that are not at their tile, cut out of an image that reaches it."""
+    good = index[index["quarantined"].isna()]
+    near = [at_tile(tile, rows[list(EDGES)].to_numpy(), int(epsg)) for epsg, rows in good.groupby("epsg")]
+    far = sum(int((~one).sum()) for one in near)
+    return [f"{far} of {len(good)} chips are not at tile {tile}: expected {place_of(tile)}"] if far else []
 
 
 def begin(settings: Settings, tile: str, indexed: Indexed, blocks: list[Block]) -> list[Block]:

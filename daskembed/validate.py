@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any, Literal
 
@@ -36,6 +36,8 @@ MOST_FOOTER = 4 * 2**20
 """Bytes of an object in the footer."""
 _SUFFIXES = tuple(get_sink(name).SUFFIX for name in SINKS)
 EMBEDDINGS = re.compile(r"(?P<tile>\w+)_(?P<first>\d{8})_(?P<last>\d{8})_v(?P<version>[0-9A-Za-z]+)\.\w+")
+_CUT = re.compile(r"#[^#&=/]+/\d{4,}")
+"""Of a chip's URL that was cut out of an image: date and number."""
 _COLUMNS = ("source_url", "date", "embeddings", "geometry")
 _KINDS = ("Polygon", "MultiPolygon")
 _PROVENANCE = b"daskembed"
@@ -246,7 +248,7 @@ def _check_content(
     made = yield from _read_provenance(footer)
     shape = None if made is None else (yield from check_provenance(made, rows, named, receipt))
     column = yield from _check_geo(footer)
-    dtype = None if made is None else str(made.get("dtype", "float32"))
+    dtype = None if made is None else str(made.get("dtype") or "float32")
     usable = yield from _check_schema(file.schema_arrow, shape, dtype)
     if receipt is not None and receipt.chips * windows_of(made) != rows:
         yield Finding("receipt", f"{rows} rows, the receipt says {receipt.chips} chips")
@@ -282,14 +284,17 @@ def _read_provenance(footer: dict[bytes, bytes]) -> Generator[Finding, None, dic
 
 
 def typed(made: dict[str, Any], where: str) -> Generator[Finding, None, dict[str, Any]]:
-    """What a file says of how it was made, without what is not of the type that it should be."""
-    kept = {}
+    """What a file says of how it was made; None for what is not of the type that it should be."""
+    kept: dict[str, Any] = {}
     for key, value in made.items():
         kind, words, of_items = _TYPES.get(key, (object, "", object))
         items = value if isinstance(value, list) else []
-        if isinstance(value, kind) and not isinstance(value, bool) and all(isinstance(one, of_items) for one in items):
+        # A truth value counts as a number.
+        fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+        if fits and all(isinstance(one, of_items) for one in items):
             kept[key] = value
         else:
+            kept[key] = None
             yield Finding("provenance", f"the {where}'s {key} {value} is no {words}")
     return kept
 
@@ -319,17 +324,17 @@ def check_provenance(
     wanted = ("tile", "chips", "encoder", "checkpoint", "level", "shape", "identity")
     if missing := [key for key in wanted if key not in made]:
         yield Finding("provenance", f"`daskembed` in the {where} lacks {', '.join(missing)}")
-    if named is not None and made.get("tile", named.tile) != named.tile:
+    if named is not None and made.get("tile") not in (None, named.tile):
         yield Finding("provenance", f"the {where} says that it is of tile {made['tile']}, its name says {named.tile}")
     chips = made.get("chips")
     if isinstance(chips, int) and chips * windows_of(made) != rows:
         yield Finding("provenance", f"{rows} rows, the {where} says {chips} chips")
-    if receipt is not None and made.get("identity", receipt.settings) != receipt.settings:
+    if receipt is not None and made.get("identity") not in (None, receipt.settings):
         yield Finding("provenance", f"the {where} says that it was made with other settings than the receipt says")
     shape = made.get("shape")
     if isinstance(shape, list) and shape and all(type(side) is int and side > 0 for side in shape):
         return tuple(shape)
-    if "shape" in made:
+    if shape is not None:
         yield Finding("provenance", f"the {where}'s shape {shape} is no list of lengths")
     return None
 
@@ -363,7 +368,7 @@ def _check_geo(footer: dict[bytes, bytes]) -> Generator[Finding, None, dict[str,
         column = {**column, "geometry_types": None}
     yield from _check_crs(column)
     bbox = column.get("bbox")  # which may be left out
-    if bbox is not None and (
+    if "bbox" in column and (
         not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(edge, (int, float)) for edge in bbox)
     ):
         yield Finding("geo", f"the footer's bbox is {bbox}, expected [west, south, east, north]")
@@ -464,6 +469,7 @@ def _check_rows(
             look_at.check(decode(batch["geometry"], wkb.MOST_BYTES)[0], urls, faults)
         start += len(batch)
     yield from faults.findings()
+    yield from look_at.beyond()
     if named is not None and "date" in usable:
         yield from check_ends(days, named, receipt)
     if kept > KEPT_BYTES:
@@ -521,6 +527,13 @@ class _Places:
         self._kinds = column.get("geometry_types") or _KINDS
         self._tile = None if named is None else named.tile
         self._across = math.isqrt(windows)
+        self._reaches = False
+        self._beyond = _Faults()
+
+    def beyond(self) -> Iterator[Finding]:
+        """Chips of images that are not at the tile: a note, if some are."""
+        for finding in self._beyond.findings():
+            yield replace(finding, severity="note") if self._reaches else finding
 
     def check(self, column: pa.Array, urls: Sequence[str], faults: _Faults) -> None:
         """Check a batch of WKB."""
@@ -558,7 +571,13 @@ class _Places:
             add("geo", f"the geometry is not inside the footer's bbox {self._bbox}", bad & ~shapely.is_empty(shapes))
         if self._tile is not None:
             what = f"the geometry is not at tile {self._tile}: expected {place_of(self._tile)}"
-            add("geometry", what, self._far(self._tile, shapes) & areal & ~shapely.is_empty(shapes))
+            placed = areal & ~shapely.is_empty(shapes)
+            far = self._far(self._tile, shapes) & placed
+            self._reaches |= bool((placed & ~far).any())
+            # An image may be larger than its tile.
+            cut = np.array([_CUT.search(url) is not None for url in urls], bool)
+            add("geometry", what, far & ~cut)
+            self._beyond.add("geometry", what, urls, np.flatnonzero(far & cut))
 
     def _far(self, tile: str, shapes: Any) -> Any:
         """Which shapes are not at their tile, nor are the chips whose windows they are."""

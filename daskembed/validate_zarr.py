@@ -128,7 +128,7 @@ def _check_content(
     if not (yield from _check_variable(cube, array, made)):
         return
     across = math.isqrt(windows_of(made))
-    lengths = dict(zip(made.get("dims", ()), made.get("shape", ()), strict=False))
+    lengths = dict(zip(made.get("dims") or (), made.get("shape") or (), strict=False))
     chip = (across * lengths.get("row", 1), across * lengths.get("col", 1))
     yield from _check_place(cube, attributes, named, chip)
     days = yield from _check_times(cube, named)
@@ -141,7 +141,7 @@ def _check_content(
         if rest:
             yield Finding("vectors", f"{cells} cells have values, which is no whole number of {a_row}: some are lost")
         yield from check_provenance(made, rows, named, receipt, "root")
-        chips = receipt.chips * made.get("windows", 1) if receipt is not None else rows
+        chips = receipt.chips * windows_of(made) if receipt is not None else rows
         if rows != chips:
             yield Finding("receipt", f"values of {rows} windows of chips, the receipt's chips have {chips}")
 
@@ -152,17 +152,17 @@ def _check_variable(cube: xr.Dataset, array: Any, made: dict[str, Any]) -> Gener
         yield Finding("schema", f"no variable {VARIABLE}")
         return False
     dims = tuple(map(str, cube[VARIABLE].dims))
-    others = [name for name in made.get("dims", ()) if name not in ("row", "col", "embedding")]
+    others = [name for name in made.get("dims") or () if name not in ("row", "col", "embedding")]
     expected = ("time", *others, "embedding", "y", "x")
     if dims != expected:
         yield Finding("schema", f"{VARIABLE} has the dimensions {', '.join(dims)}, expected {', '.join(expected)}")
         return False
     dtype = str(array.dtype)
-    if dtype != made.get("dtype", dtype) or dtype not in DTYPES:
-        yield Finding("schema", f"{VARIABLE} is of {dtype}, expected {made.get('dtype', ' or '.join(DTYPES))}")
+    if made.get("dtype") not in (None, dtype) or dtype not in DTYPES:
+        yield Finding("schema", f"{VARIABLE} is of {dtype}, expected {made.get('dtype') or ' or '.join(DTYPES)}")
     if not np.isnan(array.fill_value):
         yield Finding("schema", f"the fill value of {VARIABLE} is {array.fill_value}, expected NaN")
-    lengths = dict(zip(made.get("dims", ()), made.get("shape", ()), strict=False))
+    lengths = dict(zip(made.get("dims") or (), made.get("shape") or (), strict=False))
     for name in (*others, "embedding"):
         if cube.sizes[name] != lengths.get(name, cube.sizes[name]):
             yield Finding("schema", f"{cube.sizes[name]} places along {name}, the root says {lengths[name]}")
@@ -196,8 +196,12 @@ def _check_place(
         east, south = west + cube.sizes["x"] * step_x, north + cube.sizes["y"] * step_y
         tops, lefts = (north, south - height), (west, east - width)
         corners = [(left, top + height, left + width, top) for top in tops for left in lefts]
+        # An image may be larger than its tile.
+        reaches = at_tile(named.tile, np.array([(west, south, east, north)]), crs).all()
         if not at_tile(named.tile, np.array(corners), crs).all():
-            yield Finding("geometry", f"the grid is not at tile {named.tile}: expected {place_of(named.tile)}")
+            what = "the grid reaches far beyond" if reaches else "the grid is not at"
+            message = f"{what} tile {named.tile}: expected {place_of(named.tile)}"
+            yield Finding("geometry", message, "note" if reaches else "problem")
 
 
 def _check_times(cube: xr.Dataset, named: Named | None) -> Generator[Finding, None, set[date]]:

@@ -26,7 +26,7 @@ from distributed import Client, LocalCluster
 from rasterio.transform import Affine
 
 import daskembed
-from daskembed import display, embedding
+from daskembed import display, embedding, stages
 from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, TileError
 from daskembed.sources import Reading, Rules, list_tile, scenes
@@ -902,15 +902,17 @@ def test_a_raster_that_lies_elsewhere_is_refused(pixels: np.ndarray, tmp_path: P
     assert list(frame["quarantined"].notna()) == [True, False]
 
 
-def test_chips_of_a_raster_beyond_its_tile_are_quarantined(tmp_path: Path) -> None:
-    """An image of more than the tile: 20 km beyond its square is the end."""
+def test_chips_of_a_raster_beyond_its_tile_are_told(tmp_path: Path) -> None:
+    """An image of more than the tile is taken whole, and the receipt says how much of it is elsewhere."""
     naip = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor="naip", precision="fp32")
     wide = np.zeros((4, 512, 13_000), np.uint8)
     write_raster(tmp_path / f"{TILE}.tif", wide, names=("red", "green", "blue", "nir"), compress="deflate")
     frame = index(tmp_path, encoder=naip)
     # The chip that begins 122.88 km east of the square's western edge is the first whose western edge is beyond.
-    assert frame["quarantined"].isna().sum() == 24
-    assert frame["quarantined"][24].startswith(f"is not at tile {TILE}: its bounds in EPSG:32633 are 422880, ")
+    assert frame["quarantined"].isna().all()
+    (told,) = stages.beyond_tile(TILE, frame)
+    assert told.startswith(f"1 of 25 chips are not at tile {TILE}: expected within 20 km of easting 300000 to 400000")
+    assert not stages.beyond_tile(TILE, frame.iloc[:24])
 
 
 def test_pixels_of_feet(tmp_path: Path) -> None:

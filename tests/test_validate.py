@@ -313,6 +313,25 @@ def test_another_tile(output, tile):
     assert f"(and 6 more): the geometry is not at tile {tile}: expected within 20 km of easting " in second[1]
 
 
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_chips_of_an_image_larger_than_its_tile(output, all_of_them):
+    """They are told of; an image of which nothing is at the tile is another's."""
+
+    def change(table, geo, made):
+        shapes = shapely.from_wkb(table["geometry"].to_pylist())
+        for row in range(len(shapes)) if all_of_them else [6]:
+            shapes[row] = shapely.transform(shapes[row], lambda points: points + np.array([5, 0]))
+        geo["columns"]["geometry"]["bbox"] = [10, 40, 20, 50]
+        names = [f"/data/33TUL_20190416.tif#2019-04-16/{number:04d}" for number in range(1, len(shapes) + 1)]
+        moved = with_column(table, "geometry", pa.array(shapely.to_wkb(shapes), pa.binary()))
+        return with_column(moved, "source_url", pa.array(names))
+
+    rewrite(output, change)
+    (found,) = [one for one in validate(output.url_of(FILE)) if one.check == "geometry"]
+    assert found.severity == ("problem" if all_of_them else "note")
+    assert "the geometry is not at tile 33TUL: expected within 20 km of easting" in found.message
+
+
 def test_other_dates(output):
     first, *ends = rename(output, "33TUL_20190417_20230131_v001.gpq")
     what = "the date is outside 2019-04-17 to 2023-01-31, which the name says"

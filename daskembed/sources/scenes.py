@@ -504,8 +504,7 @@ def frame_of(listing: Listing, reading: Reading) -> gpd.GeoDataFrame:
     for epsg in sorted({chip.scene.epsg for chip in chips if chip}):
         rows = np.array([row for row, chip in enumerate(chips) if chip and chip.scene.epsg == epsg])
         lon[rows], lat[rows], footprints[rows] = to_lonlat(epsg, bounds[rows])
-        for row, reason in zip(rows, elsewhere(listing.tile, bounds[rows], epsg), strict=True):
-            reasons[row] = reason
+        for row in rows:
             if footprints[row] is None:
                 reasons[row] = f"lies outside of EPSG:{epsg}: its bounds are {', '.join(map(exact, bounds[row]))}"
     index = pd.DataFrame(
