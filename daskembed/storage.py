@@ -271,7 +271,7 @@ class Storage:
 
         def look() -> list[Entry]:
             if is_local(self.url):
-                found = folders.files(Path(self.url), prefix, recursive=recursive)
+                found = folders.files(Path(self.url), prefix.rstrip("/"), recursive=recursive)
                 return [Entry(visible(one.path), one.size, one.etag, one.reason) for one in found]
             if recursive:
                 objects = [meta for chunk in obstore.list(self._store, prefix or None) for meta in chunk]

@@ -200,6 +200,8 @@ def test_flags_are_handed_over(calls: list[Any], tmp_path: Path) -> None:
     assert callable(options.pop("progress"))
     assert options.pop("cluster_arguments") == {"a": {"b": 2}}
     assert options.pop("events") is None
+    assert options.pop("retry_quarantined") is False
+    assert options.pop("max_quarantined") is None
     whole = {"offset": (0, 256), "edge": "pad", "rules": Rules(False, True, 0.5)}
     assert (tiles, options) == ("27WXN", {**flags, **whole, "overwrite": True, "tls": True})
 
@@ -211,6 +213,7 @@ def test_flags_left_out_are_left_to_the_configuration(calls: list[Any]) -> None:
     del options["progress"]
     assert options.pop("overwrite") is False
     assert options.pop("tls") is False
+    assert options.pop("retry_quarantined") is False
     assert options.pop("cluster_arguments") == {}
     assert set(options.values()) == {None}
 

@@ -206,6 +206,7 @@ def test_embeddings_do_not_depend_on_blocks_and_batches(
 def test_coordinates_and_attributes(cube: xr.DataArray, encoder: Encoder) -> None:
     embeddings = daskembed.embed(cube, encoder, "patch")
     kept = {"chip", "source_url", "date", "epsg", "lat", "lon", "west", "south", "east", "north", "geometry"}
+    kept |= {"inside_y", "inside_x"}
     assert set(embeddings.coords) == {*kept, "quarantined", "rejected", "filled", "noted"}
     for name in kept:
         assert embeddings.coords[name].identical(cube.coords[name].drop_vars("band", errors="ignore")) or (

@@ -368,8 +368,8 @@ def test_the_command_takes_the_flags_of_run(chips, tmp_path, capsys) -> None:
     said, told = capsys.readouterr()
     lines = said.splitlines()
     assert lines[0] == "tiles        1 to do, 1 without chips"
-    assert lines[2] == "chips        4 listed, 0 done, 4 to do"
-    assert lines[4].startswith("write        group 5.2")
+    assert "chips        4 listed, 0 done, 4 to do" in lines
+    assert any(line.startswith("write        group 5.2") for line in lines)
     assert "on 20 workers, after about 3 min 00 s to start" in said
     assert lines[-1].startswith("price        1.5")
     assert told == ""
