@@ -243,7 +243,8 @@ class Flow:
         if len(self._sick) >= MOST_SICK:
             return  # another one would be as sick
         if isinstance(cluster, SpecCluster) and len(cluster.workers) < len(cluster.worker_spec):
-            cluster.scale(len(cluster.worker_spec))
+            # Not by `scale`, whose unit is the class's own: workers of which a job may have several, or memory.
+            cluster.loop.add_callback(cluster._correct_state)
 
     def _fleet(self) -> dict[str, tuple[int, bool]]:
         """Address -> threads and whether Dask has paused it, of all workers."""
