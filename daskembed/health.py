@@ -24,6 +24,8 @@ FOREIGN = ("PROJ_DATA", "PROJ_LIB")
 """Variables by which other programs name a PROJ database of their own."""
 _TOLD = (*FOREIGN, "GDAL_DATA", "GDAL_DRIVER_PATH", "GDAL_SKIP")
 _MEMORY = re.compile(r"(?i)alloc|out of memory|not enough memory")
+_NAMES = re.compile(r"vsi\w+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{8,}")
+_NUMBERS = re.compile(r"[\d.,-]+")
 _LIMITS = re.compile(r"(?i)too many open files|can't start new thread|stale file handle|input/output error")
 _IMAGE = (
     "SUkqAAgAAAAQAAABAwABAAAACAAAAAEBAwABAAAACAAAAAIBAwABAAAAEAAAAAMBAwABAAAACAAAAAYBAwABAAAAAQAAABEBBAABAAAAdAEAAB"
@@ -82,13 +84,22 @@ def read_surely(what: str, read: Callable[[bool], _Read]) -> _Read:
             raise
         except ChipError as error:
             reason = str(error)
-        # GDAL calls what it reads by names of the moment.
-        alike = re.sub(r"vsi\w+|[0-9a-f]{8,}", "", reason)
+        alike = without_names(reason)
         if alike == before:
             raise ChipError(reason)
         check_rasters()
         before = alike
     raise StorageError(f"{what}: each reading finds something else, at last that it {reason}; look at the store")
+
+
+def without_names(reason: str) -> str:
+    """A reason without names of the moment, by which GDAL and others call what they read."""
+    return _NAMES.sub("", reason)
+
+
+def kind_of(reason: str) -> str:
+    """What reasons have in common that differ by names of the moment or by numbers alone."""
+    return _NUMBERS.sub("", without_names(reason))
 
 
 def fault_of(error: BaseException, reason: str) -> Exception:

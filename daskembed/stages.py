@@ -7,7 +7,6 @@ import io
 import json
 import math
 import pickle
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from daskembed.embedding import embed, set_aside
 from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError, StorageUnusableError, TileError, exact
 from daskembed.footprints import at_tile, metres_of_unit, place_of
+from daskembed.health import kind_of
 from daskembed.parts import read_notes, write_part
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
 from daskembed.results import TileResult
@@ -141,8 +141,7 @@ def _look(
         # It was there when the run began.
         raise StorageUnusableError(f"{error} any more, or it cannot be seen from this worker") from None
     listing = list_tile(tile, settings.source, settings.reading)
-    retried = finished is not None and settings.retry_quarantined and finished.quarantined
-    if finished is not None and listing.fingerprint == finished.listing and not retried:
+    if finished is not None and finished.holds(listing.fingerprint, retry_quarantined=settings.retry_quarantined):
         return None
     found = read_headers(listing, settings.reading, readers=settings.encoder.readers or 16)
     for sink in map(get_sink, settings.formats):
@@ -178,11 +177,11 @@ def check_quarantined(
     vanishing
         Whether there is a published file now and would be none.
     """
-    new = {url: why for url, why in quarantined.items() if known.get(url) != why}
+    new = {url: why for url, why in quarantined.items() if url not in known or kind_of(known[url]) != kind_of(why)}
     allowed = settings.max_quarantined
     if not new or allowed == 1 or not (vanishing or len(new) > max(FEW, allowed * chips)):
         return
-    kinds = {url: re.sub(r"[\d.,-]+", "", why) for url, why in new.items()}  # of which many differ by numbers alone
+    kinds = {url: kind_of(why) for url, why in new.items()}
     (commonest, count), *others = Counter(kinds.values()).most_common()
     url = next(url for url, kind in kinds.items() if kind == commonest)
     raise TileError(

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import geopandas as gpd
@@ -445,6 +446,15 @@ def test_a_chip_that_is_bad_in_another_way_is_newly_so(chips, tmp_path):
     now, before = ({f"chip-{number}": why for number in range(5)} for why in ("is gone", "has no CRS"))
     with pytest.raises(TileError, match=r"chip-0 is gone \(5 such\)"):
         stages.check_quarantined(chosen(chips, tmp_path), now, before, 5, vanishing=False)
+
+
+def test_a_chip_that_is_bad_in_the_same_way_is_not_newly_so(chips, tmp_path):
+    """Reasons hold names that another reading makes anew, and numbers of what was read."""
+    now, before = (
+        {f"chip-{number}": f"/vsimem/{uuid.uuid4().hex}/x.tif, strip {strip}: is damaged" for number in range(5)}
+        for strip in (3, 17)
+    )
+    stages.check_quarantined(chosen(chips, tmp_path), now, before, 5, vanishing=True)
 
 
 def test_too_many_chips_that_are_newly_bad_fail_a_tile(client, tmp_path, small_blocks):
