@@ -657,7 +657,7 @@ class _Flow:
         except KeyboardInterrupt:
             interrupted = True
             self._state.how = "interrupted"
-            self._state.said.append("interrupted: what is not finished is given up, finished shards are kept")
+            self._state.say("interrupted: what is not finished is given up, finished shards are kept")
             with contextlib.suppress(KeyboardInterrupt):
                 self._tell(self._state)
         finally:
