@@ -411,6 +411,10 @@ class Flow:
         self._emit_retried(task, error)
         # One of a block's chips may be what its workers die of; if none is, memory may be short.
         stage = "examine" if died and task.stage == "embed" and not task.returns else task.stage
+        if stage == "examine" and not died:
+            stage = (
+                "embed"  # there is no room for another process, so that less is taken at once is what is left to try
+            )
         self._send(replace(task, stage=stage, returns=task.returns + 1))
 
     def _emit_retried(self, task: _Task, error: BaseException) -> None:

@@ -303,7 +303,7 @@ def examine(settings: Settings, block: Block) -> dict[str, str]:
     dict
         URL -> reason.
     """
-    return trial.deadly_chips(block)
+    return trial.deadly_chips(block, settings.encoder, settings.level)
 
 
 def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame) -> bytes | None:

@@ -22,7 +22,7 @@ import rasterio
 from distributed import Client, LocalCluster, Status
 
 import daskembed
-from daskembed import flow, settings, stages, trial
+from daskembed import flow, settings, stages
 from daskembed.cli import main
 from daskembed.display import summary
 from daskembed.errors import ConflictError, InputError, LockLostError, StorageError, TileError
@@ -542,9 +542,10 @@ def test_parts_depend_on_the_chips_whose_headers_are_bad(my_chips, tmp_path):
 
 def test_what_is_raised_while_a_chip_is_tried_does_not_condemn_it(chips, tmp_path, monkeypatch):
     """Here by a machine without its TIFF driver: it is told where the block is tried again."""
-    _, blocks = stages.index(chosen(chips, tmp_path), "33TUL", None, [])
+    made = chosen(chips, tmp_path)
+    _, blocks = stages.index(made, "33TUL", None, [])
     monkeypatch.setenv("GDAL_SKIP", "GTiff")
-    assert trial.deadly_chips(blocks[0]) == {}
+    assert stages.examine(made, blocks[0]) == {}
 
 
 def test_paused_workers_are_told_of():
