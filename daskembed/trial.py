@@ -17,6 +17,9 @@ from daskembed.errors import SickMachineError
 from daskembed.health import is_want_of_memory
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from daskembed.encoders import Encoder
     from daskembed.stages import Block
 
@@ -105,8 +108,11 @@ def _embed_zeros(encoder: Encoder, level: str) -> None:
     needs = encoder.description
     degrees = np.zeros((1, (CHIP // needs.window) ** 2))
     place = Place(degrees, degrees, np.array(["2020-01-01T12"], "datetime64[s]"), np.array([needs.sensor.gsd]))
-    zeros = np.zeros((len(needs.bands), CHIP, CHIP), np.float32)
-    get_device(encoder).encode([lambda: zeros], place, level=level, on_nan="fill")
+
+    def zeros() -> NDArray[np.generic]:
+        return np.zeros((len(needs.bands), CHIP, CHIP), np.float32)
+
+    get_device(encoder).encode([zeros], place, level=level, on_nan="fill")
 
 
 def main() -> None:
