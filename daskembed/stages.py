@@ -148,7 +148,8 @@ def _look(
         sink.check_chips(found, settings.encoder.description, settings.level)
     bad = found[found["quarantined"].notna()]
     quarantined = dict(zip(bad["source_url"], bad["quarantined"], strict=True))
-    check_quarantined(settings, quarantined, known, len(found), vanishing=bool(files) and len(bad) == len(found))
+    vanishing = bool(files) and len(bad) == len(found)
+    check_quarantined(settings.max_quarantined, quarantined, known, len(found), vanishing=vanishing)
     # In a context of its own: dask-dataframe would warn that it ignores the annotation of this task's span.
     blocks = Context().run(all_blocks, settings, tile, found, listing.fingerprint)
     indexed = Indexed(
@@ -162,14 +163,14 @@ def _look(
 
 
 def check_quarantined(
-    settings: Settings, quarantined: Mapping[str, str], known: Mapping[str, str], chips: int, *, vanishing: bool
+    allowed: float, quarantined: Mapping[str, str], known: Mapping[str, str], chips: int, *, vanishing: bool
 ) -> None:
     """Raise `TileError` if so many chips would newly be quarantined that the machine or the store may be at fault.
 
     Parameters
     ----------
-    settings
-        Say what is allowed.
+    allowed
+        Share of a tile's chips that may be; `FEW` may in any case, and with 1 all.
     quarantined, known
         URL -> reason, of the chips that would be, and of those that an earlier run quarantined.
     chips
@@ -178,7 +179,6 @@ def check_quarantined(
         Whether there is a published file now and would be none.
     """
     new = {url: why for url, why in quarantined.items() if url not in known or kind_of(known[url]) != kind_of(why)}
-    allowed = settings.max_quarantined
     if not new or allowed == 1 or not (vanishing or len(new) > max(FEW, allowed * chips)):
         return
     kinds = {url: kind_of(why) for url, why in new.items()}
@@ -339,7 +339,8 @@ def publish(
     quarantined = indexed.quarantined | notes.quarantined
     chips = notes.chips + len(quarantined) + len(notes.rejected)
     try:
-        check_quarantined(settings, quarantined, known, chips, vanishing=bool(files) and not notes.rows)
+        vanishing = bool(files) and not notes.rows
+        check_quarantined(settings.max_quarantined, quarantined, known, chips, vanishing=vanishing)
     except TileError:
         # The next run is to read these chips again.
         output.delete([part for part in indexed.parts if read_notes(output, [part]).quarantined])

@@ -431,30 +431,29 @@ def chosen(chips, output, **changed):
         pytest.param(100, 0, 1.0, True, None, id="accepted"),
     ],
 )
-def test_how_many_chips_may_newly_be_quarantined(chips, tmp_path, new, known, share, vanishing, said):
+def test_how_many_chips_may_newly_be_quarantined(new, known, share, vanishing, said):
     before = {f"known-{number}": "was bad" for number in range(known)}
     now = {f"new-{number}": "is bad" for number in range(new)} | before
-    allowing = chosen(chips, tmp_path, max_quarantined=share)
     if said is None:
-        stages.check_quarantined(allowing, now, before, 100, vanishing=vanishing)
+        stages.check_quarantined(share, now, before, 100, vanishing=vanishing)
     else:
         with pytest.raises(TileError, match=said):
-            stages.check_quarantined(allowing, now, before, 100, vanishing=vanishing)
+            stages.check_quarantined(share, now, before, 100, vanishing=vanishing)
 
 
-def test_a_chip_that_is_bad_in_another_way_is_newly_so(chips, tmp_path):
+def test_a_chip_that_is_bad_in_another_way_is_newly_so():
     now, before = ({f"chip-{number}": why for number in range(5)} for why in ("is gone", "has no CRS"))
     with pytest.raises(TileError, match=r"chip-0 is gone \(5 such\)"):
-        stages.check_quarantined(chosen(chips, tmp_path), now, before, 5, vanishing=False)
+        stages.check_quarantined(0.1, now, before, 5, vanishing=False)
 
 
-def test_a_chip_that_is_bad_in_the_same_way_is_not_newly_so(chips, tmp_path):
+def test_a_chip_that_is_bad_in_the_same_way_is_not_newly_so():
     """Reasons hold names that another reading makes anew, and numbers of what was read."""
     now, before = (
         {f"chip-{number}": f"/vsimem/{uuid.uuid4().hex}/x.tif, strip {strip}: is damaged" for number in range(5)}
         for strip in (3, 17)
     )
-    stages.check_quarantined(chosen(chips, tmp_path), now, before, 5, vanishing=True)
+    stages.check_quarantined(0.1, now, before, 5, vanishing=True)
 
 
 def test_too_many_chips_that_are_newly_bad_fail_a_tile(client, tmp_path, small_blocks):
