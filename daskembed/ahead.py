@@ -142,7 +142,9 @@ def settled(
         except TileError as error:
             return str(error)
         receipt = fitting.get(tile)
-        return receipt if receipt is not None and receipt.listing == listing.fingerprint else None
+        if receipt is None or not receipt.holds(listing.fingerprint, retry_quarantined=settings.retry_quarantined):
+            return None
+        return receipt
 
     # Most often the first one that no run has finished says that there is something to do.
     order = sorted(tiles, key=lambda tile: tile in fitting)

@@ -225,6 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     cube.add_argument("--cluster-arg", action="append", default=[], metavar="KEY=VALUE", help="as for `run`")
     cube.add_argument("--workers", metavar="N|N..M", help="how many workers")
     cube.add_argument("--readers", type=int, metavar="N", help="threads of a task that read chips (default: 8)")
+    cube.add_argument("--max-quarantined", type=float, metavar="SHARE", help="as for `run`, of chips with bad headers")
     _add_meaning(cube)
 
     clusters = commands.add_parser(
@@ -441,6 +442,7 @@ def _cube(options: argparse.Namespace) -> int:
             readers=options.readers,
             numbers=options.numbers,
             offset_applied=options.offset_applied,
+            max_quarantined=options.max_quarantined,
             progress=progress,
         )
     print(summary(result))

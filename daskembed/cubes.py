@@ -40,9 +40,11 @@ from daskembed.errors import (
 from daskembed.flow import DASK_CONFIG
 from daskembed.geozarr import ROOT, Grid, metadata
 from daskembed.local_files import target
+from daskembed.pipeline import check_share
 from daskembed.receipts import STATE, TileRecord, probe_path, sweep
 from daskembed.results import Progress, RunResult, TileResult
 from daskembed.sources import Chip, Reading, Rules, list_tile, no_chips, read_headers, yes_or_no
+from daskembed.stages import check_quarantined
 from daskembed.storage import Storage, is_local, local_path
 from daskembed.text import visible
 from daskembed.tiles import tiles_of
@@ -79,6 +81,8 @@ class Job:
     reading: Reading = field(default_factory=lambda: READING)
     readers: int = READERS
     """Threads of a task that read chips."""
+    max_quarantined: float = 0.1
+    """Share of a tile's chips whose headers may newly be bad; `daskembed.stages.FEW` may in any case."""
     lock: Lock | None = None
     """Held by the run; whoever makes or unmakes a cube sees to it that it still is."""
 
@@ -187,6 +191,7 @@ def write_cubes(
     readers: int | None = None,
     numbers: str | None = None,
     offset_applied: str | None = None,
+    max_quarantined: float | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Write the chips of tiles as Zarr v3 cubes, ``{output}/{tile}.zarr``, which `xarray.open_zarr` opens.
@@ -208,6 +213,9 @@ def write_cubes(
         Threads of a task that read chips.
     numbers, offset_applied
         See `daskembed.index_tile`.
+    max_quarantined
+        Share of a tile's chips whose headers may newly be bad, beside the first four; the tile fails otherwise, and its
+        earlier cube stays. 1 accepts all.
     progress
         Called with the run's state after every change; ``encoded`` counts the chips that were written.
 
@@ -239,7 +247,14 @@ def write_cubes(
         offset_applied=offset_applied or yes_or_no(config.get("offset-applied")),
     )
     reading.check()
-    job = Job(Storage(source or config.get("source")), Storage(output), reading, readers=readers or READERS)
+    share = check_share(config.get("max-quarantined") if max_quarantined is None else max_quarantined)
+    job = Job(
+        Storage(source or config.get("source")),
+        Storage(output),
+        reading,
+        readers=readers or READERS,
+        max_quarantined=share,
+    )
     if job.source == job.output:
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
     if not ahead.check_source(job.source, names):
@@ -303,7 +318,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
     Raises
     ------
     TileError
-        If the tile has no chips, or they are not of one grid.
+        If the tile has no chips, they are not of one grid, or too many of their headers would newly be bad.
     """
     try:
         job.source.check_exists()
@@ -328,6 +343,15 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         return before
     index = read_headers(listing, job.reading, readers=16)
     bad = index[index["quarantined"].notna()]
+    quarantined = dict(zip(bad["source_url"], bad["quarantined"], strict=True))
+    there = before is not None and before.file is not None
+    check_quarantined(
+        job.max_quarantined,
+        quarantined,
+        {} if before is None else before.quarantined,
+        len(index),
+        vanishing=there and len(bad) == len(index),
+    )
     layout, shards = lay_out(job, index)
     notes = {entry.path for entry in job.output.entries(f"{CUBES}/{tile}")}
     known |= _intact(_read_notes(job.output, notes), present)
@@ -343,7 +367,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         chips=0,
         size=0,
         sha256="",
-        quarantined=dict(zip(bad["source_url"], bad["quarantined"], strict=True)),
+        quarantined=quarantined,
         settings=job.settings,
         listing=listing.fingerprint,
         started=_now(),
@@ -657,7 +681,7 @@ class _Flow:
         except KeyboardInterrupt:
             interrupted = True
             self._state.how = "interrupted"
-            self._state.said.append("interrupted: what is not finished is given up, finished shards are kept")
+            self._state.say("interrupted: what is not finished is given up, finished shards are kept")
             with contextlib.suppress(KeyboardInterrupt):
                 self._tell(self._state)
         finally:

@@ -100,9 +100,15 @@ class Hardware(NamedTuple):
         return f"{self.device} ({cores}{size}, {self.precision})"
 
 
+def usable_cores() -> int:
+    """Cores that this process may use; all of the machine's on systems that do not tell, such as macOS."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def hardware() -> Hardware:
     """What this process computes with."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if torch.cuda.is_available():
         found = torch.cuda.get_device_properties(0)
         return Hardware(found.name, found.total_memory, native_precision(), cores)
@@ -113,7 +119,7 @@ def set_torch_threads() -> None:
     """Give torch its threads: Dask's nanny sets OMP_NUM_THREADS=1, which would leave all cores but one idle."""
     # By its own name first: Dask's nanny replaces what a worker has read of its environment by the client's settings.
     asked = os.environ.get("DASK_DASKEMBED__TORCH_THREADS") or config.get("torch-threads")
-    torch.set_num_threads(int(asked or len(os.sched_getaffinity(0))))
+    torch.set_num_threads(int(asked or usable_cores()))
 
 
 def keep_freed_memory() -> None:

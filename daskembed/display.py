@@ -46,9 +46,9 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
             say(f"dashboard: {state.dashboard}{page}\nworkers: {state.workers}" if state.dashboard else state.workers)
         for result in state.finished[finished:]:
             say(visible(describe_tile(result)))
-        for line in state.said[said:]:
+        for line in state.said[max(0, said - state.forgotten) :]:
             say(visible(line))
-        finished, said = len(state.finished), len(state.said)
+        finished, said = len(state.finished), state.forgotten + len(state.said)
         if not console.is_terminal and time.monotonic() >= due and state.how == "running":
             due = time.monotonic() + LINE_EVERY
             say(visible(describe_progress(state)))

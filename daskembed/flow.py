@@ -243,7 +243,8 @@ class Flow:
         if len(self._sick) >= MOST_SICK:
             return  # another one would be as sick
         if isinstance(cluster, SpecCluster) and len(cluster.workers) < len(cluster.worker_spec):
-            cluster.scale(len(cluster.worker_spec))
+            # Not by `scale`, whose unit is the class's own: workers of which a job may have several, or memory.
+            cluster.loop.add_callback(cluster._correct_state)
 
     def _fleet(self) -> dict[str, tuple[int, bool]]:
         """Address -> threads and whether Dask has paused it, of all workers."""
@@ -410,6 +411,10 @@ class Flow:
         self._emit_retried(task, error)
         # One of a block's chips may be what its workers die of; if none is, memory may be short.
         stage = "examine" if died and task.stage == "embed" and not task.returns else task.stage
+        if stage == "examine" and not died:
+            stage = (
+                "embed"  # there is no room for another process, so that less is taken at once is what is left to try
+            )
         self._send(replace(task, stage=stage, returns=task.returns + 1))
 
     def _emit_retried(self, task: _Task, error: BaseException) -> None:

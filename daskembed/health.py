@@ -23,7 +23,9 @@ ROOM = 256 * 2**20
 FOREIGN = ("PROJ_DATA", "PROJ_LIB")
 """Variables by which other programs name a PROJ database of their own."""
 _TOLD = (*FOREIGN, "GDAL_DATA", "GDAL_DRIVER_PATH", "GDAL_SKIP")
-_MEMORY = re.compile(r"(?i)alloc|out of memory|not enough memory")
+_MEMORY = re.compile(r"(?i)alloc|MemoryError|out of memory|not enough memory")
+_NAMES = re.compile(r"vsi\w+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{8,}")
+_NUMBERS = re.compile(r"[\d.,-]+")
 _LIMITS = re.compile(r"(?i)too many open files|can't start new thread|stale file handle|input/output error")
 _IMAGE = (
     "SUkqAAgAAAAQAAABAwABAAAACAAAAAEBAwABAAAACAAAAAIBAwABAAAAEAAAAAMBAwABAAAACAAAAAYBAwABAAAAAQAAABEBBAABAAAAdAEAAB"
@@ -82,13 +84,22 @@ def read_surely(what: str, read: Callable[[bool], _Read]) -> _Read:
             raise
         except ChipError as error:
             reason = str(error)
-        # GDAL calls what it reads by names of the moment.
-        alike = re.sub(r"vsi\w+|[0-9a-f]{8,}", "", reason)
+        alike = without_names(reason)
         if alike == before:
             raise ChipError(reason)
         check_rasters()
         before = alike
     raise StorageError(f"{what}: each reading finds something else, at last that it {reason}; look at the store")
+
+
+def without_names(reason: str) -> str:
+    """A reason without names of the moment, by which GDAL and others call what they read."""
+    return _NAMES.sub("", reason)
+
+
+def kind_of(reason: str) -> str:
+    """What reasons have in common that differ by names of the moment or by numbers alone."""
+    return _NUMBERS.sub("", without_names(reason))
 
 
 def fault_of(error: BaseException, reason: str) -> Exception:
@@ -102,13 +113,18 @@ def fault_of(error: BaseException, reason: str) -> Exception:
     chain = [error, error.__cause__, error.__context__]
     said = " ".join(f"{type(one).__name__} {one}" for one in chain if one is not None)
     # Damaged files ask for absurd amounts: that such a one cannot be had does not mean that memory is short.
-    if (isinstance(error, MemoryError) or _MEMORY.search(said)) and not _has_room():
+    if (isinstance(error, MemoryError) or is_want_of_memory(said)) and not _has_room():
         return MemoryError(f"memory is short: {' '.join(str(error).split())[:200]}")
     if limit := _LIMITS.search(said):
         return SickMachineError(
             f"{platform.node()}: {limit[0]}: look at the limits (ulimit -a) and disks of this machine"
         )
     return ChipError(reason)
+
+
+def is_want_of_memory(said: str) -> bool:
+    """Whether an error's words are those of one for want of memory."""
+    return bool(_MEMORY.search(said))
 
 
 def _tried(prove: Callable[[], None]) -> str | None:

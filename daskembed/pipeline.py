@@ -260,7 +260,7 @@ def resolve(
         encoder=described,
         level=level,
         on_nan=on_nan or config.get("on-nan"),
-        max_quarantined=_check_share(config.get("max-quarantined") if max_quarantined is None else max_quarantined),
+        max_quarantined=check_share(config.get("max-quarantined") if max_quarantined is None else max_quarantined),
         retry_quarantined=retry_quarantined,
         reading=Reading(
             sensor=needs.sensor,
@@ -285,7 +285,8 @@ def resolve(
     return names, settings
 
 
-def _check_share(share: object) -> float:
+def check_share(share: object) -> float:
+    """Return a share of chips; raise `InputError` if it is none."""
     if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1:
         raise InputError(f"--max-quarantined {share}: expected a share from 0 to 1, such as 0.1")
     return float(share)

@@ -201,8 +201,7 @@ def plan(
         for tile, listing in listings.items()
         if (receipt := receipts.get(tile))
         and receipt.finishes(settings.identity, published.get(tile, {}))
-        and receipt.listing == listing.fingerprint
-        and not (settings.retry_quarantined and receipt.quarantined)
+        and receipt.holds(listing.fingerprint, retry_quarantined=settings.retry_quarantined)
     }
     to_do = {tile: listing for tile, listing in listings.items() if tile not in done}
     with ThreadPoolExecutor(16) as pool:

@@ -79,6 +79,18 @@ class Receipt:
         """
         return self.settings == settings and not self.differences(files)
 
+    def holds(self, listing: str, *, retry_quarantined: bool) -> bool:
+        """Whether a tile that it `finishes` is left as it is: its chips are the same, and none is to be tried again.
+
+        Parameters
+        ----------
+        listing
+            Fingerprint of the tile's chips now.
+        retry_quarantined
+            Whether quarantined chips are to be tried again.
+        """
+        return self.listing == listing and not (retry_quarantined and self.quarantined)
+
     def differences(self, files: Mapping[str, int]) -> list[str]:
         """What is not as this says of its files, given the names and bytes of those that are there."""
         return [

@@ -56,6 +56,7 @@ class Report:
         self._lost: deque[dict[str, Any]] = deque()
         self._bad: dict[str, dict[str, str]] = {}
         self._asks, self._new_bad = True, True
+        self._noticed, self._notices = "", dict[str, float]()
 
     def begin(self) -> None:
         """Say where to look; hear from now on which worker did what, and which are lost."""
@@ -97,14 +98,20 @@ class Report:
 
     def say(self, line: str) -> None:
         """Tell something once, in a line."""
-        self.state.said.append(line)
+        self.state.say(line)
         self.tell()
         self.emit("notice", reason=redact(line))
 
     def notice(self, trouble: str) -> None:
-        """Say what holds the run up, or that nothing does any more; each is told once."""
-        if trouble != self.state.notice:
-            self.state.notice = trouble
+        """Say what holds the run up, or that nothing does any more.
+
+        In lines the kind of it alone, what is before a colon, is told, when it changes and each at most once in
+        `PROGRESS_EVERY` seconds: workers may be paused and go on by turns. Called every second.
+        """
+        self.state.notice, kind = trouble, trouble.partition(": ")[0]
+        now = self.state.seconds
+        if kind != self._noticed and now >= self._notices.get(kind, -PROGRESS_EVERY) + PROGRESS_EVERY:
+            self._noticed, self._notices[kind] = kind, now
             self.say(trouble or "workers are back")
 
     def end(self, how: str, reason: str | None = None) -> None:

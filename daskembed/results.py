@@ -6,6 +6,8 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+MOST_SAID = 1000
+"""Lines of what was said that `Progress` keeps."""
 WINDOW = 120
 """Seconds over which `Pace` takes its mean."""
 
@@ -200,9 +202,18 @@ class Progress:
     in_work: dict[str, int] = field(default_factory=dict, repr=False)
     """Task -> chips that its worker is done with, of blocks that are not finished."""
     said: list[str] = field(default_factory=list, repr=False)
-    """What was to be told once, in lines."""
+    """What was to be told once, in lines: the latest `MOST_SAID`."""
+    forgotten: int = field(default=0, repr=False)
+    """Lines that were said before those."""
     pace: Pace = field(default_factory=Pace, repr=False)
     started: float = field(default_factory=lambda: time.monotonic(), repr=False)
+
+    def say(self, line: str) -> None:
+        """Add a line to what was said."""
+        self.said.append(line)
+        if len(self.said) > MOST_SAID:
+            del self.said[0]
+            self.forgotten += 1
 
     @property
     def done(self) -> int:

@@ -7,7 +7,6 @@ import io
 import json
 import math
 import pickle
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from daskembed.embedding import embed, set_aside
 from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError, StorageUnusableError, TileError, exact
 from daskembed.footprints import at_tile, metres_of_unit, place_of
+from daskembed.health import kind_of
 from daskembed.parts import read_notes, write_part
 from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
 from daskembed.results import TileResult
@@ -141,15 +141,15 @@ def _look(
         # It was there when the run began.
         raise StorageUnusableError(f"{error} any more, or it cannot be seen from this worker") from None
     listing = list_tile(tile, settings.source, settings.reading)
-    retried = finished is not None and settings.retry_quarantined and finished.quarantined
-    if finished is not None and listing.fingerprint == finished.listing and not retried:
+    if finished is not None and finished.holds(listing.fingerprint, retry_quarantined=settings.retry_quarantined):
         return None
     found = read_headers(listing, settings.reading, readers=settings.encoder.readers or 16)
     for sink in map(get_sink, settings.formats):
         sink.check_chips(found, settings.encoder.description, settings.level)
     bad = found[found["quarantined"].notna()]
     quarantined = dict(zip(bad["source_url"], bad["quarantined"], strict=True))
-    check_quarantined(settings, quarantined, known, len(found), vanishing=bool(files) and len(bad) == len(found))
+    vanishing = bool(files) and len(bad) == len(found)
+    check_quarantined(settings.max_quarantined, quarantined, known, len(found), vanishing=vanishing)
     # In a context of its own: dask-dataframe would warn that it ignores the annotation of this task's span.
     blocks = Context().run(all_blocks, settings, tile, found, listing.fingerprint)
     indexed = Indexed(
@@ -163,14 +163,14 @@ def _look(
 
 
 def check_quarantined(
-    settings: Settings, quarantined: Mapping[str, str], known: Mapping[str, str], chips: int, *, vanishing: bool
+    allowed: float, quarantined: Mapping[str, str], known: Mapping[str, str], chips: int, *, vanishing: bool
 ) -> None:
     """Raise `TileError` if so many chips would newly be quarantined that the machine or the store may be at fault.
 
     Parameters
     ----------
-    settings
-        Say what is allowed.
+    allowed
+        Share of a tile's chips that may be; `FEW` may in any case, and with 1 all.
     quarantined, known
         URL -> reason, of the chips that would be, and of those that an earlier run quarantined.
     chips
@@ -178,11 +178,10 @@ def check_quarantined(
     vanishing
         Whether there is a published file now and would be none.
     """
-    new = {url: why for url, why in quarantined.items() if known.get(url) != why}
-    allowed = settings.max_quarantined
+    new = {url: why for url, why in quarantined.items() if url not in known or kind_of(known[url]) != kind_of(why)}
     if not new or allowed == 1 or not (vanishing or len(new) > max(FEW, allowed * chips)):
         return
-    kinds = {url: re.sub(r"[\d.,-]+", "", why) for url, why in new.items()}  # of which many differ by numbers alone
+    kinds = {url: kind_of(why) for url, why in new.items()}
     (commonest, count), *others = Counter(kinds.values()).most_common()
     url = next(url for url, kind in kinds.items() if kind == commonest)
     raise TileError(
@@ -304,7 +303,7 @@ def examine(settings: Settings, block: Block) -> dict[str, str]:
     dict
         URL -> reason.
     """
-    return trial.deadly_chips(block)
+    return trial.deadly_chips(block, settings.encoder, settings.level)
 
 
 def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame) -> bytes | None:
@@ -340,7 +339,8 @@ def publish(
     quarantined = indexed.quarantined | notes.quarantined
     chips = notes.chips + len(quarantined) + len(notes.rejected)
     try:
-        check_quarantined(settings, quarantined, known, chips, vanishing=bool(files) and not notes.rows)
+        vanishing = bool(files) and not notes.rows
+        check_quarantined(settings.max_quarantined, quarantined, known, chips, vanishing=vanishing)
     except TileError:
         # The next run is to read these chips again.
         output.delete([part for part in indexed.parts if read_notes(output, [part]).quarantined])

@@ -7,16 +7,20 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
+from test_receipts import RECEIPT
 
 import daskembed
 from daskembed import ahead, clusters
 from daskembed.cli import main
 from daskembed.errors import InputError, StorageUnusableError
+from daskembed.pipeline import resolve
+from daskembed.sources import list_tile
 from daskembed.storage import Storage
 
 CHIP = "claytile_33TUL_20190416_v02_0001.tif"
@@ -179,6 +183,19 @@ def test_finished_tiles_and_tiles_without_chips_need_no_cluster(
     record = json.loads((finished / "_daskembed" / "tiles" / "22JGS_v001.json").read_text())
     assert record["status"] == "failed"
     assert record["reason"].startswith("no chips of tile 22JGS: expected ")
+
+
+def test_quarantined_chips_that_are_to_be_tried_again_are_left_to_do(chips: Path, tmp_path: Path) -> None:
+    unset = dict.fromkeys(("level", "batch_size", "readers", "dates", "version", "on_nan"))
+    options: dict[str, Any] = {"source": str(chips), "output": str(tmp_path), "checkpoint": "untrained:tiny", **unset}
+    _, settings = resolve("33TUL", precision="fp32", **options)
+    listing = list_tile("33TUL", settings.source, settings.reading).fingerprint
+    receipt = replace(RECEIPT, tile="33TUL", files=[], settings=settings.identity, listing=listing)
+    for retry, quarantined, left in ((False, True, False), (True, False, False), (True, True, True)):
+        asked = replace(settings, retry_quarantined=retry)
+        known = {"33TUL": receipt if quarantined else replace(receipt, quarantined={})}
+        done = ahead.settled(asked, ["33TUL"], known, {}, any_precision=False)
+        assert (done is None) == left, (retry, quarantined)
 
 
 def test_other_settings_are_refused_before_a_cluster_is_started(

@@ -78,8 +78,10 @@ class Copy:
     def root(self) -> Path:
         return self.output / f"{TILE}.zarr" / "zarr.json"
 
-    def write(self) -> daskembed.RunResult:
-        return daskembed.write_cubes([TILE], source=str(self.source), output=str(self.output), cluster=self.client)
+    def write(self, **options: Any) -> daskembed.RunResult:
+        return daskembed.write_cubes(
+            [TILE], source=str(self.source), output=str(self.output), cluster=self.client, **options
+        )
 
     def open(self) -> xr.DataArray:
         return xr.open_zarr(self.root.parent)["pixels"]
@@ -390,6 +392,28 @@ def test_a_killed_run_leaves_no_cube_and_is_gone_on_with(
     assert len(reads) == 15 - sum(chips_of[name] for name in finished)
     assert contents(copy.root.parent) == contents(cube)
     assert not list(copy.output.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(("bad", "said"), [(5, "5 of its 15 chips would newly"), (15, "published file would vanish")])
+def test_a_cube_stays_where_too_many_headers_are_newly_bad(copy: Copy, cube: Path, bad: int, said: str) -> None:
+    shutil.copytree(cube.parent, copy.output)
+    sound = [path.read_bytes() for path in copy.paths]
+    before, receipt = contents(cube), copy.receipt
+    for path in copy.paths[:bad]:
+        path.write_bytes(b"hello")
+    result = copy.write()
+    assert (result.exit_status, result.tiles[0].status) == (4, "failed")
+    assert said in str(result.tiles[0].reason)
+    assert (contents(copy.root.parent), copy.receipt) == (before, receipt)
+    accepted = copy.write(max_quarantined=1)
+    assert (accepted.exit_status, len(accepted.quarantined)) == (3, bad)
+    # Known by now, and of another listing: they do not count.
+    os.utime(copy.paths[-1])
+    assert copy.write().exit_status == 3
+    for path, data in zip(copy.paths, sound, strict=True):
+        path.write_bytes(data)
+    assert copy.write().exit_status == 0
+    assert copy.root.exists()
 
 
 def test_an_interrupted_run_says_what_it_gives_up(chips: Path, tmp_path: Path, client: Client) -> None:

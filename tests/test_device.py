@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 import time
@@ -631,3 +632,9 @@ def test_memory_bounds_what_is_held(
     assert (owner._held, owner._batch) == (held, batch)
     reads = [lambda number=number: chip(number) for number in range(9)]
     assert encode(owner, reads).vectors[:, 0].tolist() == list(range(9))
+
+
+def test_systems_that_do_not_tell_which_cores_a_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert device.usable_cores() == device.hardware().cores == os.cpu_count()
+    device.set_torch_threads()

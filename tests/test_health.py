@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 
 import pytest
@@ -79,6 +80,23 @@ def test_a_chip_that_is_bad_twice_alike_is_condemned() -> None:
     with pytest.raises(ChipError, match="is bad"):
         read_surely("chip", read)
     assert asked == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same", "same_kind"),
+    [
+        ("'/vsiriopener_0ab1/x' is bad", "'/vsiriopener_77c/x' is bad", True, True),
+        ("'/vsimem/0badc0de/x' is bad", "'/vsimem/1badc0de/x' is bad", True, True),
+        (f"'{uuid.uuid4()}.tif' is bad", f"'{uuid.uuid4()}.tif' is bad", True, True),
+        ("has 3 values in B02", "has 17 values in B02", False, True),
+        ("is gone", "has no CRS", False, False),
+    ],
+)
+def test_reasons_that_differ_by_names_of_the_moment_or_by_numbers(
+    one: str, other: str, same: bool, same_kind: bool
+) -> None:
+    assert (health.without_names(one) == health.without_names(other)) == same
+    assert (health.kind_of(one) == health.kind_of(other)) == same_kind
 
 
 def test_a_store_of_which_each_reading_finds_something_else_is_at_fault() -> None:

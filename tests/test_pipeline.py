@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import geopandas as gpd
@@ -21,7 +22,7 @@ import rasterio
 from distributed import Client, LocalCluster, Status
 
 import daskembed
-from daskembed import flow, settings, stages, trial
+from daskembed import flow, settings, stages
 from daskembed.cli import main
 from daskembed.display import summary
 from daskembed.errors import ConflictError, InputError, LockLostError, StorageError, TileError
@@ -430,21 +431,29 @@ def chosen(chips, output, **changed):
         pytest.param(100, 0, 1.0, True, None, id="accepted"),
     ],
 )
-def test_how_many_chips_may_newly_be_quarantined(chips, tmp_path, new, known, share, vanishing, said):
+def test_how_many_chips_may_newly_be_quarantined(new, known, share, vanishing, said):
     before = {f"known-{number}": "was bad" for number in range(known)}
     now = {f"new-{number}": "is bad" for number in range(new)} | before
-    allowing = chosen(chips, tmp_path, max_quarantined=share)
     if said is None:
-        stages.check_quarantined(allowing, now, before, 100, vanishing=vanishing)
+        stages.check_quarantined(share, now, before, 100, vanishing=vanishing)
     else:
         with pytest.raises(TileError, match=said):
-            stages.check_quarantined(allowing, now, before, 100, vanishing=vanishing)
+            stages.check_quarantined(share, now, before, 100, vanishing=vanishing)
 
 
-def test_a_chip_that_is_bad_in_another_way_is_newly_so(chips, tmp_path):
+def test_a_chip_that_is_bad_in_another_way_is_newly_so():
     now, before = ({f"chip-{number}": why for number in range(5)} for why in ("is gone", "has no CRS"))
     with pytest.raises(TileError, match=r"chip-0 is gone \(5 such\)"):
-        stages.check_quarantined(chosen(chips, tmp_path), now, before, 5, vanishing=False)
+        stages.check_quarantined(0.1, now, before, 5, vanishing=False)
+
+
+def test_a_chip_that_is_bad_in_the_same_way_is_not_newly_so():
+    """Reasons hold names that another reading makes anew, and numbers of what was read."""
+    now, before = (
+        {f"chip-{number}": f"/vsimem/{uuid.uuid4().hex}/x.tif, strip {strip}: is damaged" for number in range(5)}
+        for strip in (3, 17)
+    )
+    stages.check_quarantined(0.1, now, before, 5, vanishing=True)
 
 
 def test_too_many_chips_that_are_newly_bad_fail_a_tile(client, tmp_path, small_blocks):
@@ -532,9 +541,10 @@ def test_parts_depend_on_the_chips_whose_headers_are_bad(my_chips, tmp_path):
 
 def test_what_is_raised_while_a_chip_is_tried_does_not_condemn_it(chips, tmp_path, monkeypatch):
     """Here by a machine without its TIFF driver: it is told where the block is tried again."""
-    _, blocks = stages.index(chosen(chips, tmp_path), "33TUL", None, [])
+    made = chosen(chips, tmp_path)
+    _, blocks = stages.index(made, "33TUL", None, [])
     monkeypatch.setenv("GDAL_SKIP", "GTiff")
-    assert trial.deadly_chips(blocks[0]) == {}
+    assert stages.examine(made, blocks[0]) == {}
 
 
 def test_paused_workers_are_told_of():

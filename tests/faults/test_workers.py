@@ -20,8 +20,8 @@ from conftest import HERE, TILES, Command, receipt
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed import flow, settings
-from daskembed.errors import ClusterLostError
+from daskembed import flow, pipeline, settings, stages, trial
+from daskembed.errors import ClusterLostError, SickMachineError
 from daskembed.results import Progress
 from daskembed.testing import write_chips
 
@@ -130,18 +130,23 @@ def test_workers_that_dask_gives_up_are_started_anew(
 
     monkeypatch.setattr(flow, "WORKER_TIMEOUT", 30)
     given_up: list[Any] = []
+    scaled: list[int] = []
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "500ms"}), cluster(1) as (running, client):
 
         def give_up(state: Progress) -> None:
             if not given_up:
                 # What becomes of a nanny when its worker dies at its start.
                 given_up.append(running.workers[0])
+                # What it takes a number for differs: where a job has two workers, it would end half of them.
+                monkeypatch.setattr(running, "scale", scaled.append)
                 running.sync(running.workers[0].close)
 
         result = daskembed.run(
             "33TUL", source=str(small_tiles), output=str(tmp_path), cluster=client, progress=give_up, **TINY
         )
         assert running.workers[0] not in given_up
+        assert not scaled
+        monkeypatch.undo()  # closing scales to 0
     assert (result.exit_status, result.chips) == (0, 5)
 
 
@@ -173,6 +178,52 @@ def test_chips_that_kill_are_found_and_the_rest_is_as_without_them(small_tiles: 
     one, two = (daskembed.open_embeddings(str(tmp_path / out)).compute() for out in ("out", "two"))
     assert [Path(url).name for url in one["source_url"]] == [Path(url).name for url in two["source_url"]]
     np.testing.assert_array_equal(np.stack(one["embeddings"]), np.stack(two["embeddings"]))
+
+
+def one_block(chips: Path, output: Path) -> tuple[settings.Settings, stages.Block]:
+    """The first block of 33TUL, for the counting encoder."""
+    unset = dict.fromkeys(("level", "batch_size", "readers", "dates", "version", "on_nan"))
+    options: dict[str, Any] = {"source": str(chips), "output": str(output), **TINY, **unset}
+    _, chosen = pipeline.resolve("33TUL", **options)
+    found = stages.index(chosen, "33TUL", None, [])
+    assert found is not None
+    return chosen, found[1][0]
+
+
+@pytest.mark.usefixtures("small")
+def test_where_a_process_dies_without_a_chip_none_is_condemned(
+    small_tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under a limit of memory that has room for one copy of the model."""
+    chosen, block = one_block(small_tiles, tmp_path)
+    monkeypatch.setenv("COUNTING_LIMIT_MB", "1")
+    monkeypatch.setenv("COUNTING_SLEEP", "60")
+    with pytest.raises(MemoryError, match="memory is short: the process that tries chips"):
+        stages.examine(chosen, block)
+    monkeypatch.delenv("COUNTING_LIMIT_MB")
+    monkeypatch.setattr(trial, "START_LIMIT", 3)
+    with pytest.raises(SickMachineError, match="the process that tries chips does not start: takes longer than 3 s"):
+        stages.examine(chosen, block)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("small")
+def test_a_chip_that_hangs_is_found(small_tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask
+
+    write_chips(tmp_path / "chips", tile="33TUL", rows=1, cols=2)
+    hanging, _ = sorted((tmp_path / "chips").rglob("*.tif"))
+    with rasterio.open(hanging, "r+") as dataset:
+        pixels = dataset.read()
+        pixels[0, 0, 0] = -663
+        dataset.write(pixels)
+    chosen, block = one_block(tmp_path / "chips", tmp_path / "out")
+    monkeypatch.setattr(trial, "CHIP_LIMIT", 8)
+    with dask.config.set({"daskembed.retry-timeout": 0}):
+        found = stages.examine(chosen, block)
+    assert {Path(url).name: why for url, why in found.items()} == {
+        hanging.name: "is not read and embedded within 8 s, each time"
+    }
 
 
 @pytest.mark.usefixtures("small")
