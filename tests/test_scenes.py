@@ -9,6 +9,7 @@ import shutil
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from distributed import Client, LocalCluster
 from rasterio.transform import Affine
 
 import daskembed
-from daskembed import display, embedding, stages
+from daskembed import display, embedding, settings, stages
 from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, TileError
 from daskembed.sources import Reading, Rules, list_tile, scenes
@@ -803,6 +804,24 @@ def client() -> Any:
 def run(source: Path, output: Path, client: Client, **options: Any) -> Any:
     chosen = {"checkpoint": "untrained:tiny", "precision": "fp32", "cluster": client} | options
     return daskembed.run(TILE, source=str(source), output=str(output), **chosen)
+
+
+def test_a_refused_tile_counts_as_its_chips_where_a_file_would_become_shorter(
+    pixels: np.ndarray, tmp_path: Path
+) -> None:
+    stored = np.maximum(np.round(pixels), 1).astype(np.int16)
+    write_raster(tmp_path / f"{TILE}_20190416.tif", stored, tags={})
+    bad = write_raster(tmp_path / f"{TILE}_20190501.tif", stored[:12], names=None, tags={})
+    encoder = daskembed.load_encoder("untrained:tiny", precision="fp32")
+    places = Storage(str(tmp_path)), Storage(str(tmp_path / "out"))
+    chosen = settings.Settings(*places, encoder, "mean", "quarantine", Reading(), "001", 64)
+    found = stages._look(chosen, TILE, None, [], {})
+    assert found is not None
+    assert list(found[0].quarantined) == [str(bad)]
+    with pytest.raises(TileError, match=r"6 of its 12 chips would newly be quarantined.*20190501.tif has 12 bands"):
+        stages._look(chosen, TILE, None, ["earlier.parquet"], {})
+    assert stages._look(chosen, TILE, None, ["earlier.parquet"], found[0].quarantined) is not None
+    assert stages._look(replace(chosen, max_quarantined=1), TILE, None, ["earlier.parquet"], {}) is not None
 
 
 def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(

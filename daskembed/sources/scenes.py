@@ -471,6 +471,7 @@ def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: 
         tuple(entries[row] for row in order),
         tuple(units[row] for row in order),
         scenes | {storage.url_of(one.path): one.reason for one in wanted if one.scene is None},
+        refused=dict.fromkeys(map(storage.url_of, refused), max(scene.grid.count for scene in scenes.values())),
     )
 
 
