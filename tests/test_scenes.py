@@ -730,9 +730,9 @@ def test_a_chunk_that_a_store_once_denies_is_no_missing_one(
 ) -> None:
     """However the answers fall: the window, then what is looked at to tell a missing chunk from fill values."""
     stored = np.maximum(pixels[:, :512, :512].astype(np.uint16), 2)
-    store = write_zarr(tmp_path / f"{TILE}.zarr", make_cube(stored), chunk=256, shard=shard)
-    upload(store, Storage(s3))
-    (chip,) = index_s3(s3)
+    write_zarr(tmp_path / f"{TILE}.zarr", make_cube(stored), chunk=256, shard=shard)
+    upload(s3, tmp_path)
+    (chip,) = daskembed.index_tile(TILE, s3)["chip"]
     lying({"/pixels/c/0/0/0/0": (404, b"<Error><Code>NoSuchKey</Code></Error>")}, times)
     np.testing.assert_array_equal(chip.read(), stored)
 
@@ -741,21 +741,12 @@ def test_a_store_that_goes_on_denying_what_it_lists_condemns_no_chip(
     pixels: np.ndarray, s3: str, lying: Any, tmp_path: Path
 ) -> None:
     stored = np.maximum(pixels[:, :512, :512].astype(np.uint16), 2)
-    upload(write_zarr(tmp_path / f"{TILE}.zarr", make_cube(stored), chunk=256), Storage(s3))
-    (chip,) = index_s3(s3)
+    write_zarr(tmp_path / f"{TILE}.zarr", make_cube(stored), chunk=256)
+    upload(s3, tmp_path)
+    (chip,) = daskembed.index_tile(TILE, s3)["chip"]
     lying({"/pixels/c/0/0/0/0": (404, b"<Error><Code>NoSuchKey</Code></Error>")}, 100)
     with pytest.raises(StorageError, match="says of a chunk that it is not there"):
         chip.read()
-
-
-def upload(folder: Path, storage: Storage) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            storage.put(path.relative_to(folder.parent).as_posix(), path.read_bytes())
-
-
-def index_s3(url: str) -> Any:
-    return daskembed.index_tile(TILE, url)["chip"]
 
 
 def test_what_is_read_again_leaves_other_scenes_alone(pixels: np.ndarray, tmp_path: Path, monkeypatch: Any) -> None:
