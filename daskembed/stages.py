@@ -148,8 +148,11 @@ def _look(
         sink.check_chips(found, settings.encoder.description, settings.level)
     bad = found[found["quarantined"].notna()]
     quarantined = dict(zip(bad["source_url"], bad["quarantined"], strict=True))
+    # Of a file that is published already, a whole tile that is refused would take as many chips away as it had.
+    count = listing.by_chip if files else dict
+    chips = len(count(dict.fromkeys(found["source_url"], "")))
     vanishing = bool(files) and len(bad) == len(found)
-    check_quarantined(settings.max_quarantined, quarantined, known, len(found), vanishing=vanishing)
+    check_quarantined(settings.max_quarantined, count(quarantined), count(known), chips, vanishing=vanishing)
     # In a context of its own: dask-dataframe would warn that it ignores the annotation of this task's span.
     blocks = Context().run(all_blocks, settings, tile, found, listing.fingerprint)
     indexed = Indexed(

@@ -231,6 +231,8 @@ class Storage:
 
     url: str
     """A local path, or a ``file://``, ``s3://``, ``gs://`` or ``az://`` URL, without a trailing slash."""
+    fresh: bool = field(default=False, compare=False, repr=False)
+    """Whether caches on the way are passed, by connections of its own."""
 
     def __post_init__(self) -> None:
         root = local_path(self.url).as_posix() if is_local(self.url) else self.url
@@ -247,7 +249,7 @@ class Storage:
 
     @property
     def _store(self) -> ObjectStore:
-        return _open_store(self.url)
+        return _open_store(self.url, fresh=self.fresh)
 
     def url_of(self, path: str) -> str:
         """The full URL (or absolute local path) of `path`."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
-from daskembed.testing import write_chips
+from daskembed import storage as storage_module
+from daskembed.testing import FaultyProxy, write_chips
 
 # A busy machine is no reason to fail.
 settings.register_profile("no deadline", deadline=None)
@@ -43,6 +47,46 @@ def s3(s3_server: str) -> str:
     bucket = f"test-{uuid.uuid4().hex}"
     boto3.client("s3", region_name="us-east-1", endpoint_url=s3_server).create_bucket(Bucket=bucket)
     return f"s3://{bucket}"
+
+
+class Lying(FaultyProxy):
+    """A store that answers something else to the first GETs of each path with one of some ends."""
+
+    def __init__(self, target: str, lies: dict[str, tuple[int, bytes]], times: int) -> None:
+        super().__init__(target)
+        self.lies = dict(lies)
+        self.fresh: list[bool] = []
+        """Of each later GET of such a path: whether caches are passed."""
+        self._told = Counter[str]()
+        self._times = times
+
+    def _forward(self, handler: Any, body: bytes) -> Any:
+        status, headers, answer = super()._forward(handler, body)
+        path = handler.path.partition("?")[0]
+        found = next((lie for end, lie in self.lies.items() if path.endswith(end)), None)
+        if handler.command == "GET" and found is not None:
+            if self._told[path] == self._times:
+                self.fresh.append(handler.headers.get("Cache-Control") == "no-cache")
+            else:
+                self._told[path] += 1
+                status, answer = found
+                headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+                headers.append(("Content-Length", str(len(answer))))
+        return status, headers, answer
+
+
+@pytest.fixture
+def lying(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Lying]]:
+    """Puts a `Lying` store before the S3 server."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(lies: dict[str, tuple[int, bytes]], times: int = 1) -> Lying:
+            proxy = stack.enter_context(Lying(s3_server, lies, times))
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+            monkeypatch.setattr(storage_module, "_open_store", storage_module._open_store.__wrapped__)
+            return proxy
+
+        yield begin
 
 
 @pytest.fixture(scope="session")

@@ -687,3 +687,24 @@ def test_sidecar_files_move_no_chip(tile: Path) -> None:
         with rasterio.open(path) as file:
             assert file.crs.to_epsg() in (EPSG, 32601)
     assert list(daskembed.index_tile(TILE, str(tile.parent.parent))["epsg"]) == [EPSG]
+
+
+def test_what_lies_beside_a_chip_is_named_and_bounded(tile: Path) -> None:
+    """Also where it is replaced after the header was read; a sparse file claims any size."""
+    path, source = tile / name_of(1), str(tile.parent.parent)
+    storage, beside = Storage(source), path.relative_to(source)
+    for end, most, text, said in (
+        (".aux.xml", 2**20, "<PAMDataset/>", "which is long or names other files"),
+        (".msk", 128 * 2**20, "II*\0", "which is no TIFF"),
+    ):
+        sidecar = path.with_name(path.name + end)
+        sidecar.write_text("<!DOCTYPE x>")
+        assert daskembed.index_tile(TILE, source)["quarantined"][0].startswith(f"has beside it {beside}{end}, {said}")
+        sidecar.write_text(text)
+        with sidecar.open("r+b") as file:
+            file.truncate(2**40)
+        long = f"{end}, which has more than {most:,} bytes: remove it"
+        assert daskembed.index_tile(TILE, source)["quarantined"][0] == f"has beside it {beside}{long}"
+        with pytest.raises(ChipError, match=f"has beside it {path.name}{long}"):
+            read_chip(storage.url_of(str(beside)), (1,), sidecars=(end,))
+        sidecar.unlink()

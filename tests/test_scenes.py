@@ -8,7 +8,8 @@ import json
 import shutil
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ from distributed import Client, LocalCluster
 from rasterio.transform import Affine
 
 import daskembed
-from daskembed import display, embedding, stages
+from daskembed import display, embedding, settings, stages
 from daskembed.encoders.description import CLAY_V0
-from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, TileError
-from daskembed.sources import Reading, Rules, list_tile, scenes
+from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, StorageError, TileError
+from daskembed.sources import Reading, Rules, list_tile, raster, scenes
 from daskembed.storage import Storage
 from daskembed.testing import landscape
 from daskembed.validate import validate
@@ -297,8 +298,8 @@ def test_coarser_files_of_large_blocks_are_read_once(
     write_bands(tmp_path / TILE / DAY, half, ["B11"], transform=coarse, tiled=True, **side(1024))
     opened, seen = scenes._open, []
 
-    def counting(layer: Any, fingerprint: str) -> Any:
-        read = opened(layer, fingerprint)
+    def counting(layer: Any, *state: Any) -> Any:
+        read = opened(layer, *state)
 
         def count(rows: slice, cols: slice) -> np.ndarray:
             if layer.coarser > 1:
@@ -722,6 +723,76 @@ def test_a_chunk_that_is_missing_is_no_data(pixels: np.ndarray, tmp_path: Path) 
     assert rejected == {5: "B02 is NaN in 100.0000% of its pixels, 12 more bands likewise (--no-reject-nan keeps it)"}
 
 
+@pytest.mark.parametrize("shard", [None, 512])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_chunk_that_a_store_once_denies_is_no_missing_one(
+    shard: int | None, times: int, pixels: np.ndarray, s3: str, lying: Any, tmp_path: Path
+) -> None:
+    """However the answers fall: the window, then what is looked at to tell a missing chunk from fill values."""
+    stored = np.maximum(pixels[:, :512, :512].astype(np.uint16), 2)
+    write_zarr(tmp_path / f"{TILE}.zarr", make_cube(stored), chunk=256, shard=shard)
+    upload(s3, tmp_path)
+    (chip,) = daskembed.index_tile(TILE, s3)["chip"]
+    lying({"/pixels/c/0/0/0/0": (404, b"<Error><Code>NoSuchKey</Code></Error>")}, times)
+    np.testing.assert_array_equal(chip.read(), stored)
+
+
+def test_a_store_that_goes_on_denying_what_it_lists_condemns_no_chip(
+    pixels: np.ndarray, s3: str, lying: Any, tmp_path: Path
+) -> None:
+    stored = np.maximum(pixels[:, :512, :512].astype(np.uint16), 2)
+    write_zarr(tmp_path / f"{TILE}.zarr", make_cube(stored), chunk=256)
+    upload(s3, tmp_path)
+    (chip,) = daskembed.index_tile(TILE, s3)["chip"]
+    lying({"/pixels/c/0/0/0/0": (404, b"<Error><Code>NoSuchKey</Code></Error>")}, 100)
+    with pytest.raises(StorageError, match="says of a chunk that it is not there"):
+        chip.read()
+
+
+def test_what_is_read_again_leaves_other_scenes_alone(pixels: np.ndarray, tmp_path: Path, monkeypatch: Any) -> None:
+    """A bad chip has its own scene opened anew, past caches."""
+    for day in ("20190416", "20190501"):
+        write_raster(tmp_path / f"{TILE}_{day}.tif", pixels, tags={}, tiled=True, blockxsize=512, blockysize=256)
+    frame = index(tmp_path, offset=(100, 100))
+    chips = [frame["chip"][0], frame["chip"].iloc[-1]]
+    assert chips[0].scene != chips[1].scene
+    expected = [chip.read() for chip in chips]
+    open_layer, opened = raster.open_layer, []
+
+    def watch(layer: Any, *, fresh: bool = False) -> Any:
+        opened.append((Path(layer.url).name, fresh))
+        return open_layer(layer, fresh=fresh)
+
+    check, failures = scenes.check_pixels, [ChipError("is bad")]
+
+    def fail_once(*args: Any) -> None:
+        if failures:
+            raise failures.pop()
+        check(*args)
+
+    monkeypatch.setattr(raster, "open_layer", watch)
+    monkeypatch.setattr(scenes, "check_pixels", fail_once)
+    kept = {key for key in scenes._pieces._found if key[0] == chips[1].scene.url}
+    assert kept
+    for chip, found in zip(chips, expected, strict=True):
+        np.testing.assert_array_equal(chip.read(), found)
+    assert opened == [(f"{TILE}_20190416.tif", True)]
+    assert kept <= {*scenes._pieces._found}
+
+
+def test_pieces_are_kept_where_giving_them_up_makes_no_room(pixels: np.ndarray, monkeypatch: Any) -> None:
+    pieces = scenes._Pieces()
+    done: Future[Any] = Future()
+    done.set_result(None)
+    pieces._found.update({("done",): done, ("read",): Future()})
+    pieces._sizes.update({("done",): 10, ("read",): 50})
+    monkeypatch.setattr(scenes, "allowance", lambda: 70)
+    assert not pieces._fits(30)
+    assert ("done",) in pieces._found
+    assert pieces._fits(20)
+    assert ("done",) not in pieces._found
+
+
 def test_chunks_that_are_too_large_are_refused(pixels: np.ndarray, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(scenes, "MOST_PIECE_BYTES", 10_000_000)
     FORMS["Zarr 3 of large chunks"](tmp_path, pixels)
@@ -803,6 +874,24 @@ def client() -> Any:
 def run(source: Path, output: Path, client: Client, **options: Any) -> Any:
     chosen = {"checkpoint": "untrained:tiny", "precision": "fp32", "cluster": client} | options
     return daskembed.run(TILE, source=str(source), output=str(output), **chosen)
+
+
+def test_a_refused_tile_counts_as_its_chips_where_a_file_would_become_shorter(
+    pixels: np.ndarray, tmp_path: Path
+) -> None:
+    stored = np.maximum(np.round(pixels), 1).astype(np.int16)
+    write_raster(tmp_path / f"{TILE}_20190416.tif", stored, tags={})
+    bad = write_raster(tmp_path / f"{TILE}_20190501.tif", stored[:12], names=None, tags={})
+    encoder = daskembed.load_encoder("untrained:tiny", precision="fp32")
+    places = Storage(str(tmp_path)), Storage(str(tmp_path / "out"))
+    chosen = settings.Settings(*places, encoder, "mean", "quarantine", Reading(), "001", 64)
+    found = stages._look(chosen, TILE, None, [], {})
+    assert found is not None
+    assert list(found[0].quarantined) == [str(bad)]
+    with pytest.raises(TileError, match=r"6 of its 12 chips would newly be quarantined.*20190501.tif has 12 bands"):
+        stages._look(chosen, TILE, None, ["earlier.parquet"], {})
+    assert stages._look(chosen, TILE, None, ["earlier.parquet"], found[0].quarantined) is not None
+    assert stages._look(replace(chosen, max_quarantined=1), TILE, None, ["earlier.parquet"], {}) is not None
 
 
 def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(

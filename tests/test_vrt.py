@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import obstore
@@ -241,6 +242,15 @@ def test_sources_are_known_by_what_they_begin_with(tmp_path: Path, web: tuple[st
     assert asked == []
     (folder / "x.tif").write_bytes(sound)
     assert (daskembed.index_tile(TILE, str(folder))["chip"][0].read() == 100).all()
+
+
+def test_one_wrong_answer_in_place_of_a_vrt_condemns_nothing(s3: str, lying: Any, tmp_path: Path) -> None:
+    storage = Storage(s3)
+    storage.put("x.tif", write_band(tmp_path / "x.tif", 100))
+    storage.put(NAME, vrt(lambda band: source("x.tif")).encode())
+    proxy = lying({f"/{NAME}": (200, b"<html>busy</html>")})
+    assert (daskembed.index_tile(TILE, s3)["chip"][0].read() == 100).all()
+    assert proxy.fresh[0], "the second reading passes caches"
 
 
 def test_the_files_behind_a_vrt_are_part_of_its_fingerprint(tmp_path: Path) -> None:

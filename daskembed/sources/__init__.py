@@ -195,12 +195,19 @@ class Listing:
     """URL of a whole tile at one date -> what its kind knows of it."""
     sidecars: tuple[Entry, ...] = ()
     """Files beside the chips that say more of their pixels."""
+    refused: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """URL of a whole tile that cannot be used, of which there is one entry -> how many chips one beside it has."""
 
     @property
     def fingerprint(self) -> str:
         """Changes when a chip appears, disappears or is written anew."""
         made_of = (self.storage.url, self.entries, *([self.sidecars] if self.sidecars else []))
         return hashlib.sha256(repr(made_of).encode()).hexdigest()
+
+    def by_chip(self, reasons: Mapping[str, str]) -> dict[str, str]:
+        """URL -> reason, with as many URLs for a whole tile that is refused as it would have chips."""
+        more = {f"{url}/{n}": why for url, why in reasons.items() for n in range(1, self.refused.get(url, 1))}
+        return {**reasons, **more}
 
     @property
     def coverage(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from daskembed.encoders.description import CHIP, CLAY_V0, LARGEST
-from daskembed.errors import ChipError, TileError, exact
+from daskembed.errors import ChipError, InputError, TileError, exact
 from daskembed.footprints import elsewhere, metres_of_unit, to_lonlat
 from daskembed.health import fault_of, read_surely
 from daskembed.sources import EDGES, INDEX_COLUMNS, NO_RULES, Listing, Reading, Rules
@@ -30,6 +30,7 @@ from daskembed.sources.baseline import Evidence
 from daskembed.sources.judging import NEVER, check_pixels, order_bands, short
 from daskembed.sources.values import (
     BESIDE,
+    MOST_SIDECAR,
     SIDECARS,
     Scale,
     check_sidecar,
@@ -181,9 +182,7 @@ def read_chip(
         try:
             with timed("source"):
                 data = storage.get_listed(Entry(name, *listed), fresh=fresh) if listed else storage.get(name)
-                beside = {end: storage.get(f"{name}{end}") for end in sidecars}
-                for end, more in beside.items():
-                    check_sidecar(f"{name}{end}", more)
+                beside = _get_sidecars(replace(storage, fresh=fresh), name, sidecars)
         except FileNotFoundError:
             raise ChipError(_GONE) from None
         with timed("decode"):
@@ -316,10 +315,8 @@ def _read_header(
         found = "is empty" if not start else f"is not a TIFF: it starts with {start!r}"
         raise ChipError(f"{found}; expected a GeoTIFF of {len(reading.sensor.bands)} bands")
     name = f"{uuid.uuid4().hex}.tif"
-
-    beside = {f"{name}{end}": storage.get(f"{entry.path}{end}") for end in sidecars}
-    for path, data in beside.items():
-        check_sidecar(path, data)
+    found = _get_sidecars(replace(storage, fresh=fresh), entry.path, sidecars)
+    beside = {f"{name}{end}": data for end, data in found.items()}
 
     def opener(path: str, mode: str = "rb") -> io.RawIOBase | io.BytesIO:
         for known, data in beside.items():
@@ -351,6 +348,19 @@ def _read_header(
         # GDAL goes on without what could not be fetched: that is not the chip's fault.
         if file.failure is not None:
             raise file.failure
+
+
+def _get_sidecars(storage: Storage, path: str, ends: Sequence[str]) -> dict[str, bytes]:
+    """What lies beside a chip, by the ends of the names; raises `ChipError` if it is too long or names other files."""
+    found = {}
+    for end in ends:
+        beside, most = f"{path}{end}", _MOST_BYTES if end == ".msk" else MOST_SIDECAR
+        try:
+            found[end] = storage.get(beside, most=most)
+        except InputError:
+            raise ChipError(f"has beside it {beside}, which has more than {most:,} bytes: remove it") from None
+        check_sidecar(beside, found[end])
+    return found
 
 
 def _check_grid(dataset: Any) -> None:

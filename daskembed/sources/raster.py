@@ -128,13 +128,18 @@ def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
         elif _is_raster(entry.path, tile) and not _NO_BAND.fullmatch(PurePosixPath(entry.path).stem):
             whole.append(entry)
     scenes = [
-        _found(storage, entry.path, _with(beside, [entry]), partial(_scene_of_file, storage, entry, reading, beside))
+        _found(
+            storage,
+            entry.path,
+            _with(beside, [entry]),
+            partial(_scene_of_file, entry=entry, reading=reading, beside=beside),
+        )
         for entry in sorted(whole, key=lambda entry: entry.path)
     ]
     for folder, files in sorted(folders.items()):
         for path, group in _scenes_of(folder, files).items():
             entries = _with(beside, [file.entry for file in group])
-            make = partial(_scene_of_files, storage, group, path, tile, reading, beside)
+            make = partial(_scene_of_files, group=group, path=path, tile=tile, reading=reading, beside=beside)
             scenes.append(_found(storage, path, entries, make))
     return listing_of("raster", tile, storage, reading, scenes)
 
@@ -205,13 +210,19 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
     return frame_of(listing, reading)
 
 
-def _found(storage: Storage, path: str, entries: Sequence[Entry], make: Callable[[], Scene]) -> Found:
+def _found(storage: Storage, path: str, entries: Sequence[Entry], make: Callable[[Storage], Scene]) -> Found:
     stored = list(entries)
+
+    def look(fresh: bool) -> Scene:
+        seen = replace(storage, fresh=fresh)
+        stored[len(entries) :] = _shown(seen, entries)
+        return make(seen)
+
     try:
         if broken := next((entry for entry in entries if entry.reason is not None), None):
             raise ChipError(broken.reason if broken.path == path else f"holds {broken.path}, which {broken.reason}")
-        stored += _shown(storage, entries)
-        scene = replace(read_surely(storage.url_of(path), lambda fresh: make()), fingerprint=fingerprint_of(stored))
+        scene = read_surely(storage.url_of(path), look)
+        scene = replace(scene, fingerprint=fingerprint_of(stored))
         scene.check()
     except ChipError as error:
         return Found(path, sum(entry.size for entry in stored), fingerprint_of(stored), None, str(error))
@@ -510,9 +521,9 @@ def _check_file(path: str) -> None:
         raise ChipError(f"is no file: {path.rpartition('/')[2]} is a folder, a pipe or a device")
 
 
-def open_layer(layer: RasterLayer) -> Reader:
-    """Open a layer for reading: each thread by a handle of its own."""
-    opening = _Opening(Storage(layer.root), layer.url.removeprefix(f"{layer.root}/"), layer.sidecars)
+def open_layer(layer: RasterLayer, *, fresh: bool = False) -> Reader:
+    """Open a layer for reading, past caches if `fresh`: each thread by a handle of its own."""
+    opening = _Opening(Storage(layer.root, fresh), layer.url.removeprefix(f"{layer.root}/"), layer.sidecars)
     opened = threading.local()
 
     def dataset() -> Any:
@@ -530,6 +541,9 @@ def open_layer(layer: RasterLayer) -> Reader:
             lost = _unwritten(image, layer.bands, numbers, (rows.start, cols.start))
         if lost is None:
             return pixels
+        if not fresh:
+            # What is not there by one reading of the header may be there by the next.
+            raise ChipError("lacks blocks of its pixels: it was not written to its end, or as a sparse file")
         return np.ma.masked_array(numbers, lost if mask is None else lost | mask)
 
     def read(rows: slice, cols: slice) -> NDArray[np.generic]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import math
 import re
@@ -38,6 +37,8 @@ MOST_PIECE_BYTES = 512 * 2**20
 """Most bytes of pixels that may have to be read at once."""
 KEPT_BYTES = 768 * 2**20
 """Most bytes of pieces that a process keeps for the chips that are still to be cut out of them, if it has memory."""
+MOST_OPEN = 64
+"""Layers that a process keeps open."""
 MOST_CHIPS = 250_000
 """Of an image: a tile of 110 km has 185,000 at 0.5 m. A few hundred bytes may claim any number."""
 MAX_CLOUD = 0.30
@@ -175,11 +176,17 @@ class SceneChip:
 
     def read(self) -> NDArray[np.generic]:
         """Pixels ``(band, y, x)``; raises `ChipError`, `ChipRejectedError`, `StorageError` or `SickMachineError`."""
-        return read_surely(self.url, self._read)
+        generation = _generation(self.scene)
 
-    def _read(self, fresh: bool) -> NDArray[np.generic]:
-        if fresh:
-            _open.cache_clear()
+        def read(fresh: bool) -> NDArray[np.generic]:
+            nonlocal generation
+            if fresh:
+                generation = _renew(self.scene, generation)
+            return self._read()
+
+        return read_surely(self.url, read)
+
+    def _read(self) -> NDArray[np.generic]:
         y, x = self.scene.grid.start(self.number)
         height, width = self.inside
         with timed("decode"):
@@ -243,7 +250,8 @@ def _join(parts: Sequence[Pixels], *, axis: int) -> Pixels:
 
 def _read_piece(scene: Scene, rows: slice, cols: slice) -> Pixels:
     height, width = rows.stop - rows.start, cols.stop - cols.start
-    found = [_read_layer(layer, scene.fingerprint, rows, cols) for layer in scene.layers]
+    generation = _generation(scene)
+    found = [_read_layer(layer, scene.fingerprint, generation, rows, cols) for layer in scene.layers]
     stored = found[0][0] if len(found) == 1 else np.concatenate([numbers for numbers, _ in found])
     masked = None
     if any(mask is not None for _, mask in found):
@@ -253,7 +261,7 @@ def _read_piece(scene: Scene, rows: slice, cols: slice) -> Pixels:
         classes = to_classes(stored[-1], scene.layers[-1].scales[-1], None if masked is None else masked[-1])
         stored, masked = stored[:-1], None if masked is None else masked[:-1]
     elif scene.classes is not None:
-        numbers, mask = _read_layer(scene.classes, scene.fingerprint, rows, cols)
+        numbers, mask = _read_layer(scene.classes, scene.fingerprint, generation, rows, cols)
         classes = to_classes(numbers[0], scene.classes.scales[0], None if mask is None else mask[0])
     if stored.shape[1:] != (height, width):
         raise ChipError(f"gave {stored.shape[1:]} pixels where {(height, width)} were expected: it changed since")
@@ -261,11 +269,11 @@ def _read_piece(scene: Scene, rows: slice, cols: slice) -> Pixels:
 
 
 def _read_layer(
-    layer: Layer, fingerprint: str, rows: slice, cols: slice
+    layer: Layer, fingerprint: str, generation: int, rows: slice, cols: slice
 ) -> tuple[NDArray[np.generic], NDArray[np.bool_] | None]:
     times = layer.coarser
     coarse = [slice(part.start // times, -(-part.stop // times)) for part in (rows, cols)]
-    found = part_masks(_open(layer, fingerprint)(*coarse))
+    found = part_masks(_open(layer, fingerprint, generation)(*coarse))
     if times == 1:
         return found
     start = [part.start - small.start * times for part, small in zip((rows, cols), coarse, strict=True)]
@@ -278,13 +286,45 @@ def _read_layer(
     return repeat(numbers), None if mask is None else repeat(mask)
 
 
-@functools.lru_cache(maxsize=64)
-def _open(layer: Layer, fingerprint: str) -> Reader:
+_lock = threading.Lock()
+_opened: OrderedDict[tuple[Layer, str], tuple[int, Reader]] = OrderedDict()
+"""Layers that are open, with the generation of their scenes."""
+_generations: dict[tuple[str, str], int] = {}
+"""URL and fingerprint of a scene -> how often it was opened anew because of what was read."""
+
+
+def _open(layer: Layer, fingerprint: str, generation: int) -> Reader:
     # What was replaced is opened anew: an open handle would go on reading what was there before.
     import importlib
 
-    reader: Reader = importlib.import_module(layer.kind).open_layer(layer)
+    key = (layer, fingerprint)
+    with _lock:
+        if key in _opened and _opened[key][0] >= generation:
+            _opened.move_to_end(key)
+            return _opened[key][1]
+    reader: Reader = importlib.import_module(layer.kind).open_layer(layer, fresh=generation > 0)
+    with _lock:
+        _opened[key] = generation, reader
+        _opened.move_to_end(key)
+        while len(_opened) > MOST_OPEN:
+            _opened.popitem(last=False)
     return reader
+
+
+def _generation(scene: Scene) -> int:
+    with _lock:
+        return _generations.get((scene.url, scene.fingerprint), 0)
+
+
+def _renew(scene: Scene, seen: int) -> int:
+    """Have a scene opened past caches, and none of its pieces used again, unless it was since generation `seen`."""
+    key = (scene.url, scene.fingerprint)
+    with _lock:
+        if (generation := _generations.get(key, 0)) > seen:
+            return generation
+        _generations[key] = generation + 1
+    _pieces.drop(scene)
+    return generation + 1
 
 
 class _Pieces:
@@ -300,7 +340,7 @@ class _Pieces:
 
     def get(self, scene: Scene, row: int, col: int) -> Pixels:
         """Piece number `col` of row `row`."""
-        key = (scene.url, scene.fingerprint, scene.bands, row, col)
+        key = (scene.url, scene.fingerprint, _generation(scene), scene.bands, row, col)
         tall, wide = scene.piece
         height, width = scene.grid.shape
         parts = slice(row * tall, min(height, (row + 1) * tall)), slice(col * wide, min(width, (col + 1) * wide))
@@ -348,17 +388,29 @@ class _Pieces:
             del self._found[key], self._sizes[key]
             self._changed.notify_all()
 
+    def drop(self, scene: Scene) -> None:
+        """Give up what was read of a scene."""
+        with self._changed:
+            for key, future in [*self._found.items()]:
+                if key[:2] == (scene.url, scene.fingerprint) and future.done():
+                    del self._found[key], self._sizes[key]
+            self._changed.notify_all()
+
     def _has(self, key: tuple[object, ...]) -> bool:
         return key in self._found
 
     def _fits(self, size: int) -> bool:
         """Whether a piece of `size` bytes may be read now; gives up the oldest for it."""
         most = min(KEPT_BYTES, allowance())
-        for key in [key for key, future in self._found.items() if future.done()]:
+        done = [key for key, future in self._found.items() if future.done()]
+        being_read = sum(self._sizes.values()) - sum(self._sizes[key] for key in done)
+        if len(done) < len(self._found) and being_read + size > most:
+            return False
+        for key in done:
             if sum(self._sizes.values()) + size <= most:
                 break
             del self._found[key], self._sizes[key]
-        return not self._found or sum(self._sizes.values()) + size <= most
+        return True
 
 
 _pieces = _Pieces()
@@ -471,6 +523,7 @@ def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: 
         tuple(entries[row] for row in order),
         tuple(units[row] for row in order),
         scenes | {storage.url_of(one.path): one.reason for one in wanted if one.scene is None},
+        refused=dict.fromkeys(map(storage.url_of, refused), max(scene.grid.count for scene in scenes.values())),
     )
 
 

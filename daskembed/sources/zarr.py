@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
         try:
             old = not any(entry.path.endswith("zarr.json") for entry in entries)
             url = storage.url_of(path)
-            scenes = read_surely(url, lambda fresh: _scenes(url, etag, reading, old=old))  # noqa: B023 (called at once)
+            scenes = read_surely(url, partial(_scenes, url, etag, reading, old))
         except ChipError as error:
             found.append(Found(path, size, etag, None, str(error)))
             continue
@@ -93,8 +94,8 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
     return frame_of(listing, reading)
 
 
-def _open_dataset(url: str) -> xr.Dataset:
-    root = Storage(url)
+def _open_dataset(url: str, *, fresh: bool) -> xr.Dataset:
+    root = Storage(url, fresh)
     # Consolidated metadata are a copy, and say nothing of what was appended or replaced since. What is a number and
     # what is none is for `Scale` to say, which keeps integers as they are; times are for `times_of`.
     options: dict[str, Any] = {"engine": "zarr", "chunks": None, "cache": False, "consolidated": False}
@@ -108,8 +109,8 @@ def _open_dataset(url: str) -> xr.Dataset:
             raise ChipError(f"cannot be opened as Zarr: {' '.join(str(error).split())[:200]}") from None
 
 
-def _scenes(url: str, etag: str, reading: Reading, *, old: bool) -> list[Scene]:
-    dataset = _open_dataset(url)
+def _scenes(url: str, etag: str, reading: Reading, old: bool, fresh: bool) -> list[Scene]:
+    dataset = _open_dataset(url, fresh=fresh)
     variable = _variable(dataset)
     array = dataset[variable]
     if array.dtype.kind not in "iuf":
@@ -255,11 +256,12 @@ def _decode(array: xr.DataArray) -> NDArray[np.generic]:
         raise
 
 
-def open_layer(layer: ZarrLayer) -> Reader:
-    """Open a layer for reading."""
-    array = _open_dataset(layer.url)[layer.variable]
+def open_layer(layer: ZarrLayer, *, fresh: bool = False) -> Reader:
+    """Open a layer for reading, past caches if `fresh`."""
+    array = _open_dataset(layer.url, fresh=fresh)[layer.variable]
     dims_of_all = tuple(map(str, array.dims))
-    chunks = ZarrChunks(layer.url, layer.variable, dims_of_all, array.encoding.get("chunks") or array.shape)
+    sides = array.encoding.get("chunks") or array.shape
+    chunks = ZarrChunks(Storage(layer.url, fresh), layer.variable, dims_of_all, sides)
     if layer.time is not None:
         array = array.isel(time=layer.time)
     dims = ("y", "x") if layer.bands is None else ("band", "y", "x")
