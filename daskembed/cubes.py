@@ -24,7 +24,7 @@ import numpy as np
 from daskembed import __version__, ahead, config
 from daskembed.clusters import WORKER_TIMEOUT
 from daskembed.display import describe_bytes, describe_seconds
-from daskembed.documents import MOST_JSON, parse_as, parse_object
+from daskembed.documents import MOST_JSON, parse_as
 from daskembed.encoders.description import CHIP
 from daskembed.errors import (
     ChipError,
@@ -68,6 +68,8 @@ READERS = 8
 """Threads of a task that read chips."""
 # Everything of a tile belongs in its cube, and what is drawn from it later has rules of its own.
 READING = Reading(edge="pad", rules=Rules(keep_all=True))
+_MOST_NOTE = 2**20
+"""Bytes of a note, which names the chips of one shard."""
 _LAYOUT = 1
 """Of the cube: shards of another number are written anew."""
 
@@ -140,6 +142,14 @@ class Note:
 
 
 @dataclass(frozen=True)
+class _KeptNote(Note):
+    """A note in a file of its own."""
+
+    shard: str
+    """Path below the array."""
+
+
+@dataclass(frozen=True)
 class CubeReceipt:
     """What is known of a tile's cube; kept as JSON."""
 
@@ -162,8 +172,8 @@ class CubeReceipt:
     """UTC, ISO 8601."""
     finished: str | None
     """UTC, ISO 8601."""
-    shards: dict[str, dict[str, Any]]
-    """Path below the array -> the shard's `Note`."""
+    shards: dict[str, Note]
+    """By path below the array."""
     software: dict[str, str] = field(default_factory=dict)
     planned: int = 0
     """Shards that it has when it is finished; 0 where that was not kept."""
@@ -355,7 +365,11 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
     layout, shards = lay_out(job, index)
     notes = {entry.path for entry in job.output.entries(f"{CUBES}/{tile}")}
     known |= _intact(_read_notes(job.output, notes), present)
-    kept = {shard.key: note for shard in shards if (note := known.get(shard.key, {})).get("inputs") == shard.inputs}
+    kept = {
+        shard.key: note
+        for shard in shards
+        if (note := known.get(shard.key)) is not None and note.inputs == shard.inputs
+    }
     job.confirm()
     # First the cube goes, then what is known of shards that will be replaced, then those themselves: a run may die
     # between any two of these, and chips may come back that were replaced.
@@ -461,7 +475,7 @@ def write_shard(job: Job, tile: str, bands: int, shard: Shard) -> Note:
         chips=len(shard.chips) - len(quarantined),
         quarantined=quarantined,
     )
-    job.output.put(_note_path(tile, shard.key), json.dumps(asdict(note) | {"shard": shard.key}).encode())
+    job.output.put(_note_path(tile, shard.key), json.dumps(asdict(_KeptNote(**vars(note), shard=shard.key))).encode())
     return note
 
 
@@ -497,7 +511,7 @@ def _encode(block: NDArray[np.float32]) -> memoryview:
     return memoryview(b"") if made is None else memoryview(made.as_numpy_array()).cast("B")
 
 
-def finish_tile(job: Job, plan: Plan, notes: Mapping[str, dict[str, Any]]) -> CubeReceipt:
+def finish_tile(job: Job, plan: Plan, notes: Mapping[str, Note]) -> CubeReceipt:
     """Write what makes a cube of a tile's shards, its root last, then the receipt.
 
     Parameters
@@ -510,9 +524,9 @@ def finish_tile(job: Job, plan: Plan, notes: Mapping[str, dict[str, Any]]) -> Cu
     job.confirm()
     begun, output = plan.begun, job.output
     shards = dict(sorted({**begun.shards, **notes}.items()))
-    quarantined = begun.quarantined | {url: why for note in shards.values() for url, why in note["quarantined"].items()}
-    chips = sum(note["chips"] for note in shards.values())
-    objects = {f"{PIXELS}/{key}": (note["size"], note["sha256"]) for key, note in shards.items() if note["size"]}
+    quarantined = begun.quarantined | {url: why for note in shards.values() for url, why in note.quarantined.items()}
+    chips = sum(note.chips for note in shards.values())
+    objects = {f"{PIXELS}/{key}": (note.size, note.sha256) for key, note in shards.items() if note.size}
     if plan.layout is not None and chips:
         for path, data in _metadata(begun.tile, plan.layout).items():
             output.put(f"{begun.tile}.zarr/{path}", data)
@@ -603,15 +617,24 @@ def _note_path(tile: str, key: str) -> str:
     return f"{CUBES}/{tile}/{key.replace('/', '.')}.json"
 
 
-def _read_notes(output: Storage, paths: set[str]) -> dict[str, dict[str, Any]]:
+def _read_notes(output: Storage, paths: set[str]) -> dict[str, Note]:
+    """By shard; without those that are none of ours, whose shards are written again."""
+
+    def read(path: str) -> dict[str, Note]:
+        try:
+            about = dict(vars(parse_as(_KeptNote, output.get(path, most=_MOST_NOTE))))
+        except (InputError, ValueError):
+            return {}
+        return {about.pop("shard"): Note(**about)}
+
     with ThreadPoolExecutor(16) as pool:
-        found = [parse_object(data) for data in pool.map(output.get, sorted(p for p in paths if p.endswith(".json")))]
-    return {note.pop("shard"): note for note in found}
+        found = pool.map(read, sorted(path for path in paths if path.endswith(".json")))
+        return {key: note for notes in found for key, note in notes.items()}
 
 
-def _intact(notes: Mapping[str, dict[str, Any]], present: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+def _intact(notes: Mapping[str, Note], present: Mapping[str, int]) -> dict[str, Note]:
     """Those of some shards whose objects are there."""
-    return {key: note for key, note in notes.items() if present.get(f"{PIXELS}/{key}", 0) == note["size"]}
+    return {key: note for key, note in notes.items() if present.get(f"{PIXELS}/{key}", 0) == note.size}
 
 
 def digest(objects: Mapping[str, str]) -> str:
@@ -646,7 +669,7 @@ class _Tile:
     order: int
     plan: Plan | None = None
     waiting: dict[Future, Shard] = field(default_factory=dict)
-    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: dict[str, Note] = field(default_factory=dict)
 
 
 class _Flow:
@@ -767,7 +790,7 @@ class _Flow:
         self._finish(tile)
 
     def _written(self, tile: _Tile, future: Future, note: Note) -> None:
-        tile.notes[tile.waiting.pop(future).key] = asdict(note)
+        tile.notes[tile.waiting.pop(future).key] = note
         self._state.encoded += note.chips
         self._state.quarantined += len(note.quarantined)
         self._finish(tile)

@@ -15,6 +15,9 @@ _UNFIT = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]")
 _TEMPORARY = re.compile(r"#\d+$")
 """What obstore's own files end with while they are written."""
 
+_Key = tuple[int, int]
+"""What a folder is told apart by: device and inode."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -30,30 +33,43 @@ class Found:
 
 
 def files(root: Path, prefix: str, *, recursive: bool) -> Iterator[Found]:
-    """The files below a folder, in any order; links are followed, but not to a folder above them."""
-    yield from _files(root / prefix, f"{prefix}/" if prefix else "", recursive, frozenset())
+    """The files below a folder, in the order of their names.
+
+    Links are followed, but not to a folder above them; nor is one, within a folder that a link led to, if its folder
+    is listed already: of folders that link to each other there would be more paths than can be listed.
+    """
+    about = (root / prefix).stat()
+    yield from _files(root / prefix, f"{prefix}/" if prefix else "", recursive, {_key(about)}, frozenset(), False)
 
 
-def _files(folder: Path, above: str, recursive: bool, seen: frozenset[tuple[int, int]]) -> Iterator[Found]:
-    about = folder.stat()
-    if (about.st_dev, about.st_ino) in seen:
-        return
-    seen |= {(about.st_dev, about.st_ino)}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = f"{above}{entry.name}"
-            try:
-                about = entry.stat()
-            except OSError as error:
-                if entry.is_symlink():
-                    yield Found(path, 0, "", f"is a link that leads nowhere: {error.strerror}")
-                continue
-            if stat.S_ISDIR(about.st_mode):
-                if recursive:
-                    yield from _files(folder / entry.name, f"{path}/", recursive, seen)
-            elif not _TEMPORARY.search(entry.name):
-                etag = f'"{about.st_ino:x}-{about.st_mtime_ns // 1000:x}-{about.st_size:x}"'
-                yield Found(path, about.st_size, etag, _unfit(path, about.st_mode))
+def _files(
+    folder: Path, above: str, recursive: bool, listed: set[_Key], parents: frozenset[_Key], linked: bool
+) -> Iterator[Found]:
+    """As `files`; `listed` are the folders so far, `linked` is whether a link led here."""
+    parents |= {_key(folder.stat())}
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        path = f"{above}{entry.name}"
+        is_link = entry.is_symlink()
+        try:
+            about = entry.stat()
+        except OSError as error:
+            if is_link:
+                yield Found(path, 0, "", f"is a link that leads nowhere: {error.strerror}")
+            continue
+        if stat.S_ISDIR(about.st_mode):
+            key = _key(about)
+            if recursive and key not in parents and not (linked and is_link and key in listed):
+                listed.add(key)
+                yield from _files(folder / entry.name, f"{path}/", recursive, listed, parents, linked or is_link)
+        elif not _TEMPORARY.search(entry.name):
+            etag = f'"{about.st_ino:x}-{about.st_mtime_ns // 1000:x}-{about.st_size:x}"'
+            yield Found(path, about.st_size, etag, _unfit(path, about.st_mode))
+
+
+def _key(about: os.stat_result) -> _Key:
+    return about.st_dev, about.st_ino
 
 
 def _unfit(path: str, mode: int) -> str | None:

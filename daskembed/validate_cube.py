@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
@@ -144,8 +145,14 @@ def _check_content(
     if array.chunks != (chunk := (1, len(bands), CHIP, CHIP)) or array.shards is None:
         yield Finding("schema", f"{cubes.PIXELS} has the chunks {array.chunks}, expected {chunk} in shards")
         return
-    if receipt is not None and bands != (expected := list(receipt.settings["bands"])):
-        yield Finding("schema", f"the bands are {' '.join(bands)}, the receipt says {' '.join(expected)}")
+    if (size := math.prod(chunk) * array.dtype.itemsize) > validate_zarr.MOST_SHARD:
+        yield Finding(
+            "zarr", f"{size:,} bytes in a chip of {cubes.PIXELS}, expected at most {validate_zarr.MOST_SHARD:,}"
+        )
+        return
+    if receipt is not None and bands != (expected := receipt.settings.get("bands")):
+        said = " ".join(map(str, expected)) if isinstance(expected, list) else repr(expected)
+        yield Finding("schema", f"the bands are {' '.join(bands)}, the receipt says {said}")
     if tile is not None and attributes.get("tile", tile) != tile:
         yield Finding("provenance", f"the root says that it is of tile {attributes['tile']}, its name says {tile}")
     named = None if tile is None else Named(tile, date.min, date.max, "")
@@ -195,7 +202,7 @@ def _start(path: str, array: Any) -> list[int] | None:
 
 def _check_digests(store: validate_zarr._Store, shards: list[str], receipt: cubes.CubeReceipt) -> Iterator[Finding]:
     """Against the receipt: each shard, and then all objects together."""
-    expected = {f"{cubes.PIXELS}/{key}": note["sha256"] for key, note in receipt.shards.items() if note["size"]}
+    expected = {f"{cubes.PIXELS}/{key}": note.sha256 for key, note in receipt.shards.items() if note.size}
     found = {path: store.hashes.get(path) for path in shards}
     for path in sorted({*expected, *found}):
         if path not in found:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import obstore
 
 from daskembed.documents import MOST_JSON, parse_object
 from daskembed.errors import ChipError
@@ -48,15 +49,24 @@ def checked(store: Store, storage: Storage | None = None) -> Any:
     """
     from zarr.storage import WrapperStore
 
+    lines: set[str] = set()
+
     class Checked(WrapperStore[Any]):
         async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
             if storage is not None and is_local(storage.url):
                 path = Path(storage.url_of(key))
                 if path.exists() and not path.is_file():
                     raise ChipError(f"holds {key}, which is no file: a folder, a pipe or a device")
-            found = await self._store.get(key, prototype, byte_range)
-            if found is not None and key.rpartition("/")[2] in _METADATA:
-                check_metadata(key, found.to_bytes())
+            folder, _, name = key.rpartition("/")
+            most = MOST_JSON if name in _METADATA else None
+            if most is None and folder.removesuffix("/c") in lines:
+                most = MOST_LINE_BYTES
+            if storage is None or most is None:
+                found = await self._store.get(key, prototype, byte_range)
+            else:
+                found = await _get_whole(storage, key, prototype, most)
+            if found is not None and name in _METADATA:
+                lines.update(check_metadata(key, found.to_bytes()))
             return found
 
         async def list_dir(self, prefix: str) -> AsyncIterator[str]:
@@ -72,8 +82,19 @@ def checked(store: Store, storage: Storage | None = None) -> Any:
     return Checked(store)
 
 
-def check_metadata(key: str, data: bytes) -> None:
-    """Check a document of metadata.
+async def _get_whole(storage: Storage, key: str, prototype: Any, most: int) -> Any:
+    """An object, whose size is in the head of the answer, before the body; None if there is none."""
+    try:
+        found = await obstore.get_async(storage._store, key)
+        if (size := found.meta["size"]) > most:
+            raise ChipError(f"has {size:,} bytes in {key}, expected at most {most:,}")
+        return prototype.buffer.from_bytes(await found.bytes_async())
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+
+
+def check_metadata(key: str, data: bytes) -> list[str]:
+    """Check a document of metadata; gives the paths of its coordinates.
 
     Raises
     ------
@@ -82,32 +103,45 @@ def check_metadata(key: str, data: bytes) -> None:
     """
     try:
         document = parse_object(data, most=MOST_JSON)
-        for name, array, form in _arrays(key.rpartition("/")[0], document):
-            _check_array(name or "the array", array, form)
+        arrays = _arrays(key, document)
+        return [name for name, array, form in arrays if _check_array(name or "the array", array, form)]
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise ChipError(f"has damaged metadata, {key}: {type(error).__name__} {str(error)[:200]}") from None
 
 
-def _arrays(name: str, document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], int]]:
-    """Name, metadata and form (2 or 3) of each array of a document, those in consolidated metadata too."""
+def _arrays(key: str, document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Path, metadata and form (2 or 3) of each array of a document, those in consolidated metadata too."""
+    path, _, name = key.rpartition("/")
+    if name == ".zattrs":
+        return
+    form = 3 if name == "zarr.json" else 2
+    if name != ".zmetadata" and document["zarr_format"] != form:
+        raise ChipError(f"has {repr(document['zarr_format'])[:40]} as zarr_format in {key}, expected {form}")
+    # Zarr takes what has a shape for an array, whatever its key.
     if "shape" in document:
-        yield name, document, 3 if "codecs" in document else 2
-    consolidated = document.get("consolidated_metadata") or {}
-    for inner in (document.get("metadata") or {}, consolidated.get("metadata") or {}):
-        for path, found in inner.items():
-            if isinstance(found, dict):
-                yield from _arrays(path.removesuffix("/.zarray"), found)
+        yield path, document, form
+    if name == ".zmetadata":
+        inner = dict(document["metadata"])
+        if both := [key for key in inner if key.endswith("/.zgroup") and key.removesuffix("group") + "array" in inner]:
+            raise ChipError(f"has {both[0]} and an array of the same place in {name}")
+    else:
+        within = (document.get("consolidated_metadata") or {}).get("metadata") or {}
+        inner = {f"{one}/{'zarr.json' if form == 3 else '.zarray'}": found for one, found in within.items()}
+    for one, found in inner.items():
+        yield from _arrays(f"{path}/{one}".lstrip("/"), found)
 
 
-def _check_array(name: str, array: dict[str, Any], form: int) -> None:
+def _check_array(name: str, array: dict[str, Any], form: int) -> bool:
+    """Check an array; whether it is a coordinate, which is read as a whole."""
     kind = array["dtype" if form == 2 else "data_type"]
+    chunk = array["chunks"] if form == 2 else array["chunk_grid"]["configuration"]["chunk_shape"]
     if form == 2:
         asked = [one["id"] for one in (array.get("compressor"), *(array.get("filters") or ())) if one is not None]
         known, size = CODECS_2, np.dtype(kind).itemsize if isinstance(kind, str) else 8
         if kind == "|O" and "vlen-utf8" not in asked:
             raise ChipError(f"has Python objects in {name}: expected numbers, or strings (vlen-utf8)")
     else:
-        asked = list(_codecs(array["codecs"], array["chunk_grid"]["configuration"]["chunk_shape"]))
+        asked = list(_codecs(array["codecs"], chunk))
         known, size = CODECS_3, 8
         if isinstance(kind, dict):
             size = kind.get("configuration", {}).get("length_bytes", size)
@@ -118,8 +152,10 @@ def _check_array(name: str, array: dict[str, Any], form: int) -> None:
         )
     shape = array["shape"]
     is_line = len(shape) == 1 or name.rpartition("/")[2] in _COORDINATES
-    if is_line and (count := math.prod(shape)) * size > MOST_LINE_BYTES:
+    # Of a chunk, too, room is made for the whole.
+    if is_line and (count := max(math.prod(shape), math.prod(chunk))) * size > MOST_LINE_BYTES:
         raise ChipError(f"claims {count:,} values of {size} bytes in {name}: expected coordinates of an image")
+    return is_line
 
 
 def _codecs(codecs: list[Any], chunk: list[int]) -> Iterator[str]:

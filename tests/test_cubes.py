@@ -666,14 +666,73 @@ def flip(output: Storage) -> None:
         (lambda o: change_receipt(o, chips=14), ["receipt: pixels of 15 chips, the receipt says 14"]),
         (lambda o: change_receipt(o, status="unfinished"), ["receipt: the receipt _daskembed/cubes/33TUL.json says"]),
         (lambda o: o.put(f"{TILE}.zarr/zarr.json", b"{"), ["zarr: cannot be opened, it is damaged: "]),
+        (lambda o: change_receipt(o, shards={"c/0/0/0/0": {}}), ["receipt: "]),
+        (lambda o: change_receipt(o, shards={"c/0/0/0/0": 7}), ["receipt: "]),
+        (lambda o: change_receipt(o, settings={}), ["schema: the bands are "]),
     ],
-    ids=["bit flipped", "shard gone", "shard more", "no root", "tile", "chips", "unfinished", "root damaged"],
+    ids=[
+        *("bit flipped", "shard gone", "shard more", "no root", "tile", "chips", "unfinished", "root damaged"),
+        *("empty note", "no note", "no settings"),
+    ],
 )
 def test_what_is_wrong_with_a_cube_is_told(finished: Storage, change: Any, said: list[str]) -> None:
     change(finished)
     for expected, found in zip(said, findings(finished), strict=False):
         assert found.startswith(expected), findings(finished)
     assert len(findings(finished)) >= len(said)
+
+
+def test_chips_of_more_bands_than_there_is_room_for_are_not_read(tmp_path: Path) -> None:
+    import zarr
+
+    group = zarr.open_group(str(tmp_path / f"{TILE}.zarr"), mode="w", attributes={"daskembed": "1"})
+    count = 1500
+    group.create_array(
+        "pixels",
+        shape=(1, count, 512, 512),
+        chunks=(1, count, 512, 512),
+        shards=(1, count, 2048, 2048),
+        dtype="float32",
+        fill_value=np.nan,
+        dimension_names=("time", "band", "y", "x"),
+    )
+    values = {"time": np.zeros(1), "band": np.arange(count), "y": np.zeros(512), "x": np.zeros(512)}
+    for name, of in values.items():
+        group.create_array(name, data=of, dimension_names=(name,))
+    group.create_array("spatial_ref", data=np.array(0), dimension_names=())
+    group["pixels"].attrs["grid_mapping"] = group["pixels"].attrs["coordinates"] = "spatial_ref"
+    zarr.consolidate_metadata(group.store)
+    # Were it decoded, this would be told of instead.
+    (tmp_path / f"{TILE}.zarr/pixels/c/0/0/0").mkdir(parents=True)
+    (tmp_path / f"{TILE}.zarr/pixels/c/0/0/0/0").write_bytes(b"x")
+    told = findings(Storage(str(tmp_path)))
+    assert told[-1] == "zarr: 1,572,864,000 bytes in a chip of pixels, expected at most 536,870,912"
+
+
+def test_a_note_of_nothing_is_as_none(tmp_path: Path) -> None:
+    output = Storage(str(tmp_path))
+    note = {"inputs": "a", "size": 7, "sha256": "b", "chips": 1, "quarantined": {}}
+    kept = {
+        "good": {**note, "shard": "c/0/0/0/0"},
+        "no shard": note,
+        "no size": {"shard": "c/0/0/0/1"},
+        "other types": {**note, "shard": ["c"]},
+        "long": {**note, "shard": "c/0/0/0/2", "sha256": "b" * 2**20},
+    }
+    for name, value in kept.items():
+        output.put(f"{name}.json", json.dumps(value).encode())
+    output.put("list.json", b"[]")
+    output.put("torn.json", b"{")
+    found = cubes._read_notes(output, {entry.path for entry in output.entries()})
+    assert found == {"c/0/0/0/0": cubes.Note(**note)}  # type: ignore[arg-type]
+
+
+def test_a_receipt_of_something_else_fails_its_tile(copy: Copy) -> None:
+    copy.write()
+    change_receipt(Storage(str(copy.output)), shards={"c/0/0/0/0": {}})
+    (tile,) = copy.write().tiles
+    assert tile.status == "failed"
+    assert "is not a receipt of daskembed: a value of the field 'shards' has no field 'chips'; delete it" in tile.reason
 
 
 def move(coordinate: str) -> Callable[[Storage], None]:

@@ -110,6 +110,21 @@ def test_folders_in_a_circle(chips: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(60)
+def test_folders_that_link_to_each_other(tmp_path: Path) -> None:
+    """Of which there are more paths than can ever be listed."""
+    names = [f"{number:02}" for number in range(20)]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "chip.tif").write_bytes(b"II*\0")
+        for other in set(names) - {name}:
+            (tmp_path / name / f"to_{other}").symlink_to(tmp_path / other)
+    found = [entry.path for entry in Storage(str(tmp_path)).entries()]
+    assert {f"{name}/chip.tif" for name in names} < set(found)
+    assert len(found) == len(set(found)) < 20**3
+    assert found == [entry.path for entry in Storage(str(tmp_path)).entries()]
+
+
+@pytest.mark.timeout(60)
 def test_a_pipe_is_no_image(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / f"{TILE}_20190416.tif")
     with pytest.raises(TileError, match=r"33TUL_20190416\.tif is no file: a pipe, a socket or a device"):

@@ -102,6 +102,47 @@ REFUSED: dict[str, tuple[int, str, Callable[[dict[str, Any]], object], str]] = {
         ),
         "has shards of 13,958,643,712 chunks",
     ),
+    "codecs of Zarr 3 in Zarr 2": (
+        2,
+        "pixels/.zarray",
+        lambda d: d.update(
+            compressor={"id": "pickle"},
+            codecs=[{"name": "bytes"}],
+            data_type="float32",
+            chunk_grid={"configuration": {"chunk_shape": [1]}},
+        ),
+        "the codec 'pickle' in pixels",
+    ),
+    "Zarr 3 in Zarr 2": (
+        2,
+        "pixels/.zarray",
+        lambda d: d.update(zarr_format=3),
+        r"3 as zarr_format in pixels/\.zarray",
+    ),
+    "Zarr 3 in consolidated Zarr 2": (
+        2,
+        ".zmetadata",
+        lambda d: d["metadata"]["x/.zarray"].update(zarr_format=3),
+        r"3 as zarr_format in x/\.zarray",
+    ),
+    "Zarr 2 in consolidated Zarr 3": (
+        3,
+        "zarr.json",
+        lambda d: d["consolidated_metadata"]["metadata"]["x"].update(zarr_format=2),
+        r"2 as zarr_format in x/zarr\.json",
+    ),
+    "a group over an array": (
+        2,
+        ".zmetadata",
+        lambda d: d["metadata"].update({"x/.zgroup": {"zarr_format": 2, "compressor": {"id": "pickle"}}}),
+        r"has x/\.zgroup and an array of the same place",
+    ),
+    "a long chunk": (
+        3,
+        "x/zarr.json",
+        lambda d: d["chunk_grid"]["configuration"].update(chunk_shape=[10**12]),
+        "claims 1,000,000,000,000 values of 8",
+    ),
     "damage": (3, "x/zarr.json", lambda d: d.update(chunk_grid=[]), "has damaged metadata, x/zarr.json: TypeError"),
 }
 
@@ -123,6 +164,24 @@ def test_what_is_refused(name: str, tmp_path: Path) -> None:
 def test_metadata_nested_without_end() -> None:
     with pytest.raises(ChipError, match=r"has damaged metadata, zarr\.json: .*nested deeper than 32 levels"):
         check_metadata("zarr.json", b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}")
+
+
+@pytest.mark.parametrize("name", ["x/zarr.json", "zarr.json", "x/c/0"])
+def test_sizes_are_looked_at_before_anything_is_read(name: str, tmp_path: Path) -> None:
+    store = write(tmp_path, 3)
+    os.truncate(store / name, 2**40)  # more than there is memory for
+    with pytest.raises(TileError, match=rf"has 1,099,511,627,776 bytes in {name}, expected at most"):
+        daskembed.index_tile(TILE, str(tmp_path))
+
+
+def test_attributes_may_have_any_name(tmp_path: Path) -> None:
+    store = write(tmp_path, 2)
+    for path, alter in (
+        ("pixels/.zattrs", lambda d: d.update(shape="round", zarr_format=9)),
+        (".zmetadata", lambda d: d["metadata"]["pixels/.zattrs"].update(shape="round")),
+    ):
+        change(store / path, alter)
+    assert list(daskembed.index_tile(TILE, str(tmp_path))["quarantined"]) == [None]
 
 
 @pytest.mark.parametrize(
