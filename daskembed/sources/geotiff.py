@@ -315,8 +315,8 @@ def _read_header(
         found = "is empty" if not start else f"is not a TIFF: it starts with {start!r}"
         raise ChipError(f"{found}; expected a GeoTIFF of {len(reading.sensor.bands)} bands")
     name = f"{uuid.uuid4().hex}.tif"
-    found = _get_sidecars(replace(storage, fresh=fresh), entry.path, sidecars)
-    beside = {f"{name}{end}": data for end, data in found.items()}
+    more = _get_sidecars(replace(storage, fresh=fresh), entry.path, sidecars)
+    beside = {f"{name}{end}": data for end, data in more.items()}
 
     def opener(path: str, mode: str = "rb") -> io.RawIOBase | io.BytesIO:
         for known, data in beside.items():
