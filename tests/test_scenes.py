@@ -34,6 +34,7 @@ from daskembed.storage import Storage
 from daskembed.testing import landscape
 from daskembed.validate import validate
 
+KEPT = "(--no-reject-nan --on-nan fill keeps it)"
 TILE = "33TUL"
 DAY = "2019-04-16"
 BANDS = CLAY_V0.names
@@ -489,7 +490,12 @@ def test_cloudy_chips_are_rejected(form: str, pixels: np.ndarray, tmp_path: Path
     ("band", "value", "said", "off"),
     [
         ("B02", 0, r"B02 is 0 in 0.0004% of its pixels \(--no-reject-zeros keeps it\)", {"zeros": False}),
-        ("vv", np.nan, r"vv is NaN in 0.0004% of its pixels \(--no-reject-nan keeps it\)", {"nan": False}),
+        (
+            "vv",
+            np.nan,
+            r"vv is NaN in 0.0004% of its pixels",
+            {"nan": False},
+        ),
         ("dem", np.nan, "dem is NaN", {"nan": False}),
     ],
 )
@@ -719,7 +725,7 @@ def test_a_chunk_that_is_missing_is_no_data(pixels: np.ndarray, tmp_path: Path) 
             np.testing.assert_array_equal(chip.read(), cut(pixels, number))
         except ChipRejectedError as error:
             rejected[number] = str(error)
-    assert rejected == {5: "B02 is NaN in 100.0000% of its pixels, 12 more bands likewise (--no-reject-nan keeps it)"}
+    assert rejected == {5: f"B02 is NaN in 100.0000% of its pixels, 12 more bands likewise {KEPT}"}
 
 
 def test_chunks_that_are_too_large_are_refused(pixels: np.ndarray, tmp_path: Path, monkeypatch: Any) -> None:
@@ -817,7 +823,7 @@ def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(
     assert (result.exit_status, result.chips) == (3, 5)
     store = f"{tmp_path}/{TILE}_20190416.tif#2019-04-16"
     assert result.rejected == {
-        f"{store}/0001": "B02 is below 0 in 0.0095% of its pixels, 9 more bands likewise (--no-reject-nan keeps it)"
+        f"{store}/0001": f"B02 is below 0 in 0.0095% of its pixels, 9 more bands likewise {KEPT}"
     }
     assert list(result.quarantined) == [f"{tmp_path}/{TILE}_20190501.tif"]
     receipt = json.loads((tmp_path / "out/_daskembed/receipts" / f"{TILE}_v001.json").read_text())
