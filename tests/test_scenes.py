@@ -361,7 +361,7 @@ def test_the_date_of_a_raster(name: str, tags: Any, expected: date, pixels: np.n
         ),
         (
             lambda f, p: write_raster(f / f"{TILE}_20200101.tif", p, tags={"date": "2020-01-02"}),
-            "is named after 2020-01-01, but its `date` tag says 2020-01-02",
+            "is named after 2020-01-01 and has the `date` tag 2020-01-02: expected one day",
         ),
         (
             lambda f, p: write_zarr(f / f"{TILE}.zarr", make_cube(p).isel(time=0, drop=True).expand_dims("time")),
