@@ -249,7 +249,9 @@ def test_times_that_are_none(values: Any, attributes: dict[str, Any], said: str)
 
 def one(time: xr.Variable | None = None, name: str = f"{TILE}.zarr", **attributes: Any) -> list[Any]:
     dataset = xr.Dataset({"pixels": (("band",), np.zeros(1))}, attrs=attributes)
-    return times_of(dataset if time is None else dataset.assign_coords(time=time), dataset.pixels, name)
+    dataset = dataset if time is None else dataset.assign_coords(time=time)
+    pixels = dataset.pixels.expand_dims(time=dataset.time) if "time" in dataset.dims else dataset.pixels
+    return times_of(dataset, pixels, name)
 
 
 UNITS = {"units": "days since 1970-01-01"}
@@ -267,6 +269,8 @@ UNITS = {"units": "days since 1970-01-01"}
         lambda: one(date=DAY),
         lambda: one(date=[DAY]),
         lambda: one(date=20190416),
+        lambda: one(date="2019-04-15T23:30-05:00"),
+        lambda: one(xr.Variable((), "2019-04-15T23:30:00-05:00")),
         lambda: one(date=b"2019-04-16T10:00:31Z"),
         lambda: one(name=f"{TILE}_20190416.zarr"),
         lambda: one(xr.Variable((), 18_002, UNITS), f"{TILE}_2019-04-16.zarr"),
@@ -291,7 +295,19 @@ def test_one_time(found: Any) -> None:
         (lambda: one(date={"of": 1}), "has the attribute date {'of': 1}, expected YYYY-MM-DD"),
         (
             lambda: one(name=f"{TILE}_20190417.zarr", date=DAY),
-            "is named after 2019-04-17, but holds the date 2019",
+            "is named after 2019-04-17 and has the attribute date 2019-04-16: expected one day",
+        ),
+        (
+            lambda: one(xr.Variable((), 18_002, UNITS), date="2020-01-01"),
+            "has a coordinate time of 2019-04-16 and has the",
+        ),
+        (
+            lambda: one(xr.Variable(("time",), [18_002], UNITS), date="2020-01-01"),
+            "has a time of 2019-04-16 and has the",
+        ),
+        (
+            lambda: one(xr.Variable(("time",), [18_002], UNITS), f"{TILE}_20210101.zarr"),
+            "is named after 2021-01-01 and has a time of 2019-04-16: expected one day",
         ),
     ],
 )

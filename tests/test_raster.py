@@ -112,6 +112,14 @@ def test_scenes_in_one_folder_are_told_apart_by_their_names(tmp_path: Path) -> N
     assert [values[0] for values in values_of(frame)] == [100, 300]
 
 
+def test_a_folder_and_its_files_tell_one_day(tmp_path: Path) -> None:
+    for band in SENTINEL_2:
+        write(tmp_path / TILE / "2019-04-16" / f"T{TILE}_20200611T100031_{band}_10m.tif", 100)
+    said = "is named after 2019-04-16 and holds T33TUL_20200611T100031_.*_10m.tif of 2020-06-11: expected one day"
+    with pytest.raises(TileError, match=said):
+        index(tmp_path)
+
+
 def test_bands_beside_other_tiles(tmp_path: Path) -> None:
     for tile, start in ((TILE, 100), ("33TUM", 300)):
         for number, band in enumerate(SENTINEL_2):

@@ -35,6 +35,7 @@ from daskembed.storage import Storage
 from daskembed.testing import landscape
 from daskembed.validate import validate
 
+KEPT = "(--no-reject-nan --on-nan fill keeps it)"
 TILE = "33TUL"
 DAY = "2019-04-16"
 BANDS = CLAY_V0.names
@@ -361,7 +362,7 @@ def test_the_date_of_a_raster(name: str, tags: Any, expected: date, pixels: np.n
         ),
         (
             lambda f, p: write_raster(f / f"{TILE}_20200101.tif", p, tags={"date": "2020-01-02"}),
-            "is named after 2020-01-01, but its `date` tag says 2020-01-02",
+            "is named after 2020-01-01 and has the `date` tag 2020-01-02: expected one day",
         ),
         (
             lambda f, p: write_zarr(f / f"{TILE}.zarr", make_cube(p).isel(time=0, drop=True).expand_dims("time")),
@@ -490,7 +491,12 @@ def test_cloudy_chips_are_rejected(form: str, pixels: np.ndarray, tmp_path: Path
     ("band", "value", "said", "off"),
     [
         ("B02", 0, r"B02 is 0 in 0.0004% of its pixels \(--no-reject-zeros keeps it\)", {"zeros": False}),
-        ("vv", np.nan, r"vv is NaN in 0.0004% of its pixels \(--no-reject-nan keeps it\)", {"nan": False}),
+        (
+            "vv",
+            np.nan,
+            r"vv is NaN in 0.0004% of its pixels",
+            {"nan": False},
+        ),
         ("dem", np.nan, "dem is NaN", {"nan": False}),
     ],
 )
@@ -720,7 +726,7 @@ def test_a_chunk_that_is_missing_is_no_data(pixels: np.ndarray, tmp_path: Path) 
             np.testing.assert_array_equal(chip.read(), cut(pixels, number))
         except ChipRejectedError as error:
             rejected[number] = str(error)
-    assert rejected == {5: "B02 is NaN in 100.0000% of its pixels, 12 more bands likewise (--no-reject-nan keeps it)"}
+    assert rejected == {5: f"B02 is NaN in 100.0000% of its pixels, 12 more bands likewise {KEPT}"}
 
 
 @pytest.mark.parametrize("shard", [None, 512])
@@ -906,7 +912,7 @@ def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(
     assert (result.exit_status, result.chips) == (3, 5)
     store = f"{tmp_path}/{TILE}_20190416.tif#2019-04-16"
     assert result.rejected == {
-        f"{store}/0001": "B02 is below 0 in 0.0095% of its pixels, 9 more bands likewise (--no-reject-nan keeps it)"
+        f"{store}/0001": f"B02 is below 0 in 0.0095% of its pixels, 9 more bands likewise {KEPT}"
     }
     assert list(result.quarantined) == [f"{tmp_path}/{TILE}_20190501.tif"]
     receipt = json.loads((tmp_path / "out/_daskembed/receipts" / f"{TILE}_v001.json").read_text())

@@ -27,6 +27,7 @@ TILE, DAY, WEST, NORTH = "33TUL", "2019-04-16", 300_000.0, 5_100_000.0
 BANDS = CLAY_V0.names
 RGBN = ("red", "green", "blue", "nir")
 KEEP = Rules(keep_all=True)
+KEPT = "(--no-reject-nan --on-nan fill keeps it)"
 BASELINE_4 = "S2A_MSIL2A_20220305T100031_N0400_R122_T33TUL_20220305T134015.SAFE"
 
 
@@ -118,7 +119,6 @@ def one_band(sensor: str, kind: str, scale: float, offset: float, **flags: Any) 
         ("B12", "float32", 1e-4, 0.0, False),
         ("B02", "int32", 1e-4, 0.0, False),
         ("B02", "uint16", 1.0, -1000.0, False),
-        ("B02", "int32", 0.5, 100.0, False),
         ("B02", "uint8", 40.0, 0.0, True),
         ("landsat-c2l2-sr", "uint16", 2.75e-5, -0.2, False),
         ("naip", "uint8", 1 / 255, 0.0, False),
@@ -144,6 +144,55 @@ def test_what_can_be_meant_in_no_way_is_refused(sensor: str, kind: str, scale: f
         one_band(sensor, kind, scale, 0.0)
     assert one_band(sensor, kind, scale, 0.0, numbers="values")
     assert not one_band(sensor, kind, scale, 0.0, numbers="stored")
+
+
+@pytest.mark.parametrize(
+    ("sensor", "kind", "scale", "offset"),
+    [
+        ("B02", "uint16", 0.2, 0.0),
+        ("B02", "uint16", 0.1, 0.0),
+        ("B02", "int32", 0.5, 100.0),
+        ("sentinel-2-l2a", "int16", 1.0, 1000.0),
+        ("landsat-c2l2-sr", "uint16", 0.5, 0.0),
+        ("modis", "int32", 0.1, 0.0),
+    ],
+)
+def test_what_can_be_meant_in_two_ways_is_refused(sensor: str, kind: str, scale: float, offset: float) -> None:
+    with pytest.raises(ChipError, match=r"both the numbers stored and the values .* --numbers stored or --numbers val"):
+        one_band(sensor, kind, scale, offset)
+    assert one_band(sensor, kind, scale, offset, numbers="values")
+    assert not one_band(sensor, kind, scale, offset, numbers="stored")
+
+
+@pytest.mark.parametrize(("sensor", "kind"), [("B02", "uint8"), ("landsat-c2l2-sr", "int8"), ("modis", "uint8")])
+def test_integers_that_the_encoder_cannot_take_are_refused(sensor: str, kind: str) -> None:
+    with pytest.raises(ChipError, match=f"has {kind} without a scale in .* --numbers stored"):
+        one_band(sensor, kind, 1.0, 0.0)
+    one_band(sensor, kind, 1.0, 0.0, numbers="stored")
+
+
+@pytest.mark.parametrize("sensor", ["sentinel-2-l2a", "landsat-c2l2-sr", "naip", "modis"])
+@pytest.mark.parametrize("tag", [None, 1e-4])
+@pytest.mark.parametrize("gap", [np.nan, -9999.0, 100_000.0])
+def test_reflectance_is_not_taken_for_digital_numbers(sensor: str, tag: float | None, gap: float) -> None:
+    found = get_sensor(sensor)
+    stored = np.linspace(0.02, 1.4, len(found.bands) * 64, dtype=np.float32).reshape(-1, 8, 8)
+    stored[:, 0, 0] = gap
+
+    def read(pixels: np.ndarray, **flags: Any) -> np.ndarray:
+        given = [Scale((-9999.0,), tag or 1.0)] * len(found.bands)
+        scales = settle(given, found.bands, found, pixels.dtype, Reading(found, **flags), Evidence("/x.tif", None))
+        return to_values(pixels, found.names, scales)[0]
+
+    with pytest.raises(
+        ChipError, match=r"has no number above .*: it looks like reflectance, the encoder takes digital"
+    ):
+        read(stored)
+    read(stored, numbers="stored")
+    read(np.zeros_like(stored))
+    read(np.ones_like(stored))
+    stored[:, 1, 1] = 100
+    read(stored)
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(0.0, 1.0), (float("nan"), 0.0), (1.0, float("inf"))])
@@ -327,7 +376,7 @@ def test_what_a_band_cannot_be_is_missing(
     if form == "zarr":
         tag = {"attrs": {"nodata": value}}
     FORMS[form](tmp_path, stored, **(tag if tagged else {}))
-    assert fate(tmp_path, rules=Rules(nan=True)) == f"{what} (--no-reject-nan keeps it)"
+    assert fate(tmp_path, rules=Rules(nan=True)) == f"{what} {KEPT}"
     values = chip_of(tmp_path, rules=KEEP).read()
     assert np.isnan(values[place])
     assert np.isnan(values).sum() == 1
@@ -360,7 +409,7 @@ def test_fill_of_landsat_is_missing_with_and_without_a_tag(tmp_path: Path) -> No
     stored[:, :, :128] = 0
     for name, tag in (("with", {"nodata": 0, "scales": (2.75e-5,) * 6, "offsets": (-0.2,) * 6}), ("without", {})):
         as_raster(tmp_path / name, stored, sensor.names, **tag)
-        said = "red is below 1 in 25.0000% of its pixels, 5 more bands likewise (--no-reject-nan keeps it)"
+        said = f"red is below 1 in 25.0000% of its pixels, 5 more bands likewise {KEPT}"
         assert fate(tmp_path / name, "landsat-c2l2-sr") == said
 
 
@@ -379,9 +428,7 @@ def masked_file(write_file: Any, folder: Path, *, internal: bool) -> Path:
 @pytest.mark.parametrize("internal", [True, False])
 def test_masks_of_files_are_seen(form: str, internal: bool, tmp_path: Path) -> None:
     masked_file(FORMS[form], tmp_path, internal=internal)
-    said = (
-        "red is masked or was never written in 25.0000% of its pixels, 3 more bands likewise (--no-reject-nan keeps it)"
-    )
+    said = f"red is masked or was never written in 25.0000% of its pixels, 3 more bands likewise {KEPT}"
     assert fate(tmp_path, "naip", rules=Rules(nan=True)) == said
     values = chip_of(tmp_path, "naip", rules=KEEP).read()
     assert np.isnan(values[:, :, :128]).all()
@@ -401,7 +448,7 @@ def test_what_lies_beside_a_file_in_a_bucket_is_seen_and_counts(form: str, tmp_p
     pam = '<PAMDataset><PAMRasterBand band="1"><NoDataValue>777</NoDataValue></PAMRasterBand></PAMDataset>'
     storage.put(f"{name}.aux.xml", pam.encode())
     assert daskembed.sources.list_tile(TILE, storage, Reading()).fingerprint != before
-    said = "B02 is nodata (777) in 25.0000% of its pixels (--no-reject-nan keeps it)"
+    said = f"B02 is nodata (777) in 25.0000% of its pixels {KEPT}"
     assert fate(storage.url, rules=Rules(nan=True)) == said
 
 
@@ -431,7 +478,7 @@ def test_chunks_that_are_missing_are_told_from_those_that_are_empty(form: int, s
     as_zarr(tmp_path / "there", stored, RGBN, form=form, **own)
     assert fate(tmp_path / "there", "naip") == "kept: "
     as_zarr(tmp_path / "not", stored, RGBN, form=form, **(own | {"write_empty_chunks": False}))
-    said = "red has no chunk in 25.0000% of its pixels, 3 more bands likewise (--no-reject-nan keeps it)"
+    said = f"red has no chunk in 25.0000% of its pixels, 3 more bands likewise {KEPT}"
     assert fate(tmp_path / "not", "naip") == said
     values = chip_of(tmp_path / "not", "naip", rules=KEEP).read()
     assert np.isnan(values[:, 256:, 256:]).all()
@@ -463,12 +510,11 @@ def test_classes_that_are_missing_are_unclear(gap: float, tmp_path: Path) -> Non
 def test_classes_that_are_packed_with_the_bands_are_unpacked(tmp_path: Path) -> None:
     classes = np.full((1, 512, 512), 4, np.float64)
     classes[:, :64] = 9
-    both = np.concatenate([pixels_of().round()[:10] / 40, classes / 40]).round().astype(np.uint8)
-    both[10] = classes
-    packed = {"scale_factor": 1.0, "add_offset": 0.0}
-    as_zarr(tmp_path, both, [*BANDS[:10], "SCL"], attrs=packed)
-    assert fate(tmp_path, "sentinel-2-l2a") == "kept: "
-    assert fate(tmp_path, "sentinel-2-l2a", rules=Rules(max_cloud=0.1)).startswith("clouds, shadows or nodata in 12.5")
+    both = (np.concatenate([pixels_of()[:10], classes]) * 2).astype(np.uint16)
+    as_zarr(tmp_path, both, [*BANDS[:10], "SCL"], attrs={"scale_factor": 0.5})
+    assert fate(tmp_path, "sentinel-2-l2a", numbers="values") == "kept: "
+    said = fate(tmp_path, "sentinel-2-l2a", numbers="values", rules=Rules(max_cloud=0.1))
+    assert said.startswith("clouds, shadows or nodata in 12.5")
 
 
 # Attributes of Zarr
@@ -492,12 +538,14 @@ def test_odd_attributes_are_refused_in_words(attrs: Any, said: str, tmp_path: Pa
 
 
 def test_one_scale_of_digital_numbers_and_values_is_refused_until_it_is_said_which(tmp_path: Path) -> None:
-    values = pixels_of().round(2) + 1
-    as_zarr(tmp_path, (values / 2).astype(np.float32), attrs={"scale_factor": 2.0})
-    with pytest.raises(TileError, match=r"has one scale \(2\) and offset \(0\) for bands that are digital numbers and"):
+    stored = pixels_of()
+    as_zarr(tmp_path, stored, attrs={"scale_factor": 1e-4})
+    with pytest.raises(
+        TileError, match=r"has one scale \(0.0001\) and offset \(0\) for bands that are digital numbers and"
+    ):
         chip_of(tmp_path)
-    np.testing.assert_allclose(chip_of(tmp_path, numbers="values").read(), values, rtol=1e-6)
-    np.testing.assert_allclose(chip_of(tmp_path, numbers="stored").read(), values / 2, rtol=1e-6)
+    np.testing.assert_allclose(chip_of(tmp_path, numbers="values").read(), stored / 1e4, rtol=1e-6)
+    np.testing.assert_array_equal(chip_of(tmp_path, numbers="stored").read(), stored)
 
 
 @pytest.mark.parametrize(
@@ -539,3 +587,26 @@ def test_nodata_that_float32_rounds_is_found() -> None:
     values, found = to_values(stored, ["x"], [Scale(nodata=(0.1,))])
     assert np.isnan(values[0, 0, 0])
     assert summarise(found) == "x is nodata (0.1) in 25.0000% of its pixels"
+
+
+def test_nan_hides_no_nodata() -> None:
+    stored = np.full((1, 2, 2), 100, np.float32)
+    stored[0, 0] = np.nan, -9999
+    values, found = to_values(stored, ["x"], [Scale(nodata=(-9999.0,))])
+    np.testing.assert_array_equal(np.isnan(values[0]), [[True, True], [False, False]])
+    assert summarise(found) == "x is NaN in 25.0000% of its pixels; x is nodata (-9999) in 25.0000% of its pixels"
+
+
+@pytest.mark.parametrize("offset", [100.0, 0.0, -100.0])
+def test_zeros_are_those_that_are_stored(offset: float) -> None:
+    stored = np.full((1, 2, 2), 20, np.uint8)
+    stored[0, 0, 0] = 0
+    values, found = to_values(stored, ["x"], [Scale(scale=40.0, offset=offset, numbers=CLAY_V0.bands[0].numbers)])
+    np.testing.assert_array_equal(values[0], [[0, 800 + offset], [800 + offset, 800 + offset]])
+    assert summarise(found) == "x is 0 in 25.0000% of its pixels"
+
+
+def test_a_nodata_tag_that_counts_for_nothing_is_not_named() -> None:
+    assert str(Scale((0.0,), numbers=CLAY_V0.bands[0].numbers)) == ""
+    assert str(Scale((0.0, 9.0), numbers=CLAY_V0.bands[0].numbers)) == "nodata 9"
+    assert str(Scale((0.0,))) == "nodata 0"

@@ -267,6 +267,59 @@ def test_the_files_behind_a_vrt_are_part_of_its_fingerprint(tmp_path: Path) -> N
     assert before[1] == after[1]
 
 
+RECT = '<DstRect xOff="{}" yOff="{}" xSize="{}" ySize="{}"/>'
+
+
+@pytest.mark.parametrize(
+    ("rects", "more", "whole"),
+    [
+        ([], "", True),
+        ([(0, 0, 512, 512)], "", True),
+        ([(0, 0, 512, 256)], "", False),
+        ([(0, 0, 512, 256)], "<NoDataValue>-1</NoDataValue>", True),
+        ([(0, 0, 512, 256), (0, 256, 512, 256)], "", True),
+        ([(0, 0, 300, 512), (299.6, -5, 300, 600)], "", True),
+        ([(0, 0, 256, 512), (257, 0, 255, 512)], "", False),
+        ([(0, 0, 256, 256), (256, 256, 256, 256)], "", False),
+    ],
+)
+def test_bands_that_no_source_covers(rects: list[Any], more: str, whole: bool) -> None:
+    text = vrt(lambda band: more + "".join(source("x.tif", more=RECT.format(*rect)) for rect in rects or [()] if rect))
+    if not rects:
+        text = vrt(lambda band: source("x.tif"))
+    found = read_vrt(NAME, lambda path: text.encode())
+    assert found.uncovered == ({} if whole else {NAME: tuple(range(1, 14))})
+
+
+@pytest.mark.parametrize(
+    ("gap", "said"),
+    [
+        ("cover", r"has places in .*\.vrt that no source of (vh|vv|dem) covers, and no nodata"),
+        ("mask", "refers to x.tif, which has a mask, which the virtual raster has not"),
+        ("block", "refers to x.tif, which has blocks that were never written"),
+        ("none", ""),
+    ],
+)
+def test_gaps_that_gdal_would_hide(gap: str, said: str, tmp_path: Path) -> None:
+    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 300_000, 0, -10, 5_100_000)}
+    kind = {"driver": "GTiff", "dtype": "float32", "tiled": True, "blockxsize": 256, "blockysize": 256}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(tmp_path / "x.tif", "w", count=1, width=512, height=512, sparse_ok=True, **place, **kind) as file,
+    ):
+        rows = 256 if gap == "block" else 512
+        file.write(np.full((1, rows, 512), 100, np.float32), window=rasterio.windows.Window(0, 0, 512, rows))
+        if gap == "mask":
+            file.write_mask(np.eye(512, dtype=np.uint8) * 255)
+    half = RECT.format(0, 0, 512, 256) if gap == "cover" else ""
+    (tmp_path / NAME).write_text(vrt(lambda band: source("x.tif", more=half)))
+    if said:
+        with pytest.raises(TileError, match=said):
+            daskembed.index_tile(TILE, str(tmp_path))
+    else:
+        assert daskembed.index_tile(TILE, str(tmp_path))["quarantined"].isna().all()
+
+
 def test_overviews_are_no_way_out(tmp_path: Path) -> None:
     """Tags of a GeoTIFF may say that its overviews are in any file."""
     write_band(tmp_path / "secret.tif", 777)

@@ -45,7 +45,7 @@ UNSAID = Numbers()
 KINDS = {
     "stored": Numbers(True),
     "values": Numbers(False),
-    "sentinel-2": Numbers(True, 0, 65_000, "empty", 1000),
+    "sentinel-2": Numbers(None, 0, 65_000, "empty", 1000),
     # A bright corner reflector has a few thousand.
     "power": Numbers(False, 1e-30, 1e5),
     "height": Numbers(False, -500, 9000, "value"),

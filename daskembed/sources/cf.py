@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import xarray as xr
 
 from daskembed.errors import ChipError
 from daskembed.sources.judging import short
-from daskembed.sources.scenes import check_resolution, day_in
+from daskembed.sources.scenes import check_resolution, day_in, one_day
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -229,6 +229,7 @@ def _numbers(value: Any) -> list[float] | None:
 
 def times_of(dataset: xr.Dataset, array: xr.DataArray, url: str) -> list[tuple[str, date, int | None]]:
     """Label, day and number of each time; raises `ChipError` if there are none, or they make no sense."""
+    named = ("is named after", day_in(url.rpartition("/")[2]))
     if "time" in array.dims:
         if "time" not in array.coords:
             raise ChipError("has a dimension time without dates: expected a coordinate of datetime64, as CF encodes it")
@@ -236,6 +237,9 @@ def times_of(dataset: xr.Dataset, array: xr.DataArray, url: str) -> list[tuple[s
         days = stamps.astype("datetime64[D]")
         if np.isnat(days).any():
             raise ChipError(f"lacks a date at time {int(np.flatnonzero(np.isnat(days))[0])}")
+        if len(days) == 1:
+            said = [("has the attribute date", day_in(str(value))) for value in _dates(dataset, array)]
+            one_day([named, ("has a time of", days[0].item()), *said])
         # Two images of one day are told apart by the time of day.
         labels = days if len(set(days)) == len(days) else stamps
         if len(set(labels)) < len(labels):
@@ -246,31 +250,32 @@ def times_of(dataset: xr.Dataset, array: xr.DataArray, url: str) -> list[tuple[s
             (str(label).replace(":", ""), day, number)
             for number, (label, day) in enumerate(zip(labels, days.astype(object), strict=True))
         ]
-    named, told = day_in(url.rpartition("/")[2]), _told(dataset, array)
-    if named and told and named != told:
-        raise ChipError(f"is named after {named}, but holds the date {told}")
-    if (day := told or named) is None:
+    if (day := one_day([named, *_told(dataset, array)])) is None:
         raise ChipError(
             "tells no date: looked for a coordinate time, an attribute date=YYYY-MM-DD and YYYYMMDD in the name"
         )
     return [(day.isoformat(), day, None)]
 
 
-def _told(dataset: xr.Dataset, array: xr.DataArray) -> date | None:
-    """The day of an image without a dimension time, of its coordinate or an attribute."""
+def _dates(dataset: xr.Dataset, array: xr.DataArray) -> list[Any]:
+    """The attributes date that there are."""
+    values = (plain(attributes.get("date")) for attributes in (array.attrs, dataset.attrs))
+    return [value for value in values if value not in (None, "", [])]
+
+
+def _told(dataset: xr.Dataset, array: xr.DataArray) -> Iterator[tuple[str, date | None]]:
+    """What says of which day an image without a dimension time is, and that day: its coordinate and attributes."""
     if "time" in dataset.coords and dataset["time"].ndim < 2:
         days = np.unique(_stamps(dataset["time"]).reshape(-1).astype("datetime64[D]"))
         days = days[~np.isnat(days)]
         if len(days) > 1:
             raise ChipError(f"has a coordinate time of {len(days)} days and no dimension time: expected one day")
         if len(days):
-            found: date = days[0].item()
-            return found
-    value = plain(array.attrs.get("date", dataset.attrs.get("date", "")))
-    day = day_in(str(value))
-    if day is None and value not in (None, "", []):
-        raise ChipError(f"has the attribute date {short(repr(value))}, expected YYYY-MM-DD")
-    return day
+            yield "has a coordinate time of", days[0].item()
+    for value in _dates(dataset, array):
+        if (day := day_in(str(value))) is None:
+            raise ChipError(f"has the attribute date {short(repr(value))}, expected YYYY-MM-DD")
+        yield "has the attribute date", day
 
 
 def _stamps(time: xr.DataArray) -> NDArray[np.datetime64]:
@@ -285,9 +290,10 @@ def _stamps(time: xr.DataArray) -> NDArray[np.datetime64]:
         return np.asarray(values.astype("datetime64[s]"))
     if values.dtype.kind in "OUST":
         try:
-            stamps = [datetime.fromisoformat(str(plain(value))).replace(tzinfo=None) for value in values.reshape(-1)]
+            stamps = [datetime.fromisoformat(str(plain(value))) for value in values.reshape(-1)]
         except ValueError as error:
             raise ChipError(f"has a coordinate time that is no date: {error}") from None
+        stamps = [stamp.astimezone(UTC).replace(tzinfo=None) if stamp.tzinfo else stamp for stamp in stamps]
         return np.array(stamps, "datetime64[s]").reshape(values.shape)
     raise ChipError(
         f"has a dimension time without dates: expected a coordinate of datetime64, as CF encodes it, and it is of "

@@ -125,7 +125,7 @@ def check_pixels(
         worst = max(missing, key=lambda one: one.share)
         others = len({one.band for one in missing} - {worst.band})
         more = f", {others} more band{'s' * (others > 1)} likewise" if others else ""
-        raise ChipRejectedError(f"{worst}{more} (--no-reject-nan keeps it)")
+        raise ChipRejectedError(f"{worst}{more} (--no-reject-nan --on-nan fill keeps it)")
     if classes is not None and rules.max_cloud is not None:
         share = unclear(classes)
         if share and share >= rules.max_cloud:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
-from rasterio.enums import Interleaving
+from rasterio.enums import Interleaving, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -37,6 +37,7 @@ from daskembed.sources.scenes import (
     frame_of,
     grid_of,
     listing_of,
+    one_day,
 )
 from daskembed.sources.values import (
     BESIDE,
@@ -108,6 +109,8 @@ class _File:
     scales: tuple[Scale, ...]
     tags: dict[str, str]
     sidecars: tuple[str, ...] = ()
+    uncovered: tuple[int, ...] = ()
+    """Numbers of the bands that hold 0 where nothing was stored."""
 
     @property
     def date(self) -> str | None:
@@ -275,6 +278,14 @@ def _settled(
     file: _File, numbers: Sequence[int], bands: Sequence[Band], reading: Reading, day: date
 ) -> tuple[Scale, ...]:
     """What is made of the numbers of some of a file's bands."""
+    for number, band in zip(numbers, bands, strict=True):
+        said = reading.sensor.numbers_of(band)
+        # Where 0 stands for nothing, or is impossible, it is seen in the pixels.
+        if number in file.uncovered and said.zero != "empty" and said.low <= 0 <= said.high:
+            raise ChipError(
+                f"has places in {file.url.rpartition('/')[2]} that no source of {band.name} covers, and no nodata: "
+                "expected sources that fill it, or a NoDataValue (gdalbuildvrt -vrtnodata)"
+            )
     scales = [file.scales[number - 1] for number in numbers]
     return settle(scales, bands, reading.sensor, file.kind, reading, Evidence(file.url, day, file.tags))
 
@@ -354,11 +365,9 @@ def _grid(file: _File) -> str:
 
 
 def _day(tag: str | None, names: Sequence[str]) -> date:
-    tagged = day_in(tag) if tag else None
-    named = next((day for name in names if (day := day_in(name))), None)
-    if tagged and named and tagged != named:
-        raise ChipError(f"is named after {named}, but its `date` tag says {tagged}")
-    if not (day := tagged or named):
+    # Of several names the first is that of all, the others of files of bands.
+    named = [(f"holds {name} of" if number else "is named after", day_in(name)) for number, name in enumerate(names)]
+    if (day := one_day([*named, ("has the `date` tag", day_in(tag or ""))])) is None:
         raise ChipError("tells no date: looked for a `date` tag (YYYY-MM-DD) and YYYYMMDD in the name")
     return day
 
@@ -398,7 +407,8 @@ def _read_header(storage: Storage, entry: Entry, beside: Mapping[str, Entry]) ->
     with damage_is_the_chips(opening.failure), rasterio.Env(**opening.environment):
         try:
             with rasterio.open(opening.name, **opening.options) as dataset:
-                return replace(_header_of(storage, entry.path, dataset), sidecars=sidecars)
+                file = replace(_header_of(storage, entry.path, dataset), sidecars=sidecars)
+            return replace(file, uncovered=opening.check_sources(entry.path))
         except RasterioError as error:
             if (failure := opening.failure()) is not None:
                 raise failure from None
@@ -473,6 +483,28 @@ class _Opening:
                 self._open_source(path).close()
             except FileNotFoundError:  # also of a link that leads nowhere
                 raise ChipError(f"needs {path}, which is not there") from None
+
+    def check_sources(self, path: str) -> tuple[int, ...]:
+        """Bands of a virtual raster that hold 0 where nothing was stored.
+
+        Raises `ChipError` if a source has gaps that GDAL does not show through the virtual raster: unwritten blocks, or
+        a mask, where the virtual raster has none.
+        """
+        if self._virtual is None:
+            return ()
+        for name, source in self._virtual.sources.items():
+            with rasterio.open(name, opener=self._open_virtual) as image:
+                masks = any(
+                    MaskFlags.per_dataset in kinds and MaskFlags.alpha not in kinds for kinds in image.mask_flag_enums
+                )
+                what = "a mask, which the virtual raster has not" if masks and not self._virtual.masked else ""
+                if image.driver == "GTiff" and not _whole(image):
+                    what = "blocks that were never written"
+            if what:
+                raise ChipError(f"refers to {source}, which has {what}: write it as a GeoTIFF (gdal_translate)")
+        if inner := sorted({*self._virtual.uncovered} - {path}):
+            raise ChipError(f"refers to {inner[0]}, which its sources do not fill, and has no nodata: write it anew")
+        return self._virtual.uncovered.get(path, ())
 
     def _open(self, path: str, mode: str = "rb") -> Any:
         # GDAL asks for whatever may lie beside a file.
@@ -555,6 +587,18 @@ def open_layer(layer: RasterLayer, *, fresh: bool = False) -> Reader:
             raise
 
     return read
+
+
+def _whole(image: Any) -> bool:
+    """Whether a TIFF holds all of its blocks."""
+    numbers = (1,) if image.interleaving is Interleaving.pixel else image.indexes
+    (height, width), (rows, cols) = image.block_shapes[0], image.shape
+    return all(
+        image.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", number) is not None
+        for number in numbers
+        for y in range(-(-rows // height))
+        for x in range(-(-cols // width))
+    )
 
 
 def _unwritten(

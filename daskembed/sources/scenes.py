@@ -8,10 +8,10 @@ import math
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import geopandas as gpd
@@ -417,12 +417,23 @@ _pieces = _Pieces()
 
 
 def day_in(text: str) -> date | None:
-    """The day that a file's name tells, if it tells one and no other."""
+    """The day that a file's name or a tag tells, if it tells one and no other; in UTC where there is a time zone."""
+    with contextlib.suppress(ValueError):
+        if (stamp := datetime.fromisoformat(text)).tzinfo is not None:
+            return stamp.astimezone(UTC).date()
     found = set()
     for match in DATE.finditer(text):
         with contextlib.suppress(ValueError):
             found.add(date(*map(int, match.groups())))
     return found.pop() if len(found) == 1 else None
+
+
+def one_day(told: Iterable[tuple[str, date | None]]) -> date | None:
+    """The day that all who tell one agree on, of pairs such as ``("is named after", day)``; raises `ChipError`."""
+    days = {day: f"{said} {day}" for said, day in reversed([*told]) if day is not None}
+    if len(days) > 1:
+        raise ChipError(f"{' and '.join(reversed(days.values()))}: expected one day")
+    return next(iter(days), None)
 
 
 def grid_of(shape: tuple[int, int], reading: Reading) -> ChipGrid:

@@ -34,6 +34,8 @@ CLEAR = (2, 4, 5, 6, 7, 11)
 """Classes of Sentinel-2's scene classification that show the ground: dark, plants, soil, water, unclassified, snow."""
 # Nobody stores a band of which most numbers are beyond this: tags that would need it are of another kind.
 _LARGEST_STORED = 1e6
+# Reflectance is hardly ever more, and digital numbers of a whole chip are never all so small, with fractions.
+_LARGEST_REFLECTANCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Scale:
     """Why that is taken out, or what nobody knows of it."""
     absent: str = "is masked or was never written"
     """What is said of pixels that the storage itself has not."""
+    expected: float | None = None
+    """About what the stored numbers must be if they are digital numbers; None if they may be anything."""
 
     @property
     def tagged(self) -> bool:
@@ -65,8 +69,13 @@ class Scale:
         """Whether numbers are changed that are values."""
         return bool(self.taken_out) or (self.applied and self.tagged)
 
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        """Those of `nodata` that count: a number that means something in this band means it whatever a tag says."""
+        return tuple(number for number in self.nodata if not (self.numbers.zero and self.value_of(number) == 0))
+
     def __str__(self) -> str:
-        nodata = f"nodata {', '.join(f'{value:g}' for value in self.nodata)}" if self.nodata else ""
+        nodata = f"nodata {', '.join(f'{value:g}' for value in self.gaps)}" if self.gaps else ""
         times = f"times {self.scale:g} plus {self.offset:g}" if self.tagged else ""
         if times and not self.applied:
             times = f"numbers as they are stored, not {times}"
@@ -140,13 +149,23 @@ def settle(
     Raises
     ------
     ChipError
-        If tags can be meant in two ways, or in none.
+        If tags can be meant in two ways, or in none, or integers without tags cannot be what the encoder takes.
     """
     made = []
     for scale, band in zip(scales, bands, strict=True):
         numbers = sensor.numbers_of(band)
         applied = scale.tagged and _are_values(scale, band, numbers, kind, reading, decibels=sensor.decibels)
-        made.append(replace(scale, numbers=numbers, applied=applied or not scale.tagged))
+        # Where it is asked for, or is power or height, whatever numbers there are will do.
+        free = reading.numbers == "stored" or numbers.stored is False or sensor.decibels
+        if not (free or scale.tagged or kind.kind == "f" or _fits(band.mean, band.std, kind)):
+            raise ChipError(
+                f"has {kind} without a scale in {band.name}: the encoder was trained on a mean of {band.mean:g} "
+                f"(standard deviation {band.std:g}), which these cannot be; write the original numbers, or take these "
+                "as they are with --numbers stored"
+            )
+        digital = not (free or applied) and kind.kind == "f" and band.mean > 10 * _LARGEST_REFLECTANCE
+        expected = band.mean if digital else None
+        made.append(replace(scale, numbers=numbers, applied=applied or not scale.tagged, expected=expected))
     return tuple(_take_out(scale, reading, evidence) for scale in made)
 
 
@@ -219,6 +238,11 @@ def to_values(
         ``(band, y, x)``, NaN where there is no value; `stored` itself if nothing changes.
     findings
         What is missing and what stands for nothing, by band and reason.
+
+    Raises
+    ------
+    ChipError
+        If a band holds reflectance where the encoder takes digital numbers.
     """
     # A part of a larger piece is slow to look at again and again.
     stored = np.ascontiguousarray(stored)
@@ -246,19 +270,23 @@ def _band_values(
 ) -> NDArray[np.generic] | None:
     """A band's values; None if they are the stored numbers."""
     limits, (low, high) = scale.numbers, sorted(map(scale.value_of, extremes))
-    # A number that means something in this band means it whatever a tag says: a height of 0 is one.
+    # Written so that extremes of NaN, which hide the others, rule nothing out, and are not sound.
     declared = [
         value
-        for value in (_as_stored(number, image.dtype) for number in scale.nodata)
-        if extremes[0] <= value <= extremes[1] and not (limits.zero and scale.value_of(value) == 0)
+        for value in (_as_stored(number, image.dtype) for number in scale.gaps)
+        if not (value < extremes[0] or value > extremes[1])
     ]
-    # Written so that NaN is not sound.
     sound = limits.low <= low and high <= limits.high and mask is None and not declared
+    if scale.expected is not None and not (sound and high > _LARGEST_REFLECTANCE):
+        _check_digital(image, name, scale, mask, declared)
     if sound and not scale.changes and not (limits.zero == "empty" and low <= 0):
         return None
     values = image
     if scale.applied and scale.tagged:
         values = image.astype(np.float32) * np.float32(scale.scale) + np.float32(scale.offset)
+        if limits.zero == "empty":
+            # What stands for nothing does so as it is stored.
+            values = np.where(image == 0, np.float32(0), values)
     gaps = np.zeros(image.shape, np.bool_)
     if not sound:
         reasons = [
@@ -284,6 +312,20 @@ def _band_values(
     if gaps.any():
         return np.where(gaps, np.float32(np.nan), values.astype(np.float32))
     return None if values is image else values
+
+
+def _check_digital(
+    image: NDArray[np.generic], name: str, scale: Scale, mask: NDArray[np.bool_] | None, declared: Sequence[float]
+) -> None:
+    """Raise `ChipError` if a band's numbers, as far as they are there, are fractions no larger than reflectance."""
+    there = np.isfinite(image) & (image <= scale.numbers.high) & ~np.isin(image, declared)  # type: ignore[operator]
+    found = image[there if mask is None else there & ~mask]
+    if found.size and found.max() <= _LARGEST_REFLECTANCE and np.any(found % 1 != 0):
+        raise ChipError(
+            f"has no number above {found.max():.3g} in {name}: it looks like reflectance, the encoder takes digital "
+            f"numbers, of which the mean is {scale.expected:g}; write those (of Sentinel-2 reflectance times 10,000), "
+            "or take these as they are with --numbers stored"
+        )
 
 
 def _as_stored(number: float, kind: np.dtype[Any]) -> float:

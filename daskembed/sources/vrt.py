@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from xml.etree import ElementTree
@@ -57,6 +58,10 @@ class Virtual:
     """Name for GDAL -> path below the source, of the files that hold pixels."""
     paths: tuple[str, ...] = ()
     """Below the source, of every file but the first, virtual ones too."""
+    masked: bool = False
+    """Whether the first has a mask of its own."""
+    uncovered: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Path -> numbers of the bands without nodata of which some pixels are of no source: GDAL reads 0 there."""
 
 
 def read_vrt(path: str, get: Callable[[str], bytes]) -> Virtual:
@@ -106,6 +111,10 @@ def read_vrt(path: str, get: Callable[[str], bytes]) -> Virtual:
         except FileNotFoundError:
             raise ChipError(f"needs {path}, which is not there") from None
         root = _parse(data, path)
+        if name == TOP:
+            found.masked = root.find("MaskBand") is not None
+        if gaps := tuple(_uncovered(root, path)):
+            found.uncovered[path] = gaps
         found.documents[name] = ElementTree.tostring(_rebuild(root, path, rename), "unicode").encode()
 
     read(path, TOP, ())
@@ -176,6 +185,43 @@ def _check_scale(element: ElementTree.Element, path: str) -> None:
                 f"takes {there.get(side)} pixels for {here.get(side)} of its own in {path}: expected sources that are "
                 "not finer (make them coarser with gdalwarp, into a GeoTIFF)"
             )
+
+
+def _uncovered(root: ElementTree.Element, path: str) -> Iterator[int]:
+    """Numbers of the bands without nodata that their sources do not fill."""
+    try:
+        height, width = (int(root.get(side, "")) for side in ("rasterYSize", "rasterXSize"))
+        for number, band in enumerate(root.findall("VRTRasterBand"), 1):
+            if band.find("NoDataValue") is not None:
+                continue
+            places = [source.find("DstRect") for source in band if source.tag in _SOURCE_KINDS]
+            # Without a place a source fills all of it.
+            if None not in places and not _covered(height, width, [place for place in places if place is not None]):
+                yield number
+    except (ValueError, OverflowError):
+        raise ChipError(
+            f"has a size or a DstRect in {path} that is no number: expected those of gdalbuildvrt"
+        ) from None
+
+
+def _covered(height: int, width: int, places: Sequence[ElementTree.Element]) -> bool:
+    """Whether rectangles fill an image, as far as the middles of its pixels go."""
+    sides = (("xOff", "xSize"), ("yOff", "ySize"))
+    rects = [
+        [round(float(place.get(off, ""))) for off, _ in sides]
+        + [round(float(place.get(off, "")) + float(place.get(size, ""))) for off, size in sides]
+        for place in places
+    ]
+    ends = {y for _, top, _, bottom in rects for y in (top, bottom) if 0 < y < height}
+    # All rows between two ends are alike.
+    for top, bottom in itertools.pairwise(sorted({0, height, *ends})):
+        reached = 0
+        for left, _, right, _ in sorted(rect for rect in rects if rect[1] <= top and bottom <= rect[3]):
+            if left <= reached:
+                reached = max(reached, right)
+        if reached < width:
+            return False
+    return True
 
 
 def _resolve(vrt: str, text: str, relative: bool) -> str:
