@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 
 from daskembed.encoders.description import UNSAID, Band, Numbers, Sensor
 from daskembed.errors import ChipError
-from daskembed.sources.baseline import Evidence, offset_of
+from daskembed.sources.baseline import Evidence, check_level, offset_of
 from daskembed.sources.vrt import SIGNATURES
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Scale:
     """What is taken from each number afterwards."""
     remark: str = ""
     """Why that is taken out, or what nobody knows of it."""
+    offset_applied: bool = False
+    """Whether it was taken out of the stored numbers before."""
     absent: str = "is masked or was never written"
     """What is said of pixels that the storage itself has not."""
 
@@ -118,20 +120,20 @@ def settle(
     scales: Sequence[Scale],
     bands: Sequence[Band],
     sensor: Sensor,
-    kind: np.dtype[Any],
+    kind: np.dtype[Any] | Sequence[np.dtype[Any]],
     reading: Reading,
     evidence: Evidence,
 ) -> tuple[Scale, ...]:
-    """What is made of the numbers of a file's bands.
+    """What is made of the numbers of an image's bands.
 
     Parameters
     ----------
     scales
-        What the file says, by band.
+        What the files say, by band.
     bands
         Of `sensor`, likewise.
     kind
-        Type of the stored numbers.
+        Type of the stored numbers, of all bands or by band.
     reading
         With the flags that decide where nothing else does.
     evidence
@@ -140,14 +142,16 @@ def settle(
     Raises
     ------
     ChipError
-        If tags can be meant in two ways, or in none.
+        If tags can be meant in two ways, or in none; if files contradict each other, or are of a level that the
+        encoder does not take.
     """
     made = []
-    for scale, band in zip(scales, bands, strict=True):
+    kinds = [kind] * len(bands) if isinstance(kind, np.dtype) else kind
+    for scale, band, stored in zip(scales, bands, kinds, strict=True):
         numbers = sensor.numbers_of(band)
-        applied = scale.tagged and _are_values(scale, band, numbers, kind, reading, decibels=sensor.decibels)
+        applied = scale.tagged and _are_values(scale, band, numbers, stored, reading, decibels=sensor.decibels)
         made.append(replace(scale, numbers=numbers, applied=applied or not scale.tagged))
-    return tuple(_take_out(scale, reading, evidence) for scale in made)
+    return _take_out(made, bands, reading, evidence)
 
 
 def _are_values(
@@ -187,13 +191,39 @@ def _fits(mean: float, std: float, kind: np.dtype[Any]) -> bool:
     return bool(limits.min <= mean and mean + std <= limits.max and std >= 1)
 
 
-def _take_out(scale: Scale, reading: Reading, evidence: Evidence) -> Scale:
-    added = scale.numbers.added
-    if not added or (scale.tagged and scale.applied):
-        return scale
-    tagged = (scale.scale, scale.offset) in ((1, -added), (1e-4, -added / 1e4))
-    inside, remark = offset_of(evidence, asked=reading.offset_applied, tagged=tagged)
-    return replace(scale, taken_out=added if inside else 0, remark=remark)
+def _take_out(
+    scales: Sequence[Scale], bands: Sequence[Band], reading: Reading, evidence: Evidence
+) -> tuple[Scale, ...]:
+    """The same for all bands of an image: they come from one product."""
+    if any(scale.numbers.added for scale in scales):
+        check_level(evidence)
+    unscaled = {
+        band.name: scale
+        for band, scale in zip(bands, scales, strict=True)
+        if scale.numbers.added and not (scale.tagged and scale.applied)
+    }
+    if not unscaled:
+        return tuple(scales)
+    exact = [name for name, scale in unscaled.items() if (scale.scale, scale.offset) == (1, -scale.numbers.added)]
+    tagged = exact or [scale for scale in unscaled.values() if (scale.scale, scale.offset) == (1e-4, -0.1)]
+    decision = offset_of(
+        evidence,
+        asked=reading.offset_applied,
+        tagged=bool(tagged),
+        # Who wants the stored numbers does not believe the tags.
+        exactly=len(exact) == len(unscaled) and reading.numbers != "stored",
+    )
+    return tuple(
+        replace(
+            scale,
+            taken_out=scale.numbers.added if decision.inside else 0,
+            remark=decision.remark,
+            offset_applied=decision.applied,
+        )
+        if band.name in unscaled
+        else scale
+        for band, scale in zip(bands, scales, strict=True)
+    )
 
 
 def to_values(
