@@ -204,14 +204,14 @@ def _take_out(
     }
     if not unscaled:
         return tuple(scales)
-    exact = [name for name, scale in unscaled.items() if (scale.scale, scale.offset) == (1, -scale.numbers.added)]
-    tagged = exact or [scale for scale in unscaled.values() if (scale.scale, scale.offset) == (1e-4, -0.1)]
+    exact = [(scale.scale, scale.offset) == (1, -scale.numbers.added) for scale in unscaled.values()]
+    reflectance = [(scale.scale, scale.offset) == (1e-4, -scale.numbers.added / 1e4) for scale in unscaled.values()]
     decision = offset_of(
         evidence,
         asked=reading.offset_applied,
-        tagged=bool(tagged),
+        tagged=any(exact) or any(reflectance),
         # Who wants the stored numbers does not believe the tags.
-        exactly=len(exact) == len(unscaled) and reading.numbers != "stored",
+        exactly=all(exact) and reading.numbers != "stored",
     )
     return tuple(
         replace(
