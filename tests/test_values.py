@@ -370,6 +370,7 @@ def test_a_virtual_raster_is_what_its_sources_names_tell(tmp_path: Path) -> None
         Evidence(f"/x/{BASELINE_4.replace('L2A', 'L1C')}/B02.jp2", LATE),
         Evidence("s3://sentinel-s2-l1c/tiles/33/T/UL/2022/3/5/0/B02.jp2", LATE),
         Evidence("/a.tif", LATE, {"PROCESSING_LEVEL": "Level-1C"}),
+        Evidence("/x/S2A_33TUL_20220305_0_L1C/B02.tif", LATE),
         Evidence("/a.vrt", LATE, {}, (Evidence(f"/{BASELINE_4.replace('L2A', 'L1C')}/B02.jp2", LATE),)),
     ],
 )

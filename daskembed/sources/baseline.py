@@ -23,7 +23,7 @@ _CORRECTORS = "earthsearch:"
 _LEVELS = ("processing_level", "processing:level", "product_type", "s2:product_type")
 # S2A_MSIL2A_20220305T100031_N0400_R122_T33TUL_20220305T134015
 _NAME = re.compile(r"_N(\d{4})_")
-_LEVEL = re.compile(r"(?:MSIL|sentinel-s2-l|_L)(1C|2A)(?![A-Za-z0-9])", re.IGNORECASE)
+_LEVEL = re.compile(r"(?:MSIL|sentinel-s2-l|S2[A-D]_\w+_L)(1C|2A)(?![A-Za-z0-9])", re.IGNORECASE)
 # 04.00, 4.00, 5.1, N0400, V05.00; with the point lost 400, and as a number 4. What others run is 99.99: not known.
 _BASELINE = re.compile(r"[A-Za-z :=_.-]*(?:0(\d)\.?(\d\d)|([1-9])\.?(\d\d)|0?(\d)(?:\.(\d))?)")
 
