@@ -304,8 +304,8 @@ def _add_meaning(parser: argparse.ArgumentParser) -> None:
     meaning.add_argument(
         "--offset-applied",
         choices=["yes", "no"],
-        help="whether the 1000 that ESA adds to Sentinel-2 since 2022-01-25 is taken out already; no takes it out "
-        "(default: what each file tells, else numbers are taken as they are)",
+        help="whether the 1000 that ESA adds to Sentinel-2 since 2022-01-25 is taken out already; no takes it out of "
+        "the images that have it (default: what each file tells, else numbers are taken as they are)",
     )
     meaning.add_argument(
         "--numbers",

@@ -44,7 +44,8 @@ from daskembed.pipeline import check_share
 from daskembed.receipts import STATE, TileRecord, probe_path, sweep
 from daskembed.results import Progress, RunResult, TileResult
 from daskembed.sources import Chip, Reading, Rules, list_tile, no_chips, read_headers, yes_or_no
-from daskembed.stages import check_quarantined
+from daskembed.sources.baseline import MARK
+from daskembed.stages import check_quarantined, numbers_notes
 from daskembed.storage import Storage, is_local, local_path
 from daskembed.text import visible
 from daskembed.tiles import tiles_of
@@ -108,6 +109,8 @@ class Layout:
     grid: Grid
     dates: tuple[date, ...]
     bands: tuple[str, ...]
+    offset_applied: tuple[date, ...] = ()
+    """Dates of whose images Sentinel-2's offset was there and is out of the cube's numbers."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -177,6 +180,8 @@ class CubeReceipt:
     software: dict[str, str] = field(default_factory=dict)
     planned: int = 0
     """Shards that it has when it is finished; 0 where that was not kept."""
+    notes: list[str] = field(default_factory=list)
+    """What was done to the numbers of its images, and what nobody knows of them."""
 
 
 @dataclass(frozen=True)
@@ -299,6 +304,10 @@ def summary(result: RunResult) -> str:
         + (f", {describe_bytes(size / result.chips)} a chip" if result.chips else ""),
         f"quarantined  {len(result.quarantined)}",
         *_some([f"  {url}  {reason}" for url, reason in result.quarantined.items()], f"the receipts in {CUBES}/"),
+        *_some(
+            [f"note         {note}" for tile in result.tiles if tile.status == "done" for note in tile.notes],
+            f"the receipts in {CUBES}/",
+        ),
         *([f"failed       {counts['failed']}"] if counts["failed"] else []),
         *(f"  {tile.tile}  {tile.reason}" for tile in result.tiles if tile.status == "failed"),
         f"cubes        {result.output}",
@@ -388,6 +397,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         finished=None,
         shards=kept,
         planned=len(shards),
+        notes=numbers_notes(listing, index),
     )
     _write_receipt(job.output, begun)
     stale = [path for path in present if path.removeprefix(f"{PIXELS}/") not in kept and path != ROOT]
@@ -440,7 +450,8 @@ def lay_out(job: Job, index: gpd.GeoDataFrame) -> tuple[Layout | None, list[Shar
     bands = good["chip"].iloc[0].bands
     inside = np.array([chip.inside for chip in good["chip"]])
     height, width = (CHIP * np.stack([rows, cols], axis=1) + inside).max(axis=0).tolist()
-    layout = Layout(Grid(int(first["epsg"]), west, north, step_x, step_y, height, width), dates, bands)
+    grid = Grid(int(first["epsg"]), west, north, step_x, step_y, height, width)
+    layout = Layout(grid, dates, bands, _without_offset(job, good))
     taken: dict[tuple[int, int, int], str] = {}
     shards: dict[str, list[tuple[int, int, Any]]] = {}
     for row, y, x in zip(good.itertuples(), rows.tolist(), cols.tolist(), strict=True):
@@ -453,6 +464,22 @@ def lay_out(job: Job, index: gpd.GeoDataFrame) -> tuple[Layout | None, list[Shar
         key = f"c/{time}/0/{y // CHIPS_A_SHARD}/{x // CHIPS_A_SHARD}"
         shards.setdefault(key, []).append((y % CHIPS_A_SHARD, x % CHIPS_A_SHARD, row))
     return layout, [_shard(job, key, rows) for key, rows in sorted(shards.items())]
+
+
+def _without_offset(job: Job, good: gpd.GeoDataFrame) -> tuple[date, ...]:
+    """Dates of whose images Sentinel-2's offset was there and is out; raises `TileError` if nobody knows of others."""
+    scales = [getattr(chip, "scene", chip).scales for chip in good["chip"]]
+    out = np.array([any(scale.taken_out or scale.offset_applied for scale in bands) for bands in scales], np.bool_)
+    if job.reading.offset_applied is None:
+        said = np.array([any(scale.numbers.added and scale.remark for scale in bands) for bands in scales], np.bool_)
+        for day, url in zip(good["date"][said & ~out], good["source_url"][said & ~out], strict=True):
+            if others := good["source_url"][out & (good["date"] == day)].tolist():
+                raise TileError(
+                    f"nothing tells of {url} whether the 1000 that ESA adds to Sentinel-2 is still in its numbers, and "
+                    f"of {others[0]}, of the same date, it is out: a cube says it of a date; --offset-applied yes or "
+                    "no decides"
+                )
+    return tuple(sorted(set(good["date"][out])))
 
 
 def _shard(job: Job, key: str, rows: list[tuple[int, int, Any]]) -> Shard:
@@ -567,12 +594,13 @@ def _encoding(bands: int) -> dict[str, Any]:
 
 def _metadata(tile: str, layout: Layout) -> dict[str, bytes]:
     """Every object of a cube but its shards, in the order in which they are to be written: the root is the last."""
+    applied = {MARK: [str(day) for day in layout.offset_applied]} if layout.offset_applied else {}
     return metadata(
         layout.grid,
         PIXELS,
         days=np.array(layout.dates, "datetime64[D]"),
         labels={"band": layout.bands},
-        about={"title": f"chips of tile {tile}", "tile": tile, "daskembed": __version__},
+        about={"title": f"chips of tile {tile}", "tile": tile, "daskembed": __version__} | applied,
         attributes=layout.grid.attributes,
         encoding={"shape": layout.shape, **_encoding(len(layout.bands))},
     )
@@ -803,7 +831,15 @@ class _Flow:
         cube = self._job.output.url_of(receipt.file) if receipt.file else None
         status = "skipped" if tile.plan is None else "done"
         self._end(
-            TileResult(tile.name, status, cube, receipt.chips, receipt.quarantined, size=receipt.size if cube else 0)
+            TileResult(
+                tile.name,
+                status,
+                cube,
+                receipt.chips,
+                receipt.quarantined,
+                size=receipt.size if cube else 0,
+                notes=tuple(receipt.notes),
+            )
         )
 
     def _end(self, result: TileResult) -> None:

@@ -200,13 +200,18 @@ def check_quarantined(
     )
 
 
-def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tuple[str, ...]:
-    """What is done to the files' numbers, pixels of another size than the sensor's, and what no chip covers."""
+def numbers_notes(listing: Listing, index: gpd.GeoDataFrame) -> list[str]:
+    """What is done to the files' numbers."""
     notes = [f"{url}: {scene.note}" for url, scene in listing.scenes.items() if getattr(scene, "note", "")]
     # Of ready-made chips most have the same to say.
     ready = [] if listing.scenes else index["chip"].dropna()
     said = Counter(str(getattr(chip, "note", "")) for chip in ready)
-    notes += [f"{count} chips: {note}" for note, count in said.items() if note]
+    return notes + [f"{count} chips: {note}" for note, count in said.items() if note]
+
+
+def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tuple[str, ...]:
+    """What is done to the files' numbers, pixels of another size than the sensor's, and what no chip covers."""
+    notes = numbers_notes(listing, index)
     notes += beyond_tile(listing.tile, index)
     needs = settings.encoder.description
     if needs.resolution is None:

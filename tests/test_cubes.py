@@ -23,7 +23,8 @@ from daskembed import cubes, lock
 from daskembed.cli import main
 from daskembed.errors import InputError, LockLostError, StorageError, TileError
 from daskembed.results import Progress
-from daskembed.sources import geotiff
+from daskembed.sources import Reading, geotiff
+from daskembed.sources.baseline import MARK
 from daskembed.status import OutputStatus, TileStatus, show, status
 from daskembed.storage import Storage
 from daskembed.testing import landscape, write_chips
@@ -470,6 +471,68 @@ def test_chips_of_two_grids_are_refused(chips: Path, tmp_path: Path) -> None:
         with pytest.raises(TileError, match=message) as refused:
             cubes.lay_out(job, changed(**values))
         assert str(other) in str(refused.value)
+
+
+def tag(path: Path, *, scale: float = 1.0, **tags: str) -> None:
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(**tags)
+        if scale != 1:
+            file.scales, file.offsets = (scale,) * 10 + (1.0,) * 3, (-1000 * scale,) * 10 + (0.0,) * 3
+
+
+def test_a_cube_says_of_which_dates_the_offset_is_out(copy: Copy, cube: Path, tmp_path: Path) -> None:
+    for path in copy.paths:
+        if DATES[1] in str(path):
+            tag(path, PROCESSING_BASELINE="04.00")
+    result = copy.write()
+    notes = ["10 chips: B02 to B12 (10 bands): 1000 taken out (processing baseline 04.00)"]
+    assert copy.receipt["notes"] == notes
+    assert list(result.tiles[0].notes) == notes
+    assert f"note         {notes[0]}" in cubes.summary(result)
+    assert json.loads(copy.root.read_text())["attributes"][MARK] == [DATES[1]]
+    assert MARK not in (cube / "zarr.json").read_text()
+    whole = copy.open().to_numpy()
+    before = xr.open_zarr(cube)["pixels"].to_numpy()
+    np.testing.assert_array_equal(whole[0], before[0])
+    taken = np.where(before[1, :10] >= 1, np.maximum(before[1, :10] - 1000, 1), before[1, :10])
+    np.testing.assert_array_equal(whole[1, :10], taken)
+    for asked in (None, "no", "yes"):
+        chips = daskembed.index_tile(TILE, str(copy.output), offset_applied=asked)["chip"]
+        assert all(scale.taken_out == 0 for chip in chips for scale in chip.scene.scales)
+        last = chips.iloc[-1]
+        assert "1000 was taken out when the cube was written" in last.scene.note
+        np.testing.assert_array_equal(last.read(), whole[1, :, -512:, -512:])
+    job = cubes.Job(Storage(str(copy.output)), Storage(str(tmp_path)))
+    again, _ = cubes.lay_out(job, daskembed.index_tile(TILE, str(copy.output)))
+    assert again is not None
+    assert [str(day) for day in again.offset_applied] == [DATES[1]]
+    # A receipt from before there were notes.
+    state = copy.output / cubes.receipt_path(TILE)
+    state.write_text(json.dumps({key: value for key, value in copy.receipt.items() if key != "notes"}))
+    old = cubes.read_receipt(job.source, cubes.receipt_path(TILE))
+    assert old is not None
+    assert (old.status, old.notes) == ("done", [])
+
+
+def test_who_says_that_the_offset_is_out_has_it_said_by_the_cube(chips: Path, tmp_path: Path) -> None:
+    index = daskembed.index_tile(TILE, str(chips), offset_applied="yes")
+    layout, _ = cubes.lay_out(cubes.Job(Storage(str(chips)), Storage(str(tmp_path))), index)
+    assert layout is not None
+    assert [str(day) for day in layout.offset_applied] == list(DATES)
+
+
+def test_a_date_of_which_the_offset_is_out_of_some_chips_only_is_refused(copy: Copy) -> None:
+    first, second = copy.paths[:2]
+    tag(first, PROCESSING_BASELINE="04.00")
+    tag(second, scale=1e-4)
+    job = cubes.Job(Storage(str(copy.source)), Storage(str(copy.output)))
+    found = rf"nothing tells of {second} whether .* and of {first}, of the same date, it is out: .* --offset-applied"
+    with pytest.raises(TileError, match=found):
+        cubes.lay_out(job, daskembed.index_tile(TILE, str(copy.source)))
+    told = cubes.Job(job.source, job.output, Reading(offset_applied="no"))
+    layout, _ = cubes.lay_out(told, daskembed.index_tile(TILE, str(copy.source), offset_applied="no"))
+    assert layout is not None
+    assert [str(day) for day in layout.offset_applied] == [DATES[0]]
 
 
 def test_chips_fall_into_shards_by_their_places(chips: Path, tmp_path: Path) -> None:

@@ -296,9 +296,33 @@ LATE, EARLY = date(2022, 3, 5), date(2019, 4, 16)
         ("/a.tif", EARLY, {"PROCESSING_BASELINE": "05.00"}, None, False, True, "processing baseline 05.00"),
         ("/a.tif", LATE, {"PROCESSING_BASELINE": "03.01"}, None, True, False, ""),
         ("/a.tif", EARLY, {"PROCESSING_BASELINE": "02.09"}, "no", False, False, ""),
-        ("/a.tif", LATE, {"s2:processing_baseline": "5.1"}, None, False, True, "processing baseline 05.10"),
+        ("/a.tif", LATE, {"Processing_Baseline": "5.1"}, None, False, True, "processing baseline 05.10"),
+        (
+            "/a.tif",
+            LATE,
+            {"s2:processing_baseline": "05.09"},
+            None,
+            False,
+            False,
+            "not the processing baseline 05.09 of",
+        ),
+        ("/a.tif", EARLY, {"processing:version": "05.00"}, None, False, False, "nothing tells"),
+        ("/a.tif", LATE, {"processing:version": "03.01"}, None, True, False, ""),
+        ("/a.tif", LATE, {"s2:processing_baseline": "05.09"}, "no", False, True, "--offset-applied no"),
+        ("/a.tif", EARLY, {}, "no", False, False, "of images before 2022-01-25 only those have the 1000"),
+        ("/a.tif", EARLY, {}, "no", True, False, "of images before 2022-01-25 only those have the 1000"),
+        ("/a.tif", EARLY, {"s2:processing_baseline": "05.00"}, "no", False, True, "--offset-applied no"),
         ("/a.tif", LATE, {"processing_baseline": "99.99"}, None, False, False, "nothing tells"),
         ("/a.tif", LATE, {"earthsearch:boa_offset_applied": "True"}, None, False, False, "nothing tells"),
+        (
+            f"/x/{BASELINE_4}/a.zarr",
+            LATE,
+            {"earthsearch:s3_path": "s3://sentinel-cogs/a", "processing_baseline": "05.09"},
+            None,
+            False,
+            False,
+            "nothing tells",
+        ),
         (f"/x/{BASELINE_4}/B02.jp2", LATE, {}, None, False, True, "processing baseline 04.00"),
         (f"/x/{BASELINE_4.replace('N0400', 'N0301')}/B02.jp2", LATE, {}, None, False, False, ""),
         ("s3://sentinel-cogs/S2A_33TUL_20220305_0_L2A/B02.tif", LATE, {}, None, True, False, ""),
@@ -308,10 +332,117 @@ LATE, EARLY = date(2022, 3, 5), date(2019, 4, 16)
 def test_what_tells_of_the_offset(
     url: str, day: date, tags: Any, asked: Any, tagged: bool, inside: bool, said: str
 ) -> None:
-    found, remark = offset_of(Evidence(url, day, tags), asked=asked, tagged=tagged)
-    assert found is inside
-    assert said in remark
-    assert bool(said) is bool(remark)
+    found = offset_of(Evidence(url, day, tags), asked=asked, tagged=tagged)
+    assert found.inside is inside
+    assert said in found.remark
+    assert bool(said) is bool(found.remark)
+    assert found.applied is (asked == "yes")
+
+
+@pytest.mark.parametrize(
+    ("text", "baseline"),
+    [
+        *[
+            (text, "04.00")
+            for text in ("04.00", "4.00", 4, 4.0, 400, "0400", "N0400", "V04.00", "baseline 04.00", " 4 ")
+        ],
+        *[("5.1", "05.10"), (511, "05.11"), ("05.09", "05.09"), ("9.99", "09.99")],
+        *[(text, "") for text in (209, 301, "2.09", "03.01", "00.01", 2.1, "baseline 02.14")],
+        *[(text, None) for text in ("99.99", "20.90", 1000, "10.00", 40, "040", "4.000", "", "none", "04.00.1")],
+    ],
+)
+def test_baselines_as_they_are_written(text: Any, baseline: str | None) -> None:
+    found = offset_of(Evidence("/a.tif", LATE, {"PROCESSING_BASELINE": text}), asked=None, tagged=False)
+    assert found.inside is bool(baseline)
+    assert ("nothing tells" in found.remark) is (baseline is None)
+    assert (baseline or "") in found.remark
+
+
+def scene(folder: Path, tags: Any, names: Any = None, **profile: Any) -> Path:
+    """A file a band of Sentinel-2, with the tags of some."""
+    bands = BANDS[:10]
+    for band, image in zip(bands, pixels_of(bands=bands).round(), strict=True):
+        own = {"date": str(LATE)} | tags.get(band, {})
+        write(folder / TILE / "scene" / f"{band}.tif", image[None], names, own, **profile)
+    return folder
+
+
+def test_one_file_tells_for_all_bands_of_a_scene(tmp_path: Path) -> None:
+    scene(tmp_path, {"B03": {"PROCESSING_BASELINE": "04.00"}})
+    chip = chip_of(tmp_path, "sentinel-2-l2a")
+    assert chip.scene.note == "1000 taken out (processing baseline 04.00)"
+    np.testing.assert_array_equal(chip.read(), np.maximum(pixels_of(bands=BANDS[:10]).round() - 1000, 1))
+
+
+def test_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    told = {"B02": {"PROCESSING_BASELINE": "03.01"}, "B03": {"PROCESSING_BASELINE": "04.00"}}
+    scene(tmp_path, told)
+    found = r"of the processing baselines 03\.01 \(.*B02\.tif\) and 04\.00 \(.*B03\.tif\): .* --offset-applied yes"
+    with pytest.raises(TileError, match=found):
+        chip_of(tmp_path, "sentinel-2-l2a")
+    stored = pixels_of(bands=BANDS[:10]).round()
+    np.testing.assert_array_equal(chip_of(tmp_path, "sentinel-2-l2a", offset_applied="yes").read(), stored)
+
+
+def virtual(folder: Path, *sources: str) -> Path:
+    """A virtual raster of rasters in folders of these names, one above the other."""
+    for name in sources:
+        write(folder / name / "all.tif", pixels_of().round(), tags={"date": str(LATE)})
+    bands = "".join(
+        f'<VRTRasterBand dataType="Float32" band="{number}"><Description>{band}</Description>'
+        + "".join(
+            f'<SimpleSource><SourceFilename relativeToVRT="1">{name}/all.tif</SourceFilename><SourceBand>{number}'
+            f'</SourceBand><DstRect xOff="0" yOff="{512 * row}" xSize="512" ySize="512"/></SimpleSource>'
+            for row, name in enumerate(sources)
+        )
+        + "</VRTRasterBand>"
+        for number, band in enumerate(BANDS, 1)
+    )
+    place = f"<SRS>EPSG:32633</SRS><GeoTransform>{WEST}, 10, 0, {NORTH}, 0, -10</GeoTransform>"
+    size = f'rasterXSize="512" rasterYSize="{512 * len(sources)}"'
+    path = folder / f"{TILE}_{LATE:%Y%m%d}.vrt"
+    path.write_text(f"<VRTDataset {size}>{place}{bands}</VRTDataset>")
+    return folder
+
+
+def test_a_virtual_raster_is_what_its_sources_names_tell(tmp_path: Path) -> None:
+    virtual(tmp_path, BASELINE_4, "more")
+    assert "1000 taken out (processing baseline 04.00)" in chip_of(tmp_path).scene.note
+    virtual(tmp_path / "both", BASELINE_4, BASELINE_4.replace("N0400", "N0301"))
+    with pytest.raises(TileError, match=r"of the processing baselines 03\.01 \(.*N0301.*\) and 04\.00 \(.*N0400"):
+        chip_of(tmp_path / "both")
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        Evidence(f"/x/{BASELINE_4.replace('L2A', 'L1C')}/B02.jp2", LATE),
+        Evidence("s3://sentinel-s2-l1c/tiles/33/T/UL/2022/3/5/0/B02.jp2", LATE),
+        Evidence("/a.tif", LATE, {"PROCESSING_LEVEL": "Level-1C"}),
+        Evidence("/x/S2A_33TUL_20220305_0_L1C/B02.tif", LATE),
+        Evidence("/a.vrt", LATE, {}, (Evidence(f"/{BASELINE_4.replace('L2A', 'L1C')}/B02.jp2", LATE),)),
+    ],
+)
+def test_level_1c_is_refused(evidence: Evidence) -> None:
+    sensor = get_sensor("sentinel-2-l2a")
+    given = [Scale()] * 10, sensor.bands, sensor, np.dtype("uint16"), Reading(sensor)
+    with pytest.raises(ChipError, match=r"is of level 1C, as .*: expected level 2A"):
+        settle(*given, evidence)
+    settle(*given, Evidence(f"/old_L1C/{BASELINE_4}/B02.jp2", LATE, {"PROCESSING_LEVEL": "Level-2A"}))
+
+
+def test_a_tag_of_the_numbers_themselves_tells_of_the_offset(tmp_path: Path) -> None:
+    scene(tmp_path, {}, scales=(1.0,), offsets=(-1000.0,))
+    chip = chip_of(tmp_path, "sentinel-2-l2a")
+    assert "1000 taken out (tags of scale 1 and offset -1000 say that it is there)" in chip.scene.note
+    assert chip.scene.scales[0].taken_out == 1000
+    assert "nothing tells" in chip_of(tmp_path, "sentinel-2-l2a", numbers="stored").scene.note
+    # Of one band alone it tells nothing.
+    scene(tmp_path, {})
+    write(
+        tmp_path / TILE / "scene" / "B02.tif", pixels_of()[:1], None, {"date": str(LATE)}, scales=[1], offsets=[-1000]
+    )
+    assert [scale.taken_out for scale in chip_of(tmp_path, "sentinel-2-l2a").scene.scales] == [0] * 10
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -339,7 +470,7 @@ def test_a_baseline_a_time_of_a_cube(tmp_path: Path) -> None:
     store = as_zarr(tmp_path, stored)
     cube = xr.open_zarr(store).load()
     both = xr.concat([cube, cube], "time").assign_coords(time=np.array(["2022-01-01", "2022-03-01"], "datetime64[ns]"))
-    both = both.assign_coords({"s2:processing_baseline": ("time", ["03.01", "04.00"])})
+    both = both.assign_coords({"processing_baseline": ("time", ["03.01", "04.00"])})
     both["pixels"] = both.pixels.transpose("time", "band", "y", "x")
     del both.attrs["date"]
     both.drop_encoding().to_zarr(tmp_path / "two" / f"{TILE}.zarr", consolidated=False)

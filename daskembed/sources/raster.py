@@ -19,7 +19,6 @@ from rasterio.enums import Interleaving, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from daskembed.encoders.description import Band
 from daskembed.errors import ChipError, DaskembedError, InputError, exact
 from daskembed.health import fault_of, read_surely
 from daskembed.sources import Listing, Reading
@@ -111,6 +110,8 @@ class _File:
     sidecars: tuple[str, ...] = ()
     uncovered: tuple[int, ...] = ()
     """Numbers of the bands that hold 0 where nothing was stored."""
+    sources: tuple[str, ...] = ()
+    """URLs of the files that a virtual raster shows."""
 
     @property
     def date(self) -> str | None:
@@ -265,7 +266,9 @@ def _scene_of_file(storage: Storage, entry: Entry, reading: Reading, beside: Map
     lower = [(text or "").strip().lower() for text in file.descriptions]
     inside = (lower.index(CLASSES) + 1,) if CLASSES in lower else ()
     day = _day(file.date, [PurePosixPath(entry.path).name])
-    scales = _settled(file, numbers, reading.sensor.bands, reading, day)
+    _check_covered(file, numbers, reading.sensor.bands, reading)
+    bands = [file.scales[number - 1] for number in numbers]
+    scales = settle(bands, reading.sensor.bands, reading.sensor, file.kind, reading, _evidence(file, day))
     # Classes are no quantity: of their tags only nodata is of use.
     scales += tuple(Scale(file.scales[number - 1].nodata) for number in inside)
     layer = RasterLayer(file.url, file.root, numbers + inside, scales, sidecars=file.sidecars)
@@ -274,10 +277,7 @@ def _scene_of_file(storage: Storage, entry: Entry, reading: Reading, beside: Map
     return replace(scene, classified=bool(inside))
 
 
-def _settled(
-    file: _File, numbers: Sequence[int], bands: Sequence[Band], reading: Reading, day: date
-) -> tuple[Scale, ...]:
-    """What is made of the numbers of some of a file's bands."""
+def _check_covered(file: _File, numbers: Sequence[int], bands: Sequence[Band], reading: Reading) -> None:
     for number, band in zip(numbers, bands, strict=True):
         said = reading.sensor.numbers_of(band)
         # Where 0 stands for nothing, or is impossible, it is seen in the pixels.
@@ -286,8 +286,10 @@ def _settled(
                 f"has places in {file.url.rpartition('/')[2]} that no source of {band.name} covers, and no nodata: "
                 "expected sources that fill it, or a NoDataValue (gdalbuildvrt -vrtnodata)"
             )
-    scales = [file.scales[number - 1] for number in numbers]
-    return settle(scales, bands, reading.sensor, file.kind, reading, Evidence(file.url, day, file.tags))
+
+
+def _evidence(file: _File, day: date) -> Evidence:
+    return Evidence(file.url, day, file.tags, tuple(Evidence(url, day) for url in file.sources))
 
 
 def _scene_of_files(
@@ -314,9 +316,20 @@ def _scene_of_files(
         raise ChipError(f"holds files with the `date` tags {', '.join(sorted(tags))}: expected one date")
     paths = (path, *(file.entry.path for file in group))
     day = _day(next(iter(tags), None), [PurePosixPath(name).name for name in paths])
+    used = [files[band] for band in reading.sensor.names]
+    for file, band in zip(used, reading.sensor.bands, strict=True):
+        _check_covered(file, (1,), (band,), reading)
+    evidence = Evidence(storage.url_of(path), day, {}, tuple(_evidence(file, day) for file in files.values()))
+    scales = settle(
+        [file.scales[0] for file in used],
+        reading.sensor.bands,
+        reading.sensor,
+        [file.kind for file in used],
+        reading,
+        evidence,
+    )
     bands = tuple(
-        replace(layers[band.name], scales=_settled(files[band.name], (1,), (band,), reading, day))
-        for band in reading.sensor.bands
+        replace(layers[name], scales=(scale,)) for name, scale in zip(reading.sensor.names, scales, strict=True)
     )
     # What the coarser files store together covers more of the finest one's pixels.
     blocks = [tuple(side * layers[band].coarser for side in file.block) for band, file in files.items()]
@@ -407,7 +420,8 @@ def _read_header(storage: Storage, entry: Entry, beside: Mapping[str, Entry]) ->
     with damage_is_the_chips(opening.failure), rasterio.Env(**opening.environment):
         try:
             with rasterio.open(opening.name, **opening.options) as dataset:
-                file = replace(_header_of(storage, entry.path, dataset), sidecars=sidecars)
+                made = _header_of(storage, entry.path, dataset)
+                file = replace(made, sidecars=sidecars, sources=tuple(map(storage.url_of, opening.sources)))
             return replace(file, uncovered=opening.check_sources(entry.path))
         except RasterioError as error:
             if (failure := opening.failure()) is not None:
@@ -470,6 +484,11 @@ class _Opening:
             self.name, self.options["opener"] = path, self._open
             self._wanted = tuple(f"{path}{end}" for end in ("", *sidecars))
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Paths of the files that hold the pixels of a virtual one."""
+        return tuple(self._virtual.sources.values()) if self._virtual else ()
+
     def failure(self) -> DaskembedError | None:
         """What came last in this thread instead of data: GDAL swallows it."""
         failed: DaskembedError | None = getattr(self._failed, "error", None)
@@ -478,7 +497,7 @@ class _Opening:
 
     def check(self) -> None:
         """Raise `ChipError` if a file that a virtual raster refers to cannot be used; GDAL opens them much later."""
-        for path in self._virtual.sources.values() if self._virtual else ():
+        for path in self.sources:
             try:
                 self._open_source(path).close()
             except FileNotFoundError:  # also of a link that leads nowhere

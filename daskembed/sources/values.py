@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 
 from daskembed.encoders.description import UNSAID, Band, Numbers, Sensor
 from daskembed.errors import ChipError
-from daskembed.sources.baseline import Evidence, offset_of
+from daskembed.sources.baseline import Evidence, check_level, offset_of
 from daskembed.sources.vrt import SIGNATURES
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class Scale:
     """What is taken from each number afterwards."""
     remark: str = ""
     """Why that is taken out, or what nobody knows of it."""
+    offset_applied: bool = False
+    """Whether it was taken out of the stored numbers before."""
     absent: str = "is masked or was never written"
     """What is said of pixels that the storage itself has not."""
     expected: float | None = None
@@ -127,20 +129,20 @@ def settle(
     scales: Sequence[Scale],
     bands: Sequence[Band],
     sensor: Sensor,
-    kind: np.dtype[Any],
+    kind: np.dtype[Any] | Sequence[np.dtype[Any]],
     reading: Reading,
     evidence: Evidence,
 ) -> tuple[Scale, ...]:
-    """What is made of the numbers of a file's bands.
+    """What is made of the numbers of an image's bands.
 
     Parameters
     ----------
     scales
-        What the file says, by band.
+        What the files say, by band.
     bands
         Of `sensor`, likewise.
     kind
-        Type of the stored numbers.
+        Type of the stored numbers, of all bands or by band.
     reading
         With the flags that decide where nothing else does.
     evidence
@@ -149,24 +151,26 @@ def settle(
     Raises
     ------
     ChipError
-        If tags can be meant in two ways, or in none, or integers without tags cannot be what the encoder takes.
+        If tags can be meant in two ways, or in none, or integers without tags cannot be what the encoder takes; if
+        files contradict each other, or are of a level that the encoder does not take.
     """
     made = []
-    for scale, band in zip(scales, bands, strict=True):
+    kinds = [kind] * len(bands) if isinstance(kind, np.dtype) else kind
+    for scale, band, stored in zip(scales, bands, kinds, strict=True):
         numbers = sensor.numbers_of(band)
-        applied = scale.tagged and _are_values(scale, band, numbers, kind, reading, decibels=sensor.decibels)
+        applied = scale.tagged and _are_values(scale, band, numbers, stored, reading, decibels=sensor.decibels)
         # Where it is asked for, or is power or height, whatever numbers there are will do.
         free = reading.numbers == "stored" or numbers.stored is False or sensor.decibels
-        if not (free or scale.tagged or kind.kind == "f" or _fits(band.mean, band.std, kind)):
+        if not (free or scale.tagged or stored.kind == "f" or _fits(band.mean, band.std, stored)):
             raise ChipError(
-                f"has {kind} without a scale in {band.name}: the encoder was trained on a mean of {band.mean:g} "
+                f"has {stored} without a scale in {band.name}: the encoder was trained on a mean of {band.mean:g} "
                 f"(standard deviation {band.std:g}), which these cannot be; write the original numbers, or take these "
                 "as they are with --numbers stored"
             )
-        digital = not (free or applied) and kind.kind == "f" and band.mean > 10 * _LARGEST_REFLECTANCE
+        digital = not (free or applied) and stored.kind == "f" and band.mean > 10 * _LARGEST_REFLECTANCE
         expected = band.mean if digital else None
         made.append(replace(scale, numbers=numbers, applied=applied or not scale.tagged, expected=expected))
-    return tuple(_take_out(scale, reading, evidence) for scale in made)
+    return _take_out(made, bands, reading, evidence)
 
 
 def _are_values(
@@ -206,13 +210,39 @@ def _fits(mean: float, std: float, kind: np.dtype[Any]) -> bool:
     return bool(limits.min <= mean and mean + std <= limits.max and std >= 1)
 
 
-def _take_out(scale: Scale, reading: Reading, evidence: Evidence) -> Scale:
-    added = scale.numbers.added
-    if not added or (scale.tagged and scale.applied):
-        return scale
-    tagged = (scale.scale, scale.offset) in ((1, -added), (1e-4, -added / 1e4))
-    inside, remark = offset_of(evidence, asked=reading.offset_applied, tagged=tagged)
-    return replace(scale, taken_out=added if inside else 0, remark=remark)
+def _take_out(
+    scales: Sequence[Scale], bands: Sequence[Band], reading: Reading, evidence: Evidence
+) -> tuple[Scale, ...]:
+    """The same for all bands of an image: they come from one product."""
+    if any(scale.numbers.added for scale in scales):
+        check_level(evidence)
+    unscaled = {
+        band.name: scale
+        for band, scale in zip(bands, scales, strict=True)
+        if scale.numbers.added and not (scale.tagged and scale.applied)
+    }
+    if not unscaled:
+        return tuple(scales)
+    exact = [(scale.scale, scale.offset) == (1, -scale.numbers.added) for scale in unscaled.values()]
+    reflectance = [(scale.scale, scale.offset) == (1e-4, -scale.numbers.added / 1e4) for scale in unscaled.values()]
+    decision = offset_of(
+        evidence,
+        asked=reading.offset_applied,
+        tagged=any(exact) or any(reflectance),
+        # Who wants the stored numbers does not believe the tags.
+        exactly=all(exact) and reading.numbers != "stored",
+    )
+    return tuple(
+        replace(
+            scale,
+            taken_out=scale.numbers.added if decision.inside else 0,
+            remark=decision.remark,
+            offset_applied=decision.applied,
+        )
+        if band.name in unscaled
+        else scale
+        for band, scale in zip(bands, scales, strict=True)
+    )
 
 
 def to_values(
