@@ -19,6 +19,7 @@ from rasterio.enums import Interleaving, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
+from daskembed.encoders.description import Band
 from daskembed.errors import ChipError, DaskembedError, InputError, exact
 from daskembed.health import fault_of, read_surely
 from daskembed.sources import Listing, Reading
