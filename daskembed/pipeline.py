@@ -346,7 +346,9 @@ def _conclude(
     events: Callable[[Event], None] | None,
 ) -> RunResult:
     """The result of a run for which no cluster is needed: tiles that are finished (their receipts) or have no chips."""
-    report = Report(None, len(done), output, version, progress, events, "nothing is left to do: no cluster is started")
+    some = any(isinstance(found, Receipt) for found in done.values())
+    why = "nothing is left to do" if some else "no chips of any tile"
+    report = Report(None, len(done), output, version, progress, events, f"{why}: no cluster is started")
     report.begin()
     for tile, found in done.items():
         report.tile_started(tile)

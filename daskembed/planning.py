@@ -18,7 +18,7 @@ from daskembed import ahead, config
 from daskembed.cube import block_ends
 from daskembed.documents import parse_as
 from daskembed.encoders import resolve_precision
-from daskembed.errors import InputError, TileError
+from daskembed.errors import InputError, TileError, did_you_mean
 from daskembed.pipeline import check_conflicts, resolve
 from daskembed.presets import parse_workers
 from daskembed.receipts import published_files, read_receipts
@@ -157,7 +157,10 @@ def plan(
         If a store does not answer.
     """
     if device is not None and device not in DEVICES:
-        raise InputError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}, or leave it out to measure")
+        raise InputError(
+            f"unknown device {device!r}: choose one of {', '.join(DEVICES)}, or leave it out to measure"
+            f"{did_you_mean(device, DEVICES)}"
+        )
     asked = precision or config.get("precision")
     if device is not None and asked == "auto":
         asked = "bf16" if DEVICES[device].bf16 else "fp32"

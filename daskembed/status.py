@@ -144,7 +144,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     if not published and not state:
         raise InputError(
             f"{storage.url} is no output of daskembed: it holds neither {STATE}/ nor files such as "
-            "33TUL_20190401_20190416_v001.gpq; give the --output of a run"
+            "33TUL_20190401_20190416_v001.gpq; " + (_below(storage) or "give the --output of a run")
         )
     parts: dict[_Key, Counter[str]] = {}
     for entry in state:
@@ -168,6 +168,15 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
 
         found += judge_cubes(storage, paths, wanted)
     return OutputStatus(storage.url, tuple(found if wanted is None else _audit(found, wanted)))
+
+
+def _below(storage: Storage) -> str | None:
+    """Outputs right below a folder that is none, if there are any."""
+    with ThreadPoolExecutor(16) as pool:
+        folders = storage.folders()[:16]
+        inside = pool.map(lambda folder: {path.rpartition("/")[2] for path in storage.folders(folder)}, folders)
+        found = [storage.url_of(folder) for folder, names in zip(folders, inside, strict=True) if STATE in names]
+    return f"did you mean {' or '.join(found[:3])}?" if found else None
 
 
 def _audit(found: Iterable[TileStatus], wanted: Iterable[str]) -> list[TileStatus]:
