@@ -210,12 +210,14 @@ def plan(
     to_do = {tile: listing for tile, listing in listings.items() if tile not in done}
     with ThreadPoolExecutor(16) as pool:
         sizes = [size for found in pool.map(lambda one: _sizes_to_do(settings, one), to_do.values()) for size in found]
-    speed = None
+    speed, local = None, (cluster or config.get("cluster")) == "local"
     if sizes and device is None:
         speed = measure(settings, next(iter(to_do.values())))
     elif sizes and device is not None:
-        speed = of_device(device, settings.encoder, sum(sizes) / len(sizes))
-    if device is None and (cluster or config.get("cluster")) == "local":
+        # The other devices, and more machines than one, are planned for where they are not at hand.
+        here = local and device == "cpu" and most == 1
+        speed = of_device(device, settings.encoder, sum(sizes) / len(sizes), here=here)
+    if device is None and local:
         most = 1
     made = Plan(
         output=settings.output.url,

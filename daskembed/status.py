@@ -163,11 +163,16 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
         for key in sorted({*receipts, *records, *published, *parts})
         if asked(key)
     ]
+    kind: Literal["embeddings", "cube"] = "embeddings"
     if version is None:
+        from daskembed.cubes import CUBES
         from daskembed.status_cubes import judge_cubes
 
         found += judge_cubes(storage, paths, wanted)
-    return OutputStatus(storage.url, tuple(found if wanted is None else _audit(found, wanted)))
+        embedded = published or parts or any(path.startswith((f"{RECEIPTS}/", f"{RECORDS}/")) for path in paths)
+        if not embedded and any(path.startswith(f"{CUBES}/") for path in paths):
+            kind = "cube"
+    return OutputStatus(storage.url, tuple(found if wanted is None else _audit(found, wanted, kind)))
 
 
 def _below(storage: Storage) -> str | None:
@@ -179,14 +184,18 @@ def _below(storage: Storage) -> str | None:
     return f"did you mean {' or '.join(found[:3])}?" if found else None
 
 
-def _audit(found: Iterable[TileStatus], wanted: Iterable[str]) -> list[TileStatus]:
-    """Of the tiles those that are wanted, and what is to be said of the ones that are not there."""
+def _audit(found: Iterable[TileStatus], wanted: Iterable[str], kind: Literal["embeddings", "cube"]) -> list[TileStatus]:
+    """Of the tiles those that are wanted, and what is to be said of the ones that are not there, of this kind."""
     listed: dict[str, list[TileStatus]] = {tile: [] for tile in sorted(wanted)}
     for one in found:
         if one.tile in listed:
             listed[one.tile].append(one)
     never = "never begun: nothing of it is here"
-    return [one for tile, those in listed.items() for one in those or [TileStatus(tile, "", "missing", reason=never)]]
+    return [
+        one
+        for tile, those in listed.items()
+        for one in those or [TileStatus(tile, "", "missing", reason=never, kind=kind)]
+    ]
 
 
 def left_by(result: RunResult) -> tuple[TileStatus, ...]:
