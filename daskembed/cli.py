@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from daskembed import __version__, config
 from daskembed.errors import DaskembedError, InputError, StorageError, did_you_mean
 from daskembed.speed import DEVICES
+from daskembed.tiles import is_tile
 
 if TYPE_CHECKING:
     from daskembed.results import RunResult
@@ -36,11 +37,12 @@ class _Parser(argparse.ArgumentParser):
 
     # Here and not at the top, where nothing is known of the sub-command's flags.
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        self._given = list(args or [])
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            hints = [
-                did_you_mean(one.partition("=")[0], self._option_string_actions) for one in unknown if one[:1] == "-"
-            ]
+            known = self._option_string_actions
+            hints = [did_you_mean(one.partition("=")[0], known) for one in unknown if one[:1] == "-"]
+            hints += [f"; did you mean --check {one}?" for one in unknown if one[:1] != "-" and "--check" in known]
             self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
         return found, unknown
 
@@ -48,14 +50,14 @@ class _Parser(argparse.ArgumentParser):
         """Say what is wrong in two lines: all flags would hide it."""
         if choice := re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)$", message):
             message += did_you_mean(choice[1], re.findall(r"[^\s',]+", choice[2]))
+        if message.endswith("required: --tiles") and (ids := [word for word in self._given if is_tile(word)]):
+            message += f"; did you mean --tiles {' '.join(ids)}?"
         self.exit(2, f"usage: {self.prog}: `{self.prog} --help` lists what it takes\n{self.prog}: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
-    if isinstance(tiles := getattr(options, "tiles", None), list):
-        options.tiles = " ".join(tiles)
     command: Callable[[argparse.Namespace], int] = options.command
     # What ends services and batch jobs, or closes a terminal, is a Ctrl-C to the run: without this, nothing would be
     # closed or published.
@@ -63,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup asks for
         signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
+        if isinstance(tiles := getattr(options, "tiles", None), list):
+            options.tiles = _one_list(tiles)
         _check_dask_configuration()
         return command(options)
     except InputError as error:
@@ -74,6 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("daskembed: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _one_list(words: list[str]) -> str:
+    """What follows ``--tiles`` as one text; a folder or URL among several words was meant as the source."""
+    for word in words if len(words) > 1 else ():
+        if "://" in word or (not is_tile(word) and Path(word).is_dir()):
+            raise InputError(f"--tiles {' '.join(words)}: {word} is no tile id; did you mean --source {word}?")
+    return " ".join(words)
 
 
 def _check_dask_configuration() -> None:
@@ -246,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser(
         "doctor",
-        help="what this machine is: torch, GPU, bf16, credentials, cache, versions",
+        help="what this machine is: torch, GPU, bf16, credentials, settings, cache, versions, metrics",
         description="Say what this machine and environment are. Asks nobody, and tells names of credentials only.",
     ).set_defaults(command=_doctor)
 

@@ -45,7 +45,9 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
             page = f"\nrun's page: {state.page}" if state.page else ""
             say(f"dashboard: {state.dashboard}{page}\nworkers: {state.workers}" if state.dashboard else state.workers)
         for result in state.finished[finished:]:
-            say(visible(describe_tile(result)))
+            # Where no cluster is needed, the summary follows at once and has the reasons.
+            brief = result.status == "failed" and not state.dashboard
+            say(visible(f"{result.tile}  failed" if brief else describe_tile(result)))
         for line in state.said[max(0, said - state.forgotten) :]:
             say(visible(line))
         finished, said = len(state.finished), state.forgotten + len(state.said)

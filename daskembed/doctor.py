@@ -19,14 +19,35 @@ PACKAGES = (
     *("obstore", "dask-geopandas", "boto3", "dask-cuda", "dask-jobqueue", "dask-kubernetes", "coiled", "asyncssh"),
 )
 """Of those that are not installed nothing is said."""
-CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_", "HF_")
-"""What the names of variables begin with that say who one is, or where a store is."""
+STORES = ("AWS_", "GOOGLE_", "AZURE_", "HF_")
+"""What the names of variables begin with that say who one is, or where and how a store is reached."""
+SECRETS = (
+    "KEY",
+    "TOKEN",
+    "SECRET",
+    "CREDENTIALS",
+    "ACCOUNT",
+    "PROFILE",
+    "ROLE",
+    "PASSWORD",
+    "SAS",
+    "CLIENT",
+    "CONNECTION",
+)
+"""Words of such a name, between its underscores, that make it one of credentials."""
 PYTORCH = "https://pytorch.org/get-started/locally/"
 
 
 def doctor() -> str:
     """The lines of `daskembed doctor`; asks nobody outside this machine, and tells no value of a secret."""
-    found = {**_torch(), "credentials": _credentials(os.environ, Path.home()), "cache": _cache(), **_versions()}
+    found = {
+        **_torch(),
+        "credentials": _credentials(os.environ, Path.home()),
+        "settings": ", ".join(_named(os.environ, secret=False)) or "none of stores in the environment",
+        "cache": _cache(),
+        **_versions(),
+        "metrics": _metrics(),
+    }
     width = max(map(len, found)) + 2
     return "\n".join(f"{name:<{width}}{text}" for name, text in found.items())
 
@@ -57,9 +78,15 @@ def _torch() -> dict[str, str]:
     }
 
 
+def _named(environment: Mapping[str, str], *, secret: bool) -> list[str]:
+    """Names of variables of stores that are set: those of credentials, or the others."""
+    names = (name for name, value in environment.items() if value and name.startswith(STORES))
+    return sorted(name for name in names if secret != set(name.split("_")).isdisjoint(SECRETS))
+
+
 def _credentials(environment: Mapping[str, str], home: Path) -> str:
-    """Where credentials and addresses of stores may come from; names, never values."""
-    found = sorted(name for name, value in environment.items() if value and name.startswith(CREDENTIALS))
+    """Where credentials may come from; names, never values."""
+    found = _named(environment, secret=True)
     if (home / ".aws" / "credentials").is_file():
         found.append("~/.aws/credentials" + ("" if find_spec("boto3") else " (not read: it needs daskembed[aws])"))
     files = (".config/gcloud/application_default_credentials.json", ".azure", ".cache/huggingface/token")
@@ -73,6 +100,12 @@ def _cache() -> str:
     large = sorted((name for name, size in sizes.items() if size >= 1e6), key=lambda name: -sizes[name])
     listed = "".join(f"; {name} {describe_bytes(sizes[name])}" for name in large[:5])
     return f"{folder}: {len(sizes)} files, {describe_bytes(sum(sizes.values()))}{listed}"
+
+
+def _metrics() -> str:
+    if find_spec("prometheus_client"):
+        return "prometheus_client is here: a scheduler that is started here tells the run's at /metrics"
+    return "none: without prometheus_client a scheduler's /metrics is empty"
 
 
 def _versions() -> dict[str, str]:

@@ -106,5 +106,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     spelt = word.lower().replace("_", "-")
     begun = [name for name in names if len(spelt.strip("-")) > 1 and name.startswith(spelt)]
-    found = begun[:3] or difflib.get_close_matches(spelt, names, n=1, cutoff=0.6)
+    found = begun[:3] or difflib.get_close_matches(spelt, names, n=1, cutoff=0.6 if len(spelt) > 2 else 0.5)
     return f"; did you mean {' or '.join(found)}?" if found else ""

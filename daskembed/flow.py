@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -160,7 +160,7 @@ class Flow:
                     self._drain(self._fill)
                 except KeyboardInterrupt:
                     interrupted = True
-                    self._report.say(self._farewell())
+                    self._report.say(_farewell(self._tasks.values()))
                     # Blocks are given up, files whose blocks are all done are still published.
                     self._cancel([future for future, task in self._tasks.items() if task.stage != "publish"])
                     self._drain(lambda: None)
@@ -189,14 +189,6 @@ class Flow:
     def _hear_of_sick(self, heard: tuple[float, dict[str, str]]) -> None:
         """In the client's thread: a worker that joined cannot do the work."""
         self._sick[heard[1]["worker"]] = heard[1]["reason"]
-
-    def _farewell(self) -> str:
-        """What a Ctrl-C waits for, and what it gives up."""
-        publishing = sum(task.stage == "publish" for task in self._tasks.values())
-        blocks = sum(task.block is not None for task in self._tasks.values())
-        waits = f"waiting until {_count(publishing, 'tile')} {'is' if publishing == 1 else 'are'} published"
-        waits = f"{waits}, which a second Ctrl-C drops" if publishing else "no tile waits to be published"
-        return f"interrupted: {_count(blocks, 'unfinished block')} given up, finished ones are kept; {waits}"
 
     def _fill(self) -> None:
         """Start tiles until every thread has blocks waiting: fewer starve it, more only fill the scheduler."""
@@ -454,6 +446,18 @@ class Flow:
             for stage in total:
                 total[stage] += spent[stage] - before.get(worker, {}).get(stage, 0.0)
         return total
+
+
+def _farewell(tasks: Collection[_Task]) -> str:
+    """What a Ctrl-C waits for, and what it gives up."""
+    publishing = sum(task.stage == "publish" for task in tasks)
+    blocks = sum(task.block is not None for task in tasks)
+    if publishing:
+        tiles = f"{_count(publishing, 'tile')} {'is' if publishing == 1 else 'are'}"
+        waits = f"waiting until {tiles} published, which a second Ctrl-C drops"
+    else:
+        waits = "no tile waits to be published; a cluster of this run is closed, and two more Ctrl-C do not wait for it"
+    return f"interrupted: {_count(blocks, 'unfinished block')} given up, finished ones are kept; {waits}"
 
 
 def _trouble(paused: list[str], *, alone: bool) -> str:

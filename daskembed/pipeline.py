@@ -207,11 +207,19 @@ def run(
             check_conflicts(settings, names, receipts, published, leave=("precision",) if auto else ())
         if is_local(settings.source.url) and shared is False:
             refuse_source(settings.source.url, f"of the cluster {chosen!r}")
-        with (
-            dask.config.set(DASK_CONFIG),
-            connect(chosen, arguments=cluster_arguments, workers=workers, listen=listen, tls=tls) as client,
-        ):
-            return on_client(client)
+        result: RunResult | None = None
+        try:
+            with (
+                dask.config.set(DASK_CONFIG),
+                connect(chosen, arguments=cluster_arguments, workers=workers, listen=listen, tls=tls) as client,
+            ):
+                result = on_client(client)
+        except KeyboardInterrupt:
+            if result is None:
+                raise
+            # While the cluster closed: what the run did is told all the same.
+            return replace(result, interrupted=True)
+        return result
 
 
 def resolve(
@@ -339,7 +347,9 @@ def _conclude(
     events: Callable[[Event], None] | None,
 ) -> RunResult:
     """The result of a run for which no cluster is needed: tiles that are finished (their receipts) or have no chips."""
-    report = Report(None, len(done), output, version, progress, events, "nothing is left to do: no cluster is started")
+    some = any(isinstance(found, Receipt) for found in done.values())
+    why = "nothing is left to do" if some else "no chips of any tile"
+    report = Report(None, len(done), output, version, progress, events, f"{why}: no cluster is started")
     report.begin()
     for tile, found in done.items():
         report.tile_started(tile)

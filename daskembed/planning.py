@@ -18,7 +18,7 @@ from daskembed import ahead, config
 from daskembed.cube import block_ends
 from daskembed.documents import parse_as
 from daskembed.encoders import resolve_precision
-from daskembed.errors import InputError, TileError
+from daskembed.errors import InputError, TileError, did_you_mean
 from daskembed.pipeline import check_conflicts, resolve
 from daskembed.presets import parse_workers
 from daskembed.receipts import published_files, read_receipts
@@ -157,7 +157,10 @@ def plan(
         If a store does not answer.
     """
     if device is not None and device not in DEVICES:
-        raise InputError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}, or leave it out to measure")
+        raise InputError(
+            f"unknown device {device!r}: choose one of {', '.join(DEVICES)}, or leave it out to measure"
+            f"{did_you_mean(device, DEVICES)}"
+        )
     asked = precision or config.get("precision")
     if device is not None and asked == "auto":
         asked = "bf16" if DEVICES[device].bf16 else "fp32"
@@ -206,12 +209,14 @@ def plan(
     to_do = {tile: listing for tile, listing in listings.items() if tile not in done}
     with ThreadPoolExecutor(16) as pool:
         sizes = [size for found in pool.map(lambda one: _sizes_to_do(settings, one), to_do.values()) for size in found]
-    speed = None
+    speed, local = None, (cluster or config.get("cluster")) == "local"
     if sizes and device is None:
         speed = measure(settings, next(iter(to_do.values())))
     elif sizes and device is not None:
-        speed = of_device(device, settings.encoder, sum(sizes) / len(sizes))
-    if device is None and (cluster or config.get("cluster")) == "local":
+        # The other devices, and more machines than one, are planned for where they are not at hand.
+        here = local and device == "cpu" and most == 1
+        speed = of_device(device, settings.encoder, sum(sizes) / len(sizes), here=here)
+    if device is None and local:
         most = 1
     made = Plan(
         output=settings.output.url,

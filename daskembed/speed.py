@@ -32,6 +32,10 @@ STARTING = 180.0
 """Seconds in which a cloud machine boots, sets up its environment and loads the weights: an assumption."""
 
 
+STARTING_HERE = 5.0
+"""Seconds in which the processes of the cluster ``local`` start, on a machine that is there."""
+
+
 class Device(NamedTuple):
     """A worker's device and the machine around it."""
 
@@ -81,7 +85,7 @@ class Speed:
     """Where these numbers come from."""
 
 
-def of_device(device: str, encoder: Encoder, chip_bytes: float) -> Speed:
+def of_device(device: str, encoder: Encoder, chip_bytes: float, *, here: bool = False) -> Speed:
     """The speed of a worker with a device of the table.
 
     Parameters
@@ -92,6 +96,8 @@ def of_device(device: str, encoder: Encoder, chip_bytes: float) -> Speed:
         With its precision.
     chip_bytes
         Mean size of a chip's file.
+    here
+        Whether its machine is there already, and no cloud has to give it.
     """
     found = DEVICES[device]
     tflops = found.bf16 if encoder.precision == "bf16" and found.bf16 else found.fp32
@@ -101,7 +107,7 @@ def of_device(device: str, encoder: Encoder, chip_bytes: float) -> Speed:
         "network": found.gbit * 1e9 / 8 / chip_bytes,
     }
     limit = min(limits, key=limits.__getitem__)
-    return Speed(limits[limit], limit, 0.0, STARTING, found.basis)
+    return Speed(limits[limit], limit, 0.0, STARTING_HERE if here else STARTING, found.basis)
 
 
 def measure(settings: Settings, listing: Listing) -> Speed:

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import dask
+import numpy as np
 from dask.optimization import cull
 
 from daskembed import __version__, trial
@@ -32,7 +33,7 @@ from daskembed.receipts import Receipt, TileRecord, delete_record, parts_folder,
 from daskembed.results import TileResult
 from daskembed.sinks import Published, get_sink, sink_of
 from daskembed.sources import EDGES, Listing, list_tile, read_headers
-from daskembed.table import to_geodataframe
+from daskembed.table import to_geodataframe, window_shares, window_urls
 from daskembed.timings import metered, timed
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ class Indexed:
     """Paths of its parts below the output, in the order of their rows; none if all its chips are quarantined."""
     notes: tuple[str, ...] = ()
     """What the receipt says of its pixels."""
-    padded: Mapping[str, float] = field(default_factory=dict)
-    """URL -> share of its pixels that are in the image, of chips that reach beyond it."""
+    padded: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """URL of a chip that reaches beyond the image -> ``source_url`` of each of its rows that do -> share of the row's
+    pixels that are in the image."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,20 @@ def _look(
         quarantined=quarantined,
         parts=tuple(block.path for block in blocks),
         notes=_notes(settings, listing, found),
-        padded=found.set_index("source_url")["coverage"].loc[lambda shares: shares < 1].round(4).to_dict(),
+        padded=_padded(settings, found),
     )
     return indexed, blocks
+
+
+def _padded(settings: Settings, index: gpd.GeoDataFrame) -> dict[str, dict[str, float]]:
+    windows = settings.encoder.description.levels[settings.level].get("window")
+    found: dict[str, dict[str, float]] = {}
+    beyond = index[(index["coverage"] < 1) & index["quarantined"].isna()]
+    for url, chip in zip(beyond["source_url"], beyond["chip"], strict=True):
+        rows = [url] if windows is None else window_urls([url], windows)
+        shares = window_shares(np.array([chip.inside]), windows or 1).round(4).tolist()
+        found[url] = {row: share for row, share in zip(rows, shares, strict=True) if share < 1}
+    return found
 
 
 def check_quarantined(
@@ -358,8 +371,9 @@ def publish(
         name = f"{tile}_{notes.days[0]:%Y%m%d}_{notes.days[1]:%Y%m%d}_v{settings.version}"
         made = {**settings.provenance, "tile": tile, "identity": settings.identity}
         left_out = {*notes.quarantined, *notes.rejected}
-        if padded := {url: share for url, share in indexed.padded.items() if url not in left_out}:
-            made["padded"] = padded
+        chips_beyond = [shares for url, shares in indexed.padded.items() if url not in left_out]
+        if chips_beyond:
+            made["padded"] = {row: share for shares in chips_beyond for row, share in shares.items()}
         for sink in map(get_sink, settings.formats):
             settings.confirm()
             published.append(sink.publish(output, name + sink.SUFFIX, indexed.parts, made))

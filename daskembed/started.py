@@ -28,8 +28,9 @@ START_TIMEOUT = 300
 """Seconds that a cluster of this machine may take to start: Dask sets no limit itself."""
 START_TRIES = 3
 """How often one is started of which a process dies as it comes up."""
-CLOSE_PATIENCE = 2
+CLOSE_PATIENCE = 5
 """Seconds for which nothing is said of a cluster that closes."""
+CLOSING = "waiting for the cluster to close; Ctrl-C twice does not wait for that, and may leave it running"
 CLOSE_TIMEOUT = 120
 """Seconds that a cluster may take to close: Dask's nanny of a worker that was killed as it came up never ends."""
 
@@ -86,7 +87,7 @@ def start(
             asked["at_most"] = most
     chosen = dask.config.merge(preset.get("arguments", {}), arguments or {}) | asked
     hint = f"; {preset['hint']}" if "hint" in preset else ""
-    refusals, cluster = _Refusals(), None
+    refusals, cluster, told = _Refusals(), None, False
     try:
         with _uninterrupted("the cluster is being started, and closed then"), warnings.catch_warnings():
             # Another run's dashboard may have the port: the address that was found is printed.
@@ -105,13 +106,14 @@ def start(
         try:
             yield cluster
         except KeyboardInterrupt:
-            _log.warning("interrupted: waiting for the cluster to close")
+            _log.warning(f"interrupted: {CLOSING}")
+            told = True
             raise
     finally:
         if cluster is not None:
             with _uninterrupted("the cluster is being closed"):
                 try:
-                    _close(cluster)
+                    _close(cluster, told=told)
                 except Exception as error:
                     # What the run did stands; but this may cost money until somebody looks.
                     _log.warning(
@@ -256,7 +258,8 @@ def _words(error: BaseException) -> str:
     return visible(told if cause in told else f"{told} ({cause})")
 
 
-def _close(cluster: Any) -> None:
+def _close(cluster: Any, *, told: bool = False) -> None:
+    """Close it; that this is waited for is said once it takes long, unless it was told already."""
     closed: Future[None] = Future()
 
     def close() -> None:
@@ -269,8 +272,8 @@ def _close(cluster: Any) -> None:
 
     # Not by a limit of the cluster's own: not every class has one, and what is cut short can never be closed again.
     threading.Thread(target=close, name="daskembed-close", daemon=True).start()
-    if not wait([closed], CLOSE_PATIENCE).done:
-        _log.warning("waiting for the cluster to close")
+    if not wait([closed], CLOSE_PATIENCE).done and not told:
+        _log.warning(CLOSING)
     if not wait([closed], CLOSE_TIMEOUT).done:
         raise TimeoutError(f"it takes longer than {CLOSE_TIMEOUT} s")
     closed.result()

@@ -144,7 +144,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     if not published and not state:
         raise InputError(
             f"{storage.url} is no output of daskembed: it holds neither {STATE}/ nor files such as "
-            "33TUL_20190401_20190416_v001.gpq; give the --output of a run"
+            "33TUL_20190401_20190416_v001.gpq; " + (_below(storage) or "give the --output of a run")
         )
     parts: dict[_Key, Counter[str]] = {}
     for entry in state:
@@ -163,21 +163,39 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
         for key in sorted({*receipts, *records, *published, *parts})
         if asked(key)
     ]
+    kind: Literal["embeddings", "cube"] = "embeddings"
     if version is None:
+        from daskembed.cubes import CUBES
         from daskembed.status_cubes import judge_cubes
 
         found += judge_cubes(storage, paths, wanted)
-    return OutputStatus(storage.url, tuple(found if wanted is None else _audit(found, wanted)))
+        embedded = published or parts or any(path.startswith((f"{RECEIPTS}/", f"{RECORDS}/")) for path in paths)
+        if not embedded and any(path.startswith(f"{CUBES}/") for path in paths):
+            kind = "cube"
+    return OutputStatus(storage.url, tuple(found if wanted is None else _audit(found, wanted, kind)))
 
 
-def _audit(found: Iterable[TileStatus], wanted: Iterable[str]) -> list[TileStatus]:
-    """Of the tiles those that are wanted, and what is to be said of the ones that are not there."""
+def _below(storage: Storage) -> str | None:
+    """Outputs right below a folder that is none, if there are any."""
+    with ThreadPoolExecutor(16) as pool:
+        folders = storage.folders()[:16]
+        inside = pool.map(lambda folder: {path.rpartition("/")[2] for path in storage.folders(folder)}, folders)
+        found = [storage.url_of(folder) for folder, names in zip(folders, inside, strict=True) if STATE in names]
+    return f"did you mean {' or '.join(found[:3])}?" if found else None
+
+
+def _audit(found: Iterable[TileStatus], wanted: Iterable[str], kind: Literal["embeddings", "cube"]) -> list[TileStatus]:
+    """Of the tiles those that are wanted, and what is to be said of the ones that are not there, of this kind."""
     listed: dict[str, list[TileStatus]] = {tile: [] for tile in sorted(wanted)}
     for one in found:
         if one.tile in listed:
             listed[one.tile].append(one)
     never = "never begun: nothing of it is here"
-    return [one for tile, those in listed.items() for one in those or [TileStatus(tile, "", "missing", reason=never)]]
+    return [
+        one
+        for tile, those in listed.items()
+        for one in those or [TileStatus(tile, "", "missing", reason=never, kind=kind)]
+    ]
 
 
 def left_by(result: RunResult) -> tuple[TileStatus, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -101,9 +101,7 @@ def _rows(embeddings: xr.DataArray) -> gpd.GeoDataFrame:
     if "window" in embeddings.dims:
         footprints = coords["footprint"].to_numpy().reshape(-1)
         places |= _window_bounds(places, math.isqrt(windows))
-        side = CHIP // math.isqrt(windows)
-        starts = [f"window={row * side},{col * side}" for row, col in np.ndindex(CHIP // side, CHIP // side)]
-        urls = [f"{url}{'&' if '#' in url else '#'}{start}" for url in urls for start in starts]
+        urls = window_urls(urls, windows)
     dates = coords["date"].to_numpy().astype("datetime64[D]").astype(object)
     return gpd.GeoDataFrame(
         {
@@ -122,11 +120,24 @@ def _coverage(coords: Any, windows: int) -> dict[str, NDArray[np.float64]]:
     """Share of the pixels of each row that are in the image, if it is known."""
     if not all(name in coords for name in INSIDE):
         return {}
+    return {"coverage": window_shares(np.stack([coords[name].to_numpy() for name in INSIDE], axis=1), windows)}
+
+
+def window_urls(urls: Iterable[str], windows: int) -> list[str]:
+    """The ``source_url`` of each row of some chips, of `windows` a chip."""
+    across = math.isqrt(windows)
+    side = CHIP // across
+    starts = [f"window={row * side},{col * side}" for row, col in np.ndindex(across, across)]
+    return [f"{url}{'&' if '#' in url else '#'}{start}" for url in urls for start in starts]
+
+
+def window_shares(inside: NDArray[np.integer[Any]], windows: int) -> NDArray[np.float64]:
+    """Share of the pixels of each row that are in the image; `inside` is how many of a chip's are, ``(chip, y x)``."""
     across = math.isqrt(windows)
     side = CHIP // across
     starts = side * np.stack(np.divmod(np.arange(windows), across), axis=1)
-    inside = np.stack([coords[name].to_numpy() for name in INSIDE], axis=1)
-    return {"coverage": np.prod(np.clip(inside[:, None] - starts, 0, side) / side, axis=-1).reshape(-1)}
+    shares: NDArray[np.float64] = np.prod(np.clip(inside[:, None] - starts, 0, side) / side, axis=-1)
+    return shares.reshape(-1)
 
 
 def _window_bounds(places: dict[str, NDArray[Any]], across: int) -> dict[str, NDArray[Any]]:

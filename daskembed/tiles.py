@@ -38,6 +38,15 @@ def check_tile(text: str) -> str:
     return tile
 
 
+def is_tile(text: str) -> bool:
+    """Whether `check_tile` takes a text."""
+    try:
+        check_tile(text)
+    except InputError:
+        return False
+    return True
+
+
 def _problem(tile: str) -> str | None:
     match = _TILE.fullmatch(tile)
     if match is None:

@@ -36,6 +36,7 @@ def place(tmp_path: Path, chips: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data" / "cubes" / "33TUL.zarr" / "zarr.json").touch()
     (tmp_path / "data" / "other.zarr").mkdir()
     (tmp_path / "data" / "other.zarr" / "zarr.json").touch()
+    (tmp_path / "embedded" / "_daskembed").mkdir(parents=True)
     (tmp_path / "tiles.txt").write_text("33TUL\n22JG5\n")
     (tmp_path / "mine.yaml").write_text("description: no class\n")
     monkeypatch.chdir(tmp_path)
@@ -54,6 +55,16 @@ FETCHED = ("run", "--output", "out", "--tiles", "33TUL", "--encoder", "clay-v0")
 MISTAKES: dict[str, tuple[tuple[str, ...], int, str]] = {
     "sub-command": (("rnu",), 2, "invalid choice: 'rnu'"),
     "meant sub-command": (("validat", "out"), 2, "; did you mean validate?"),
+    "tiles without their flag": (("run", "33TUL", "--source", "data/chips"), 2, "; did you mean --tiles 33TUL?"),
+    "source without its flag": (
+        ("run", "--tiles", "33TUL", "data/chips"),
+        2,
+        "data/chips is no tile id; did you mean --source data/chips?",
+    ),
+    "URL without its flag": (("run", "--tiles", "33TUL", "s3://b/c"), 2, "; did you mean --source s3://b/c?"),
+    "cluster without its flag": (("clusters", "local"), 2, "; did you mean --check local?"),
+    "device": (("plan", *FETCHED[1:], "--device", "t5"), 2, "; did you mean t4?"),
+    "output above": (("status", "."), 2, "; did you mean {here}/embedded?"),
     "flag": ((*RUN, "--tiles", "33TUL", "--sorce", "data/chips"), 2, "--sorce data/chips; did you mean --source?"),
     "underscore": ((*RUN, "--tiles", "33TUL", "--batch_size", "4"), 2, "; did you mean --batch-size?"),
     "abbreviation": ((*RUN, "--tile", "33TUL"), 2, "--tiles"),
@@ -171,6 +182,15 @@ def test_where_nothing_is_left_to_do_no_cluster_is_started(
     assert lines[0] == "nothing is left to do: no cluster is started"
     assert lines[1].startswith("33TUL  skipped: 4 chips, ")
     assert lines[2] == "tiles        1 skipped"
+
+
+def test_tiles_without_chips_are_not_told_as_done(
+    again: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert again("--tiles", "22JGS", "--overwrite") == 4
+    said = capsys.readouterr().out
+    assert said.startswith("no chips of any tile: no cluster is started\n22JGS  failed\n")
+    assert said.count("no chips of tile 22JGS: expected ") == 1
 
 
 def test_finished_tiles_and_tiles_without_chips_need_no_cluster(

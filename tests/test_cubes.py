@@ -627,6 +627,14 @@ def test_status_of_a_finished_cube(finished: Storage, capsys: pytest.CaptureFixt
     assert lines[2:] == ["cubes        1 done", "quarantined  0"]
 
 
+def test_what_is_missing_among_cubes_is_a_cube(finished: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    show(status(finished.url, [TILE, "22JGS"]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:3] == ["22JGS", "cube", "missing"]
+    assert lines[3:] == ["cubes        1 done, 1 missing", "quarantined  0"]
+    assert [tile.kind for tile in status(finished.url, ["22JGS"]).tiles] == ["cube"]
+
+
 def test_status_of_a_cube_in_work_and_of_one_that_failed(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     copy.paths[6].write_bytes(b"nothing")
 

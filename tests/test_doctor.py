@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import dask
@@ -17,15 +18,32 @@ def test_doctor_tells_what_is_here_and_no_secret(
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-1")
     monkeypatch.setenv("HF_TOKEN", "hush-2")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "hush-3")
+    for name in ("AWS_CA_BUNDLE", "AWS_REGION", "HF_HOME"):
+        monkeypatch.setenv(name, "hush-4")
     (tmp_path / "0123-clay.ckpt").write_bytes(bytes(2_000_000))
     with dask.config.set({"daskembed.cache": str(tmp_path)}):
         assert main(["doctor"]) == 0
     said = capsys.readouterr().out
     lines = {line.split("  ")[0]: line for line in said.splitlines()}
-    assert {"torch", "gpu", "computes with", "bf16", "threads", "credentials", "cache", "python", "dask"} <= set(lines)
+    assert {
+        "torch",
+        "gpu",
+        "computes with",
+        "bf16",
+        "threads",
+        "credentials",
+        "cache",
+        "python",
+        "dask",
+        "metrics",
+    } <= set(lines)
     assert torch.__version__ in lines["torch"]
     assert "AWS_SECRET_ACCESS_KEY" in lines["credentials"]
-    assert "HF_TOKEN" in lines["credentials"]
+    assert {"HF_TOKEN", "AWS_ROLE_ARN", "AZURE_STORAGE_ACCOUNT_KEY"} <= set(re.split("[ ,]+", lines["credentials"]))
+    assert {"AWS_CA_BUNDLE", "AWS_REGION", "HF_HOME"} <= set(re.split("[ ,]+", lines["settings"]))
+    assert not {"AWS_CA_BUNDLE", "AWS_REGION", "HF_HOME"} & set(re.split("[ ,]+", lines["credentials"]))
     assert "hush" not in said
     assert lines["cache"].endswith(f"{tmp_path}: 1 files, 2 MB; 0123-clay.ckpt 2 MB")
 
@@ -65,3 +83,9 @@ def test_programs_are_named_as_they_are_typed(monkeypatch: pytest.MonkeyPatch, t
     # The environment is activated.
     monkeypatch.setenv("PATH", str(programs))
     assert demo.as_typed("python") == "python"
+
+
+@pytest.mark.parametrize(("here", "said"), [(True, "prometheus_client is here"), (False, "none: without prometheus")])
+def test_whether_a_scheduler_has_metrics_is_told(here: bool, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: here or None)
+    assert doctor._metrics().startswith(said)

@@ -359,6 +359,21 @@ def test_describe_bytes(number, text) -> None:
     assert describe_bytes(number) == text
 
 
+@pytest.mark.parametrize(
+    ("flags", "start"),
+    [
+        (("--device", "cpu"), "on 1 worker, after about 5 s to start"),
+        (("--device", "cpu", "--workers", "2"), "on 2 workers, after about 3 min 00 s to start"),
+        (("--device", "cpu", "--cluster", "coiled"), "on 1 worker, after about 3 min 00 s to start"),
+        (("--device", "a10g"), "on 1 worker, after about 3 min 00 s to start"),
+    ],
+)
+def test_a_machine_that_is_there_needs_not_boot(flags, start, chips, tmp_path, capsys) -> None:
+    asked = ["--tiles", "33TUL", "--source", str(chips), "--output", str(tmp_path / "out")]
+    assert main(["plan", *asked, "--checkpoint", "untrained:tiny", *flags]) == 0
+    assert start in capsys.readouterr().out
+
+
 def test_the_command_takes_the_flags_of_run(chips, tmp_path, capsys) -> None:
     flags = ["--tiles", "33TUL,22JGS", "--source", str(chips), "--output", str(tmp_path / "out"), "--level", "group"]
     flags += ["--checkpoint", "untrained:tiny", "--cluster", "coiled", "--precision", "bf16", "--batch-size", "8"]

@@ -67,3 +67,21 @@ def test_a_machine_without_semaphores_is_told_of(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("multiprocessing.synchronize._multiprocessing.SemLock", refuse)
     with pytest.raises(OSError, match=r"\(Read-only file system\): /dev/shm must be writable"):
         started._make_here(lambda: None, {})
+
+
+@pytest.mark.parametrize(("told", "times"), [(False, 1), (True, 0)])
+def test_that_a_cluster_closes_is_said_once(
+    told: bool, times: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = threading.Event()
+
+    class Slow:
+        def close(self) -> None:
+            gate.wait(60)
+
+    monkeypatch.setattr(started, "CLOSE_PATIENCE", 0.01)
+    monkeypatch.setattr(started, "CLOSE_TIMEOUT", 0.01)
+    with pytest.raises(TimeoutError):
+        started._close(Slow(), told=told)
+    gate.set()
+    assert caplog.messages == [started.CLOSING] * times

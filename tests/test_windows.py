@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed import device
+from daskembed import device, pipeline, stages
 from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import InputError, TileError
 from daskembed.testing import landscape
@@ -68,6 +69,22 @@ def test_windows_tell_their_share_of_the_image(tmp_path: Path) -> None:
     right, below = (700 - 512) / 256, (600 - 512) / 256
     shares = [1, 1, 1, 1, right, 0, right, 0, below, below, 0, 0, right * below, 0, 0, 0]
     np.testing.assert_allclose(rows["coverage"], shares)
+
+
+def test_padded_windows_are_told_as_the_rows_are(tmp_path: Path) -> None:
+    """Those that reach beyond the image, each with its own share, under the `source_url` of its row."""
+    write_ten_bands(tmp_path, landscape(600, 700)[:10], SENTINEL2)
+    rows = compute(daskembed.to_geodataframe(embed(tmp_path, edge="pad")))
+    _, settings = pipeline.resolve(
+        TILE, source=str(tmp_path), output=str(tmp_path), level="cls", batch_size=None, readers=None, dates=None,
+        version=None, on_nan=None, edge="pad", **WEIGHTS,
+    )  # fmt: skip
+    found = stages.index(replace(settings, carried=True), TILE, None, [])
+    assert found is not None
+    told = {row: share for shares in found[0].padded.values() for row, share in shares.items()}
+    beyond = rows[rows["coverage"] < 1]
+    assert told == dict(zip(beyond["source_url"], beyond["coverage"].round(4), strict=True))
+    assert 0 in told.values()
 
 
 def test_windows_have_footprints_of_their_own(chips: Path) -> None:

@@ -95,6 +95,7 @@ def test_an_interrupt_waits_for_a_cluster_that_starts_or_closes(
     assert process.returncode == 130, text
     assert "Traceback" not in text
     assert fleet.story == [*before, "closed"]
+    assert ("tiles        3 done" in text) == (at == "linger"), "what the run did is told"
 
 
 def test_a_second_interrupt_does_not_wait(command: Command, fleet: Preset) -> None:
