@@ -55,12 +55,7 @@ def start(
     """
     import dask
 
-    cluster_class = find_class(preset["class"], name, preset)
-    if preset["class"].startswith("dask_cuda.") and not gpus():
-        raise InputError(
-            f"the cluster {name!r} has a worker for each GPU, and this machine shows none (no {DEVICES}/nvidia0, or "
-            "CUDA_VISIBLE_DEVICES hides it): use --cluster local"
-        )
+    cluster_class = class_of(preset, name)
     asked: dict[str, Any] = {}
     if (listen is not None or tls) and not _is_of_this_machine(cluster_class):
         raise InputError(
@@ -118,6 +113,17 @@ def start(
                         f"warning: the cluster {name!r} was not closed properly: {_words(error)}; look whether "
                         " anything of it still runs"
                     )
+
+
+def class_of(preset: Mapping[str, Any], name: str) -> Any:
+    """The class of a preset; raises `InputError` if this machine has no GPU for it, or its package is not installed."""
+    if preset["class"].startswith("dask_cuda.") and not gpus():
+        needs = f"; on a machine with one it needs {preset['install']}" if "install" in preset else ""
+        raise InputError(
+            f"the cluster {name!r} has a worker for each GPU, and this machine shows none (no {DEVICES}/nvidia0, or "
+            f"CUDA_VISIBLE_DEVICES hides it): use --cluster local{needs}"
+        )
+    return find_class(preset["class"], name, preset)
 
 
 def _make(cluster_class: Any, arguments: dict[str, Any], refusals: _Refusals) -> Any:
