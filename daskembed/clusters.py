@@ -13,7 +13,7 @@ from daskembed.errors import InputError
 from daskembed.local import LOOPBACK
 from daskembed.local import local as local
 from daskembed.presets import find_class, read_preset
-from daskembed.started import start, takes
+from daskembed.started import check_asked, start, takes
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -32,6 +32,22 @@ _log = logging.getLogger(__name__)
 def shares_files(cluster: str) -> bool | None:
     """Whether the workers of `cluster` (as of `connect`) see this machine's files; None where nobody says."""
     return None if _is_scheduler(cluster) else read_preset(cluster).get("shares_files")
+
+
+def check_connection(
+    cluster: str,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    workers: int | str | None = None,
+    listen: str | None = None,
+    tls: bool = False,
+) -> None:
+    """Raise the `InputError` of `connect` that can be told without starting or asking anything."""
+    if _is_scheduler(cluster):
+        _check_nothing_asked(cluster, arguments, workers, listen, tls)
+        _scheduler_address(cluster)
+    else:
+        check_asked(read_preset(cluster), cluster, workers=workers, listen=listen, tls=tls)
 
 
 @contextlib.contextmanager

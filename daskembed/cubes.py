@@ -251,7 +251,7 @@ def write_cubes(
     import dask
 
     from daskembed import lock
-    from daskembed.clusters import connect, shares_files
+    from daskembed.clusters import check_connection, connect, shares_files
 
     names = tiles_of(tiles)
     if readers is not None and readers < 1:
@@ -272,10 +272,12 @@ def write_cubes(
     )
     if job.source == job.output:
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
+    chosen = cluster if cluster is not None else config.get("cluster")
+    if isinstance(chosen, str):
+        check_connection(chosen, arguments=cluster_arguments, workers=workers)
     if not ahead.check_source(job.source, names):
         failed = tuple(TileResult(tile, "failed", reason=no_chips(tile, job.source)) for tile in names)
         return RunResult(job.output.url, failed, 0, 0, 0.0, interrupted=False, stage_seconds={})
-    chosen = cluster if cluster is not None else config.get("cluster")
     with lock.hold(job.output, None) as check:
         job = replace(job, lock=check)
         sweep(job.output, None)

@@ -89,8 +89,7 @@ def hold(output: Storage, version: str | None) -> Iterator[Lock]:
         beating.start()
         try:
             with _writable(output):
-                output.put(probe := probe_path(version), b"")
-                output.delete([probe])
+                _probe(output, version)
             yield lock
         finally:
             ended.set()
@@ -102,6 +101,22 @@ def hold(output: Storage, version: str | None) -> Iterator[Lock]:
     finally:
         _held.discard(lock.token)
         _lost.discard(lock.token)
+
+
+def check_output(output: Storage, version: str | None) -> None:
+    """Raise the `InputError` of `hold` if the output cannot be written; leaves nothing there."""
+    path = local_path(output.url) if is_local(output.url) else None
+    made = [] if path is None else [folder for folder in (path, *path.parents) if not folder.exists()]
+    with _writable(output):
+        _probe(output, version)
+    for folder in made:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _probe(output: Storage, version: str | None) -> None:
+    output.put(probe := probe_path(version), b"")
+    output.delete([probe])
 
 
 @contextlib.contextmanager

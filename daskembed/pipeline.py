@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Any
 import dask
 
 from daskembed import ahead, config, dashboard, lock, stages
-from daskembed.clusters import WORKER_TIMEOUT, await_worker, check_versions, connect, hardware, shares_files
+from daskembed.clusters import (
+    WORKER_TIMEOUT,
+    await_worker,
+    check_connection,
+    check_versions,
+    connect,
+    hardware,
+    shares_files,
+)
 from daskembed.elsewhere import arrange, refuse_source
 from daskembed.embedding import ON_NAN
-from daskembed.encoders import load_encoder
+from daskembed.encoders import Description, foresee, load_encoder
 from daskembed.errors import ConflictError, InputError
 from daskembed.flow import DASK_CONFIG, Flow
 from daskembed.proof import TRIES, prove_workers
@@ -143,14 +151,20 @@ def run(
         raise InputError(
             "cluster_arguments and workers are for a cluster that is started for the run, not for a client"
         )
-    shared = shares_files(chosen) if isinstance(chosen, str) else None
+    shared = None
+    if isinstance(chosen, str):
+        check_connection(chosen, arguments=cluster_arguments, workers=workers, listen=listen, tls=tls)
+        shared = shares_files(chosen)
     names, place = tiles_of(tiles), Storage(source or config.get("source"))
     conclude = partial(_conclude, progress=progress, events=events)
+    made, named = Storage(output or config.get("output")), check_version(str(version or config.get("version")))
     if not ahead.check_source(place, names):
         # Nothing is fetched for that, weights least of all.
-        made, named = Storage(output or config.get("output")), check_version(str(version or config.get("version")))
         with lock.hold(made, named):
             return conclude({tile: no_chips(tile, place) for tile in names}, made, named)
+    lock.check_output(made, named)
+    if performance_report is not None:
+        dashboard.check_report(performance_report)
     names, settings = resolve(
         names,
         source=source,
@@ -176,8 +190,6 @@ def run(
         numbers=numbers,
         offset_applied=offset_applied,
     )
-    if performance_report is not None:
-        dashboard.check_report(performance_report)
     with lock.hold(settings.output, settings.version) as held:
         settings = replace(settings, lock=held)
         sweep(settings.output, settings.version)
@@ -250,6 +262,32 @@ def resolve(
 ) -> tuple[tuple[str, ...], Settings]:
     """The tiles and what to do with each, checked as far as that needs no cluster, source or output; see `run`."""
     names = tiles_of(tiles)
+    read_from, write_to = Storage(source or config.get("source")), Storage(output or config.get("output"))
+    read_as = Reading(
+        dates=None if dates is None else parse_dates(dates),
+        offset=offset or (0, 0),
+        edge=edge or EDGE[0],
+        rules=rules or NO_RULES,
+        numbers=numbers or config.get("numbers"),
+        offset_applied=offset_applied or yes_or_no(config.get("offset-applied")),
+    )
+    read_as.check()
+    named = check_version(str(version or config.get("version")))
+    formats, kind = parse_formats(format or config.get("format")), check_dtype(dtype or config.get("dtype"))
+    share = check_share(config.get("max-quarantined") if max_quarantined is None else max_quarantined)
+    missing = on_nan or config.get("on-nan")
+    if missing not in ON_NAN:
+        raise InputError(f"unknown --on-nan {missing!r}: choose one of {', '.join(ON_NAN)}")
+
+    def check_level(needs: Description) -> str:
+        chosen = needs.check_level(level or config.get("level") or next(iter(needs.levels)))
+        for sink in map(get_sink, formats):
+            sink.check_level(needs, chosen)
+        return chosen
+
+    # All that can be said without the checkpoint is said before it is fetched.
+    if (foreseen := foresee(checkpoint, encoder=encoder, sensor=sensor, window=window)) is not None:
+        check_level(foreseen)
     described = load_encoder(
         checkpoint,
         encoder=encoder,
@@ -261,35 +299,21 @@ def resolve(
         readers=readers,
     )
     needs = described.description
-    level = needs.check_level(level or config.get("level") or next(iter(needs.levels)))
+    level = check_level(needs)
     settings = Settings(
-        source=Storage(source or config.get("source")),
-        output=Storage(output or config.get("output")),
+        source=read_from,
+        output=write_to,
         encoder=described,
         level=level,
-        on_nan=on_nan or config.get("on-nan"),
-        max_quarantined=check_share(config.get("max-quarantined") if max_quarantined is None else max_quarantined),
+        on_nan=missing,
+        max_quarantined=share,
         retry_quarantined=retry_quarantined,
-        reading=Reading(
-            sensor=needs.sensor,
-            resolution=needs.resolution,
-            dates=None if dates is None else parse_dates(dates),
-            offset=offset or (0, 0),
-            edge=edge or EDGE[0],
-            rules=rules or NO_RULES,
-            numbers=numbers or config.get("numbers"),
-            offset_applied=offset_applied or yes_or_no(config.get("offset-applied")),
-        ),
-        version=check_version(str(version or config.get("version"))),
+        reading=replace(read_as, sensor=needs.sensor, resolution=needs.resolution),
+        version=named,
         chips_a_block=chips_a_block(described, level),
-        formats=parse_formats(format or config.get("format")),
-        dtype=check_dtype(dtype or config.get("dtype")),
+        formats=formats,
+        dtype=kind,
     )
-    for sink in map(get_sink, settings.formats):
-        sink.check_level(needs, level)
-    if settings.on_nan not in ON_NAN:
-        raise InputError(f"unknown --on-nan {settings.on_nan!r}: choose one of {', '.join(ON_NAN)}")
-    settings.reading.check()
     return names, settings
 
 

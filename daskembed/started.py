@@ -56,19 +56,8 @@ def start(
     """
     import dask
 
-    cluster_class = find_class(preset["class"], name, preset)
-    if preset["class"].startswith("dask_cuda.") and not gpus():
-        raise InputError(
-            f"the cluster {name!r} has a worker for each GPU, and this machine shows none (no {DEVICES}/nvidia0, or "
-            "CUDA_VISIBLE_DEVICES hides it): use --cluster local"
-        )
+    cluster_class = check_asked(preset, name, workers=workers, listen=listen, tls=tls)
     asked: dict[str, Any] = {}
-    if (listen is not None or tls) and not _is_of_this_machine(cluster_class):
-        raise InputError(
-            f"--{'tls' if listen is None else 'listen'} is for a cluster that is started on this machine, which "
-            f"{preset['class']} of the cluster {name!r} is not; say it in its own arguments or in Dask's "
-            "configuration (distributed.comm)"
-        )
     if listen is not None:
         host = f"[{listen.strip('[]')}]" if ":" in listen else listen
         asked |= {"host": host, "dashboard_address": f"{host}:8787"}
@@ -77,11 +66,6 @@ def start(
     least, most = (0, 0) if workers is None else parse_workers(workers)
     if most:
         # Asked for at once: a cluster that is scaled afterwards would first start, and pay, what its preset says.
-        if not takes(cluster_class, "n_workers"):
-            raise InputError(
-                f"--workers {workers} is for a cluster that takes n_workers, which {preset['class']} of the cluster "
-                f"{name!r} does not; say it in its own arguments"
-            )
         asked["n_workers"] = least
         if cluster_class is local:
             asked["at_most"] = most
@@ -120,6 +104,42 @@ def start(
                         f"warning: the cluster {name!r} was not closed properly: {_words(error)}; look whether "
                         " anything of it still runs"
                     )
+
+
+def check_asked(
+    preset: Mapping[str, Any],
+    name: str,
+    *,
+    workers: int | str | None = None,
+    listen: str | None = None,
+    tls: bool = False,
+) -> Any:
+    """The class of a preset, seen to take what is asked of it; starts nothing, arguments are as of `start`.
+
+    Raises
+    ------
+    InputError
+        If this machine has no GPU for it, its package is not installed, or it does not take what is asked.
+    """
+    if preset["class"].startswith("dask_cuda.") and not gpus():
+        needs = f"; on a machine with one it needs {preset['install']}" if "install" in preset else ""
+        raise InputError(
+            f"the cluster {name!r} has a worker for each GPU, and this machine shows none (no {DEVICES}/nvidia0, or "
+            f"CUDA_VISIBLE_DEVICES hides it): use --cluster local{needs}"
+        )
+    cluster_class = find_class(preset["class"], name, preset)
+    if (listen is not None or tls) and not _is_of_this_machine(cluster_class):
+        raise InputError(
+            f"--{'tls' if listen is None else 'listen'} is for a cluster that is started on this machine, which "
+            f"{preset['class']} of the cluster {name!r} is not; say it in its own arguments or in Dask's "
+            "configuration (distributed.comm)"
+        )
+    if workers is not None and parse_workers(workers) and not takes(cluster_class, "n_workers"):
+        raise InputError(
+            f"--workers {workers} is for a cluster that takes n_workers, which {preset['class']} of the cluster "
+            f"{name!r} does not; say it in its own arguments"
+        )
+    return cluster_class
 
 
 def _make(cluster_class: Any, arguments: dict[str, Any], refusals: _Refusals) -> Any:

@@ -259,18 +259,25 @@ def test_cluster_whose_workers_are_refused(
 
 
 def test_gpus_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("dask_cuda")
-    module.LocalCUDACluster = NoMachines  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "dask_cuda", module)
     monkeypatch.setattr(local, "DEVICES", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert refusal("local-cuda").startswith(
-        "the cluster 'local-cuda' has a worker for each GPU, and this machine shows"
-    )
+    module = ModuleType("dask_cuda")
+    module.LocalCUDACluster = NoMachines  # type: ignore[attr-defined]
+    for installed in (None, module):
+        monkeypatch.setitem(sys.modules, "dask_cuda", installed)
+        assert refusal("local-cuda").startswith(
+            "the cluster 'local-cuda' has a worker for each GPU, and this machine shows none"
+        )
+        assert refusal("local-cuda").endswith(
+            ": use --cluster local; on a machine with one it needs dask-cuda (pip install 'daskembed[cuda]')"
+        )
     (tmp_path / "nvidia0").touch()
     assert "no machine of this kind; it needs an NVIDIA GPU" in refusal("local-cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert refusal("local-cuda").endswith("or CUDA_VISIBLE_DEVICES hides it): use --cluster local")
+    assert "or CUDA_VISIBLE_DEVICES hides it): use --cluster local; " in refusal("local-cuda")
+    monkeypatch.setitem(sys.modules, "dask_cuda", None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert refusal("local-cuda").startswith("the cluster 'local-cuda' needs dask-cuda (pip install 'daskembed[cuda]')")
 
 
 # Copies and trials

@@ -175,18 +175,18 @@ def load_encoder(
     InputError
         If the encoder is unknown, or cannot take the sensor or the window.
     """
-    from daskembed.encoders.checkpoint import inspect_checkpoint
+    from daskembed.encoders.checkpoint import inspect_checkpoint, recognise
 
     given = checkpoint or config.get("checkpoint")
-    name = encoder or config.get("encoder")
-    if name is None and given is not None and not str(given).startswith("untrained:"):
-        from daskembed.encoders.checkpoint import recognise
-
-        name = recognise(str(given), {known: get_encoder_module(known) for known in ENCODERS})
-    name = str(name or next(iter(ENCODERS)))
+    chips = _positive("batch size", batch_size if batch_size is not None else config.get("batch-size"))
+    threads = readers if readers is not None else config.get("readers")
+    threads = None if threads is None else _positive("readers", threads)
+    # What is refused anyhow is refused before hundreds of megabytes are fetched.
+    foresee(checkpoint, encoder=encoder, sensor=sensor, window=window)
+    name = _named(checkpoint, encoder)
+    name = str(name or recognise(str(given), {known: get_encoder_module(known) for known in ENCODERS}))
     module = get_encoder_module(name)
     location = str(given or module.CHECKPOINT)
-    wanted = readers if readers is not None else config.get("readers")
     location, sha256, size = inspect_checkpoint(location, module)
     return Encoder(
         name=name,
@@ -194,10 +194,40 @@ def load_encoder(
         sha256=sha256,
         size=size,
         precision=resolve_precision(precision or config.get("precision")),
-        batch_size=_positive("batch size", batch_size if batch_size is not None else config.get("batch-size")),
-        readers=None if wanted is None else _positive("readers", wanted),
+        batch_size=chips,
+        readers=threads,
         description=module.describe(size, sensor=sensor, window=window),
     )
+
+
+def foresee(
+    checkpoint: str | None = None, *, encoder: str | None = None, sensor: str | None = None, window: int | None = None
+) -> Description | None:
+    """What `load_encoder` would describe, as far as that is known before the checkpoint is fetched: of any size.
+
+    Returns
+    -------
+    Description or None
+        None if only the file tells which encoder it is of.
+
+    Raises
+    ------
+    InputError
+        If the encoder is unknown, or cannot take the sensor or the window.
+    """
+    name = _named(checkpoint, encoder)
+    if name is None:
+        return None
+    module = get_encoder_module(name)
+    return module.describe(next(iter(module.SIZES)), sensor=sensor, window=window)
+
+
+def _named(checkpoint: str | None, encoder: str | None) -> str | None:
+    """The encoder that is meant; None if the checkpoint that is given has to tell."""
+    name, given = encoder or config.get("encoder"), checkpoint or config.get("checkpoint")
+    if name is None and given is not None and not str(given).startswith("untrained:"):
+        return None
+    return str(name or next(iter(ENCODERS)))
 
 
 def resolve_precision(precision: str) -> str:

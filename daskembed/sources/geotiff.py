@@ -123,6 +123,8 @@ def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
     if (dates := reading.dates) is not None:
         # Names are trusted to leave chips out without opening them; one whose tag disagrees is quarantined later.
         entries = [entry for entry in entries if (named := _named_date(entry.path)) is None or _within(named, dates)]
+        if not entries:
+            raise _none_within(tile, dates)
     names = {f"{entry.path}{end}" for entry in entries for end in SIDECARS}
     return Listing(
         "geotiff", storage, tile, tuple(entries), sidecars=tuple(entry for entry in found if entry.path in names)
@@ -143,7 +145,7 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
         # Chips whose date is not known are kept, so that they are reported.
         index = index[[day is None or _within(day, dates) for day in index["date"]]].reset_index(drop=True)
         if index.empty:
-            raise TileError(f"no chips of tile {listing.tile} from {dates[0]} to {dates[1]}: check --dates")
+            raise _none_within(listing.tile, dates)
     return index
 
 
@@ -253,6 +255,10 @@ def _parse_date(text: str) -> date | None:
 
 def _within(day: date, dates: tuple[date, date]) -> bool:
     return dates[0] <= day <= dates[1]
+
+
+def _none_within(tile: str, dates: tuple[date, date]) -> TileError:
+    return TileError(f"no chips of tile {tile} from {dates[0]} to {dates[1]}: check --dates")
 
 
 def _oneline(error: BaseException) -> str:
