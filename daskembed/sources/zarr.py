@@ -196,7 +196,7 @@ def _scale(array: xr.DataArray, *, old: bool) -> Scale:
     fill = tuple(number for number in fill if not (old and number == 0))
     nodata = dict.fromkeys(number for numbers in (fill, *others) for number in numbers if not math.isnan(number))
     scale, offset = _one_number(array, "scale_factor", 1.0), _one_number(array, "add_offset", 0.0)
-    return Scale(tuple(nodata), scale, offset, absent="has no chunk")
+    return Scale(tuple(nodata), scale, offset, absent="has no chunk (write_empty_chunks=True keeps those of zeros)")
 
 
 def _one_number(array: xr.DataArray, name: str, default: float) -> float:
