@@ -628,3 +628,9 @@ def test_a_nodata_tag_that_counts_for_nothing_is_not_named() -> None:
     assert str(Scale((0.0,), numbers=CLAY_V0.bands[0].numbers)) == ""
     assert str(Scale((0.0, 9.0), numbers=CLAY_V0.bands[0].numbers)) == "nodata 9"
     assert str(Scale((0.0,))) == "nodata 0"
+
+
+@pytest.mark.filterwarnings("error:.*grid_mapping")
+def test_a_grid_mapping_that_is_not_there_is_no_matter(tmp_path: Path) -> None:
+    as_zarr(tmp_path, pixels_of(), attrs={"grid_mapping": "nowhere"})
+    assert fate(tmp_path) == "kept: "
