@@ -423,3 +423,9 @@ def test_odd_attributes_of_a_store_are_told(where: str, attributes: dict[str, An
     (path / where).write_text(json.dumps(meta))
     with pytest.raises(TileError, match=said):
         index(tmp_path)
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+@pytest.mark.parametrize("crs", ["+init=epsg:32633", "+INIT=EPSG:32633 +type=crs"])
+def test_old_words_for_a_code_are_read_without_a_warning(crs: str) -> None:
+    assert epsg_of(xr.Dataset(attrs={"crs": crs})) == 32633

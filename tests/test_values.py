@@ -598,6 +598,23 @@ def test_a_near_infrared_is_no_alpha_and_an_alpha_is(tmp_path: Path) -> None:
     assert fate(tmp_path / "alpha", "naip").startswith("red is masked or was never written in 25.0000% of its pixels")
 
 
+def test_a_band_that_is_described_is_no_alpha(tmp_path: Path) -> None:
+    stored = naip()
+    stored[3, :, :128] = 0
+    path = as_raster(tmp_path, stored, RGBN)
+    with rasterio.open(path) as file:
+        assert file.colorinterp[3].name == "alpha"
+    assert fate(tmp_path, "linz") == "kept: "
+
+
+def test_intensities_of_a_sensor_in_decibels_may_be_as_large_as_it_says(tmp_path: Path) -> None:
+    sensor = own_sensor(tmp_path, 60, 8, decibels=True)
+    stored = np.full((1, 2, 2), 2e6, np.float32)
+    stored[0, 0, 0] = 1e12
+    scales = settle([Scale()], sensor.bands, sensor, stored.dtype, Reading(sensor), Evidence("/x.tif", None))
+    np.testing.assert_array_equal(np.isnan(to_values(stored, ["x"], scales)[0][0]), [[True, False], [False, False]])
+
+
 @pytest.mark.parametrize("form", [2, 3])
 @pytest.mark.parametrize("shards", [None, (4, 512, 512)])
 def test_chunks_that_are_missing_are_told_from_those_that_are_empty(form: int, shards: Any, tmp_path: Path) -> None:
@@ -609,7 +626,8 @@ def test_chunks_that_are_missing_are_told_from_those_that_are_empty(form: int, s
     as_zarr(tmp_path / "there", stored, RGBN, form=form, **own)
     assert fate(tmp_path / "there", "naip") == "kept: "
     as_zarr(tmp_path / "not", stored, RGBN, form=form, **(own | {"write_empty_chunks": False}))
-    said = f"red has no chunk in 25.0000% of its pixels, 3 more bands likewise {KEPT}"
+    why = "has no chunk (write_empty_chunks=True keeps those of zeros)"
+    said = f"red {why} in 25.0000% of its pixels, 3 more bands likewise {KEPT}"
     assert fate(tmp_path / "not", "naip") == said
     values = chip_of(tmp_path / "not", "naip", rules=KEEP).read()
     assert np.isnan(values[:, 256:, 256:]).all()
@@ -741,3 +759,9 @@ def test_a_nodata_tag_that_counts_for_nothing_is_not_named() -> None:
     assert str(Scale((0.0,), numbers=CLAY_V0.bands[0].numbers)) == ""
     assert str(Scale((0.0, 9.0), numbers=CLAY_V0.bands[0].numbers)) == "nodata 9"
     assert str(Scale((0.0,))) == "nodata 0"
+
+
+@pytest.mark.filterwarnings("error:.*grid_mapping")
+def test_a_grid_mapping_that_is_not_there_is_no_matter(tmp_path: Path) -> None:
+    as_zarr(tmp_path, pixels_of(), attrs={"grid_mapping": "nowhere"})
+    assert fate(tmp_path) == "kept: "

@@ -295,8 +295,9 @@ def test_bands_that_no_source_covers(rects: list[Any], more: str, whole: bool) -
     ("gap", "said"),
     [
         ("cover", r"has places in .*\.vrt that no source of (vh|vv|dem) covers, and no nodata"),
-        ("mask", "refers to x.tif, which has a mask, which the virtual raster has not"),
+        ("mask", "refers to x.tif, which has a mask, and has none itself"),
         ("block", "refers to x.tif, which has blocks that were never written"),
+        ("block with nodata", ""),
         ("none", ""),
     ],
 )
@@ -307,12 +308,15 @@ def test_gaps_that_gdal_would_hide(gap: str, said: str, tmp_path: Path) -> None:
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
         rasterio.open(tmp_path / "x.tif", "w", count=1, width=512, height=512, sparse_ok=True, **place, **kind) as file,
     ):
-        rows = 256 if gap == "block" else 512
+        rows = 256 if gap.startswith("block") else 512
+        if gap == "block with nodata":
+            file.nodata = -1
         file.write(np.full((1, rows, 512), 100, np.float32), window=rasterio.windows.Window(0, 0, 512, rows))
         if gap == "mask":
             file.write_mask(np.eye(512, dtype=np.uint8) * 255)
     half = RECT.format(0, 0, 512, 256) if gap == "cover" else ""
-    (tmp_path / NAME).write_text(vrt(lambda band: source("x.tif", more=half)))
+    tag = "<NoDataValue>-1</NoDataValue>" if gap == "block with nodata" else ""
+    (tmp_path / NAME).write_text(vrt(lambda band: tag + source("x.tif", more=half)))
     if said:
         with pytest.raises(TileError, match=said):
             daskembed.index_tile(TILE, str(tmp_path))

@@ -91,7 +91,11 @@ class Sensor:
 
     def numbers_of(self, band: Band) -> Numbers:
         """What the numbers of one of its bands can be."""
-        return KINDS["power"] if self.decibels and band.numbers == UNSAID else band.numbers
+        if not self.decibels or band.numbers != UNSAID:
+            return band.numbers
+        # Of intensities that nobody calibrated the decibels tell how large they are.
+        brightest = 10.0 ** min((band.mean + 4 * band.std) / 10, 30)
+        return replace(KINDS["power"], high=max(KINDS["power"].high, brightest))
 
 
 def _of_kind(kind: str, *bands: Band) -> tuple[Band, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -49,6 +50,9 @@ def epsg_of(dataset: xr.Dataset) -> int:
         if found in (None, "", [], {}):
             continue
         text = found if isinstance(found, str) else str(found)
+        # PROJ's old words for a code are warned of.
+        if (old := re.fullmatch(r"\+init=(epsg:\d+)(\s.*)?", text.strip(), re.IGNORECASE)) is not None:
+            text = found = old[1]
         try:
             given = found if isinstance(found, dict) else int(float(text)) if _is_number(text) else text
             codes.add(pyproj.CRS.from_user_input(given).to_epsg())

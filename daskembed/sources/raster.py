@@ -517,11 +517,19 @@ class _Opening:
                 masks = any(
                     MaskFlags.per_dataset in kinds and MaskFlags.alpha not in kinds for kinds in image.mask_flag_enums
                 )
-                what = "a mask, which the virtual raster has not" if masks and not self._virtual.masked else ""
-                if image.driver == "GTiff" and not _whole(image):
-                    what = "blocks that were never written"
-            if what:
-                raise ChipError(f"refers to {source}, which has {what}: write it as a GeoTIFF (gdal_translate)")
+                # GDAL reads blocks that are not there as nodata, where there is one.
+                seen = self._virtual.tagged and image.nodata is not None
+                sparse = not seen and image.driver == "GTiff" and not _whole(image)
+            if masks and not self._virtual.masked:
+                raise ChipError(
+                    f"refers to {source}, which has a mask, and has none itself: write it with a MaskBand, as "
+                    "gdal_translate and gdalbuildvrt do"
+                )
+            if sparse:
+                raise ChipError(
+                    f"refers to {source}, which has blocks that were never written, and tells no nodata: expected all "
+                    "blocks, or a nodata value in both"
+                )
         if inner := sorted({*self._virtual.uncovered} - {path}):
             raise ChipError(f"refers to {inner[0]}, which its sources do not fill, and has no nodata: write it anew")
         return self._virtual.uncovered.get(path, ())

@@ -396,10 +396,16 @@ def read_bands(dataset: Any, bands: Sequence[int], window: Any = None) -> NDArra
     with_masks = [
         place for place, kinds in enumerate(flags) if MaskFlags.per_dataset in kinds and MaskFlags.alpha not in kinds
     ]
-    # GDAL takes the fourth band of an 8-bit image for alpha, also where it is the near infrared that is wanted; a fifth
-    # it leaves out.
+    # GDAL takes the fourth band of an 8-bit image for alpha, also where it is the near infrared that is wanted, or
+    # said to be one; a fifth it leaves out.
     uses = zip(dataset.indexes, dataset.colorinterp, strict=True)
-    alpha = [number for number, use in uses if use == ColorInterp.alpha and number not in bands]
+    alpha = [
+        number
+        for number, use in uses
+        if use == ColorInterp.alpha
+        and number not in bands
+        and re.fullmatch(r"(?i)|.*alpha.*|mask|a", dataset.descriptions[number - 1] or "")
+    ]
     if not with_masks and not alpha:
         return pixels
     masks = np.zeros(pixels.shape, np.bool_)

@@ -60,6 +60,8 @@ class Virtual:
     """Below the source, of every file but the first, virtual ones too."""
     masked: bool = False
     """Whether the first has a mask of its own."""
+    tagged: bool = False
+    """Whether all its bands have nodata."""
     uncovered: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Path -> numbers of the bands without nodata of which some pixels are of no source: GDAL reads 0 there."""
 
@@ -113,6 +115,7 @@ def read_vrt(path: str, get: Callable[[str], bytes]) -> Virtual:
         root = _parse(data, path)
         if name == TOP:
             found.masked = root.find("MaskBand") is not None
+            found.tagged = all(band.find("NoDataValue") is not None for band in root.findall("VRTRasterBand"))
         if gaps := tuple(_uncovered(root, path)):
             found.uncovered[path] = gaps
         found.documents[name] = ElementTree.tostring(_rebuild(root, path, rename), "unicode").encode()

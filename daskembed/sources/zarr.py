@@ -97,12 +97,13 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
 def _open_dataset(url: str, *, fresh: bool) -> xr.Dataset:
     root = Storage(url, fresh)
     # Consolidated metadata are a copy, and say nothing of what was appended or replaced since. What is a number and
-    # what is none is for `Scale` to say, which keeps integers as they are; times are for `times_of`.
+    # what is none is for `Scale` to say, which keeps integers as they are; times are for `times_of`, grid
+    # mappings for `epsg_of`: xarray would warn of one that is not there.
     options: dict[str, Any] = {"engine": "zarr", "chunks": None, "cache": False, "consolidated": False}
     with explained(url, url):
         try:
             store = checked(zarr_store(root), root)
-            return xr.open_dataset(store, mask_and_scale=False, decode_times=False, decode_coords="all", **options)
+            return xr.open_dataset(store, mask_and_scale=False, decode_times=False, decode_coords=True, **options)
         except (FileNotFoundError, KeyError):
             raise ChipError("is no Zarr group: expected zarr.json or .zgroup in it") from None
         except (ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -197,7 +198,7 @@ def _scale(array: xr.DataArray, *, old: bool) -> Scale:
     fill = tuple(number for number in fill if not (old and number == 0))
     nodata = dict.fromkeys(number for numbers in (fill, *others) for number in numbers if not math.isnan(number))
     scale, offset = _one_number(array, "scale_factor", 1.0), _one_number(array, "add_offset", 0.0)
-    return Scale(tuple(nodata), scale, offset, absent="has no chunk")
+    return Scale(tuple(nodata), scale, offset, absent="has no chunk (write_empty_chunks=True keeps those of zeros)")
 
 
 def _one_number(array: xr.DataArray, name: str, default: float) -> float:
