@@ -308,7 +308,7 @@ def index_tile(
         stand for. By default what the encoder was trained on, and a file is refused where that cannot be told.
     offset_applied
         Whether the 1000 that ESA adds to Sentinel-2's numbers since 2022-01-25 is taken out of the files already:
-        ``no`` takes it out. By default what a file itself and its place tell, else numbers are taken as they are.
+        ``no`` takes it out of images that have it. By default what the files tell, else numbers are left.
     readers
         How many headers are read at a time.
 
