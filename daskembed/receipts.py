@@ -77,7 +77,7 @@ class Receipt:
         files
             Name -> bytes.
         """
-        return self.settings == settings and not self.differences(files)
+        return with_plain_source(self.settings) == settings and not self.differences(files)
 
     def differences(self, files: Mapping[str, int]) -> list[str]:
         """What is not as this says of its files, given the names and bytes of those that are there."""
@@ -110,6 +110,13 @@ class TileRecord:
 
 
 _Kept = TypeVar("_Kept", Receipt, TileRecord)
+
+
+def with_plain_source(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a receipt or a file says of its settings, its source as `Storage` has it: earlier ones kept ``..``."""
+    source = settings.get("source")
+    climbs = isinstance(source, str) and "/.." in source
+    return {**settings, **({"source": Storage(source).url} if climbs else {})}
 
 
 def check_version(version: str) -> str:
