@@ -115,8 +115,9 @@ _Kept = TypeVar("_Kept", Receipt, TileRecord)
 def with_plain_source(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a receipt or a file says of its settings, its source as `Storage` has it: earlier ones kept ``..``."""
     source = settings.get("source")
-    climbs = isinstance(source, str) and "/.." in source
-    return {**settings, **({"source": Storage(source).url} if climbs else {})}
+    if not isinstance(source, str) or "/.." not in source:
+        return {**settings}
+    return {**settings, "source": Storage(source).url}
 
 
 def check_version(version: str) -> str:
