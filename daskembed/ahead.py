@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from daskembed.receipts import Receipt
     from daskembed.settings import Settings
 
+_log = logging.getLogger(__name__)
 AT_ONCE = 16
 """Listings that are asked for at a time."""
 
@@ -47,6 +49,11 @@ def check_source(source: Storage, tiles: Sequence[str]) -> bool:
             if any(pool.map(lambda tile: any(_names(source, tile)), tiles[:AT_ONCE])):
                 return True
             if any(tile_in(name) in wanted for name in _names(source)):
+                if (tile := _named_after(source.url)) in wanted and (hint := _above(source.url)):
+                    _log.warning(
+                        f"warning: {source.url} is in a folder that is named after {tile}: other folders there are not "
+                        f"looked into; {hint}"
+                    )
                 return True
             if hint := _meant(source, wanted, pool):
                 raise InputError(f"no tile of --tiles is in {source.url}: {hint}")
@@ -74,6 +81,11 @@ def _missing(source: Storage, tiles: Sequence[str]) -> str:
     siblings = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
     found = difflib.get_close_matches(path.name, siblings, n=1)
     return f"no folder {path}" + (f"; did you mean {path.parent / found[0]}?" if found else "")
+
+
+def _named_after(url: str) -> str | None:
+    """The tile of the first folder of a path that is named after one."""
+    return next(filter(None, map(tile_in, url.split("/")[1:])), None)
 
 
 def _above(url: str) -> str | None:

@@ -35,6 +35,7 @@ from daskembed.receipts import (
     read_receipts,
     receipt_path,
     sweep,
+    with_plain_source,
     write_record,
 )
 from daskembed.reporting import Report
@@ -415,7 +416,7 @@ def check_conflicts(
             made = (provenance or {}).get("identity", {"daskembed": "unknown: not made by it"})
         else:
             continue
-        wanted = settings.identity
+        made, wanted = with_plain_source(made), settings.identity
         changed = [
             f"{key} {made.get(key) or 'all'}, not {wanted.get(key) or 'all'}"
             for key in (*wanted, *(key for key in made if key not in wanted))

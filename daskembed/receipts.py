@@ -77,7 +77,7 @@ class Receipt:
         files
             Name -> bytes.
         """
-        return self.settings == settings and not self.differences(files)
+        return with_plain_source(self.settings) == settings and not self.differences(files)
 
     def holds(self, listing: str, *, retry_quarantined: bool) -> bool:
         """Whether a tile that it `finishes` is left as it is: its chips are the same, and none is to be tried again.
@@ -122,6 +122,14 @@ class TileRecord:
 
 
 _Kept = TypeVar("_Kept", Receipt, TileRecord)
+
+
+def with_plain_source(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a receipt or a file says of its settings, its source as `Storage` has it: earlier ones kept ``..``."""
+    source = settings.get("source")
+    if not isinstance(source, str) or "/.." not in source:
+        return {**settings}
+    return {**settings, "source": Storage(source).url}
 
 
 def check_version(version: str) -> str:

@@ -62,8 +62,13 @@ def is_local(url: str) -> bool:
 
 
 def local_path(url: str) -> Path:
-    """The absolute path that a local URL or path names."""
-    return Path(url.removeprefix("file://")).expanduser().absolute()
+    """The absolute path that a local URL or path names, without ``..``."""
+    path = Path(url.removeprefix("file://")).expanduser().absolute()
+    if ".." not in path.parts:
+        return path
+    # What is above a link's target is not what is above the link.
+    plain = os.path.normpath(path)
+    return Path(plain if os.path.realpath(plain) == os.path.realpath(path) else os.path.realpath(path))
 
 
 _PREFIX = {"s3://": "AWS_", "gs://": "GOOGLE_", "az://": "AZURE_"}

@@ -284,8 +284,18 @@ def test_a_source_may_hold_a_tile_in_any_form(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
 
 
-def test_chips_in_the_folder_of_a_date_are_a_source(chips: Path) -> None:
+def test_chips_in_the_folder_of_a_date_are_a_source_and_told_of(
+    chips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert ahead.check_source(Storage(str(chips / "33TUL" / "2019-04-16")), ["33TUL"])
+    (warning,) = caplog.messages
+    assert warning.endswith(f"--source takes the folder above the tiles: --source {chips} --tiles 33TUL")
+    caplog.clear()
+    (tmp_path / "33TUL" / "chips" / "33TUL").mkdir(parents=True)
+    (tmp_path / "33TUL" / "chips" / "33TUL" / CHIP).touch()
+    assert ahead.check_source(Storage(str(chips)), ["33TUL"])
+    assert ahead.check_source(Storage(str(tmp_path / "33TUL" / "chips")), ["33TUL"])
+    assert caplog.messages == []
 
 
 def test_a_tile_beyond_the_first_ones_is_found(tmp_path: Path) -> None:

@@ -74,6 +74,14 @@ def test_only_the_wanted_tiles_and_version_are_read(output):
     assert read_receipts(output, [], "001") == {}
 
 
+def test_a_source_that_climbs_is_the_one_that_it_leads_to(tmp_path):
+    here = RECEIPT.settings | {"source": str(tmp_path / "six")}
+    files = {file.name: file.size for file in RECEIPT.files}
+    climbing = replace(RECEIPT, settings=here | {"source": f"{tmp_path}/nb/../six"})
+    assert climbing.finishes(here, files)
+    assert not climbing.finishes(here | {"source": str(tmp_path / "seven")}, files)
+
+
 def test_no_receipts_yet(output):
     assert read_receipts(output, ["27WXN"], "001") == {}
 

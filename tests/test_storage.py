@@ -407,6 +407,10 @@ def test_local_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert Storage("folder").url == str(tmp_path / "folder")
+    assert Storage("folder/../six").url == Storage(f"file://{tmp_path}/a/../six").url == str(tmp_path / "six")
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")
+    assert Storage("link/../six").url == str((tmp_path / "elsewhere" / "six").resolve())
     assert local_path("~/folder") == tmp_path / "home" / "folder"
     assert local_path("file:///a/b") == Path("/a/b")
     assert [is_local(url) for url in ("a", "/a", "file:///a", "s3://a", "https://a")] == [
