@@ -116,9 +116,9 @@ def read_vrt(path: str, get: Callable[[str], bytes]) -> Virtual:
         if name == TOP:
             found.masked = root.find("MaskBand") is not None
             found.tagged = all(band.find("NoDataValue") is not None for band in root.findall("VRTRasterBand"))
+        found.documents[name] = ElementTree.tostring(_rebuild(root, path, rename), "unicode").encode()
         if gaps := tuple(_uncovered(root, path)):
             found.uncovered[path] = gaps
-        found.documents[name] = ElementTree.tostring(_rebuild(root, path, rename), "unicode").encode()
 
     read(path, TOP, ())
     found.paths = tuple(sorted(names))
