@@ -275,10 +275,13 @@ def write_cubes(
     chosen = cluster if cluster is not None else config.get("cluster")
     if isinstance(chosen, str):
         check_connection(chosen, arguments=cluster_arguments, workers=workers)
-    if not ahead.check_source(job.source, names):
-        failed = tuple(TileResult(tile, "failed", reason=no_chips(tile, job.source)) for tile in names)
-        return RunResult(job.output.url, failed, 0, 0, 0.0, interrupted=False, stage_seconds={})
+    there = ahead.check_source(job.source, names)
     with lock.hold(job.output, None) as check:
+        if not there:
+            failed = tuple(TileResult(tile, "failed", reason=no_chips(tile, job.source)) for tile in names)
+            for result in failed:
+                _keep_failure(job.output, result.tile, str(result.reason))
+            return RunResult(job.output.url, failed, 0, 0, 0.0, interrupted=False, stage_seconds={})
         job = replace(job, lock=check)
         sweep(job.output, None)
         if not isinstance(chosen, str):

@@ -345,8 +345,7 @@ KILLED = dedent("""\
     from contextlib import contextmanager
     from distributed import Client
     import daskembed
-    from daskembed.status import OutputStatus, TileStatus, show, status
-from daskembed.storage import Storage
+    from daskembed.storage import Storage
 
     source, output, word, nth = sys.argv[1:]
     seen, open_writer = [], Storage.open_writer
