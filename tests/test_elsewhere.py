@@ -202,7 +202,7 @@ def test_a_mixed_fleet_works_and_says_so(elsewhere: Elsewhere, remote: str, tmp_
 
 def test_chips_of_this_machine_are_refused_before_a_cluster_starts(chips: Path, tmp_path: Path) -> None:
     preset = tmp_path / "far.yaml"
-    preset.write_text("class: no.such.Cluster\nshares_files: false\n")
+    preset.write_text("class: distributed.LocalCluster\nshares_files: false\n")
     with pytest.raises(InputError, match=r"which the workers do not see \(of the cluster '.*far.yaml'\)"):
         daskembed.run(
             "33TUL", source=str(chips), checkpoint="untrained:tiny", output=str(tmp_path / "out"), cluster=str(preset)

@@ -1021,7 +1021,7 @@ def test_pixels_of_feet(tmp_path: Path) -> None:
     assert (frame["lon"][0], frame["lat"][0]) == pytest.approx((-74.0, 40.71), abs=0.05)
     cube = daskembed.open_tile(frame)
     assert embedding._windows(cube, 2).resolution == pytest.approx([3 * 0.3048006096])
-    write_raster(tmp_path / "18TWL.tif", np.zeros((13, 512, 512), np.uint8), **place)
+    write_raster(tmp_path / "18TWL.tif", np.zeros((13, 512, 512), np.uint16), **place)
     with pytest.raises(TileError, match=r"has pixels of 0.9144018\d+ m \(3 in the unit of EPSG:2263\), expected 10 m"):
         daskembed.index_tile("18TWL", str(tmp_path))
 

@@ -716,7 +716,7 @@ def test_a_run_that_is_killed_while_it_publishes(client: Any, source: Path, tmp_
     )
     assert done.returncode == -signal.SIGKILL
     assert (out / STORE / "embeddings" / "c").is_dir()
-    assert main(["status", str(out)]) == 0
+    assert main(["status", str(out)]) == 3
     (tile,) = daskembed.status.status(str(out)).tiles
     assert (tile.status, tile.files, tile.parts_done) == ("unfinished", [STORE.replace("zarr", "gpq")], tile.parts)
     result = run(client, source, out)

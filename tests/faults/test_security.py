@@ -421,7 +421,7 @@ def test_cluster_file_with_python_in_it(tmp_path: Path, document: str) -> None:
 def test_tiles_file_with_python_in_it(tmp_path: Path) -> None:
     proof, path = tmp_path / "payload-ran", tmp_path / "tiles.yaml"
     path.write_text(f"- {EVIL_YAML.format(proof=proof)}\n")
-    with pytest.raises(InputError, match="python/object"):
+    with pytest.raises(InputError, match="is not an MGRS tile id"):
         tiles.read_tiles(str(path))
     assert not proof.exists()
 
