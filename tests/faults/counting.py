@@ -45,10 +45,10 @@ __all__ = [
     "size_of",
 ]
 
-DEADLY = {-661.0: signal.SIGSEGV, -662.0: signal.SIGKILL}
+DEADLY = {64661.0: signal.SIGSEGV, 64662.0: signal.SIGKILL}
 """Value of a chip's first pixel -> signal that its encoding ends the process with."""
 
-HANGING = -663.0
+HANGING = 64663.0
 """Value of the first pixel of a chip whose encoding does not end."""
 
 

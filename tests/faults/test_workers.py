@@ -157,7 +157,7 @@ def test_chips_that_kill_are_found_and_the_rest_is_as_without_them(small_tiles: 
         target = tmp_path / "chips/33TUL" / chip.name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(chip.read_bytes())
-    deadly = {chips[1].name: (-661.0, "SIGSEGV"), chips[4].name: (-662.0, "SIGKILL")}
+    deadly = {chips[1].name: (64661.0, "SIGSEGV"), chips[4].name: (64662.0, "SIGKILL")}
     for name, (mark, _) in deadly.items():
         with rasterio.open(tmp_path / "chips/33TUL" / name, "r+") as dataset:
             pixels = dataset.read()
@@ -215,7 +215,7 @@ def test_a_chip_that_hangs_is_found(small_tiles: Path, tmp_path: Path, monkeypat
     hanging, _ = sorted((tmp_path / "chips").rglob("*.tif"))
     with rasterio.open(hanging, "r+") as dataset:
         pixels = dataset.read()
-        pixels[0, 0, 0] = -663
+        pixels[0, 0, 0] = 64663
         dataset.write(pixels)
     chosen, block = one_block(tmp_path / "chips", tmp_path / "out")
     monkeypatch.setattr(trial, "CHIP_LIMIT", 8)
