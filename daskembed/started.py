@@ -102,7 +102,7 @@ def start(
                     # What the run did stands; but this may cost money until somebody looks.
                     _log.warning(
                         f"warning: the cluster {name!r} was not closed properly: {_words(error)}; look whether "
-                        " anything of it still runs"
+                        "anything of it still runs"
                     )
 
 

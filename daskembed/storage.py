@@ -278,6 +278,8 @@ class Storage:
 
         def look() -> list[Entry]:
             if is_local(self.url):
+                if not (Path(self.url) / prefix).is_dir():
+                    return []
                 found = folders.files(Path(self.url), prefix.rstrip("/"), recursive=recursive)
                 return [Entry(visible(one.path), one.size, one.etag, one.reason) for one in found]
             if recursive:
@@ -286,8 +288,6 @@ class Storage:
                 objects = list(obstore.list_with_delimiter(self._store, prefix or None)["objects"])
             return [Entry(meta["path"], meta["size"], meta["e_tag"] or "") for meta in objects]
 
-        if is_local(self.url) and not (Path(self.url) / prefix).is_dir():
-            return []
         try:
             entries = self._carry_out(prefix, look)
         except FileNotFoundError:
@@ -300,13 +300,13 @@ class Storage:
         def look() -> list[str]:
             if not is_local(self.url):
                 return list(obstore.list_with_delimiter(self._store, prefix or None)["common_prefixes"])
+            if not (Path(self.url) / prefix).is_dir():
+                return []
             found = folders.folders(Path(self.url), prefix)
             for path in filter(folders.unnameable, found):
                 _log.warning(f"warning: {visible(self.url_of(path))} is left out: its name is no plain text; rename it")
             return [path for path in found if not folders.unnameable(path)]
 
-        if is_local(self.url) and not (Path(self.url) / prefix).is_dir():
-            return []
         try:
             found = self._carry_out(prefix, look)
         except FileNotFoundError:
