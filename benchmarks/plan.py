@@ -13,9 +13,9 @@ from daskembed import Plan, plan
 from daskembed import run as run_tiles
 from daskembed.encoders import load_encoder
 from daskembed.levels import LEVELS
-from daskembed.planning import file_bytes
-from daskembed.settings import chips_a_block
-from daskembed.speed import of_device
+from daskembed.runs.plan import file_bytes
+from daskembed.runs.settings import chips_a_block
+from daskembed.runs.rates import of_device
 
 ROUNDS = 2
 CHIP_BYTES = 7_000_000

@@ -18,11 +18,11 @@ from distributed import Client
 from rasterio.transform import from_origin
 
 from benchmarks.common import Row, resident_bytes
-from daskembed import settings
+from daskembed.runs import settings
 from daskembed.errors import InputError
-from daskembed.grid import SIDE, square_of
-from daskembed.pipeline import run as run_tiles
-from daskembed.results import Progress
+from daskembed.geo.chips import SIDE, square_of
+from daskembed.runs.tiles import run as run_tiles
+from daskembed.runs.results import Progress
 from daskembed.testing import write_chips
 
 BLOCKS_A_TILE = 7

@@ -20,15 +20,15 @@ import pyproj
 import shapely
 from shapely.errors import ShapelyError
 
-from daskembed import wkb
+from daskembed.geo import wkb
 from daskembed.cube import INSIDE
 from daskembed.documents import parse_object
 from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError
-from daskembed.footprints import bounding_box, box
-from daskembed.receipts import check_version
+from daskembed.geo.footprints import bounding_box, box
+from daskembed.output.receipts import check_version
 from daskembed.sources import EDGES
-from daskembed.storage import Storage
+from daskembed.storage.stores import Storage
 from daskembed.vectors import VectorArray, VectorDtype
 
 if TYPE_CHECKING:

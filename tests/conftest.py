@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
-from daskembed import storage as storage_module
+from daskembed.storage import stores as storage_module
 from daskembed.testing import FaultyProxy, write_chips
 
 # A busy machine is no reason to fail.

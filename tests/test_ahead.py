@@ -16,12 +16,13 @@ from distributed import Client, LocalCluster
 from test_receipts import RECEIPT
 
 import daskembed
-from daskembed import ahead, clusters
+from daskembed.runs import preflight as ahead
+from daskembed.clusters import connection as clusters
 from daskembed.cli import main
 from daskembed.errors import InputError, StorageUnusableError
-from daskembed.pipeline import resolve
+from daskembed.runs.tiles import resolve
 from daskembed.sources import list_tile
-from daskembed.storage import Storage
+from daskembed.storage.stores import Storage
 
 CHIP = "claytile_33TUL_20190416_v02_0001.tif"
 TINY = ("--checkpoint", "untrained:tiny", "--precision", "fp32")
@@ -267,7 +268,7 @@ def test_torch_is_not_loaded(chips: Path, finished: Path, tiles: str, source: st
     code = f"import sys; from daskembed.cli import main; main({flags!r}); print(sorted(sys.modules), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = done.stderr.splitlines()[-1]
-    assert "'daskembed.tiles'" in modules
+    assert "'daskembed.geo.mgrs'" in modules
     assert "'torch'" not in modules
 
 

@@ -29,7 +29,7 @@ from daskembed.encoders import Encoder, clay_v0, clay_v1_5, load_encoder
 from daskembed.encoders import checkpoint as loading
 from daskembed.encoders.checkpoint import fetch, inspect_checkpoint, is_here, load_state, recognise, untrained_state
 from daskembed.errors import CheckpointError, InputError
-from daskembed.storage import Storage
+from daskembed.storage.stores import Storage
 from daskembed.testing import write_checkpoint
 
 State = dict[str, torch.Tensor]

@@ -18,10 +18,13 @@ import yaml
 from distributed import Client, LocalCluster
 from distributed.core import Status
 
-from daskembed import clusters, config, flow, local
-from daskembed.clusters import connect
+from daskembed import config
+from daskembed.clusters import connection as clusters
+from daskembed.runs import window as flow
+from daskembed.clusters import local
+from daskembed.clusters.connection import connect
 from daskembed.errors import InputError
-from daskembed.presets import copy_preset, is_installed, parse_arguments, parse_workers, presets, read_preset
+from daskembed.clusters.presets import copy_preset, is_installed, parse_arguments, parse_workers, presets, read_preset
 
 THREADS = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
 """Arguments of a cluster that is started in no time."""
@@ -185,7 +188,7 @@ def test_class_that_is_not_installed_and_nobody_says_how(tmp_path: Path) -> None
     assert refusal(path).startswith(f"the cluster '{path}' needs the package of no_such_module.sub.Cluster, ")
 
 
-@pytest.mark.parametrize("name", ["distributed.LocalClutser", "daskembed.clusters.nowhere"])
+@pytest.mark.parametrize("name", ["distributed.LocalClutser", "daskembed.clusters.connection.nowhere"])
 def test_class_that_its_module_does_not_have(tmp_path: Path, name: str) -> None:
     assert name.rpartition(".")[2] in refusal(write_preset(tmp_path, **{"class": name}))
 
@@ -488,7 +491,7 @@ def test_local_starts_processes_that_have_their_threads(monkeypatch: pytest.Monk
     def torch_threads() -> tuple[int, int]:
         import torch
 
-        from daskembed.device import set_torch_threads
+        from daskembed.compute.device import set_torch_threads
 
         set_torch_threads()
         return os.getpid(), torch.get_num_threads()

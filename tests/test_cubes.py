@@ -19,16 +19,17 @@ import xarray as xr
 from distributed import Client
 
 import daskembed
-from daskembed import cubes, lock
+from daskembed.runs import cubes
+from daskembed.output import lock
 from daskembed.cli import main
 from daskembed.errors import InputError, LockLostError, StorageError, TileError
-from daskembed.results import Progress
+from daskembed.runs.results import Progress
 from daskembed.sources import Reading, geotiff
 from daskembed.sources.baseline import MARK
-from daskembed.status import OutputStatus, TileStatus, show, status
-from daskembed.storage import Storage
+from daskembed.output.status import OutputStatus, TileStatus, show, status
+from daskembed.storage.stores import Storage
 from daskembed.testing import landscape, write_chips
-from daskembed.validate import validate
+from daskembed.output.validate.geoparquet import validate
 
 TILE = "33TUL"
 DATES = ("2019-04-16", "2019-05-01")
@@ -345,7 +346,7 @@ KILLED = dedent("""\
     from contextlib import contextmanager
     from distributed import Client
     import daskembed
-    from daskembed.storage import Storage
+    from daskembed.storage.stores import Storage
 
     source, output, word, nth = sys.argv[1:]
     seen, open_writer = [], Storage.open_writer

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from daskembed import device
-from daskembed.device import Device, Encoded, get_device
+from daskembed.compute import device
+from daskembed.compute.device import Device, Encoded, get_device
 from daskembed.encoders import ENCODERS, Encoder
 from daskembed.encoders.description import Band, Description, Place, Sensor
 from daskembed.errors import ChipError, ChipRejectedError, StorageDeniedError, StorageError

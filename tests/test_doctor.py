@@ -9,7 +9,9 @@ import dask
 import pytest
 import torch
 
-from daskembed import demo, doctor, local
+from daskembed.cli import demo
+from daskembed.cli import doctor
+from daskembed.clusters import local
 from daskembed.cli import main
 
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from daskembed.documents import DEEPEST, MOST_YAML, parse_as, parse_json, parse_object, parse_yaml, read_yaml
-from daskembed.encoders.sensors import get_sensor
+from daskembed.sensors.table import get_sensor
 from daskembed.errors import InputError
-from daskembed.presets import parse_arguments, read_preset
+from daskembed.clusters.presets import parse_arguments, read_preset
 
 
 @dataclass(frozen=True)

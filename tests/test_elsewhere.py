@@ -17,15 +17,15 @@ import pytest
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed import settings
-from daskembed.elsewhere import MOST_SENT
+from daskembed.runs import settings
+from daskembed.runs.visibility import MOST_SENT
 from daskembed.errors import InputError
-from daskembed.results import Progress
-from daskembed.storage import Storage
+from daskembed.runs.results import Progress
+from daskembed.storage.stores import Storage
 from daskembed.testing import write_checkpoint
 
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
-PATCH = "import daskembed.device as d; d.native_precision = lambda: 'fp32'; d.{0} = lambda: d.Hardware(*{1})"
+PATCH = "import daskembed.compute.device as d; d.native_precision = lambda: 'fp32'; d.{0} = lambda: d.Hardware(*{1})"
 
 
 @dataclass
@@ -171,7 +171,7 @@ def test_checkpoints_too_large_to_be_sent_are_refused(
     elsewhere: Elsewhere, remote: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert MOST_SENT < 2**31
-    monkeypatch.setattr("daskembed.elsewhere.MOST_SENT", 1000)
+    monkeypatch.setattr("daskembed.runs.visibility.MOST_SENT", 1000)
     weights = write_checkpoint(elsewhere.mine / "tiny.ckpt")
     job = {"source": remote, "checkpoint": str(weights), "output": str(elsewhere.mine / "out")}
     with elsewhere.worker(), pytest.raises(InputError, match=r"more than 2 GB cannot be sent to them; give its URL"):

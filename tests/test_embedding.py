@@ -20,7 +20,8 @@ import xarray as xr
 from reference import relative_error
 
 import daskembed
-from daskembed import device, embedding
+from daskembed import embedding
+from daskembed.compute import device
 from daskembed.encoders import Encoder, clay_v0
 from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0_model import ClayV0

@@ -23,9 +23,10 @@ from distributed import Client, LocalCluster
 from tornado.websocket import websocket_connect
 
 import daskembed
-from daskembed import dashboard, timings
+from daskembed import timings
+from daskembed.runs import dashboard
 from daskembed.errors import InputError
-from daskembed.results import Event, Progress
+from daskembed.runs.results import Event, Progress
 from daskembed.testing import write_chips
 
 TILES = ("33TUL", "33TUM")
@@ -373,7 +374,7 @@ def test_a_browser_shows_stages_tiles_and_workers(browser, tmp_path):
 
 def _stop_after(chips: int, until: Path) -> None:
     """On a worker: stop when some chips are counted, before a file is there."""
-    from daskembed import device
+    from daskembed.compute import device
 
     count, counted = device.count_chips, []
 
@@ -388,7 +389,7 @@ def _stop_after(chips: int, until: Path) -> None:
 
 def _hold(until: Path) -> None:
     """On a worker: embed nothing before a file is there."""
-    from daskembed import stages
+    from daskembed.runs import stages
 
     compute = stages.Block.compute
 

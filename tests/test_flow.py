@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from daskembed import flow, stages
+from daskembed.runs import window as flow
+from daskembed.runs import stages
 
 
 def test_a_farewell_says_what_another_interrupt_does() -> None:

@@ -23,7 +23,7 @@ import daskembed
 from daskembed.errors import ChipError, InputError, StorageDeniedError, StorageError, TileError
 from daskembed.sources import INDEX_COLUMNS, Reading, list_tile, read_headers
 from daskembed.sources.geotiff import BANDS, read_chip
-from daskembed.storage import Entry, Storage
+from daskembed.storage.stores import Entry, Storage
 
 TILE, EPSG, DAY = "33TUL", 32633, "2019-04-16"
 WEST, NORTH = 299_995, 5_100_005

@@ -9,8 +9,8 @@ import pyproj
 import pytest
 
 from daskembed.errors import InputError
-from daskembed.grid import ChipGrid, Square, square_of
-from daskembed.tiles import check_tile
+from daskembed.geo.chips import ChipGrid, Square, square_of
+from daskembed.geo.mgrs import check_tile
 
 BANDS = "CDEFGHJKLMNPQRSTUVWX"
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from daskembed.encoders.description import CLAY_V0, Band, Sensor
-from daskembed.encoders.sensors import get_sensor
+from daskembed.sensors.table import get_sensor
 from daskembed.errors import ChipError
-from daskembed.sources.judging import order_bands
+from daskembed.sources.rules import order_bands
 
 BANDS = CLAY_V0.names
 SENTINEL_2 = get_sensor("sentinel-2-l2a")

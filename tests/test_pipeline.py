@@ -22,14 +22,16 @@ import rasterio
 from distributed import Client, LocalCluster, Status
 
 import daskembed
-from daskembed import flow, settings, stages
+from daskembed.runs import window as flow
+from daskembed.runs import settings
+from daskembed.runs import stages
 from daskembed.cli import main
-from daskembed.display import summary
+from daskembed.runs.display import summary
 from daskembed.errors import ConflictError, InputError, LockLostError, StorageError, TileError
-from daskembed.results import Event, Progress
+from daskembed.runs.results import Event, Progress
 from daskembed.sources import Reading
-from daskembed.status import left_by, status
-from daskembed.storage import Storage
+from daskembed.output.status import left_by, status
+from daskembed.storage.stores import Storage
 from daskembed.testing import refuse_to_compute, write_chips
 
 TINY = {"checkpoint": "untrained:tiny", "precision": "fp32"}

@@ -14,16 +14,20 @@ from distributed import Client, LocalCluster
 from obstore.store import from_url
 
 import daskembed
-from daskembed import display, planning, settings, speed, stages
+from daskembed.runs import display
+from daskembed.runs import plan as planning
+from daskembed.runs import settings
+from daskembed.runs import rates as speed
+from daskembed.runs import stages
 from daskembed.cli import main
-from daskembed.display import describe_bytes, describe_plan
+from daskembed.runs.display import describe_bytes, describe_plan
 from daskembed.encoders import clay_v0
 from daskembed.errors import ConflictError, InputError
-from daskembed.planning import Plan
-from daskembed.results import Expected, RunResult, TileResult
+from daskembed.runs.plan import Plan
+from daskembed.runs.results import Expected, RunResult, TileResult
 from daskembed.sources import Reading
-from daskembed.speed import Speed
-from daskembed.storage import Storage
+from daskembed.runs.rates import Speed
+from daskembed.storage.stores import Storage
 
 TINY = {"checkpoint": "untrained:tiny", "precision": "bf16"}
 SPEED = Speed(2.0, "device", first_seconds=10.0, start_seconds=90.0, basis="made up")

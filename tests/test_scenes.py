@@ -27,13 +27,16 @@ from distributed import Client, LocalCluster
 from rasterio.transform import Affine
 
 import daskembed
-from daskembed import display, embedding, settings, stages
+from daskembed import embedding
+from daskembed.runs import display
+from daskembed.runs import settings
+from daskembed.runs import stages
 from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, StorageError, TileError
 from daskembed.sources import Reading, Rules, list_tile, raster, scenes
-from daskembed.storage import Storage
+from daskembed.storage.stores import Storage
 from daskembed.testing import landscape
-from daskembed.validate import validate
+from daskembed.output.validate.geoparquet import validate
 
 KEPT = "(--no-reject-nan --on-nan fill keeps it)"
 TILE = "33TUL"

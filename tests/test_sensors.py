@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from daskembed.encoders.description import Band, Sensor
-from daskembed.encoders.sensors import get_sensor, known_sensors
+from daskembed.sensors.table import get_sensor, known_sensors
 from daskembed.errors import InputError
 
 OWN: dict[str, Any] = {

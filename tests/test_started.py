@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daskembed import started
+from daskembed.clusters import starting as started
 
 
 def test_a_start_that_does_not_end_is_given_up_and_what_comes_of_it_is_closed() -> None:

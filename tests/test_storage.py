@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from daskembed import storage as storage_module
+from daskembed.storage import stores as storage_module
 from daskembed.errors import (
     InputError,
     StorageDeniedError,
@@ -26,7 +26,7 @@ from daskembed.errors import (
     StorageUnusableError,
     UnconditionalError,
 )
-from daskembed.storage import READINGS, Storage, explained, is_local, local_path, split_url
+from daskembed.storage.stores import READINGS, Storage, explained, is_local, local_path, split_url
 from daskembed.testing import FaultyProxy
 
 NAMES = ["plain.txt", "with space.txt", "münchen.txt", "a%20b", "a+b=c&d?e", "deep/er/and deeper"]

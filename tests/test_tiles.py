@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daskembed.errors import InputError
-from daskembed.tiles import check_tile, parse_tiles, read_tiles, tile_in
+from daskembed.geo.mgrs import check_tile, parse_tiles, read_tiles, tile_in
 
 COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")
 """Letters of the 100 km columns by zone modulo 3."""

@@ -17,8 +17,8 @@ import zarr
 import daskembed
 from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import ChipError, TileError
-from daskembed.validate import validate
-from daskembed.zarr_checks import CODECS_2, CODECS_3, check_metadata
+from daskembed.output.validate.geoparquet import validate
+from daskembed.storage.zarr_metadata import CODECS_2, CODECS_3, check_metadata
 
 TILE = "33TUL"
 

@@ -236,7 +236,7 @@ def resolve_precision(precision: str) -> str:
         raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if precision != "auto":
         return precision
-    from daskembed.device import native_precision
+    from daskembed.compute.device import native_precision
 
     return native_precision()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from daskembed.encoders.description import CHIP, Description, Place
-from daskembed.encoders.sensors import get_sensor
+from daskembed.sensors.table import get_sensor
 from daskembed.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def describe(size: str, *, sensor: str | None = None, window: int | None = None)
     size
         Key of `SIZES`.
     sensor
-        As `daskembed.encoders.sensors.get_sensor` takes it; None for Sentinel-2 L2A.
+        As `daskembed.sensors.table.get_sensor` takes it; None for Sentinel-2 L2A.
     window
         Pixels along each side of the square that is embedded at once; None for those of the training, 256.
 

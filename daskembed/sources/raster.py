@@ -25,7 +25,7 @@ from daskembed.health import fault_of, read_surely
 from daskembed.sources import Listing, Reading
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.chunks import lost_pixels
-from daskembed.sources.judging import CLASSES, alternative, order_bands, short
+from daskembed.sources.rules import CLASSES, alternative, order_bands, short
 from daskembed.sources.scenes import (
     Found,
     Reader,
@@ -51,7 +51,7 @@ from daskembed.sources.values import (
     settle,
 )
 from daskembed.sources.vrt import MOST_BYTES, SIGNATURES, TOP, Virtual, read_vrt
-from daskembed.storage import Entry, Storage, explained, is_local, open_remote
+from daskembed.storage.stores import Entry, Storage, explained, is_local, open_remote
 
 if TYPE_CHECKING:
     import geopandas as gpd

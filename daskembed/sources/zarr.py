@@ -17,7 +17,7 @@ from daskembed.sources import Listing, Reading
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.cf import epsg_of, georeferencing, plain, times_of
 from daskembed.sources.chunks import ZarrChunks
-from daskembed.sources.judging import order_bands
+from daskembed.sources.rules import order_bands
 from daskembed.sources.scenes import (
     Found,
     Reader,
@@ -29,8 +29,8 @@ from daskembed.sources.scenes import (
     listing_of,
 )
 from daskembed.sources.values import Scale, settle
-from daskembed.storage import Storage, explained, is_stray, zarr_store
-from daskembed.zarr_checks import checked
+from daskembed.storage.stores import Storage, explained, is_stray, zarr_store
+from daskembed.storage.zarr_metadata import checked
 
 if TYPE_CHECKING:
     import geopandas as gpd

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from daskembed import settings
+from daskembed.runs import settings
 from daskembed.cli import main
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import daskembed
 from daskembed.errors import ChipError, TileError
 from daskembed.sources import Reading, list_tile
 from daskembed.sources.geotiff import read_chip
-from daskembed.storage import Storage
+from daskembed.storage.stores import Storage
 from daskembed.testing import CASES, Case, write_chips, write_corpus
 
 TILE, DAY = "33TUL", "2019-04-16"

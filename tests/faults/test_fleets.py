@@ -17,8 +17,8 @@ import pytest
 import yaml
 from conftest import HERE, Command, wait_for
 
-from daskembed import started
-from daskembed.clusters import connect
+from daskembed.clusters import starting as started
+from daskembed.clusters.connection import connect
 from daskembed.errors import InputError
 
 # Closed however it ends
@@ -138,7 +138,7 @@ def test_a_failure_within(fleet: Preset) -> None:
 def test_a_close_that_fails_does_not_hide_the_run(fleet: Preset, caplog: pytest.LogCaptureFixture) -> None:
     with connect(fleet.write(fail="close")) as client:
         assert client.submit(sum, [1, 2]).result() == 3
-    said = [record.getMessage() for record in caplog.records if record.name == "daskembed.started"]
+    said = [record.getMessage() for record in caplog.records if record.name == "daskembed.clusters.starting"]
     assert len(said) == 1
     assert "was not closed properly: RuntimeError: the bill could not be written; look whether" in said[0]
 
@@ -151,7 +151,7 @@ def test_a_close_that_does_not_end_does_not_keep_the_run(
     fleet.gate.touch()
     with connect(fleet.write(linger=str(fleet.gate))) as client:
         assert client.submit(sum, [1, 2]).result() == 3
-    waits, said = [record.getMessage() for record in caplog.records if record.name == "daskembed.started"]
+    waits, said = [record.getMessage() for record in caplog.records if record.name == "daskembed.clusters.starting"]
     assert waits.startswith("waiting for the cluster to close")
     assert "was not closed properly: TimeoutError: it takes longer than 0.2 s; look whether" in said
     assert fleet.story == ["started", "closing"]
