@@ -13,9 +13,9 @@ from numcodecs import blosc
 from zarr.codecs import BloscCodec, ZstdCodec
 
 from benchmarks.common import Row, median_seconds
+from daskembed.geo.chips import CHIP
+from daskembed.hardware import keep_freed_memory
 from daskembed.runs import cubes
-from daskembed.compute.device import keep_freed_memory
-from daskembed.encoders.description import CHIP
 from daskembed.sources.geotiff import decode_chip
 from daskembed.testing import write_chips
 

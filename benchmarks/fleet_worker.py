@@ -14,8 +14,8 @@ from typing import Any
 
 from distributed import Worker, get_worker
 
-from daskembed.runs import stages
 from daskembed.output.receipts import Receipt
+from daskembed.runs import stages
 
 WORKERS = 16
 """Of one process."""

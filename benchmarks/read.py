@@ -17,7 +17,7 @@ from typing import Any
 from werkzeug.serving import make_server
 
 from benchmarks.common import Row
-from daskembed.sources import index_tile
+from daskembed.index import index_tile
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_chips
 

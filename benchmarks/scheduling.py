@@ -18,11 +18,11 @@ from distributed import Client
 from rasterio.transform import from_origin
 
 from benchmarks.common import Row, resident_bytes
-from daskembed.runs import settings
 from daskembed.errors import InputError
 from daskembed.geo.chips import SIDE, square_of
-from daskembed.runs.tiles import run as run_tiles
+from daskembed.runs import settings
 from daskembed.runs.results import Progress
+from daskembed.runs.tiles import run as run_tiles
 from daskembed.testing import write_chips
 
 BLOCKS_A_TILE = 7

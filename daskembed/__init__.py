@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from daskembed.cube import open_tile as open_tile
-    from daskembed.runs.cubes import write_cubes as write_cubes
     from daskembed.embedding import embed as embed
-    from daskembed.encoders import Encoder as Encoder
-    from daskembed.encoders import load_encoder as load_encoder
-    from daskembed.runs.tiles import run as run
+    from daskembed.encoders.loading import load_encoder as load_encoder
+    from daskembed.encoders.protocol import Encoder as Encoder
+    from daskembed.index import index_tile as index_tile
+    from daskembed.runs.cubes import write_cubes as write_cubes
     from daskembed.runs.plan import Plan as Plan
     from daskembed.runs.plan import plan as plan
     from daskembed.runs.results import RunResult as RunResult
     from daskembed.runs.results import TileResult as TileResult
-    from daskembed.sources import index_tile as index_tile
+    from daskembed.runs.tiles import run as run
     from daskembed.table import open_embeddings as open_embeddings
     from daskembed.table import to_geodataframe as to_geodataframe
 

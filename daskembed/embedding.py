@@ -14,16 +14,17 @@ import xarray as xr
 from dask.base import tokenize
 
 from daskembed.cube import CHIPS_A_BLOCK, ChipBlock
-from daskembed.encoders.description import CHIP, Place
+from daskembed.encoders.description import Place
 from daskembed.errors import ChipError, InputError
+from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import metres_of_unit, to_lonlat
-from daskembed.sources import EDGES
+from daskembed.sources.frame import EDGES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daskembed.compute.device import Encoded
-    from daskembed.encoders import Encoder
+    from daskembed.encoders.protocol import Encoder
 
 ON_NAN = ("quarantine", "fill")
 set_aside: ContextVar[Mapping[str, str]] = ContextVar("set_aside", default={})  # noqa: B039

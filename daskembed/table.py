@@ -20,14 +20,14 @@ import pyproj
 import shapely
 from shapely.errors import ShapelyError
 
-from daskembed.geo import wkb
 from daskembed.cube import INSIDE
 from daskembed.documents import parse_object
-from daskembed.encoders.description import CHIP
 from daskembed.errors import InputError
+from daskembed.geo import wkb
+from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import bounding_box, box
 from daskembed.output.receipts import check_version
-from daskembed.sources import EDGES
+from daskembed.sources.frame import EDGES
 from daskembed.storage.stores import Storage
 from daskembed.vectors import VectorArray, VectorDtype
 

@@ -16,12 +16,12 @@ from distributed import Client, LocalCluster
 from test_receipts import RECEIPT
 
 import daskembed
-from daskembed.runs import preflight as ahead
-from daskembed.clusters import connection as clusters
 from daskembed.cli import main
+from daskembed.clusters import connection as clusters
 from daskembed.errors import InputError, StorageUnusableError
+from daskembed.runs import preflight as ahead
 from daskembed.runs.tiles import resolve
-from daskembed.sources import list_tile
+from daskembed.sources.kinds import list_tile
 from daskembed.storage.stores import Storage
 
 CHIP = "claytile_33TUL_20190416_v02_0001.tif"

@@ -19,16 +19,15 @@ from rich.live import Live
 
 import daskembed
 from daskembed import config
-from daskembed.runs import display
-from daskembed.runs import tiles as pipeline
-from daskembed.clusters import presets
-from daskembed.runs import results
 from daskembed.cli import main
+from daskembed.clusters import presets
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
+from daskembed.output.status import OutputStatus, TileStatus
+from daskembed.runs import display, results
+from daskembed.runs import tiles as pipeline
 from daskembed.runs.plan import Plan
 from daskembed.runs.results import Progress, RunResult, TileResult
-from daskembed.sources import Rules
-from daskembed.output.status import OutputStatus, TileStatus
+from daskembed.sources.reading import Rules
 
 HEAVY = {
     "torch",

@@ -20,11 +20,11 @@ from distributed.core import Status
 
 from daskembed import config
 from daskembed.clusters import connection as clusters
-from daskembed.runs import window as flow
 from daskembed.clusters import local
 from daskembed.clusters.connection import connect
-from daskembed.errors import InputError
 from daskembed.clusters.presets import copy_preset, is_installed, parse_arguments, parse_workers, presets, read_preset
+from daskembed.errors import InputError
+from daskembed.runs import window as flow
 
 THREADS = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
 """Arguments of a cluster that is started in no time."""
@@ -491,7 +491,7 @@ def test_local_starts_processes_that_have_their_threads(monkeypatch: pytest.Monk
     def torch_threads() -> tuple[int, int]:
         import torch
 
-        from daskembed.compute.device import set_torch_threads
+        from daskembed.hardware import set_torch_threads
 
         set_torch_threads()
         return os.getpid(), torch.get_num_threads()

@@ -19,17 +19,18 @@ import xarray as xr
 from distributed import Client
 
 import daskembed
-from daskembed.runs import cubes
-from daskembed.output import lock
 from daskembed.cli import main
 from daskembed.errors import InputError, LockLostError, StorageError, TileError
-from daskembed.runs.results import Progress
-from daskembed.sources import Reading, geotiff
-from daskembed.sources.baseline import MARK
+from daskembed.output import lock
 from daskembed.output.status import OutputStatus, TileStatus, show, status
+from daskembed.output.validate.geoparquet import validate
+from daskembed.runs import cubes
+from daskembed.runs.results import Progress
+from daskembed.sources.baseline import MARK
+from daskembed.sources.protocol import geotiff
+from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 from daskembed.testing import landscape, write_chips
-from daskembed.output.validate.geoparquet import validate
 
 TILE = "33TUL"
 DATES = ("2019-04-16", "2019-05-01")

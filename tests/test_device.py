@@ -22,9 +22,11 @@ import torch
 
 from daskembed.compute import device
 from daskembed.compute.device import Device, Encoded, get_device
-from daskembed.encoders import ENCODERS, Encoder
-from daskembed.encoders.description import Band, Description, Place, Sensor
+from daskembed.encoders.description import Description, Place
+from daskembed.encoders.loading import ENCODERS
+from daskembed.encoders.protocol import Encoder
 from daskembed.errors import ChipError, ChipRejectedError, StorageDeniedError, StorageError
+from daskembed.sensors.bands import Band, Sensor
 from daskembed.sources.values import Finding, tell
 
 BANDS = ("red", "nir", "dem")
@@ -75,7 +77,7 @@ class FakeModel:
 
 
 class FakeModule(ModuleType):
-    """What `daskembed.encoders.EncoderModule` asks for, with a model of three numbers a chip."""
+    """What `daskembed.encoders.protocol.EncoderModule` asks for, with a model of three numbers a chip."""
 
     TITLE = "a fake"
     PREFIX = "model."

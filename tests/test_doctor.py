@@ -9,10 +9,8 @@ import dask
 import pytest
 import torch
 
-from daskembed.cli import demo
-from daskembed.cli import doctor
+from daskembed.cli import demo, doctor, main
 from daskembed.clusters import local
-from daskembed.cli import main
 
 
 def test_doctor_tells_what_is_here_and_no_secret(

@@ -17,10 +17,10 @@ import pytest
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed.runs import settings
-from daskembed.runs.visibility import MOST_SENT
 from daskembed.errors import InputError
+from daskembed.runs import settings
 from daskembed.runs.results import Progress
+from daskembed.runs.visibility import MOST_SENT
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_checkpoint
 

@@ -24,8 +24,8 @@ from tornado.websocket import websocket_connect
 
 import daskembed
 from daskembed import timings
-from daskembed.runs import dashboard
 from daskembed.errors import InputError
+from daskembed.runs import dashboard
 from daskembed.runs.results import Event, Progress
 from daskembed.testing import write_chips
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from daskembed.runs import window as flow
 from daskembed.runs import stages
+from daskembed.runs import window as flow
 
 
 def test_a_farewell_says_what_another_interrupt_does() -> None:

@@ -21,12 +21,12 @@ import pyproj
 import pytest
 import shapely
 
-from daskembed.output import parts as parts_module
 from daskembed.errors import TileError
+from daskembed.output import geoparquet as sink
+from daskembed.output import parts as parts_module
 from daskembed.output.parts import Notes, read_notes, write_part
 from daskembed.output.protocol import Published, get_sink
-from daskembed.output import geoparquet as sink
-from daskembed.sources import EDGES
+from daskembed.sources.frame import EDGES
 from daskembed.storage.stores import Storage
 from daskembed.table import block_frame
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from daskembed.encoders.description import CLAY_V0, Band, Sensor
-from daskembed.sensors.table import get_sensor
 from daskembed.errors import ChipError
+from daskembed.sensors.bands import CLAY_V0, Band, Sensor
+from daskembed.sensors.table import get_sensor
 from daskembed.sources.rules import order_bands
 
 BANDS = CLAY_V0.names

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from daskembed.output import lock
 from daskembed.errors import InputError, LockLostError
+from daskembed.output import lock
 from daskembed.output.lock import hold
 from daskembed.storage.stores import Storage
 from daskembed.testing import FaultyProxy

@@ -14,10 +14,8 @@ from distributed import Client, LocalCluster
 
 import daskembed
 from daskembed.cli import main as cli
-from daskembed.runs import dashboard
-from daskembed.runs import reporting
-from daskembed.runs import stages
 from daskembed.errors import StorageUnusableError, TileError
+from daskembed.runs import dashboard, reporting, stages
 from daskembed.runs.results import Event
 from daskembed.testing import write_chips
 

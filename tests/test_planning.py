@@ -14,19 +14,17 @@ from distributed import Client, LocalCluster
 from obstore.store import from_url
 
 import daskembed
-from daskembed.runs import display
-from daskembed.runs import plan as planning
-from daskembed.runs import settings
-from daskembed.runs import rates as speed
-from daskembed.runs import stages
 from daskembed.cli import main
-from daskembed.runs.display import describe_bytes, describe_plan
 from daskembed.encoders import clay_v0
 from daskembed.errors import ConflictError, InputError
+from daskembed.runs import display, settings, stages
+from daskembed.runs import plan as planning
+from daskembed.runs import rates as speed
+from daskembed.runs.display import describe_bytes, describe_plan
 from daskembed.runs.plan import Plan
-from daskembed.runs.results import Expected, RunResult, TileResult
-from daskembed.sources import Reading
 from daskembed.runs.rates import Speed
+from daskembed.runs.results import Expected, RunResult, TileResult
+from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 
 TINY = {"checkpoint": "untrained:tiny", "precision": "bf16"}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from daskembed.errors import InputError
+from daskembed.output.protocol import Published
 from daskembed.output.receipts import (
     Receipt,
     TileRecord,
@@ -25,7 +26,6 @@ from daskembed.output.receipts import (
     write_receipt,
     write_record,
 )
-from daskembed.output.protocol import Published
 from daskembed.storage.stores import Storage
 
 RECEIPT = Receipt(

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from daskembed.runs import display
-from daskembed.runs import results
+from daskembed.runs import display, results
 from daskembed.runs.reporting import PROGRESS_EVERY, Report
 from daskembed.runs.results import Event, Progress
 from daskembed.storage.stores import Storage

@@ -28,15 +28,15 @@ from rasterio.transform import Affine
 
 import daskembed
 from daskembed import embedding
-from daskembed.runs import display
-from daskembed.runs import settings
-from daskembed.runs import stages
-from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, StorageError, TileError
-from daskembed.sources import Reading, Rules, list_tile, raster, scenes
+from daskembed.output.validate.geoparquet import validate
+from daskembed.runs import display, settings, stages
+from daskembed.sensors.bands import CLAY_V0
+from daskembed.sources.kinds import list_tile
+from daskembed.sources.protocol import raster, scenes
+from daskembed.sources.reading import Reading, Rules
 from daskembed.storage.stores import Storage
 from daskembed.testing import landscape
-from daskembed.output.validate.geoparquet import validate
 
 KEPT = "(--no-reject-nan --on-nan fill keeps it)"
 TILE = "33TUL"

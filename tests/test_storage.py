@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from daskembed.storage import stores as storage_module
 from daskembed.errors import (
     InputError,
     StorageDeniedError,
@@ -26,6 +25,7 @@ from daskembed.errors import (
     StorageUnusableError,
     UnconditionalError,
 )
+from daskembed.storage import stores as storage_module
 from daskembed.storage.stores import READINGS, Storage, explained, is_local, local_path, split_url
 from daskembed.testing import FaultyProxy
 

@@ -23,11 +23,10 @@ import xarray as xr
 
 import daskembed
 from daskembed import table
-from daskembed.output import parts
 from daskembed.errors import InputError
 from daskembed.levels import LEVELS
+from daskembed.output import geoparquet, parts
 from daskembed.output.parts import write_part
-from daskembed.output import geoparquet
 from daskembed.storage.stores import Storage
 from daskembed.testing import refuse_to_compute, write_chips
 from daskembed.vectors import VectorArray, VectorDtype

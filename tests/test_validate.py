@@ -25,14 +25,14 @@ import shapely
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed.output.validate import geoparquet as module
 from daskembed.cli import main
 from daskembed.errors import InputError
-from daskembed.output.receipts import read_receipt, receipt_path, write_receipt
 from daskembed.output.protocol import Published
+from daskembed.output.receipts import read_receipt, receipt_path, write_receipt
+from daskembed.output.validate import geoparquet as module
+from daskembed.output.validate.geoparquet import Finding, files_of, validate
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_chips
-from daskembed.output.validate.geoparquet import Finding, files_of, validate
 
 FILE = "33TUL_20190416_20220131_v001.gpq"
 # The zone beside the antimeridian, across it; Norway's and Svalbard's wide zones; the southern hemisphere.

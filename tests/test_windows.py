@@ -17,12 +17,12 @@ from distributed import Client, LocalCluster
 
 import daskembed
 from daskembed.compute import device
-from daskembed.runs import tiles as pipeline
-from daskembed.runs import stages
-from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import InputError, TileError
-from daskembed.testing import landscape
 from daskembed.output.validate.geoparquet import validate
+from daskembed.runs import stages
+from daskembed.runs import tiles as pipeline
+from daskembed.sensors.bands import CLAY_V0
+from daskembed.testing import landscape
 
 TILE = "33TUL"
 ENCODER = "clay-v1.5"

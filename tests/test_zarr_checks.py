@@ -15,9 +15,9 @@ import xarray as xr
 import zarr
 
 import daskembed
-from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import ChipError, TileError
 from daskembed.output.validate.geoparquet import validate
+from daskembed.sensors.bands import CLAY_V0
 from daskembed.storage.zarr_metadata import CODECS_2, CODECS_3, check_metadata
 
 TILE = "33TUL"

@@ -25,20 +25,21 @@ import zarr
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed.runs import tiles as pipeline
-from daskembed.runs import settings
 from daskembed.cli import main
-from daskembed.encoders.description import CLAY_V0, Description
+from daskembed.encoders.description import Description
 from daskembed.errors import ConflictError, InputError, StorageError, TileError
-from daskembed.output.parts import write_part
-from daskembed.output.receipts import published_files, read_receipt, receipt_path, write_receipt
-from daskembed.output.protocol import Published, get_sink, parse_formats
 from daskembed.output import geoparquet
 from daskembed.output import zarr as sink
+from daskembed.output.parts import write_part
+from daskembed.output.protocol import Published, get_sink, parse_formats
+from daskembed.output.receipts import published_files, read_receipt, receipt_path, write_receipt
+from daskembed.output.validate.geoparquet import files_of, validate
+from daskembed.runs import settings
+from daskembed.runs import tiles as pipeline
+from daskembed.sensors.bands import CLAY_V0
 from daskembed.storage.stores import Storage
 from daskembed.table import block_frame
 from daskembed.testing import write_chips
-from daskembed.output.validate.geoparquet import files_of, validate
 
 NAME = "33TUL_20190401_20190416_v001.zarr"
 FILE = NAME.replace(".zarr", ".gpq")

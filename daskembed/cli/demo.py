@@ -6,12 +6,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from daskembed.runs.display import show_progress, summary
-from daskembed.encoders import ENCODERS, get_encoder_module
-from daskembed.encoders.description import CHIP
-from daskembed.testing.landscape import write_chips
-from daskembed.runs.tiles import run
+from daskembed.encoders.loading import ENCODERS, get_encoder_module
+from daskembed.geo.chips import CHIP
 from daskembed.output.status import left_by
+from daskembed.runs.display import show_progress, summary
+from daskembed.runs.tiles import run
+from daskembed.testing.landscape import write_chips
 
 TILE = "33TUL"
 CHECKPOINT = "untrained:tiny"

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from daskembed import config
-from daskembed.runs.display import describe_bytes
 from daskembed.clusters.local import gpus
+from daskembed.runs.display import describe_bytes
 
 PACKAGES = (
     *("daskembed", "dask", "distributed", "numpy", "pandas", "geopandas", "pyarrow", "rasterio", "xarray", "zarr"),
@@ -55,7 +55,7 @@ def doctor() -> str:
 def _torch() -> dict[str, str]:
     import torch
 
-    from daskembed.compute.device import hardware, set_torch_threads
+    from daskembed.hardware import hardware, set_torch_threads
 
     set_torch_threads()
     here = hardware()

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from daskembed import __version__, config
 from daskembed.errors import DaskembedError, InputError, StorageError, did_you_mean
-from daskembed.runs.rates import DEVICES
 from daskembed.geo.mgrs import is_tile
+from daskembed.runs.rates import DEVICES
 
 if TYPE_CHECKING:
     from daskembed.runs.results import RunResult
-    from daskembed.sources import Rules
+    from daskembed.sources.reading import Rules
 
 EXIT_STATUS = """\
 exit status:
@@ -298,10 +298,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _look_first(options: argparse.Namespace) -> None:
     """Refuse mistyped tiles, sources and clusters before anything large is imported: the run looks again."""
-    from daskembed.runs.preflight import check_source
     from daskembed.clusters.connection import shares_files
-    from daskembed.storage.stores import Storage, is_local
     from daskembed.geo.mgrs import read_tiles
+    from daskembed.runs.preflight import check_source
+    from daskembed.storage.stores import Storage, is_local
 
     tiles, source = read_tiles(options.tiles), Storage(options.source or config.get("source"))
     if is_local(source.url):
@@ -329,10 +329,10 @@ def _add_meaning(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     _look_first(options)
-    from daskembed.runs.display import print_event, show_progress
-    from daskembed.runs.tiles import run
     from daskembed.clusters.presets import parse_arguments
     from daskembed.clusters.quiet import quieten
+    from daskembed.runs.display import print_event, show_progress
+    from daskembed.runs.tiles import run
 
     quieten()  # and for good: what is said when everything is closed is no use to anybody
     as_json = options.log_format == "json"
@@ -429,7 +429,7 @@ def _offset(text: str | None) -> tuple[int, int] | None:
 
 
 def _rules(options: argparse.Namespace) -> Rules | None:
-    from daskembed.sources import NO_RULES, Rules
+    from daskembed.sources.reading import NO_RULES, Rules
 
     rules = Rules(options.reject_zeros, options.reject_nan, options.max_cloud, options.keep_all)
     return None if rules == NO_RULES else rules
@@ -437,10 +437,10 @@ def _rules(options: argparse.Namespace) -> Rules | None:
 
 def _cube(options: argparse.Namespace) -> int:
     _look_first(options)
-    from daskembed.runs.cubes import summary, write_cubes
-    from daskembed.runs.display import show_progress
     from daskembed.clusters.presets import parse_arguments
     from daskembed.clusters.quiet import quieten
+    from daskembed.runs.cubes import summary, write_cubes
+    from daskembed.runs.display import show_progress
 
     quieten()
     with show_progress() as progress:
@@ -527,8 +527,8 @@ def _validate(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from daskembed.text import visible
     from daskembed.output.validate.geoparquet import files_of, validate
+    from daskembed.text import visible
 
     looked: list[dict[str, object]] = []
     lost: list[dict[str, str]] = []
@@ -552,8 +552,8 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _summary(result: RunResult) -> int:
-    from daskembed.runs.display import summary
     from daskembed.output.status import left_by
+    from daskembed.runs.display import summary
 
     print(summary(result, left_by(result)))
     return result.exit_status

@@ -8,18 +8,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daskembed.documents import parse_object
-from daskembed.errors import InputError
 from daskembed.clusters.local import LOOPBACK
 from daskembed.clusters.local import local as local
 from daskembed.clusters.presets import find_class, read_preset
 from daskembed.clusters.starting import check_asked, start, takes
+from daskembed.documents import parse_object
+from daskembed.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client
     from distributed.deploy import Cluster
 
-    from daskembed.compute.device import Hardware
+    from daskembed.hardware import Hardware
 
 WORKER_TIMEOUT = 600
 """Seconds to wait for a worker, at the start or when all are lost: machines in a cloud take minutes."""
@@ -248,7 +248,7 @@ def check(cluster: str, *, arguments: Mapping[str, Any] | None = None) -> str:
 
 def hardware() -> Hardware:
     """On a worker: what it computes with; torch is loaded there only."""
-    from daskembed.compute.device import hardware
+    from daskembed.hardware import hardware
 
     return hardware()
 

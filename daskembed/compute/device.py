@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 
-from daskembed import config
-from daskembed.encoders import Encoder, Place, get_encoder_module
+from daskembed.encoders import Place
 from daskembed.encoders.checkpoint import load_state
-from daskembed.encoders.description import CHIP
+from daskembed.encoders.loading import get_encoder_module
+from daskembed.encoders.protocol import Encoder
 from daskembed.errors import ChipError, ChipRejectedError
-from daskembed.memory import allowance
+from daskembed.geo.chips import CHIP
+from daskembed.hardware import allowance, keep_freed_memory, set_torch_threads, torch_device
 from daskembed.sources.values import listening, summarise
 from daskembed.timings import count_chips, for_this_task, timed
 
@@ -33,9 +31,6 @@ CPU_BATCH = 1
 
 # An encoder on a CPU takes longer for a chip than one thread for reading it; each reader holds a file and its pixels.
 READERS = {"cpu": 8, "cuda": 16}
-
-# M_TRIM_THRESHOLD, M_MMAP_THRESHOLD (no more than 32 MiB is taken) and M_ARENA_MAX of glibc's malloc.h.
-_MALLOPT = {-1: 2**30, -3: 2**25, -8: 1}
 
 
 class _Aside(NamedTuple):
@@ -68,79 +63,13 @@ class _Chip(NamedTuple):
     noted: str | None
 
 
-def torch_device() -> torch.device:
-    """The process's device: its first GPU where there is one, else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def native_precision() -> str:
-    """``bf16`` where the device multiplies bfloat16 natively, else ``fp32``."""
-    if torch.cuda.is_available():
-        native = torch.cuda.get_device_capability()[0] >= 8
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native else "fp32"
-
-
-class Hardware(NamedTuple):
-    """What a worker computes with."""
-
-    device: str
-    """Name of the GPU, or ``CPU``."""
-    memory: int
-    """Bytes of the GPU's memory; of the worker's machine on a CPU."""
-    precision: str
-    """What `native_precision` says."""
-    cores: int
-    """Cores that the process may use."""
-
-    def __str__(self) -> str:
-        size = f"{self.memory / 2**30:.0f} GiB"
-        cores = f"{self.cores} cores, " if self.device == "CPU" else ""
-        return f"{self.device} ({cores}{size}, {self.precision})"
-
-
-def usable_cores() -> int:
-    """Cores that this process may use; all of the machine's on systems that do not tell, such as macOS."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def hardware() -> Hardware:
-    """What this process computes with."""
-    cores = usable_cores()
-    if torch.cuda.is_available():
-        found = torch.cuda.get_device_properties(0)
-        return Hardware(found.name, found.total_memory, native_precision(), cores)
-    return Hardware("CPU", psutil.virtual_memory().total, native_precision(), cores)
-
-
-def set_torch_threads() -> None:
-    """Give torch its threads: Dask's nanny sets OMP_NUM_THREADS=1, which would leave all cores but one idle."""
-    # By its own name first: Dask's nanny replaces what a worker has read of its environment by the client's settings.
-    asked = os.environ.get("DASK_DASKEMBED__TORCH_THREADS") or config.get("torch-threads")
-    torch.set_num_threads(int(asked or usable_cores()))
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next batch.
-
-    By default, and more so under Dask's nanny (MALLOC_TRIM_THRESHOLD_=65536), every large buffer is given back to the
-    system when it is freed: 735,000 page faults a chip were counted, about as much time again as the arithmetic.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option, value in _MALLOPT.items():
-            mallopt(option, value)
-
-
 class Device:
     """An encoder on this process's device, fed by a pool of reading threads.
 
     One thread alone computes, batch after batch in the order in which their reading began; another puts the next
     batch together and on the device meanwhile. Blocks take turns at reading, so that the next block is read while the
     last one is encoded. At most ``readers`` chips and two device batches are held at once, however many blocks run, and
-    fewer where those would be more than `daskembed.memory.allowance`.
+    fewer where those would be more than `daskembed.hardware.allowance`.
     """
 
     def __init__(self, encoder: Encoder) -> None:

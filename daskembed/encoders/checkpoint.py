@@ -31,7 +31,7 @@ from daskembed.storage.stores import SCHEMES, is_local, local_path, redact, spli
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from daskembed.encoders import Encoder, EncoderModule
+    from daskembed.encoders.protocol import Encoder, EncoderModule
 
 log = logging.getLogger(__name__)
 

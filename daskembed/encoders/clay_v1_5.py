@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from daskembed.encoders.description import CHIP, Description, Place
-from daskembed.sensors.table import get_sensor
+from daskembed.encoders.description import Description, Place
 from daskembed.errors import CheckpointError, InputError
+from daskembed.geo.chips import CHIP
+from daskembed.sensors.table import get_sensor
 
 if TYPE_CHECKING:
     import torch

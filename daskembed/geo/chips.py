@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from daskembed.encoders.description import CHIP
+if TYPE_CHECKING:
+    pass
+
+
+from dataclasses import dataclass
+
 from daskembed.errors import InputError
+from daskembed.geo.chips import CHIP
 
 SIDE = 100_000
 """Metres of a square's side."""
@@ -114,3 +121,7 @@ class ChipGrid:
         """
         row, col = divmod(number - 1, self.size[1])
         return self.offset[0] + row * CHIP, self.offset[1] + col * CHIP
+
+
+CHIP = 512
+"""Pixels along each side of a chip: what is read, quarantined and numbered at a time, whatever the encoder."""

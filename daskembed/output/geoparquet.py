@@ -22,7 +22,7 @@ from daskembed.timings import timed
 if TYPE_CHECKING:
     import geopandas as gpd
 
-    from daskembed.encoders import Description
+    from daskembed.encoders.description import Description
     from daskembed.storage.stores import Storage
 
 SUFFIX = ".gpq"

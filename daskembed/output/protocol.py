@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import geopandas as gpd
 
-    from daskembed.encoders import Description
+    from daskembed.encoders.description import Description
     from daskembed.storage.stores import Storage
 
 SINKS = {"geoparquet": "daskembed.output.geoparquet", "zarr": "daskembed.output.zarr"}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from daskembed.errors import InputError, StorageError
+from daskembed.geo.mgrs import check_tile, read_tiles
 from daskembed.output.receipts import (
     RECEIPTS,
     RECORDS,
@@ -23,7 +24,6 @@ from daskembed.output.receipts import (
 )
 from daskembed.storage.stores import Storage
 from daskembed.text import visible
-from daskembed.geo.mgrs import check_tile, read_tiles
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -165,8 +165,8 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     ]
     kind: Literal["embeddings", "cube"] = "embeddings"
     if version is None:
-        from daskembed.runs.cubes import CUBES
         from daskembed.output.status_cubes import judge_cubes
+        from daskembed.runs.cubes import CUBES
 
         found += judge_cubes(storage, paths, wanted)
         embedded = published or parts or any(path.startswith((f"{RECEIPTS}/", f"{RECORDS}/")) for path in paths)

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-from daskembed.runs.cubes import CUBES, failure_path, read_receipt, receipt_path
 from daskembed.errors import InputError
 from daskembed.output.geozarr import ROOT
-from daskembed.storage.local_files import target
 from daskembed.output.receipts import read_record
 from daskembed.output.status import TileStatus
+from daskembed.runs.cubes import CUBES, failure_path, read_receipt, receipt_path
+from daskembed.storage.local_files import target
 from daskembed.storage.stores import Storage
 
 _STATE = re.compile(rf"{CUBES}/(?P<tile>\d\d[A-Z]{{3}})(?P<what>(?:\.failed)?\.json|/.*\.json)")

@@ -26,7 +26,7 @@ from daskembed.errors import InputError, StorageError, TileError, exact
 from daskembed.output.geozarr import ROOT, Grid, metadata
 from daskembed.output.parts import cast_vectors
 from daskembed.output.protocol import Published
-from daskembed.sources import EDGES
+from daskembed.sources.frame import EDGES
 from daskembed.storage.stores import is_local
 from daskembed.timings import timed
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
     from numpy.typing import NDArray
 
-    from daskembed.encoders import Description
+    from daskembed.encoders.description import Description
     from daskembed.storage.stores import Storage
 
 SUFFIX = ".zarr"

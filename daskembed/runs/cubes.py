@@ -22,11 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from daskembed import __version__, config
-from daskembed.runs import preflight as ahead
 from daskembed.clusters.connection import WORKER_TIMEOUT
-from daskembed.runs.display import describe_bytes, describe_seconds
 from daskembed.documents import MOST_JSON, parse_as
-from daskembed.encoders.description import CHIP
 from daskembed.errors import (
     ChipError,
     ClusterLostError,
@@ -38,18 +35,23 @@ from daskembed.errors import (
     TileError,
     exact,
 )
-from daskembed.runs.window import DASK_CONFIG
+from daskembed.geo.chips import CHIP
+from daskembed.geo.mgrs import tiles_of
 from daskembed.output.geozarr import ROOT, Grid, metadata
-from daskembed.storage.local_files import target
-from daskembed.runs.tiles import check_share
 from daskembed.output.receipts import STATE, TileRecord, probe_path, sweep
+from daskembed.runs import preflight as ahead
+from daskembed.runs.display import describe_bytes, describe_seconds
 from daskembed.runs.results import Progress, RunResult, TileResult
-from daskembed.sources import Chip, Reading, Rules, list_tile, no_chips, read_headers, yes_or_no
-from daskembed.sources.baseline import MARK
 from daskembed.runs.stages import check_quarantined, numbers_notes
+from daskembed.runs.tiles import check_share
+from daskembed.runs.window import DASK_CONFIG
+from daskembed.sources.baseline import MARK
+from daskembed.sources.kinds import list_tile, no_chips, read_headers
+from daskembed.sources.protocol import Chip
+from daskembed.sources.reading import Reading, Rules, yes_or_no
+from daskembed.storage.local_files import target
 from daskembed.storage.stores import Storage, is_local, local_path
 from daskembed.text import visible
-from daskembed.geo.mgrs import tiles_of
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -251,8 +253,8 @@ def write_cubes(
     """
     import dask
 
-    from daskembed.output import lock
     from daskembed.clusters.connection import check_connection, connect, shares_files
+    from daskembed.output import lock
 
     names = tiles_of(tiles)
     if readers is not None and readers < 1:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from daskembed.encoders import Encoder
+    from daskembed.encoders.protocol import Encoder
     from daskembed.runs.stages import Block
 
 START_LIMIT = 1800
@@ -103,7 +103,8 @@ def _embed_zeros(encoder: Encoder, level: str) -> None:
     import numpy as np
 
     from daskembed.compute.device import get_device
-    from daskembed.encoders.description import CHIP, Place
+    from daskembed.encoders.description import Place
+    from daskembed.geo.chips import CHIP
 
     needs = encoder.description
     degrees = np.zeros((1, (CHIP // needs.window) ** 2))

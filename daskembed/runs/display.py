@@ -18,9 +18,9 @@ from daskembed.text import visible
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from daskembed.output.status import TileStatus
     from daskembed.runs.plan import Plan
     from daskembed.runs.results import Event, Expected, Progress, RunResult, TileResult
-    from daskembed.output.status import TileStatus
 
 MOST_LISTED = 5
 """Quarantined chips and failed tiles named in a summary; the receipts hold all."""

@@ -15,22 +15,24 @@ from pathlib import Path
 import numpy as np
 
 from daskembed import config
-from daskembed.runs import preflight as ahead
+from daskembed.clusters.presets import parse_workers
 from daskembed.cube import block_ends
 from daskembed.documents import parse_as
-from daskembed.encoders import resolve_precision
+from daskembed.encoders.loading import resolve_precision
 from daskembed.errors import InputError, TileError, did_you_mean
-from daskembed.runs.tiles import check_conflicts, resolve
-from daskembed.clusters.presets import parse_workers
+from daskembed.geo.mgrs import tiles_of
+from daskembed.output.protocol import get_sink
 from daskembed.output.receipts import published_files, read_receipts
+from daskembed.runs import preflight as ahead
+from daskembed.runs.rates import DEVICES, Speed, measure, of_device
 from daskembed.runs.results import Expected
 from daskembed.runs.settings import Settings
-from daskembed.output.protocol import get_sink
-from daskembed.sources import Listing, Rules, list_tile
-from daskembed.runs.rates import DEVICES, Speed, measure, of_device
 from daskembed.runs.stages import block_folder
+from daskembed.runs.tiles import check_conflicts, resolve
+from daskembed.sources.kinds import list_tile
+from daskembed.sources.protocol import Listing
+from daskembed.sources.reading import Rules
 from daskembed.storage.stores import Storage
-from daskembed.geo.mgrs import tiles_of
 
 COMPRESSED, FILE_BYTES, ROW_BYTES = 0.83, 8_000, 70
 """Of a published file: what is left of its vectors, its footer, and what else a chip takes. Measured on the demo."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, TileError
-from daskembed.storage.stores import Storage, is_local, local_path
 from daskembed.geo.mgrs import tile_in
+from daskembed.storage.stores import Storage, is_local, local_path
 
 if TYPE_CHECKING:
     from daskembed.output.receipts import Receipt
@@ -136,7 +136,7 @@ def settled(
     dict or None
         None as soon as a tile has something to do, or a store does not answer here: the workers will see.
     """
-    from daskembed.sources import list_tile
+    from daskembed.sources.kinds import list_tile
 
     kinds = {receipt.settings.get("precision") for receipt in receipts.values()}
     if any_precision and len(kinds) == 1 and (precision := kinds.pop()):

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from daskembed.errors import InputError
 
 if TYPE_CHECKING:
-    from daskembed.encoders import Encoder
+    from daskembed.encoders.protocol import Encoder
     from daskembed.runs.settings import Settings
-    from daskembed.sources import Listing
+    from daskembed.sources.protocol import Listing
 
 SAMPLE = 16
 """Chips that are read to measure: few enough to be fetched in seconds."""
@@ -150,7 +150,7 @@ def _measure(given: bytes) -> dict[str, float | str]:
     """In the child: what a worker does with a tile, one block for its first chip and then many."""
     import distributed  # noqa: F401 (without it there is no worker)
 
-    from daskembed.encoders import resolve_precision
+    from daskembed.encoders.loading import resolve_precision
 
     resolve_precision("auto")  # what a run asks its workers before their first task
     began = time.perf_counter()
@@ -158,7 +158,7 @@ def _measure(given: bytes) -> dict[str, float | str]:
 
     from daskembed import timings
     from daskembed.runs import stages
-    from daskembed.sources import read_headers
+    from daskembed.sources.kinds import read_headers
 
     settings: Settings
     sample: Listing

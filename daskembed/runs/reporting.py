@@ -7,8 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from daskembed.runs import dashboard
-from daskembed.runs import stages
+from daskembed.runs import dashboard, stages
 from daskembed.runs.display import in_notebook
 from daskembed.runs.results import Event, Progress, TileProgress, TileResult
 from daskembed.storage.stores import redact

@@ -10,10 +10,10 @@ from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
 from daskembed.cube import CHIPS_A_BLOCK
-from daskembed.encoders import Encoder
-from daskembed.encoders.description import CLAY_V0, UNSAID, Sensor
+from daskembed.encoders.protocol import Encoder
 from daskembed.errors import InputError
-from daskembed.sources import Reading
+from daskembed.sensors.bands import CLAY_V0, UNSAID, Sensor
+from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage, is_local, redact
 
 if TYPE_CHECKING:

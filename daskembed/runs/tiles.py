@@ -12,10 +12,6 @@ from typing import TYPE_CHECKING, Any
 import dask
 
 from daskembed import config
-from daskembed.runs import preflight as ahead
-from daskembed.runs import dashboard
-from daskembed.output import lock
-from daskembed.runs import stages
 from daskembed.clusters.connection import (
     WORKER_TIMEOUT,
     await_worker,
@@ -25,12 +21,14 @@ from daskembed.clusters.connection import (
     hardware,
     shares_files,
 )
-from daskembed.runs.visibility import arrange, refuse_source
-from daskembed.embedding import ON_NAN
-from daskembed.encoders import Description, foresee, load_encoder
-from daskembed.errors import ConflictError, InputError
-from daskembed.runs.window import DASK_CONFIG, Flow
 from daskembed.clusters.proof import TRIES, prove_workers
+from daskembed.embedding import ON_NAN
+from daskembed.encoders import Description
+from daskembed.encoders.loading import foresee, load_encoder
+from daskembed.errors import ConflictError, InputError
+from daskembed.geo.mgrs import tiles_of
+from daskembed.output import lock
+from daskembed.output.protocol import check_dtype, get_sink, parse_formats, sink_of
 from daskembed.output.receipts import (
     Receipt,
     check_version,
@@ -42,18 +40,21 @@ from daskembed.output.receipts import (
     with_plain_source,
     write_record,
 )
+from daskembed.runs import dashboard, stages
+from daskembed.runs import preflight as ahead
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.settings import Settings, chips_a_block, parse_dates
-from daskembed.output.protocol import check_dtype, get_sink, parse_formats, sink_of
-from daskembed.sources import EDGE, NO_RULES, Reading, Rules, no_chips, yes_or_no
+from daskembed.runs.visibility import arrange, refuse_source
+from daskembed.runs.window import DASK_CONFIG, Flow
+from daskembed.sources.kinds import no_chips
+from daskembed.sources.reading import EDGE, NO_RULES, Reading, Rules, yes_or_no
 from daskembed.storage.stores import Storage, is_local
-from daskembed.geo.mgrs import tiles_of
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from daskembed.compute.device import Hardware
+    from daskembed.hardware import Hardware
 
 
 def run(

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from distributed import WorkerPlugin
 
-from daskembed.encoders import Encoder, get_encoder_module
 from daskembed.encoders.checkpoint import is_here, keep, to_send
+from daskembed.encoders.loading import get_encoder_module
+from daskembed.encoders.protocol import Encoder
 from daskembed.errors import InputError
 from daskembed.geo.chips import CHIPS_A_TILE
 from daskembed.output.receipts import probe_path

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from distributed import KilledWorker, SpecCluster, Status, span
 
 from daskembed import timings
-from daskembed.runs import stages
 from daskembed.clusters.connection import WORKER_TIMEOUT
+from daskembed.clusters.proof import SICK, restart_sick
+from daskembed.clusters.quiet import TellOnce
 from daskembed.errors import (
     ClusterLostError,
     DaskembedError,
@@ -25,9 +26,8 @@ from daskembed.errors import (
     StorageUnusableError,
     TileError,
 )
-from daskembed.clusters.proof import SICK, restart_sick
-from daskembed.clusters.quiet import TellOnce
 from daskembed.output.receipts import Receipt
+from daskembed.runs import stages
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.settings import Settings

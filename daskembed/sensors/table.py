@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from daskembed.documents import parse_yaml, read_yaml
-from daskembed.encoders.description import KINDS, UNSAID, Band, Numbers, Sensor
 from daskembed.errors import InputError
+from daskembed.sensors.bands import KINDS, UNSAID, Band, Numbers, Sensor
 
 MICROMETRES = (0.1, 20.0)
 """Between these a wavelength is taken to be in micrometres; 493 is one in nanometres, and would change every weight."""

@@ -20,7 +20,7 @@ from daskembed.sources.scenes import check_resolution, day_in, one_day
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from daskembed.sources import Reading
+    from daskembed.sources.reading import Reading
 
 _AFFINE = ("spatial:transform", "proj:transform", "transform")
 """Attributes of GeoZarr, STAC and rasterio with the six numbers of an affine transform, or all nine."""

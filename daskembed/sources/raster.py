@@ -19,12 +19,13 @@ from rasterio.enums import Interleaving, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from daskembed.encoders.description import Band
 from daskembed.errors import ChipError, DaskembedError, InputError, exact
 from daskembed.health import fault_of, read_surely
-from daskembed.sources import Listing, Reading
+from daskembed.sensors.bands import Band
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.chunks import lost_pixels
+from daskembed.sources.protocol import Listing
+from daskembed.sources.reading import Reading
 from daskembed.sources.rules import CLASSES, alternative, order_bands, short
 from daskembed.sources.scenes import (
     Found,

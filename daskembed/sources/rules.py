@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from daskembed.encoders.description import CLAY_V0, Sensor
 from daskembed.errors import ChipError, ChipRejectedError
+from daskembed.sensors.bands import CLAY_V0, Sensor
 from daskembed.sources.values import Finding, unclear
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from daskembed.sources import Rules
+    from daskembed.sources.reading import Rules
 
 NEVER = 2.0
 """A share that nothing reaches."""

@@ -13,10 +13,11 @@ import xarray as xr
 
 from daskembed.errors import ChipError
 from daskembed.health import read_surely
-from daskembed.sources import Listing, Reading
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.cf import epsg_of, georeferencing, plain, times_of
 from daskembed.sources.chunks import ZarrChunks
+from daskembed.sources.protocol import Listing
+from daskembed.sources.reading import Reading
 from daskembed.sources.rules import order_bands
 from daskembed.sources.scenes import (
     Found,

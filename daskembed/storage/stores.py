@@ -32,10 +32,8 @@ from obstore.exceptions import (
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from daskembed import config
-from daskembed.storage import folders
-from daskembed.storage import local_files
-from daskembed.storage import uploads
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, UnconditionalError
+from daskembed.storage import folders, local_files, uploads
 from daskembed.text import visible
 
 _log = logging.getLogger(__name__)

@@ -30,15 +30,15 @@ def write_checkpoint(path: Path, *, encoder: str = "clay-v0", size: str = "tiny"
     path
         Of the file; ``.safetensors`` gives that format, with the same names.
     encoder
-        Key of `daskembed.encoders.ENCODERS`.
+        Key of `daskembed.encoders.loading.ENCODERS`.
     size, seed
         As in ``untrained:{size}:{seed}``.
     """
     import safetensors.torch
     import torch
 
-    from daskembed.encoders import get_encoder_module
     from daskembed.encoders.checkpoint import untrained_state
+    from daskembed.encoders.loading import get_encoder_module
 
     module = get_encoder_module(encoder)
     state = {module.PREFIX + name: tensor for name, tensor in untrained_state(module, size, seed).items()}

@@ -18,8 +18,9 @@ from distributed import Client, LocalCluster
 
 import daskembed
 from daskembed.errors import ChipError, TileError
-from daskembed.sources import Reading, list_tile
 from daskembed.sources.geotiff import read_chip
+from daskembed.sources.kinds import list_tile
+from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 from daskembed.testing import CASES, Case, write_chips, write_corpus
 

@@ -16,8 +16,8 @@ import psutil
 import pytest
 from conftest import TILES, Command, wait_for, wait_until_dead
 
-from daskembed.output import lock
 from daskembed.errors import DaskembedError, InputError
+from daskembed.output import lock
 from daskembed.storage.stores import Storage
 
 

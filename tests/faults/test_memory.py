@@ -12,9 +12,9 @@ from conftest import HERE
 from distributed import Client, LocalCluster
 
 from daskembed.runs import settings
-from daskembed.runs.window import DASK_CONFIG
-from daskembed.runs.tiles import run
 from daskembed.runs.results import Progress
+from daskembed.runs.tiles import run
+from daskembed.runs.window import DASK_CONFIG
 
 
 def resident(pid: int) -> int:

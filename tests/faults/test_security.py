@@ -28,11 +28,11 @@ from conftest import TILES, Command, wait_for
 from distributed import Client
 from distributed.security import Security
 
-from daskembed.geo import mgrs as tiles
 from daskembed.clusters.connection import connect
-from daskembed.encoders import load_encoder
-from daskembed.errors import CheckpointError, InputError
 from daskembed.clusters.presets import preset_folder
+from daskembed.encoders.loading import load_encoder
+from daskembed.errors import CheckpointError, InputError
+from daskembed.geo import mgrs as tiles
 
 # Checkpoints that would run code
 

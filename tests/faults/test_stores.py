@@ -21,9 +21,9 @@ from conftest import HERE, TILES, Command, wait_for
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed.runs import window as flow
-from daskembed.runs import settings
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError
+from daskembed.runs import settings
+from daskembed.runs import window as flow
 from daskembed.storage.stores import Storage
 from daskembed.testing import FaultyProxy, write_checkpoint, write_chips
 

@@ -20,12 +20,11 @@ from conftest import HERE, TILES, Command, receipt
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed.runs import window as flow
-from daskembed.runs import tiles as pipeline
-from daskembed.runs import settings
-from daskembed.runs import stages
-from daskembed.runs import deadly_chips as trial
 from daskembed.errors import ClusterLostError, SickMachineError
+from daskembed.runs import deadly_chips as trial
+from daskembed.runs import settings, stages
+from daskembed.runs import tiles as pipeline
+from daskembed.runs import window as flow
 from daskembed.runs.results import Progress
 from daskembed.testing import write_chips
 

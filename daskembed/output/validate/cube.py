@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from daskembed.runs import cubes
-from daskembed.output.validate import zarr as validate_zarr
 from daskembed.documents import MOST_JSON, parse_object
-from daskembed.encoders.description import CHIP
 from daskembed.errors import DaskembedError, InputError
-from daskembed.output.geozarr import ROOT
+from daskembed.geo.chips import CHIP
 from daskembed.geo.mgrs import check_tile
+from daskembed.output.geozarr import ROOT
+from daskembed.output.validate import zarr as validate_zarr
 from daskembed.output.validate.geoparquet import EMBEDDINGS, Finding, Named
+from daskembed.runs import cubes
 from daskembed.storage.zarr_metadata import checked
 
 if TYPE_CHECKING:

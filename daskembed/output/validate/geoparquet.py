@@ -17,18 +17,18 @@ import pyarrow.parquet as pq
 import pyproj
 import shapely
 
-from daskembed.geo import wkb
 from daskembed.documents import parse_object
 from daskembed.errors import DaskembedError, InputError
-from daskembed.geo.footprints import at_tile, place_of
+from daskembed.geo import wkb
 from daskembed.geo.chips import square_of
-from daskembed.output.receipts import Receipt, read_receipt, receipt_path
-from daskembed.output.protocol import DTYPES, SINKS, Published, get_sink
+from daskembed.geo.footprints import at_tile, place_of
+from daskembed.geo.mgrs import check_tile
 from daskembed.output import zarr
+from daskembed.output.protocol import DTYPES, SINKS, Published, get_sink
+from daskembed.output.receipts import Receipt, read_receipt, receipt_path
+from daskembed.output.validate.bounds import KEPT_BYTES, TEXT_BYTES, decode, rows_at_once, too_much
 from daskembed.storage.stores import Storage, is_local, local_path, split_url
 from daskembed.text import visible
-from daskembed.geo.mgrs import check_tile
-from daskembed.output.validate.bounds import KEPT_BYTES, TEXT_BYTES, decode, rows_at_once, too_much
 
 HASHED_BYTES = 8 * 2**20
 MOST_TOLD = 1000
