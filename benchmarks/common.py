@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from daskembed.encoders import Place, clay_v0
+from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
+from daskembed.encoders.description import Place
 from daskembed.encoders.loading import get_encoder_module
 from daskembed.encoders.protocol import Encoder, Model
 from daskembed.geo.chips import CHIP

@@ -19,7 +19,7 @@ from rasterio.transform import from_origin
 
 from benchmarks.common import Row, resident_bytes
 from daskembed.errors import InputError
-from daskembed.geo.chips import SIDE, square_of
+from daskembed.geo.mgrs import SIDE, square_of
 from daskembed.runs import settings
 from daskembed.runs.results import Progress
 from daskembed.runs.tiles import run as run_tiles

@@ -7,7 +7,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from daskembed.geo.mgrs import check_tile
-from daskembed.sources.kinds import list_tile
+from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.reading import NO_RULES, Reading, Rules
 from daskembed.storage.stores import Storage
 

@@ -83,7 +83,7 @@ def lying(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         def begin(lies: dict[str, tuple[int, bytes]], times: int = 1) -> Lying:
             proxy = stack.enter_context(Lying(s3_server, lies, times))
             monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-            monkeypatch.setattr(storage_module, "_open_store", storage_module._open_store.__wrapped__)
+            monkeypatch.setattr(storage_module, "open_store", storage_module.open_store.__wrapped__)
             return proxy
 
         yield begin

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from daskembed import hardware
 from daskembed.compute import device
 from daskembed.compute.device import Device, Encoded, get_device
 from daskembed.encoders.description import Description, Place
@@ -638,5 +639,5 @@ def test_memory_bounds_what_is_held(
 
 def test_systems_that_do_not_tell_which_cores_a_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert device.usable_cores() == device.hardware().cores == os.cpu_count()
-    device.set_torch_threads()
+    assert hardware.usable_cores() == hardware.hardware().cores == os.cpu_count()
+    hardware.set_torch_threads()

@@ -26,9 +26,9 @@ from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.description import Place
+from daskembed.encoders.levels import LEVELS
 from daskembed.encoders.protocol import Encoder
 from daskembed.errors import InputError
-from daskembed.levels import LEVELS
 from daskembed.sources import geotiff
 from daskembed.testing import refuse_to_compute
 

@@ -32,8 +32,8 @@ from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputE
 from daskembed.output.validate.geoparquet import validate
 from daskembed.runs import display, settings, stages
 from daskembed.sensors.bands import CLAY_V0
+from daskembed.sources import raster, scenes
 from daskembed.sources.kinds import list_tile
-from daskembed.sources.protocol import raster, scenes
 from daskembed.sources.reading import Reading, Rules
 from daskembed.storage.stores import Storage
 from daskembed.testing import landscape

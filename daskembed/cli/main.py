@@ -301,7 +301,8 @@ def _look_first(options: argparse.Namespace) -> None:
     from daskembed.clusters.connection import shares_files
     from daskembed.geo.mgrs import read_tiles
     from daskembed.runs.preflight import check_source
-    from daskembed.storage.stores import Storage, is_local
+    from daskembed.storage.stores import Storage
+    from daskembed.storage.urls import is_local
 
     tiles, source = read_tiles(options.tiles), Storage(options.source or config.get("source"))
     if is_local(source.url):
@@ -552,8 +553,8 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _summary(result: RunResult) -> int:
-    from daskembed.output.status import left_by
     from daskembed.runs.display import summary
+    from daskembed.runs.results import left_by
 
     print(summary(result, left_by(result)))
     return result.exit_status

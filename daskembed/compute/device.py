@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from daskembed.encoders import Place
 from daskembed.encoders.checkpoint import load_state
+from daskembed.encoders.description import Place
 from daskembed.encoders.loading import get_encoder_module
 from daskembed.encoders.protocol import Encoder
 from daskembed.errors import ChipError, ChipRejectedError

@@ -26,7 +26,8 @@ import numpy as np
 
 from daskembed import __version__, config
 from daskembed.errors import CheckpointError, DaskembedError
-from daskembed.storage.stores import SCHEMES, is_local, local_path, redact, split_url
+from daskembed.storage.stores import split_url
+from daskembed.storage.urls import SCHEMES, is_local, local_path, redact
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from daskembed.encoders.description import Description as Description
-from daskembed.encoders.description import Place as Place
+from daskembed.encoders.description import Description, Place
 
 if TYPE_CHECKING:
     import numpy as np

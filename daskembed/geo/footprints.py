@@ -9,7 +9,7 @@ import numpy as np
 import pyproj
 import shapely
 
-from daskembed.geo.chips import SIDE, square_of
+from daskembed.geo.mgrs import SIDE, square_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,9 +1,10 @@
-"""MGRS tile ids and lists of them (pure: no input or output but reading a list)."""
+"""MGRS: tile ids, the squares that they name, and lists of them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from daskembed.errors import InputError
@@ -137,3 +138,57 @@ def tile_in(name: str) -> str | None:
     """The tile after which a file or folder is named, such as ``33TUL`` or ``T33TUL_2019.tif``."""
     match = _NAMED.match(name.upper())
     return match["tile"] if match and not _problem(match["tile"]) else None
+
+
+SIDE = 100_000
+"""Metres of a square's side."""
+
+
+_ROWS = "ABCDEFGHJKLMNPQRSTUV"
+
+_BANDS = "CDEFGHJKLMNPQRSTUVWX"
+
+_DEGREE = 111_086
+"""Metres of a degree of latitude in UTM, near enough to tell squares 2,000 km apart."""
+
+
+@dataclass(frozen=True)
+class Square:
+    """The 100 km square that gives a tile its name; a Sentinel-2 tile reaches 9.8 km beyond it, east and south."""
+
+    epsg: int
+    """Code of the UTM zone."""
+    west: int
+    """Least easting, metres."""
+    south: int
+    """Least northing, metres."""
+
+
+def square_of(tile: str) -> Square:
+    """The 100 km square of an MGRS tile id as `check_tile` gives it.
+
+    Raises
+    ------
+    InputError
+        If the latitude band of that zone has no such square.
+
+    Examples
+    --------
+    >>> square_of("33TUL")
+    Square(epsg=32633, west=300000, south=5000000)
+    """
+    zone, letter = int(tile[:2]), tile[2]
+    band = _BANDS.index(letter)
+    # Row letters repeat every 2,000 km, and in even zones they begin with F.
+    column = _COLUMNS[zone % 3].index(tile[3])
+    row = _ROWS.index(tile[4]) - 5 * (zone % 2 == 0)
+    # A band is 8 degrees high, X 12; of the squares of that letter, the one nearest to the band's middle is meant.
+    half = (6 if letter == "X" else 4) * _DEGREE
+    middle = (8 * band - 80) * _DEGREE + half
+    centre = SIDE * row + SIDE // 2
+    centre += round((middle - centre) / (20 * SIDE)) * 20 * SIDE
+    if abs(middle - centre) > half + SIDE:
+        raise InputError(f"{tile} is not an MGRS tile: zone {tile[:2]}, band {letter} has no square {tile[3:]}")
+    northern = letter >= "N"
+    south = centre - SIDE // 2 + (0 if northern else 10_000_000)
+    return Square((32600 if northern else 32700) + zone, SIDE * (column + 1), south)

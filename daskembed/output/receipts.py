@@ -265,3 +265,8 @@ def published_files(output: Storage, version: str, *, sweep: bool = False) -> di
         elif sweep:
             sink_of(one.name).remove(output, one.name)
     return found
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from daskembed.errors import InputError, StorageError
+from daskembed.errors import InputError
 from daskembed.geo.mgrs import check_tile, read_tiles
 from daskembed.output.receipts import (
     RECEIPTS,
@@ -28,7 +28,6 @@ from daskembed.text import visible
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from daskembed.runs.results import RunResult
 
 STATES = ("done", "unfinished", "failed", "missing", "changed", "damaged")
 KINDS = {"embeddings": "tiles", "cube": "cubes"}
@@ -115,7 +114,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     """What an output holds: tiles done, unfinished, failed, missing and changed, and quarantined chips.
 
     Everything is read off the output's listing, its receipts and its records: three listings, one of each Zarr store,
-    and one small file a tile. Published files are not opened; `daskembed.output.validate.geoparquet.validate` does that.
+    and one small file a tile. Published files are not opened; `daskembed.validate` does that.
 
     Parameters
     ----------
@@ -165,8 +164,8 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     ]
     kind: Literal["embeddings", "cube"] = "embeddings"
     if version is None:
+        from daskembed.output.cube_state import CUBES
         from daskembed.output.status_cubes import judge_cubes
-        from daskembed.runs.cubes import CUBES
 
         found += judge_cubes(storage, paths, wanted)
         embedded = published or parts or any(path.startswith((f"{RECEIPTS}/", f"{RECORDS}/")) for path in paths)
@@ -196,21 +195,6 @@ def _audit(found: Iterable[TileStatus], wanted: Iterable[str], kind: Literal["em
         for tile, those in listed.items()
         for one in those or [TileStatus(tile, "", "missing", reason=never, kind=kind)]
     ]
-
-
-def left_by(result: RunResult) -> tuple[TileStatus, ...]:
-    """What the output holds of the tiles that an interrupted run did not finish; of those not begun there is nothing.
-
-    It is read off the output, as blocks may have been finished after the run stopped listening. Nothing, if the store
-    does not answer.
-    """
-    if not result.remaining:
-        return ()
-    try:
-        found = status(result.output, result.remaining, result.version).tiles
-    except (InputError, StorageError):
-        return ()
-    return tuple(tile for tile in found if tile.version)
 
 
 def _read_all(

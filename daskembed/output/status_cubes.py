@@ -10,10 +10,10 @@ from dataclasses import replace
 from functools import partial
 
 from daskembed.errors import InputError
+from daskembed.output.cube_state import CUBES, failure_path, read_receipt, receipt_path
 from daskembed.output.geozarr import ROOT
 from daskembed.output.receipts import read_record
 from daskembed.output.status import TileStatus
-from daskembed.runs.cubes import CUBES, failure_path, read_receipt, receipt_path
 from daskembed.storage.local_files import target
 from daskembed.storage.stores import Storage
 

@@ -27,7 +27,7 @@ from daskembed.output.geozarr import ROOT, Grid, metadata
 from daskembed.output.parts import cast_vectors
 from daskembed.output.protocol import Published
 from daskembed.sources.frame import EDGES
-from daskembed.storage.stores import is_local
+from daskembed.storage.urls import is_local
 from daskembed.timings import timed
 
 if TYPE_CHECKING:

@@ -17,40 +17,55 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from daskembed import __version__, config
 from daskembed.clusters.connection import WORKER_TIMEOUT
-from daskembed.documents import MOST_JSON, parse_as
 from daskembed.errors import (
     ChipError,
     ClusterLostError,
     DaskembedError,
     InputError,
     LockLostError,
-    StorageError,
     StorageUnusableError,
     TileError,
     exact,
 )
 from daskembed.geo.chips import CHIP
 from daskembed.geo.mgrs import tiles_of
-from daskembed.output.geozarr import ROOT, Grid, metadata
-from daskembed.output.receipts import STATE, TileRecord, probe_path, sweep
+from daskembed.output.cube import CHIPS_A_SHARD, COMPRESSION, PIXELS, Layout, cube_metadata, encode_shard
+from daskembed.output.cube_state import (
+    CUBES,
+    CubeReceipt,
+    KeptNote,
+    Note,
+    digest,
+    digest_of,
+    failure_path,
+    intact,
+    keep_failure,
+    note_path,
+    read_notes,
+    read_receipt,
+    receipt_path,
+    write_receipt,
+)
+from daskembed.output.geozarr import ROOT, Grid
+from daskembed.output.receipts import now, probe_path, sweep
 from daskembed.runs import preflight as ahead
 from daskembed.runs.display import describe_bytes, describe_seconds
 from daskembed.runs.results import Progress, RunResult, TileResult
 from daskembed.runs.stages import check_quarantined, numbers_notes
 from daskembed.runs.tiles import check_share
 from daskembed.runs.window import DASK_CONFIG
-from daskembed.sources.baseline import MARK
 from daskembed.sources.kinds import list_tile, no_chips, read_headers
 from daskembed.sources.protocol import Chip
 from daskembed.sources.reading import Reading, Rules, yes_or_no
 from daskembed.storage.local_files import target
-from daskembed.storage.stores import Storage, is_local, local_path
+from daskembed.storage.stores import Storage
+from daskembed.storage.urls import is_local, local_path
 from daskembed.text import visible
 
 if TYPE_CHECKING:
@@ -60,20 +75,10 @@ if TYPE_CHECKING:
 
     from daskembed.output.lock import Lock
 
-PIXELS = "pixels"
-"""Name of a cube's variable."""
-CHIPS_A_SHARD = 4
-"""Along each side of a shard: 218 MB of pixels. A task takes 0.5 to 0.7 GB, with what zarr needs to encode them."""
-COMPRESSION = {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "typesize": 4}
-"""Of Blosc. Of float32 whose values are whole, bitshuffle leaves little more than of uint16: `benchmarks/cube.py`."""
-CUBES = f"{STATE}/cubes"
-"""Folder below the output that holds the cubes' receipts, and notes of the shards of unfinished ones."""
 READERS = 8
 """Threads of a task that read chips."""
 # Everything of a tile belongs in its cube, and what is drawn from it later has rules of its own.
 READING = Reading(edge="pad", rules=Rules(keep_all=True))
-_MOST_NOTE = 2**20
-"""Bytes of a note, which names the chips of one shard."""
 _LAYOUT = 1
 """Of the cube: shards of another number are written anew."""
 
@@ -106,22 +111,6 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A cube's grid, dates and bands."""
-
-    grid: Grid
-    dates: tuple[date, ...]
-    bands: tuple[str, ...]
-    offset_applied: tuple[date, ...] = ()
-    """Dates of whose images Sentinel-2's offset was there and is out of the cube's numbers."""
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Of the cube: ``(time, band, y, x)``."""
-        return (len(self.dates), len(self.bands), self.grid.height, self.grid.width)
-
-
-@dataclass(frozen=True)
 class Shard:
     """Neighbouring chips of one date, which become one object."""
 
@@ -131,60 +120,6 @@ class Shard:
     """Row and column in the shard, and how to read the chip."""
     inputs: str
     """Digest of what it is made from: chips, their places, and settings."""
-
-
-@dataclass(frozen=True)
-class Note:
-    """What is known of one finished shard; kept as JSON."""
-
-    inputs: str
-    """See `Shard`."""
-    size: int
-    """Bytes of the object; 0 if there is none, as all its chips are quarantined."""
-    sha256: str
-    chips: int
-    quarantined: dict[str, str]
-    """URL -> reason."""
-
-
-@dataclass(frozen=True)
-class _KeptNote(Note):
-    """A note in a file of its own."""
-
-    shard: str
-    """Path below the array."""
-
-
-@dataclass(frozen=True)
-class CubeReceipt:
-    """What is known of a tile's cube; kept as JSON."""
-
-    tile: str
-    status: Literal["unfinished", "done"]
-    file: str | None
-    """Name of the cube; None if all chips are quarantined."""
-    chips: int
-    """Chips in it."""
-    size: int
-    """Bytes of all its objects."""
-    sha256: str
-    """Of names and digests of its objects."""
-    quarantined: dict[str, str]
-    """URL -> reason; their pixels are NaN."""
-    settings: dict[str, Any]
-    listing: str
-    """Fingerprint of the tile's chips as the source listed them."""
-    started: str
-    """UTC, ISO 8601."""
-    finished: str | None
-    """UTC, ISO 8601."""
-    shards: dict[str, Note]
-    """By path below the array."""
-    software: dict[str, str] = field(default_factory=dict)
-    planned: int = 0
-    """Shards that it has when it is finished; 0 where that was not kept."""
-    notes: list[str] = field(default_factory=list)
-    """What was done to the numbers of its images, and what nobody knows of them."""
 
 
 @dataclass(frozen=True)
@@ -283,7 +218,7 @@ def write_cubes(
         if not there:
             failed = tuple(TileResult(tile, "failed", reason=no_chips(tile, job.source)) for tile in names)
             for result in failed:
-                _keep_failure(job.output, result.tile, str(result.reason))
+                keep_failure(job.output, result.tile, str(result.reason))
             return RunResult(job.output.url, failed, 0, 0, 0.0, interrupted=False, stage_seconds={})
         job = replace(job, lock=check)
         sweep(job.output, None)
@@ -358,7 +293,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
     before = read_receipt(job.output, state)
     present = {entry.path.removeprefix(f"{cube}/"): entry.size for entry in job.output.entries(cube)}
     litter = {path for path in present if target(path) is not None}
-    known = _intact({} if before is None else before.shards, present)
+    known = intact({} if before is None else before.shards, present)
     if (
         before is not None
         and before.status == "done"
@@ -381,7 +316,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
     )
     layout, shards = lay_out(job, index)
     notes = {entry.path for entry in job.output.entries(f"{CUBES}/{tile}")}
-    known |= _intact(_read_notes(job.output, notes), present)
+    known |= intact(read_notes(job.output, notes), present)
     kept = {
         shard.key: note
         for shard in shards
@@ -401,13 +336,13 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         quarantined=quarantined,
         settings=job.settings,
         listing=listing.fingerprint,
-        started=_now(),
+        started=now(),
         finished=None,
         shards=kept,
         planned=len(shards),
         notes=numbers_notes(listing, index),
     )
-    _write_receipt(job.output, begun)
+    write_receipt(job.output, begun)
     stale = [path for path in present if path.removeprefix(f"{PIXELS}/") not in kept and path != ROOT]
     job.output.delete(sorted(notes))
     job.output.delete([f"{cube}/{path}" for path in sorted(stale)])
@@ -492,13 +427,13 @@ def _without_offset(job: Job, good: gpd.GeoDataFrame) -> tuple[date, ...]:
 
 def _shard(job: Job, key: str, rows: list[tuple[int, int, Any]]) -> Shard:
     made_of = [job.settings, [(y, x, row.source_url, int(row.size), row.etag) for y, x, row in rows]]
-    return Shard(key, tuple((y, x, row.chip) for y, x, row in rows), _digest(made_of))
+    return Shard(key, tuple((y, x, row.chip) for y, x, row in rows), digest_of(made_of))
 
 
 def write_shard(job: Job, tile: str, bands: int, shard: Shard) -> Note:
     """Read a shard's chips and write its object, then the note of it."""
     block, quarantined = _read(job, bands, shard)
-    data = _encode(block)
+    data = encode_shard(block)
     job.confirm()
     if data:
         with job.output.open_writer(f"{tile}.zarr/{PIXELS}/{shard.key}") as file:
@@ -510,7 +445,7 @@ def write_shard(job: Job, tile: str, bands: int, shard: Shard) -> Note:
         chips=len(shard.chips) - len(quarantined),
         quarantined=quarantined,
     )
-    job.output.put(_note_path(tile, shard.key), json.dumps(asdict(_KeptNote(**vars(note), shard=shard.key))).encode())
+    job.output.put(note_path(tile, shard.key), json.dumps(asdict(KeptNote(**vars(note), shard=shard.key))).encode())
     return note
 
 
@@ -534,18 +469,6 @@ def _read(job: Job, bands: int, shard: Shard) -> tuple[NDArray[np.float32], dict
     return block, bad
 
 
-def _encode(block: NDArray[np.float32]) -> memoryview:
-    """The object of a shard; empty if there is nothing in it."""
-    from zarr import create_array
-    from zarr.storage import MemoryStore
-
-    # Zarr makes it in memory, and storage puts it into its place as a whole.
-    memory: dict[str, Any] = {}
-    create_array(store=MemoryStore(memory), shape=block.shape, **_encoding(block.shape[1]))[...] = block
-    made = memory.get("c/0/0/0/0")
-    return memoryview(b"") if made is None else memoryview(made.as_numpy_array()).cast("B")
-
-
 def finish_tile(job: Job, plan: Plan, notes: Mapping[str, Note]) -> CubeReceipt:
     """Write what makes a cube of a tile's shards, its root last, then the receipt.
 
@@ -563,7 +486,7 @@ def finish_tile(job: Job, plan: Plan, notes: Mapping[str, Note]) -> CubeReceipt:
     chips = sum(note.chips for note in shards.values())
     objects = {f"{PIXELS}/{key}": (note.size, note.sha256) for key, note in shards.items() if note.size}
     if plan.layout is not None and chips:
-        for path, data in _metadata(begun.tile, plan.layout).items():
+        for path, data in cube_metadata(begun.tile, plan.layout).items():
             output.put(f"{begun.tile}.zarr/{path}", data)
             objects[path] = (len(data), hashlib.sha256(data).hexdigest())
     receipt = replace(
@@ -574,118 +497,18 @@ def finish_tile(job: Job, plan: Plan, notes: Mapping[str, Note]) -> CubeReceipt:
         size=sum(size for size, _ in objects.values()),
         sha256=digest({path: sha256 for path, (_, sha256) in objects.items()}),
         quarantined=quarantined,
-        finished=_now(),
+        finished=now(),
         shards=shards,
         software=_software(),
     )
-    _write_receipt(output, receipt)
+    write_receipt(output, receipt)
     output.delete([entry.path for entry in output.entries(f"{CUBES}/{begun.tile}")])
     # Of workers that died while they wrote a shard, which another has written.
     output.delete([entry.path for entry in output.entries(f"{begun.tile}.zarr") if target(entry.path) is not None])
     return receipt
 
 
-def _encoding(bands: int) -> dict[str, Any]:
-    from zarr.codecs import BloscCodec, Crc32cCodec
-
-    side = CHIPS_A_SHARD * CHIP
-    return {
-        "dtype": "float32",
-        "chunks": (1, bands, CHIP, CHIP),
-        "shards": (1, bands, side, side),
-        # LZ4 does not notice every damage: with a checksum, a damaged chip is quarantined instead of embedded.
-        "compressors": [BloscCodec(**COMPRESSION), Crc32cCodec()],  # type: ignore[arg-type]
-        "fill_value": float("nan"),
-        "dimension_names": ("time", "band", "y", "x"),
-    }
-
-
-def _metadata(tile: str, layout: Layout) -> dict[str, bytes]:
-    """Every object of a cube but its shards, in the order in which they are to be written: the root is the last."""
-    applied = {MARK: [str(day) for day in layout.offset_applied]} if layout.offset_applied else {}
-    return metadata(
-        layout.grid,
-        PIXELS,
-        days=np.array(layout.dates, "datetime64[D]"),
-        labels={"band": layout.bands},
-        about={"title": f"chips of tile {tile}", "tile": tile, "daskembed": __version__} | applied,
-        attributes=layout.grid.attributes,
-        encoding={"shape": layout.shape, **_encoding(len(layout.bands))},
-    )
-
-
 # Receipts and notes.
-
-
-def receipt_path(tile: str) -> str:
-    """Path of a cube's receipt below the output."""
-    return f"{CUBES}/{tile}.json"
-
-
-def read_receipt(output: Storage, path: str) -> CubeReceipt | None:
-    """The receipt at `path`; None if there is none; raises `InputError` if it is something else."""
-    try:
-        return parse_as(CubeReceipt, output.get(path, most=MOST_JSON))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise InputError(f"{output.url_of(path)} is not a receipt of daskembed: {error}; delete it") from None
-
-
-def failure_path(tile: str) -> str:
-    """Path of the record of why a cube failed, below the output."""
-    return f"{CUBES}/{tile}.failed.json"
-
-
-def _keep_failure(output: Storage, tile: str, reason: str) -> None:
-    """Write down why a cube failed, until its tile is planned again."""
-    record = TileRecord(tile, "", "failed", 0, None, {}, reason, _now())
-    # Of a store that fails just now, the other tiles need not hear.
-    with contextlib.suppress(StorageError):
-        output.put(failure_path(tile), json.dumps(asdict(record), indent=1, sort_keys=True).encode())
-
-
-def _write_receipt(output: Storage, receipt: CubeReceipt) -> None:
-    output.put(receipt_path(receipt.tile), json.dumps(asdict(receipt), indent=1, sort_keys=True).encode())
-
-
-def _note_path(tile: str, key: str) -> str:
-    return f"{CUBES}/{tile}/{key.replace('/', '.')}.json"
-
-
-def _read_notes(output: Storage, paths: set[str]) -> dict[str, Note]:
-    """By shard; without those that are none of ours, whose shards are written again."""
-
-    def read(path: str) -> dict[str, Note]:
-        try:
-            about = dict(vars(parse_as(_KeptNote, output.get(path, most=_MOST_NOTE))))
-        except (InputError, ValueError):
-            return {}
-        return {about.pop("shard"): Note(**about)}
-
-    with ThreadPoolExecutor(16) as pool:
-        found = pool.map(read, sorted(path for path in paths if path.endswith(".json")))
-        return {key: note for notes in found for key, note in notes.items()}
-
-
-def _intact(notes: Mapping[str, Note], present: Mapping[str, int]) -> dict[str, Note]:
-    """Those of some shards whose objects are there."""
-    return {key: note for key, note in notes.items() if present.get(f"{PIXELS}/{key}", 0) == note.size}
-
-
-def digest(objects: Mapping[str, str]) -> str:
-    """What stands for the SHA-256 of a cube, given those of its objects by path."""
-    return _digest(sorted(objects.items()))
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _now() -> str:
-    from daskembed.runs.stages import now
-
-    return now()
 
 
 def _software() -> dict[str, str]:
@@ -807,7 +630,7 @@ class _Flow:
             for other in others:
                 del self._tasks[other]
             self._client.cancel(others)
-            _keep_failure(self._job.output, tile.name, reason)
+            keep_failure(self._job.output, tile.name, reason)
             self._end(TileResult(tile.name, "failed", reason=reason))
             return
         then(tile, future, result)

@@ -301,7 +301,7 @@ class _Handler(RequestHandler):
 
 class _PageHandler(_Handler):
     def get(self) -> None:
-        self.write(files("daskembed").joinpath("dashboard.html").read_text(encoding="utf-8"))
+        self.write(files("daskembed.runs").joinpath("dashboard.html").read_text(encoding="utf-8"))
 
 
 class _StateHandler(_Handler):

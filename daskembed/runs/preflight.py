@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, TileError
 from daskembed.geo.mgrs import tile_in
-from daskembed.storage.stores import Storage, is_local, local_path
+from daskembed.storage.stores import Storage
+from daskembed.storage.urls import is_local, local_path
 
 if TYPE_CHECKING:
     from daskembed.output.receipts import Receipt

@@ -7,10 +7,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from daskembed.runs import dashboard, stages
+from daskembed.output.receipts import now
+from daskembed.runs import dashboard
 from daskembed.runs.display import in_notebook
 from daskembed.runs.results import Event, Progress, TileProgress, TileResult
-from daskembed.storage.stores import redact
+from daskembed.storage.urls import redact
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -52,7 +53,7 @@ class Report:
         self._client: Any = client
         self._output, self._version, self._events = redact(output.url), version, events
         self._progress = progress or (None if events else in_notebook())
-        self._started, self._by, self._told = stages.now(), dict[str, str](), 0.0
+        self._started, self._by, self._told = now(), dict[str, str](), 0.0
         self._lost: deque[dict[str, Any]] = deque()
         self._bad: dict[str, dict[str, str]] = {}
         self._asks, self._new_bad = True, True
@@ -182,7 +183,7 @@ class Report:
         if self._events is None:
             return
         by = {} if key is None else {"worker": self._by.pop(key, None)}
-        self._events(Event(stages.now(), event, tile=tile, block=block, **(by | what)))
+        self._events(Event(now(), event, tile=tile, block=block, **(by | what)))
 
     def counts(self) -> dict[str, int]:
         """Tiles and chips, as events and the page tell them."""

@@ -6,6 +6,9 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+from daskembed.errors import InputError, StorageError
+from daskembed.output.status import TileStatus, status
+
 MOST_SAID = 1000
 """Lines of what was said that `Progress` keeps."""
 WINDOW = 120
@@ -275,3 +278,18 @@ class Event:
     """Of tiles, blocks and chips."""
     dashboard: str | None = None
     page: str | None = None
+
+
+def left_by(result: RunResult) -> tuple[TileStatus, ...]:
+    """What the output holds of the tiles that an interrupted run did not finish; of those not begun there is nothing.
+
+    It is read off the output, as blocks may have been finished after the run stopped listening. Nothing, if the store
+    does not answer.
+    """
+    if not result.remaining:
+        return ()
+    try:
+        found = status(result.output, result.remaining, result.version).tiles
+    except (InputError, StorageError):
+        return ()
+    return tuple(tile for tile in found if tile.version)

@@ -14,7 +14,8 @@ from daskembed.encoders.protocol import Encoder
 from daskembed.errors import InputError
 from daskembed.sensors.bands import CLAY_V0, UNSAID, Sensor
 from daskembed.sources.reading import Reading
-from daskembed.storage.stores import Storage, is_local, redact
+from daskembed.storage.stores import Storage
+from daskembed.storage.urls import is_local, redact
 
 if TYPE_CHECKING:
     from daskembed.output.lock import Lock

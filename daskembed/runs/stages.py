@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import accumulate
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from daskembed.geo.footprints import at_tile, metres_of_unit, place_of
 from daskembed.health import kind_of
 from daskembed.output.parts import read_notes, write_part
 from daskembed.output.protocol import Published, get_sink, sink_of
-from daskembed.output.receipts import Receipt, TileRecord, delete_record, parts_folder, write_receipt, write_record
+from daskembed.output.receipts import Receipt, TileRecord, delete_record, now, parts_folder, write_receipt, write_record
 from daskembed.runs import deadly_chips as trial
 from daskembed.runs.results import TileResult
 from daskembed.sources.frame import EDGES
@@ -429,8 +428,3 @@ def result_of(output: Storage, receipt: Receipt, status: str) -> TileResult:
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

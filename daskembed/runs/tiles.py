@@ -23,7 +23,7 @@ from daskembed.clusters.connection import (
 )
 from daskembed.clusters.proof import TRIES, prove_workers
 from daskembed.embedding import ON_NAN
-from daskembed.encoders import Description
+from daskembed.encoders.description import Description
 from daskembed.encoders.loading import foresee, load_encoder
 from daskembed.errors import ConflictError, InputError
 from daskembed.geo.mgrs import tiles_of
@@ -49,7 +49,8 @@ from daskembed.runs.visibility import arrange, refuse_source
 from daskembed.runs.window import DASK_CONFIG, Flow
 from daskembed.sources.kinds import no_chips
 from daskembed.sources.reading import EDGE, NO_RULES, Reading, Rules, yes_or_no
-from daskembed.storage.stores import Storage, is_local
+from daskembed.storage.stores import Storage
+from daskembed.storage.urls import is_local
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -118,8 +119,8 @@ def run(
     on_nan
         ``quarantine`` or ``fill``.
     max_quarantined
-        Share of a tile's chips that may newly be quarantined; if more are, and more than `daskembed.runs.stages.FEW`, or its
-        published file would vanish, the tile fails. 1 accepts everything.
+        Share of a tile's chips that may newly be quarantined; if more are, and more than
+        `daskembed.runs.stages.FEW`, or its published file would vanish, the tile fails. 1 accepts everything.
     retry_quarantined
         Make finished tiles again that have quarantined chips.
     format

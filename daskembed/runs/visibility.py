@@ -18,7 +18,7 @@ from daskembed.errors import InputError
 from daskembed.geo.chips import CHIPS_A_TILE
 from daskembed.output.receipts import probe_path
 from daskembed.runs.settings import Settings
-from daskembed.storage.stores import is_local, local_path
+from daskembed.storage.urls import is_local, local_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,12 +26,12 @@ from daskembed.errors import (
     StorageUnusableError,
     TileError,
 )
-from daskembed.output.receipts import Receipt
+from daskembed.output.receipts import Receipt, now
 from daskembed.runs import stages
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.settings import Settings
-from daskembed.storage.stores import redact
+from daskembed.storage.urls import redact
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Scheduler
@@ -200,7 +200,7 @@ class Flow:
             damage = "; ".join(receipt.differences(files)) if receipt else ""
             if receipt and not receipt.finishes(self._settings.identity, files):
                 receipt = None
-            job = _Job(tile, order, stages.now(), receipt, sorted(files), damage=damage)
+            job = _Job(tile, order, now(), receipt, sorted(files), damage=damage)
             self._report.tile_started(tile, damage)
             self._send(_Task(job, "index"))
 

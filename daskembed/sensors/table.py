@@ -26,7 +26,7 @@ _BAND_KEYS = {"name", "mean", "std", "wavelength", "aliases", *_NUMBERS_KEYS}
 @functools.cache
 def known_sensors() -> Mapping[str, Sensor]:
     """The sensors of the package's table, by name."""
-    table = parse_yaml(files("daskembed.encoders").joinpath("sensors.yaml").read_text())
+    table = parse_yaml(files("daskembed.sensors").joinpath("sensors.yaml").read_text())
     return {name: _parse({"name": name, **sensor}, f"sensors.yaml: {name}") for name, sensor in table.items()}
 
 

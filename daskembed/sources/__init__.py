@@ -1,0 +1,1 @@
+"""Where chips come from: one module a kind of source."""

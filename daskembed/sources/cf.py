@@ -14,7 +14,7 @@ import pyproj
 import xarray as xr
 
 from daskembed.errors import ChipError
-from daskembed.sources.rules import short
+from daskembed.sources.bands import short
 from daskembed.sources.scenes import check_resolution, day_in, one_day
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, cast
 
 from daskembed.errors import InputError, TileError
-from daskembed.geo.chips import square_of
+from daskembed.geo.mgrs import square_of
 from daskembed.sources.protocol import Listing, Source
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage

@@ -9,7 +9,11 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from daskembed.errors import StorageUnusableError
+from daskembed.storage.failures import explained, unwritable
 
 _TEMPORARY = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+)\.[0-9a-f]+\.tmp")
 _TRIES = 5
@@ -97,3 +101,56 @@ def sweep(root: Path, owned: re.Pattern[str]) -> None:
             meant = target(left.relative_to(root).as_posix())
             if meant is not None and owned.search(meant):
                 left.unlink(missing_ok=True)
+
+
+def remove_if_empty(folder: Path, root: Path) -> None:
+    """Remove a folder without files, and those above it below `root` that this leaves empty."""
+    while folder != root:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
+
+
+@contextlib.contextmanager
+def room_for(where: str) -> Iterator[None]:
+    """Tell a full disk; what else fails in the block is not about the file that is written."""
+    try:
+        yield
+    except OSError as error:
+        if (advice := unwritable(error)) is None:
+            raise
+        raise StorageUnusableError(f"{where} cannot be written: {error.strerror}; {advice}") from None
+
+
+@contextlib.contextmanager
+def local_writer(root: Path, name: str) -> Iterator[BinaryIO]:
+    """A file that takes its place as a whole, once it is on the disk."""
+    path = root / PurePosixPath(name)
+    made = temporary(path)
+    with explained(str(path), str(root)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = made.open("xb")
+        except FileNotFoundError:
+            # Another process deleted the last file of the folder, and the folder with it.
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = made.open("xb")
+    try:
+        with room_for(str(path)), file:
+            yield file
+            with explained(str(path), str(root)):
+                file.flush()
+                os.fsync(file.fileno())
+        with explained(str(path), str(root)):
+            made.replace(path)
+    except BaseException:
+        made.unlink(missing_ok=True)
+        raise
+    # The rename itself is only durable once the folder is.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import io
 import logging
-import os
 import random
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -23,21 +20,20 @@ import pyarrow as pa
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
-    NotFoundError,
-    PermissionDeniedError,
     PreconditionError,
-    UnauthenticatedError,
-    UnknownConfigurationKeyError,
 )
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import ObjectStore
 
-from daskembed import config
-from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, UnconditionalError
+from daskembed.errors import InputError, StorageError, UnconditionalError
 from daskembed.storage import folders, local_files, uploads
+from daskembed.storage.failures import NO_CONDITIONS, NO_LOCKS, explained, persist
+from daskembed.storage.local_files import local_writer, remove_if_empty, room_for
+from daskembed.storage.opening import open_store
+from daskembed.storage.readers import READ_AHEAD, RemoteReader
+from daskembed.storage.urls import SCHEMES, SIGNED, USER, is_local, local_path, redact
 from daskembed.text import visible
 
 _log = logging.getLogger(__name__)
-SCHEMES = ("s3", "gs", "az", "file")
 READINGS = 4
 """How often an object is asked for whose answers are not what the listing says, before its store is blamed."""
 _Result = TypeVar("_Result")
@@ -57,178 +53,9 @@ class Entry:
     """Why it cannot be read; None if it can. Without part in the `repr`, of which fingerprints are made."""
 
 
-def is_local(url: str) -> bool:
-    """Whether `url` is a path of this machine (a plain path or a ``file://`` URL)."""
-    return "://" not in url or url.startswith("file://")
-
-
-def local_path(url: str) -> Path:
-    """The absolute path that a local URL or path names, without ``..``."""
-    path = Path(url.removeprefix("file://")).expanduser().absolute()
-    if ".." not in path.parts:
-        return path
-    # What is above a link's target is not what is above the link.
-    plain = os.path.normpath(path)
-    return Path(plain if os.path.realpath(plain) == os.path.realpath(path) else os.path.realpath(path))
-
-
-_PREFIX = {"s3://": "AWS_", "gs://": "GOOGLE_", "az://": "AZURE_"}
-_CLIENT = (
-    *("allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_ca_certificate", "proxy_excludes"),
-    *("proxy_url", "read_timeout", "timeout", "user_agent"),
-)
-
-
-@functools.cache
-def _open_store(url: str, retries: int = 1000, *, fresh: bool = False) -> ObjectStore:
-    """The store at `url`; a `fresh` one has connections of its own, and asks caches on the way to let it through."""
-    seconds = config.get("retry-timeout")
-    client: Any = {
-        "connect_timeout": "10s",
-        # Of silence, and of a whole request: a checkpoint of 500 MB takes longer than obstore's 30 s.
-        "read_timeout": f"{round(seconds * 1000 / 3)}ms",
-        "timeout": f"{10 * seconds}s",
-        # obstore no longer looks at the environment for these once it is given any.
-        **{
-            key: os.environ[name]
-            for key in _CLIENT
-            if (name := f"{_PREFIX.get(url[:5], '')}{key.upper()}") in os.environ
-        },
-        **({"default_headers": {"Cache-Control": "no-cache"}} if fresh else {}),
-    }
-    retry: Any = {
-        # Exponential, with jitter, until the time is up; ten retries, obstore's default, may be over within seconds.
-        "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
-        "max_retries": retries,
-        "retry_timeout": timedelta(seconds=seconds),
-    }
-    try:
-        if is_local(url):
-            if not local_path(url).is_dir():
-                raise FileNotFoundError(url)
-            return LocalStore(local_path(url))
-        credentials = _s3_credentials() if url.startswith("s3://") else {}
-        return from_url(url, client_options=client, retry_config=retry, **credentials)
-    except (BaseError, UnknownConfigurationKeyError, ValueError) as error:
-        raise InputError(f"{url} cannot be opened: {_first_line(error)}") from None
-
-
-def _s3_credentials() -> dict[str, Any]:
-    # obstore reads the AWS_* variables and the machine's role; profiles of ~/.aws need boto3, where it is installed.
-    if "AWS_ACCESS_KEY_ID" in os.environ or "AWS_SKIP_SIGNATURE" in os.environ:
-        return {}
-    try:
-        from obstore.auth.boto3 import Boto3CredentialProvider
-    except ImportError:
-        return {}
-    import boto3
-
-    session = boto3.Session()
-    return {} if session.get_credentials() is None else {"credential_provider": Boto3CredentialProvider(session)}
-
-
-_SIGNED = re.compile(r"(?i)[?&](?:X-(?:Amz|Goog)-|sig=|signature=|[^=&]*(?:token|key|secret|password)[^=&]*=)")
-_USER = re.compile(r"(?<=://)[^/?#\s]*@")
-
-
-def redact(text: str) -> str:
-    """`text` without what its URLs may have of secrets: user names, passwords, and queries."""
-    return re.sub(r"(?<=://)([^?\s]*)\?[^\s)]*", r"\1", _USER.sub("", text))
-
-
-def _first_line(error: BaseException) -> str:
-    text = redact(re.split(r"\n|<\?xml|<Error>", str(error))[0]).rstrip(": ")
-    code = _CODE.search(str(error))
-    return f"{text} ({code[1]})" if code else text
-
-
 def _bare(etag: str) -> str:
     """An ETag without what stores write around it in their answers, but not in their listings."""
     return etag.removeprefix("W/").strip('"')
-
-
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-_DENIED = re.compile(
-    r"status(?: code)?:? (?:401|403)\b|<Code>(?:AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|"
-    r"InvalidToken|TokenRefreshRequired)</Code>"
-)
-_NO_BUCKET = re.compile(r"<Code>(?:NoSuchBucket|ContainerNotFound)</Code>")
-# obstore repeats requests whose answer is an error of the server, and GETs and plain PUTs that break off. It does not
-# repeat a listing whose body ends early, nor a deletion, a creation or a step of an upload whose answer is lost. The
-# last step of an upload finds no upload any more if it did succeed. Writes on a condition are all repeated here.
-_BROKE_OFF = re.compile(
-    r"HTTP error: (?:error sending|request or response body)|<Code>(?:RequestTimeout|NoSuchUpload)</Code>"
-    r"|status code: (?:429|50[0234])"
-)
-_NO_CONDITIONS = re.compile(
-    r"status code: 501|<Code>NotImplemented</Code>|not (?:yet )?(?:implemented|supported)", re.I
-)
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
-_UNWRITABLE = {
-    errno.ENOSPC: "make room",
-    errno.EDQUOT: "your quota is used up: make room, or ask for more",
-    errno.EROFS: "the file system is mounted read-only: give a folder on another one",
-}
-"""What a disk that takes nothing says -> what to do."""
-
-
-def _persist(act: Callable[[], _Result]) -> _Result:
-    """Carry out `act`, again where the connection broke off and obstore leaves it at that."""
-    end, pause = time.monotonic() + config.get("retry-timeout"), 0.1
-    while True:
-        try:
-            return act()
-        except (BaseError, OSError) as error:
-            wait = random.uniform(0.5, 1) * pause
-            if not _BROKE_OFF.search(str(error)) or time.monotonic() + wait > end:
-                raise
-        time.sleep(wait)
-        pause = min(15.0, 2 * pause)
-
-
-def _denied(url: str, root: str, error: BaseException) -> str:
-    if is_local(root):
-        return (
-            f"{url}: access denied ({_first_line(error)}); `ls -ld` shows who may read and write it and the folders "
-            "above it"
-        )
-    return (
-        f"{url}: access denied ({_first_line(error)}); check the credentials (for S3: AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket) and the permissions"
-    )
-
-
-def _unwritable(error: BaseException) -> str | None:
-    """What to do where a disk takes nothing any more; None for other errors."""
-    # obstore tells the number in words.
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    number: int | None = getattr(error, "errno", None) or (int(told[1]) if told else None)
-    return _UNWRITABLE.get(number or 0)
-
-
-@contextlib.contextmanager
-def explained(url: str, root: str) -> Iterator[None]:
-    """Raise what the package's errors say of a failure at `url` in the storage `root`."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except (BaseError, OSError) as error:
-        text = str(error)
-        if _NO_BUCKET.search(text):
-            raise StorageUnusableError(f"{root}: there is no such bucket ({_first_line(error)})") from None
-        if isinstance(error, (FileNotFoundError, NotFoundError)):
-            if is_local(root) and not Path(root).is_dir():
-                raise StorageUnusableError(
-                    f"the folder {root} is gone, or cannot be seen from here: bring it back"
-                ) from None
-            raise FileNotFoundError(f"{url} does not exist") from None
-        # For listings and writes obstore tells a refusal only by its words.
-        if isinstance(error, (PermissionError, PermissionDeniedError, UnauthenticatedError)) or _DENIED.search(text):
-            raise StorageDeniedError(_denied(url, root, error)) from None
-        if advice := _unwritable(error):
-            raise StorageUnusableError(f"{url} cannot be written: {_first_line(error)}; {advice}") from None
-        raise StorageError(f"{url}: {_first_line(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -244,7 +71,7 @@ class Storage:
         root = local_path(self.url).as_posix() if is_local(self.url) else self.url
         if root.rstrip("/").endswith(":"):
             raise InputError(f"{self.url} names no bucket: expected a URL such as s3://bucket/folder")
-        if not is_local(root) and (_USER.search(root) or _SIGNED.search(root)):
+        if not is_local(root) and (USER.search(root) or SIGNED.search(root)):
             raise InputError(
                 f"{redact(root)}: the URL of a store must not hold a user, password or signature; give credentials in "
                 "the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN)"
@@ -255,7 +82,7 @@ class Storage:
 
     @property
     def _store(self) -> ObjectStore:
-        return _open_store(self.url, fresh=self.fresh)
+        return open_store(self.url, fresh=self.fresh)
 
     def url_of(self, path: str) -> str:
         """The full URL (or absolute local path) of `path`."""
@@ -318,7 +145,7 @@ class Storage:
         """Every request goes through here: repeated where it broke off, its failure put into the package's errors."""
         _check_path(path)
         with explained(self.url_of(path), self.url):
-            return _persist(act)
+            return persist(act)
 
     def get(self, path: str, *, most: int | None = None) -> bytes:
         """The whole object, in one request.
@@ -362,7 +189,7 @@ class Storage:
         options: Any = {} if end is None else {"options": {"range": (start, end)}}
 
         def ask(again: bool) -> tuple[bytes, int, str]:
-            result = obstore.get(_open_store(self.url, fresh=again), entry.path, **options)
+            result = obstore.get(open_store(self.url, fresh=again), entry.path, **options)
             return result.bytes().to_bytes(), result.meta["size"], result.meta["e_tag"] or ""
 
         before = None
@@ -446,7 +273,7 @@ class Storage:
         def write() -> bool:
             try:
                 # Without obstore's retries, which would ask a store that knows no conditions for minutes.
-                obstore.put(_open_store(self.url, 0), path, data, mode=condition, use_multipart=False)
+                obstore.put(open_store(self.url, 0), path, data, mode=condition, use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
                 return False
             return True
@@ -460,7 +287,7 @@ class Storage:
             try:
                 return act()
             except (BaseError, OSError) as error:
-                if getattr(error, "errno", None) in _NO_LOCKS or _NO_CONDITIONS.search(str(error)):
+                if getattr(error, "errno", None) in NO_LOCKS or NO_CONDITIONS.search(str(error)):
                     return None
                 raise
 
@@ -500,12 +327,12 @@ class Storage:
         """A file to write `path` through; the object appears when the block ends well, and not at all otherwise."""
         _check_path(path)
         if is_local(self.url):
-            with _local_writer(Path(self.url), path) as file:
+            with local_writer(Path(self.url), path) as file:
                 yield file
             return
         # By way of a temporary file: an upload in parts that a failed block left behind would be there, and paid
         # for, until somebody removes it.
-        with _room_for(tempfile.gettempdir()), tempfile.TemporaryFile(prefix="daskembed-") as plain:
+        with room_for(tempfile.gettempdir()), tempfile.TemporaryFile(prefix="daskembed-") as plain:
             file = cast(BinaryIO, plain)
             yield file
 
@@ -519,7 +346,7 @@ class Storage:
         """A seekable file of `path` that fetches what is read from it, for `pyarrow`."""
         if is_local(self.url):
             return self._carry_out(path, lambda: pa.memory_map(self.url_of(path)))
-        return pa.PythonFile(io.BufferedReader(_RemoteReader(self, path), _READ_AHEAD), mode="r")
+        return pa.PythonFile(io.BufferedReader(RemoteReader(self, path), READ_AHEAD), mode="r")
 
     def _size(self, path: str) -> int:
         def ask() -> int:
@@ -539,106 +366,12 @@ class Storage:
                 self._carry_out(path, functools.partial(obstore.delete, self._store, path))
         if is_local(self.url):
             for folder in {parent for path in paths for parent in PurePosixPath(path).parents if parent.name}:
-                _remove_if_empty(Path(self.url) / folder, Path(self.url))
+                remove_if_empty(Path(self.url) / folder, Path(self.url))
 
 
 def _check_path(path: str) -> None:
     if path.startswith("/") or ".." in path.split("/"):
         raise InputError(f"{path!r} leads out of its folder: expected a path below it")
-
-
-def _remove_if_empty(folder: Path, root: Path) -> None:
-    while folder != root:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
-        folder = folder.parent
-
-
-_READ_AHEAD = 1 << 20
-
-
-class _RemoteReader(io.RawIOBase):
-    """A file to read an object through, by ranged requests of the storage's own."""
-
-    def __init__(self, storage: Storage, path: str, failed: Callable[[StorageError], None] | None = None) -> None:
-        self._storage, self._path, self._position, self._failed = storage, path, 0, failed
-        self._size = storage._size(path)
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._position + len(buffer), self._size)
-        if end <= self._position:
-            return 0
-        try:
-            data = self._storage.get_range(self._path, self._position, end)
-        except StorageError as error:
-            if self._failed is not None:
-                self._failed(error)
-            raise
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-
-@contextlib.contextmanager
-def _room_for(where: str) -> Iterator[None]:
-    """Tell a full disk; what else fails in the block is not about the file that is written."""
-    try:
-        yield
-    except OSError as error:
-        if (advice := _unwritable(error)) is None:
-            raise
-        raise StorageUnusableError(f"{where} cannot be written: {error.strerror}; {advice}") from None
-
-
-@contextlib.contextmanager
-def _local_writer(root: Path, name: str) -> Iterator[BinaryIO]:
-    path = root / PurePosixPath(name)
-    temporary = local_files.temporary(path)
-    with explained(str(path), str(root)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file = temporary.open("xb")
-        except FileNotFoundError:
-            # Another process deleted the last file of the folder, and the folder with it.
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = temporary.open("xb")
-    try:
-        with _room_for(str(path)), file:
-            yield file
-            with explained(str(path), str(root)):
-                file.flush()
-                os.fsync(file.fileno())
-        with explained(str(path), str(root)):
-            temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    # The rename itself is only durable once the folder is.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def open_remote(storage: Storage, path: str, failed: Callable[[StorageError], None]) -> io.BufferedReader:
-    """A file of an object for a library that swallows errors: `failed` is told them."""
-    return io.BufferedReader(_RemoteReader(storage, path, failed), _READ_AHEAD)
 
 
 def zarr_store(storage: Storage) -> Any:

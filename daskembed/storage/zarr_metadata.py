@@ -12,7 +12,8 @@ import obstore
 
 from daskembed.documents import MOST_JSON, parse_object
 from daskembed.errors import ChipError
-from daskembed.storage.stores import Storage, is_local, is_stray
+from daskembed.storage.stores import Storage, is_stray
+from daskembed.storage.urls import is_local
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store

@@ -6,19 +6,15 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from daskembed.corpus import CASES, Case, write_corpus
-from daskembed.faults import FaultyProxy
-from daskembed.landscape import landscape, write_chips
+from daskembed.testing.faulty_store import FaultyProxy
+from daskembed.testing.landscape import landscape, write_chips
 
 __all__ = [
-    "CASES",
-    "Case",
     "FaultyProxy",
     "landscape",
     "refuse_to_compute",
     "write_checkpoint",
     "write_chips",
-    "write_corpus",
 ]
 
 

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskembed.geo.chips import SIDE, square_of
-from daskembed.geo.mgrs import check_tile
+from daskembed.geo.mgrs import SIDE, check_tile, square_of
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12", "vh", "vv", "dem")
 CHIP = 512

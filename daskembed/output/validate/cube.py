@@ -13,17 +13,18 @@ from daskembed.documents import MOST_JSON, parse_object
 from daskembed.errors import DaskembedError, InputError
 from daskembed.geo.chips import CHIP
 from daskembed.geo.mgrs import check_tile
+from daskembed.output import cube_state
+from daskembed.output.cube import PIXELS
 from daskembed.output.geozarr import ROOT
 from daskembed.output.validate import zarr as validate_zarr
 from daskembed.output.validate.geoparquet import EMBEDDINGS, Finding, Named
-from daskembed.runs import cubes
 from daskembed.storage.zarr_metadata import checked
 
 if TYPE_CHECKING:
     from daskembed.storage.stores import Storage
 
 _OTHERS = (".zgroup", ".zarray", ".zmetadata")
-_PLACE = f"{cubes.PIXELS}/c/"
+_PLACE = f"{PIXELS}/c/"
 
 
 def check_store(storage: Storage, name: str) -> Iterator[Finding]:
@@ -56,7 +57,9 @@ def _kind(storage: Storage, name: str, sizes: dict[str, int]) -> Literal["embedd
     if isinstance(made, str):
         return "cube"
     tile = _tile(name)
-    known = tile is not None and any(entry.path == cubes.receipt_path(tile) for entry in storage.entries(cubes.CUBES))
+    known = tile is not None and any(
+        entry.path == cube_state.receipt_path(tile) for entry in storage.entries(cube_state.CUBES)
+    )
     unfinished = tile is not None and ROOT not in sizes and not any(other in sizes for other in _OTHERS)
     return "cube" if known or unfinished else None
 
@@ -97,10 +100,10 @@ def _check_cube(storage: Storage, name: str, sizes: dict[str, int]) -> Iterator[
         yield from _check_digests(store, shards, receipt)
 
 
-def _find_receipt(storage: Storage, tile: str) -> Generator[Finding, None, cubes.CubeReceipt | None]:
-    path = cubes.receipt_path(tile)
+def _find_receipt(storage: Storage, tile: str) -> Generator[Finding, None, cube_state.CubeReceipt | None]:
+    path = cube_state.receipt_path(tile)
     try:
-        receipt = cubes.read_receipt(storage, path)
+        receipt = cube_state.read_receipt(storage, path)
     except InputError as error:
         yield Finding("receipt", str(error))
         return None
@@ -113,7 +116,7 @@ def _find_receipt(storage: Storage, tile: str) -> Generator[Finding, None, cubes
 
 
 def _check_content(
-    store: validate_zarr._Store, shards: list[str], tile: str | None, receipt: cubes.CubeReceipt | None
+    store: validate_zarr._Store, shards: list[str], tile: str | None, receipt: cube_state.CubeReceipt | None
 ) -> Iterator[Finding]:
     import xarray as xr
     import zarr
@@ -124,8 +127,8 @@ def _check_content(
     try:
         attributes = parse_object(store.held[ROOT].to_bytes())["attributes"]
         cube = xr.open_zarr(memory, chunks=None, consolidated=True)
-        array = zarr.open_array(memory, path=cubes.PIXELS, mode="r")
-        pixels = cube[cubes.PIXELS]
+        array = zarr.open_array(memory, path=PIXELS, mode="r")
+        pixels = cube[PIXELS]
     except Exception as error:
         yield Finding("zarr", f"cannot be opened, it is damaged: {validate_zarr._line(error)}")
         return
@@ -133,23 +136,21 @@ def _check_content(
     if pixels.dims != dims:
         yield Finding(
             "schema",
-            f"{cubes.PIXELS} has the dimensions {', '.join(map(str, pixels.dims))}, expected {', '.join(dims)}",
+            f"{PIXELS} has the dimensions {', '.join(map(str, pixels.dims))}, expected {', '.join(dims)}",
         )
         return
     if str(array.dtype) != "float32" or not np.isnan(array.fill_value):
         found = f"{array.dtype} with the fill value {array.fill_value}"
-        yield Finding("schema", f"{cubes.PIXELS} is of {found}, expected float32 with NaN")
+        yield Finding("schema", f"{PIXELS} is of {found}, expected float32 with NaN")
     if missing := [coordinate for coordinate in (*dims, "spatial_ref") if coordinate not in cube.coords]:
         yield Finding("schema", f"no coordinates {', '.join(missing)}")
         return
     bands = list(map(str, cube["band"].values))
     if array.chunks != (chunk := (1, len(bands), CHIP, CHIP)) or array.shards is None:
-        yield Finding("schema", f"{cubes.PIXELS} has the chunks {array.chunks}, expected {chunk} in shards")
+        yield Finding("schema", f"{PIXELS} has the chunks {array.chunks}, expected {chunk} in shards")
         return
     if (size := math.prod(chunk) * array.dtype.itemsize) > validate_zarr.MOST_SHARD:
-        yield Finding(
-            "zarr", f"{size:,} bytes in a chip of {cubes.PIXELS}, expected at most {validate_zarr.MOST_SHARD:,}"
-        )
+        yield Finding("zarr", f"{size:,} bytes in a chip of {PIXELS}, expected at most {validate_zarr.MOST_SHARD:,}")
         return
     if receipt is not None and bands != (expected := receipt.settings.get("bands")):
         said = " ".join(map(str, expected)) if isinstance(expected, list) else repr(expected)
@@ -170,7 +171,7 @@ def _check_pixels(store: validate_zarr._Store, shards: list[str], array: Any) ->
     for path in shards:
         starts = _start(path, array)
         if starts is None:
-            yield Finding("zarr", f"{path} is no shard of {cubes.PIXELS}")
+            yield Finding("zarr", f"{path} is no shard of {PIXELS}")
             continue
         store.load(path)
         steps = [
@@ -201,9 +202,11 @@ def _start(path: str, array: Any) -> list[int] | None:
     return starts if all(start < end for start, end in zip(starts, array.shape, strict=True)) else None
 
 
-def _check_digests(store: validate_zarr._Store, shards: list[str], receipt: cubes.CubeReceipt) -> Iterator[Finding]:
+def _check_digests(
+    store: validate_zarr._Store, shards: list[str], receipt: cube_state.CubeReceipt
+) -> Iterator[Finding]:
     """Against the receipt: each shard, and then all objects together."""
-    expected = {f"{cubes.PIXELS}/{key}": note.sha256 for key, note in receipt.shards.items() if note.size}
+    expected = {f"{PIXELS}/{key}": note.sha256 for key, note in receipt.shards.items() if note.size}
     found = {path: store.hashes.get(path) for path in shards}
     for path in sorted({*expected, *found}):
         if path not in found:
@@ -212,5 +215,5 @@ def _check_digests(store: validate_zarr._Store, shards: list[str], receipt: cube
             yield Finding("receipt", f"{path} is not in the receipt")
         elif found[path] != expected[path]:
             yield Finding("receipt", f"SHA-256 of {path} {found[path]}, the receipt says {expected[path]}")
-    if found == expected and (whole := cubes.digest(store.hashes)) != receipt.sha256:
+    if found == expected and (whole := cube_state.digest(store.hashes)) != receipt.sha256:
         yield Finding("receipt", f"SHA-256 of all objects {whole}, the receipt says {receipt.sha256}")

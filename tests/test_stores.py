@@ -26,7 +26,9 @@ from daskembed.errors import (
     UnconditionalError,
 )
 from daskembed.storage import stores as storage_module
-from daskembed.storage.stores import READINGS, Storage, explained, is_local, local_path, split_url
+from daskembed.storage.failures import explained
+from daskembed.storage.stores import READINGS, Storage, split_url
+from daskembed.storage.urls import is_local, local_path
 from daskembed.testing import FaultyProxy
 
 NAMES = ["plain.txt", "with space.txt", "münchen.txt", "a%20b", "a+b=c&d?e", "deep/er/and deeper"]
@@ -596,7 +598,7 @@ def test_answers_are_compared_with_the_listing(s3, s3_server, monkeypatch, lies,
     (entry,) = Storage(s3).entries()
     with Lying(s3_server, *lies) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        monkeypatch.setattr(storage_module, "_open_store", storage_module._open_store.__wrapped__)
+        monkeypatch.setattr(storage_module, "open_store", storage_module.open_store.__wrapped__)
         if found is None:
             with pytest.raises(StorageError, match="the store's answers are not what it lists"):
                 Storage(s3).get_listed(entry)

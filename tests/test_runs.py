@@ -24,11 +24,11 @@ from distributed import Client, LocalCluster, Status
 import daskembed
 from daskembed.cli import main
 from daskembed.errors import ConflictError, InputError, LockLostError, StorageError, TileError
-from daskembed.output.status import left_by, status
+from daskembed.output.status import status
 from daskembed.runs import settings, stages
 from daskembed.runs import window as flow
 from daskembed.runs.display import summary
-from daskembed.runs.results import Event, Progress
+from daskembed.runs.results import Event, Progress, left_by
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 from daskembed.testing import refuse_to_compute, write_chips

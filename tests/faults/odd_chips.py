@@ -43,12 +43,12 @@ class Case:
         return re.match(self.reason, reason) is not None and "\n" not in reason and len(reason) <= 500
 
     def path(self, folder: Path, number: int) -> Path:
-        """Where `write_corpus` puts it."""
+        """Where `write_odd_chips` puts it."""
         tile, day = folder.parent.name, folder.name.replace("-", "")
         return folder / (self.file or f"claytile_{tile}_{day}_v02_{number:04d}.tif")
 
 
-def write_corpus(folder: Path, good: Path, *, first: int = 1001) -> dict[Path, Case]:
+def write_odd_chips(folder: Path, good: Path, *, first: int = 1001) -> dict[Path, Case]:
     """Write all `CASES` into the folder of a tile's day.
 
     Parameters

@@ -9,7 +9,7 @@ import pytest
 from daskembed.errors import ChipError
 from daskembed.sensors.bands import CLAY_V0, Band, Sensor
 from daskembed.sensors.table import get_sensor
-from daskembed.sources.rules import order_bands
+from daskembed.sources.bands import order_bands
 
 BANDS = CLAY_V0.names
 SENTINEL_2 = get_sensor("sentinel-2-l2a")

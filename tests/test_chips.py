@@ -9,8 +9,8 @@ import pyproj
 import pytest
 
 from daskembed.errors import InputError
-from daskembed.geo.chips import ChipGrid, Square, square_of
-from daskembed.geo.mgrs import check_tile
+from daskembed.geo.chips import ChipGrid
+from daskembed.geo.mgrs import Square, check_tile, square_of
 
 BANDS = "CDEFGHJKLMNPQRSTUVWX"
 
