@@ -19,7 +19,7 @@ from rich.live import Live
 
 import daskembed
 from daskembed import config
-from daskembed.cli import main
+from daskembed.cli.main import main
 from daskembed.clusters import presets
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
 from daskembed.output.status import OutputStatus, TileStatus

@@ -19,7 +19,7 @@ import xarray as xr
 from distributed import Client
 
 import daskembed
-from daskembed.cli import main
+from daskembed.cli.main import main
 from daskembed.errors import InputError, LockLostError, StorageError, TileError
 from daskembed.output import cube_state, lock
 from daskembed.output.status import OutputStatus, TileStatus, show, status

@@ -9,7 +9,8 @@ import dask
 import pytest
 import torch
 
-from daskembed.cli import demo, doctor, main
+from daskembed.cli import demo, doctor
+from daskembed.cli.main import main
 from daskembed.clusters import local
 
 

@@ -13,7 +13,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed.cli import main as cli
+from daskembed.cli.main import main as cli
 from daskembed.errors import StorageUnusableError, TileError
 from daskembed.runs import dashboard, reporting, stages
 from daskembed.runs.results import Event

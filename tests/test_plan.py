@@ -14,7 +14,7 @@ from distributed import Client, LocalCluster
 from obstore.store import from_url
 
 import daskembed
-from daskembed.cli import main
+from daskembed.cli.main import main
 from daskembed.encoders import clay_v0
 from daskembed.errors import ConflictError, InputError
 from daskembed.runs import display, settings, stages

@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster
 from test_receipts import RECEIPT
 
 import daskembed
-from daskembed.cli import main
+from daskembed.cli.main import main
 from daskembed.clusters import connection as clusters
 from daskembed.errors import InputError, StorageUnusableError
 from daskembed.runs import preflight as ahead
@@ -265,7 +265,8 @@ def test_what_is_left_to_do_starts_one(again: Callable[..., int]) -> None:
 )
 def test_torch_is_not_loaded(chips: Path, finished: Path, tiles: str, source: str) -> None:
     flags = ["run", "--tiles", tiles, "--source", source.format(chips=chips), "--output", str(finished), *TINY]
-    code = f"import sys; from daskembed.cli import main; main({flags!r}); print(sorted(sys.modules), file=sys.stderr)"
+    code = "import sys; from daskembed.cli.main import main; "
+    code += f"main({flags!r}); print(sorted(sys.modules), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = done.stderr.splitlines()[-1]
     assert "'daskembed.geo.mgrs'" in modules

@@ -22,7 +22,7 @@ import rasterio
 from distributed import Client, LocalCluster, Status
 
 import daskembed
-from daskembed.cli import main
+from daskembed.cli.main import main
 from daskembed.errors import ConflictError, InputError, LockLostError, StorageError, TileError
 from daskembed.output.status import status
 from daskembed.runs import settings, stages

@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster
 from rich.console import Console
 
 import daskembed
-from daskembed.cli import main
+from daskembed.cli.main import main
 from daskembed.errors import InputError
 from daskembed.output import status as module
 from daskembed.output.protocol import Published

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daskembed.cli import main
+from daskembed.cli.main import main
 from daskembed.errors import every_error
 from daskembed.output.receipts import Receipt, write_receipt
 from daskembed.output.status import status

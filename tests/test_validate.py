@@ -25,7 +25,7 @@ import shapely
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed.cli import main
+from daskembed.cli.main import main
 from daskembed.errors import InputError
 from daskembed.output.protocol import Published
 from daskembed.output.receipts import read_receipt, receipt_path, write_receipt
@@ -802,7 +802,7 @@ def test_a_folder_is_no_file(output, tmp_path):
 @pytest.mark.parametrize("word", ["status", "validate"])
 def test_help_is_quick(word):
     code = (
-        "import sys; from daskembed.cli import main\n"
+        "import sys; from daskembed.cli.main import main\n"
         f"try: main(['{word}', '--help'])\n"
         "except SystemExit: print(sorted({'torch', 'dask', 'pyarrow', 'obstore', 'rich', 'numpy'} & set(sys.modules)))"
     )

@@ -25,7 +25,7 @@ import zarr
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed.cli import main
+from daskembed.cli.main import main
 from daskembed.encoders.description import Description
 from daskembed.errors import ConflictError, InputError, StorageError, TileError
 from daskembed.output import geoparquet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from daskembed.cli import main
+from daskembed.cli.main import main
 from daskembed.runs import settings
 
 if __name__ == "__main__":
