@@ -109,7 +109,12 @@ def command(name: str, parser: argparse.ArgumentParser, of_run: dict[str, str]) 
         taken = {flag: meaning for flag, meaning in taken.items() if flag not in of_run}
         lines += ["It takes the flags of [`daskembed run`](#daskembed-run), and:", ""]
     if taken:
-        lines += ["| | |", "|---|---|", *(f"| {flag} | {meaning} |" for flag, meaning in taken.items()), ""]
+        lines += [
+            "| argument | meaning |",
+            "|---|---|",
+            *(f"| {flag} | {meaning} |" for flag, meaning in taken.items()),
+            "",
+        ]
     if parser.epilog:
         lines += ["```text", parser.epilog.strip(), "```"]
     return "\n".join(lines)
