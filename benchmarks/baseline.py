@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.common import CORES, Row
 from benchmarks.job import write_many
-from daskembed.clusters import connect
+from daskembed.clusters.connection import connect
 from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.transformer import Block, Transformer
-from daskembed.pipeline import run as run_tiles
+from daskembed.runs.tiles import run as run_tiles
 
 CHIPS, ROUNDS = 8, 3
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from distributed import Worker, get_worker
 
-from daskembed import stages
-from daskembed.receipts import Receipt
+from daskembed.output.receipts import Receipt
+from daskembed.runs import stages
 
 WORKERS = 16
 """Of one process."""

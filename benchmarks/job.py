@@ -13,10 +13,10 @@ from distributed import Client
 
 from benchmarks.common import CORES, GFLOP_A_CHIP, Row, product_rate, resident_bytes
 from daskembed import RunResult
-from daskembed.clusters import connect
-from daskembed.device import native_precision
-from daskembed.display import describe_stages
-from daskembed.pipeline import run as run_tiles
+from daskembed.clusters.connection import connect
+from daskembed.hardware import native_precision
+from daskembed.runs.display import describe_stages
+from daskembed.runs.tiles import run as run_tiles
 from daskembed.testing import write_chips
 
 CHIPS = 64

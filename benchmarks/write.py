@@ -9,8 +9,8 @@ import dask
 
 from benchmarks.common import Row
 from benchmarks.job import peak_memory, write_many
-from daskembed.clusters import connect
-from daskembed.pipeline import run as run_tiles
+from daskembed.clusters.connection import connect
+from daskembed.runs.tiles import run as run_tiles
 
 CHIPS = 1323
 

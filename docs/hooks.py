@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import posixpath
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import daskembed
-from daskembed.cli import _parser
+from daskembed.cli.main import _parser
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -47,6 +48,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     path = path or (page.file.src_uri if page.file.generated_by else f"docs/{page.file.src_uri}")
     markdown = LINK.sub(lambda link: site_link(link, path), markdown)
     markdown = re.sub("<!-- commands: .* -->", lambda _: commands(), markdown)
+    markdown = re.sub("<!-- modules: .* -->", lambda _: modules(), markdown)
     return re.sub("<!-- api: .* -->", lambda _: exported(), markdown)
 
 
@@ -117,6 +119,16 @@ def command(name: str, parser: argparse.ArgumentParser, of_run: dict[str, str]) 
         ]
     if parser.epilog:
         lines += ["```text", parser.epilog.strip(), "```"]
+    return "\n".join(lines)
+
+
+def modules() -> str:
+    """Every module in a line, by folder, from the docstrings."""
+    lines = ["| module | what is in it |", "|---|---|"]
+    for path in sorted((TOP / "daskembed").rglob("*.py"), key=lambda path: (path.parent, path.name)):
+        said = ast.get_docstring(ast.parse(path.read_text())) or ""
+        name = str(path.relative_to(TOP)).removesuffix("__init__.py")
+        lines.append(f"| `{name}` | {said.partition(chr(10))[0].replace('|', chr(92) + '|')} |")
     return "\n".join(lines)
 
 

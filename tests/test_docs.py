@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import pkgutil
 import posixpath
 import re
 import shlex
@@ -21,11 +22,17 @@ import rasterio
 import yaml
 from distributed import LocalCluster
 
-from daskembed.cli import _parser, main
+from daskembed.cli.main import _parser, main
 from daskembed.testing import write_checkpoint
 
 TOP = Path(__file__).parent.parent
-FOUND = (*TOP.glob("*.md"), *TOP.glob("docs/**/*.md"), *TOP.glob("examples/*.md"), *TOP.glob("benchmarks/*.md"))
+FOUND = (
+    *TOP.glob("*.md"),
+    *TOP.glob("docs/**/*.md"),
+    *TOP.glob("examples/*.md"),
+    *TOP.glob("benchmarks/*.md"),
+    *TOP.glob("tests/faults/*.md"),
+)
 PAGES = sorted(str(path.relative_to(TOP)) for path in FOUND)
 BLOCK = re.compile(r"(?:^<!-- (?P<note>.*) -->\n)?^```(?P<language>\w*)\n(?P<text>(?:.*\n)*?)```$", re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:)(?P<target>[^()#\s]*)(?:#(?P<anchor>[^()\s]*))?(?=\))")
@@ -179,6 +186,15 @@ def test_flags(page: str) -> None:
     others = {"--help", "--scheduler-file", "--strict"}
     named = set(re.findall("`(?:daskembed [a-z]+ )?(--[a-z-]+)", (TOP / page).read_text()))
     assert named - others.union(*map(helped, COMMANDS)) == set()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_modules_and_functions(page: str) -> None:
+    for named in re.findall(r"`(daskembed[/.]\w[\w./]*)`", (TOP / page).read_text()):
+        if "/" in named:
+            assert (TOP / named).exists(), named
+        else:
+            pkgutil.resolve_name(named)
 
 
 def test_the_command_reference() -> None:
