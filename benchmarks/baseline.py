@@ -25,7 +25,7 @@ from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.transformer import Block, Transformer
-from daskembed.pipeline import run as run_tiles
+from daskembed.runs.tiles import run as run_tiles
 
 CHIPS, ROUNDS = 8, 3
 PRECISIONS = {"bf16-mixed": "bf16", "float32": "fp32"}

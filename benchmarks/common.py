@@ -16,10 +16,13 @@ import numpy as np
 import torch
 from distributed import Client, LocalCluster
 
-from daskembed.clusters import connect
-from daskembed.encoders import Encoder, Model, Place, clay_v0, get_encoder_module
+from daskembed.clusters.connection import connect
+from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
-from daskembed.encoders.description import CHIP
+from daskembed.encoders.description import Place
+from daskembed.encoders.loading import get_encoder_module
+from daskembed.encoders.protocol import Encoder, Model
+from daskembed.geo.chips import CHIP
 from daskembed.testing import landscape
 
 GFLOP_A_CHIP = clay_v0.describe("small").flop / 1e9

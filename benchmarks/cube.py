@@ -13,9 +13,9 @@ from numcodecs import blosc
 from zarr.codecs import BloscCodec, ZstdCodec
 
 from benchmarks.common import Row, median_seconds
-from daskembed import cubes
-from daskembed.device import keep_freed_memory
-from daskembed.encoders.description import CHIP
+from daskembed.geo.chips import CHIP
+from daskembed.hardware import keep_freed_memory
+from daskembed.output.cube import CHIPS_A_SHARD, COMPRESSION
 from daskembed.sources.geotiff import decode_chip
 from daskembed.testing import write_chips
 
@@ -44,8 +44,8 @@ def run(*, smallest: bool = False) -> list[Row]:
     }
     with zarr.config.set({"threading.max_workers": 1, "async.concurrency": 1}):
         cases |= {
-            "cube": _cube(chips, [BloscCodec(**cubes.COMPRESSION)]),
-            "a chunk a band": _cube(chips, [BloscCodec(**cubes.COMPRESSION)], bands=1),
+            "cube": _cube(chips, [BloscCodec(**COMPRESSION)]),
+            "a chunk a band": _cube(chips, [BloscCodec(**COMPRESSION)], bands=1),
             "Sentinel-2 as uint16 in an array of its own": _two(chips),
             "Blosc, Zstandard 5, bitshuffle": _cube(chips, [_blosc(4, cname="zstd")]),
             "Blosc, Zstandard 5, shuffle": _cube(chips, [_blosc(4, cname="zstd", shuffle="shuffle")]),
@@ -80,7 +80,7 @@ def _rate(read: Read, chips: int, repeats: int) -> float:
 
 
 def _blosc(itemsize: int, **other: Any) -> BloscCodec:
-    return BloscCodec(**{**cubes.COMPRESSION, "typesize": itemsize, **other})
+    return BloscCodec(**{**COMPRESSION, "typesize": itemsize, **other})
 
 
 def _cube(chips: list[Any], compressors: list[Any], bands: int | None = None) -> tuple[int, Read]:
@@ -104,8 +104,8 @@ def _two(chips: list[Any]) -> tuple[int, Read]:
 
 def _array(pixels: Any, compressors: list[Any], bands: int | None = None) -> tuple[int, Any]:
     """Chips ``(chip, band, y, x)`` side by side in shards of 4 x 4, in memory."""
-    cols = -(-len(pixels) // cubes.CHIPS_A_SHARD)
-    count, side = pixels.shape[1], cubes.CHIPS_A_SHARD * CHIP
+    cols = -(-len(pixels) // CHIPS_A_SHARD)
+    count, side = pixels.shape[1], CHIPS_A_SHARD * CHIP
     store: dict[str, Any] = {}
     array = zarr.create_array(
         store=zarr.storage.MemoryStore(store),
@@ -116,16 +116,16 @@ def _array(pixels: Any, compressors: list[Any], bands: int | None = None) -> tup
         compressors=compressors,
         fill_value=0,
     )
-    for row in range(0, cols, cubes.CHIPS_A_SHARD):
+    for row in range(0, cols, CHIPS_A_SHARD):
         block = np.zeros((1, count, side, min(side, (cols - row) * CHIP)), pixels.dtype)
         for number, chip in enumerate(pixels):
-            y, x = number % cubes.CHIPS_A_SHARD, number // cubes.CHIPS_A_SHARD - row
-            if 0 <= x < cubes.CHIPS_A_SHARD:
+            y, x = number % CHIPS_A_SHARD, number // CHIPS_A_SHARD - row
+            if 0 <= x < CHIPS_A_SHARD:
                 block[0, :, y * CHIP : (y + 1) * CHIP, x * CHIP : (x + 1) * CHIP] = chip
         array[..., row * CHIP : row * CHIP + block.shape[-1]] = block
     return sum(len(made) for made in store.values()), array
 
 
 def _window(number: int) -> tuple[Any, ...]:
-    y, x = number % cubes.CHIPS_A_SHARD * CHIP, number // cubes.CHIPS_A_SHARD * CHIP
+    y, x = number % CHIPS_A_SHARD * CHIP, number // CHIPS_A_SHARD * CHIP
     return 0, slice(None), slice(y, y + CHIP), slice(x, x + CHIP)

@@ -7,7 +7,8 @@ import statistics
 import torch
 
 from benchmarks.common import CORES, Row, build, describe, inputs, median_seconds, product_rate
-from daskembed.device import CPU_BATCH, keep_freed_memory
+from daskembed.compute.device import CPU_BATCH
+from daskembed.hardware import keep_freed_memory
 
 CASES = (("clay-v0", "small", "bf16"), ("clay-v0", "small", "fp32"), ("clay-v1.5", "large", "bf16"))
 

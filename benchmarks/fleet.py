@@ -16,13 +16,14 @@ from distributed import Client
 from benchmarks.common import Row
 from benchmarks.fleet_worker import WORKERS as WORKERS_A_PROCESS
 from benchmarks.scheduling import cpu_seconds, write_tiles
-from daskembed import load_encoder, settings
-from daskembed.flow import DASK_CONFIG
-from daskembed.pipeline import run as run_tiles
-from daskembed.settings import Settings
-from daskembed.sources import Reading
-from daskembed.stages import index
-from daskembed.storage import Storage
+from daskembed import load_encoder
+from daskembed.runs import settings
+from daskembed.runs.settings import Settings
+from daskembed.runs.stages import index
+from daskembed.runs.tiles import run as run_tiles
+from daskembed.runs.window import DASK_CONFIG
+from daskembed.sources.reading import Reading
+from daskembed.storage.stores import Storage
 
 WORKERS, RATE = 64, 100
 CHIPS_A_TILE = 441

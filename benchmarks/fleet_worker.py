@@ -14,9 +14,9 @@ from pathlib import Path
 
 from distributed import Worker, get_worker
 
-from daskembed import stages
-from daskembed.receipts import Receipt
-from daskembed.settings import Settings
+from daskembed.output.receipts import Receipt
+from daskembed.runs import stages
+from daskembed.runs.settings import Settings
 
 WORKERS = 16
 """Of one process."""

@@ -11,11 +11,12 @@ import torch
 
 from benchmarks.common import Row, build, describe, inputs, median_seconds, places, product_rate
 from daskembed import timings
-from daskembed.device import Device
-from daskembed.encoders import Place, clay_v0
+from daskembed.compute.device import Device
+from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0_model import ClayV0
-from daskembed.landscape import landscape
+from daskembed.encoders.description import Place
+from daskembed.testing.landscape import landscape
 
 BATCHES = (8, 32, 64, 128)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.common import Row, describe, places
 from daskembed import timings
-from daskembed.device import Device
+from daskembed.compute.device import Device
 
 PIXELS = np.zeros((13, 8, 8), np.float32)
 

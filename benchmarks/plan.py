@@ -11,11 +11,11 @@ from benchmarks.common import Row
 from benchmarks.job import write_many
 from daskembed import Plan, plan
 from daskembed import run as run_tiles
-from daskembed.encoders import load_encoder
-from daskembed.levels import LEVELS
-from daskembed.planning import file_bytes
-from daskembed.settings import chips_a_block
-from daskembed.speed import of_device
+from daskembed.encoders.levels import LEVELS
+from daskembed.encoders.loading import load_encoder
+from daskembed.runs.plan import file_bytes
+from daskembed.runs.rates import of_device
+from daskembed.runs.settings import chips_a_block
 
 ROUNDS = 2
 CHIP_BYTES = 7_000_000

@@ -17,8 +17,8 @@ from typing import Any
 from werkzeug.serving import make_server
 
 from benchmarks.common import Row
-from daskembed.sources import index_tile
-from daskembed.storage import Storage
+from daskembed.index import index_tile
+from daskembed.storage.stores import Storage
 from daskembed.testing import write_chips
 
 LATENCY = 0.05

@@ -17,8 +17,8 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from benchmarks.common import Row
-from daskembed.encoders.description import CLAY_V0
-from daskembed.pipeline import run as run_tiles
+from daskembed.runs.tiles import run as run_tiles
+from daskembed.sensors.bands import CLAY_V0
 from daskembed.testing import landscape
 
 SIDE = 10_980

@@ -16,9 +16,9 @@ from distributed import Client
 
 from benchmarks.common import CORES, Row
 from benchmarks.scheduling import write_tiles
-from daskembed import settings
-from daskembed.flow import DASK_CONFIG
-from daskembed.pipeline import run as run_tiles
+from daskembed.runs import settings
+from daskembed.runs.tiles import run as run_tiles
+from daskembed.runs.window import DASK_CONFIG
 from daskembed.testing import write_chips
 
 TILES = ("33TUL", "27WXN", "10SEG", "55HBU")

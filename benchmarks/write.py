@@ -9,7 +9,7 @@ import dask
 
 from benchmarks.common import Row, local_client
 from benchmarks.job import peak_memory, write_many
-from daskembed.pipeline import run as run_tiles
+from daskembed.runs.tiles import run as run_tiles
 
 CHIPS = 1323
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import daskembed
-from daskembed.clusters import connect
+from daskembed.clusters.connection import connect
 
 
 def first_tile(folder: Path) -> str:

@@ -9,8 +9,9 @@ import dask
 import pytest
 import torch
 
-from daskembed import demo, doctor, local
-from daskembed.cli import main
+from daskembed.cli import demo, doctor
+from daskembed.cli.main import main
+from daskembed.clusters import local
 
 
 def test_doctor_tells_what_is_here_and_no_secret(

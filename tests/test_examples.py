@@ -41,7 +41,7 @@ def done_on(client: Client) -> int:
 def test_embeddings_are_made_on_the_cluster(
     client: Client, chips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("daskembed.clusters.connect", lambda cluster: contextlib.nullcontext(client))
+    monkeypatch.setattr("daskembed.clusters.connection.connect", lambda cluster: contextlib.nullcontext(client))
     before = done_on(client)
     run_example("make_embeddings.py", str(chips), "--chips", "2", monkeypatch=monkeypatch)
     assert "computed    float32 of shape (2, 16, 16, 256)" in capsys.readouterr().out

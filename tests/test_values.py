@@ -14,14 +14,14 @@ import xarray as xr
 from rasterio.transform import Affine
 
 import daskembed
-from daskembed.encoders.description import CLAY_V0, UNSAID, Band, Sensor
-from daskembed.encoders.sensors import get_sensor
 from daskembed.errors import ChipError, ChipRejectedError, InputError, TileError
-from daskembed.settings import sensor_id
-from daskembed.sources import Reading, Rules
+from daskembed.runs.settings import sensor_id
+from daskembed.sensors.bands import CLAY_V0, UNSAID, Band, Sensor
+from daskembed.sensors.table import get_sensor
 from daskembed.sources.baseline import Evidence, offset_of
+from daskembed.sources.reading import Reading, Rules
 from daskembed.sources.values import Scale, listening, settle, summarise, to_values
-from daskembed.storage import Storage
+from daskembed.storage.stores import Storage
 
 TILE, DAY, WEST, NORTH = "33TUL", "2019-04-16", 300_000.0, 5_100_000.0
 BANDS = CLAY_V0.names

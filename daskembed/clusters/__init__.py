@@ -1,0 +1,1 @@
+"""Clusters started, connected to, proved and closed."""
