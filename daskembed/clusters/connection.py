@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daskembed.clusters.local import LOOPBACK
-from daskembed.clusters.local import local as local
+from daskembed.clusters.machine import LOOPBACK
+from daskembed.clusters.machine import local as local
 from daskembed.clusters.presets import find_class, read_preset
 from daskembed.clusters.starting import check_asked, start, takes
 from daskembed.documents import parse_object

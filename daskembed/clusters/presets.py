@@ -31,7 +31,7 @@ _KEYS = {
 def preset_folder() -> Any:
     """The folder of YAML presets: inside the installed package, or at the top of a checkout."""
     packaged = files("daskembed").joinpath("presets")
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "clusters"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "clusters"
 
 
 def presets() -> tuple[str, ...]:

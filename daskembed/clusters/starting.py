@@ -13,7 +13,7 @@ from concurrent.futures import Future, wait
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from daskembed.clusters.local import DEVICES, gpus, local
+from daskembed.clusters.machine import DEVICES, gpus, local
 from daskembed.clusters.presets import find_class, parse_workers
 from daskembed.errors import InputError
 from daskembed.text import visible
