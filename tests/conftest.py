@@ -14,6 +14,7 @@ from typing import Any
 import boto3
 import dask
 import distributed.deploy.local
+import least  # noqa: F401 (adds its sizes to the encoders)
 import pytest
 from distributed.utils import get_mp_context
 from hypothesis import settings
@@ -39,7 +40,7 @@ class Forked(distributed.Nanny):
 
 @pytest.fixture(scope="session", autouse=True)
 def _workers_are_forked() -> Iterator[None]:
-    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+    with dask.config.set({"distributed.worker": {"multiprocessing-method": "forkserver", "preload": ["least"]}}):
         get_mp_context().set_forkserver_preload(PRELOADED)
         multiprocessing.forkserver.ensure_running()
         with pytest.MonkeyPatch.context() as patch:
