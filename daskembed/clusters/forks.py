@@ -19,6 +19,7 @@ ENVIRONMENT = {
     # Arrow's allocator would start a thread when it is loaded, and a process with threads is not to be forked.
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
+_PARENT = "_DASKEMBED_PARENT"
 _begun_in: dict[str, str] | None = None
 """Environment of the process, once there is one."""
 
@@ -35,8 +36,9 @@ def begin(module: str) -> None:
         return
     from multiprocessing import forkserver
 
-    added = ENVIRONMENT.keys() - os.environ.keys()
-    os.environ.update(ENVIRONMENT)
+    own = ENVIRONMENT | {_PARENT: str(os.getpid())}
+    added = own.keys() - os.environ.keys()
+    os.environ.update(own)
     try:
         forkserver.set_forkserver_preload([module])
         forkserver.ensure_running()
@@ -56,7 +58,7 @@ def additions() -> dict[str, str] | None:
     import dask
 
     given = {name: str(value) for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items()}
-    if _begun_in is None or given | ENVIRONMENT != ENVIRONMENT:
+    if _begun_in is None or ENVIRONMENT | given != ENVIRONMENT:
         return None
     if any(os.environ.get(name, ENVIRONMENT.get(name)) != value for name, value in _begun_in.items()):
         return None
@@ -69,7 +71,7 @@ def loading() -> Iterator[None]:
 
     What cannot be imported is for the workers to say.
     """
-    parent = os.getppid()
+    parent = int(os.environ.pop(_PARENT, os.getppid()))
 
     def look(number: int, frame: FrameType | None) -> None:
         if os.getppid() != parent:

@@ -5,12 +5,6 @@ from __future__ import annotations
 from daskembed.clusters.forks import loading
 
 with loading():
-    import dask_geopandas
-    import distributed.nanny
-    import rasterio.io
-    import torch
-    import zarr
-
     import daskembed.compute.device
     import daskembed.encoders.clay_v0_model
     import daskembed.encoders.clay_v1_5_model
