@@ -11,35 +11,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from daskembed.cube import open_tile as open_tile
-    from daskembed.cubes import write_cubes as write_cubes
     from daskembed.embedding import embed as embed
-    from daskembed.encoders import Encoder as Encoder
-    from daskembed.encoders import load_encoder as load_encoder
-    from daskembed.pipeline import run as run
-    from daskembed.planning import Plan as Plan
-    from daskembed.planning import plan as plan
-    from daskembed.results import RunResult as RunResult
-    from daskembed.results import TileResult as TileResult
-    from daskembed.sources import index_tile as index_tile
-    from daskembed.table import open_embeddings as open_embeddings
+    from daskembed.encoders.loading import load_encoder as load_encoder
+    from daskembed.encoders.protocol import Encoder as Encoder
+    from daskembed.index import index_tile as index_tile
+    from daskembed.output.open import open_embeddings as open_embeddings
+    from daskembed.runs.cubes import write_cubes as write_cubes
+    from daskembed.runs.plan import Plan as Plan
+    from daskembed.runs.plan import plan as plan
+    from daskembed.runs.results import RunResult as RunResult
+    from daskembed.runs.results import TileResult as TileResult
+    from daskembed.runs.tiles import run as run
     from daskembed.table import to_geodataframe as to_geodataframe
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "index_tile": "sources",
+    "index_tile": "index",
     "open_tile": "cube",
     "embed": "embedding",
-    "Encoder": "encoders",
-    "load_encoder": "encoders",
+    "Encoder": "encoders.protocol",
+    "load_encoder": "encoders.loading",
     "to_geodataframe": "table",
-    "open_embeddings": "table",
-    "run": "pipeline",
-    "plan": "planning",
-    "write_cubes": "cubes",
-    "Plan": "planning",
-    "RunResult": "results",
-    "TileResult": "results",
+    "open_embeddings": "output.open",
+    "run": "runs.tiles",
+    "plan": "runs.plan",
+    "write_cubes": "runs.cubes",
+    "Plan": "runs.plan",
+    "RunResult": "runs.results",
+    "TileResult": "runs.results",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from daskembed.cli import main
+from daskembed.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,9 +12,10 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from daskembed.encoders.description import CHIP
 from daskembed.errors import ChipError, InputError
-from daskembed.sources import EDGES, INDEX_COLUMNS, Chip
+from daskembed.geo.chips import CHIP
+from daskembed.sources.frame import EDGES, INDEX_COLUMNS
+from daskembed.sources.protocol import Chip
 
 if TYPE_CHECKING:
     import geopandas as gpd

@@ -14,16 +14,17 @@ import xarray as xr
 from dask.base import tokenize
 
 from daskembed.cube import CHIPS_A_BLOCK, ChipBlock
-from daskembed.encoders.description import CHIP, Place
+from daskembed.encoders.description import Place
 from daskembed.errors import ChipError, InputError
-from daskembed.footprints import metres_of_unit, to_lonlat
-from daskembed.sources import EDGES
+from daskembed.geo.chips import CHIP
+from daskembed.geo.footprints import metres_of_unit, to_lonlat
+from daskembed.sources.frame import EDGES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from daskembed.device import Encoded
-    from daskembed.encoders import Encoder
+    from daskembed.compute.device import Encoded
+    from daskembed.encoders.protocol import Encoder
 
 ON_NAN = ("quarantine", "fill")
 set_aside: ContextVar[Mapping[str, str]] = ContextVar("set_aside", default={})  # noqa: B039
@@ -197,7 +198,7 @@ def encode_block(block: Any, place: Any, *, encoder: Encoder, level: str, on_nan
         ``lat`` and ``lon`` of its windows, ``date`` and ``resolution`` of its chips, a structured array
         ``(chip, 1, 1, 1)``.
     """
-    from daskembed.device import get_device
+    from daskembed.compute.device import get_device
 
     place = place.reshape(-1)
     where = Place(*(np.ascontiguousarray(place[name]) for name in Place._fields))

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from daskembed.encoders import Description, Place
-from daskembed.encoders.description import CLAY_V0
+from daskembed.encoders.description import Description, Place
+from daskembed.sensors.bands import CLAY_V0
 
 TITLE, CHECKPOINT, PREFIX = "a toy", "untrained:only", "toy."
 IGNORED: tuple[str, ...] = ()

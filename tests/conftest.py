@@ -24,7 +24,7 @@ from distributed.utils import get_mp_context
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
-from daskembed import storage as storage_module
+from daskembed.storage import stores as storage_module
 from daskembed.testing import FaultyProxy, write_chips
 
 # A busy machine is no reason to fail.
@@ -121,7 +121,7 @@ def lying(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         def begin(lies: dict[str, tuple[int, bytes]], times: int = 1) -> Lying:
             proxy = stack.enter_context(Lying(s3_server, lies, times))
             monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-            monkeypatch.setattr(storage_module, "_open_store", storage_module._open_store.__wrapped__)
+            monkeypatch.setattr(storage_module, "open_store", storage_module.open_store.__wrapped__)
             return proxy
 
         yield begin

@@ -15,8 +15,8 @@ import xarray as xr
 
 import daskembed
 from daskembed.errors import ChipError, TileError
-from daskembed.sources import Reading
 from daskembed.sources.cf import epsg_of, georeferencing, plain, times_of
+from daskembed.sources.reading import Reading
 
 TILE, DAY = "33TUL", "2019-04-16"
 WEST, NORTH, SIDE = 300_000.0, 5_100_000.0, 520

@@ -25,11 +25,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from daskembed.encoders import Encoder, clay_v0, clay_v1_5, load_encoder
 from daskembed.encoders import checkpoint as loading
+from daskembed.encoders import clay_v0, clay_v1_5
 from daskembed.encoders.checkpoint import fetch, inspect_checkpoint, is_here, load_state, recognise, untrained_state
+from daskembed.encoders.loading import load_encoder
+from daskembed.encoders.protocol import Encoder
 from daskembed.errors import CheckpointError, InputError
-from daskembed.storage import Storage
+from daskembed.storage.stores import Storage
 from daskembed.testing import write_checkpoint
 
 State = dict[str, torch.Tensor]

@@ -26,8 +26,8 @@ from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.description import Place
+from daskembed.encoders.levels import LEVELS
 from daskembed.errors import CheckpointError, InputError
-from daskembed.levels import LEVELS
 from daskembed.testing import landscape
 
 FP32 = 2e-6

@@ -18,13 +18,16 @@ from rich.console import Console
 from rich.live import Live
 
 import daskembed
-from daskembed import config, display, pipeline, presets, results
-from daskembed.cli import main
+from daskembed import config
+from daskembed.cli.main import main
+from daskembed.clusters import presets
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
-from daskembed.planning import Plan
-from daskembed.results import Progress, RunResult, TileResult
-from daskembed.sources import Rules
-from daskembed.status import OutputStatus, TileStatus
+from daskembed.output.status import OutputStatus, TileStatus
+from daskembed.runs import display, results
+from daskembed.runs import tiles as pipeline
+from daskembed.runs.plan import Plan
+from daskembed.runs.results import Progress, RunResult, TileResult
+from daskembed.sources.reading import Rules
 
 HEAVY = {
     "torch",
@@ -62,7 +65,7 @@ def test_help_is_quick(arguments: tuple[str, ...]) -> None:
     done = command(*arguments, options=("-X", "importtime"))
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert done.returncode == 0
-    assert {"daskembed.cli", "daskembed.config"} <= imported
+    assert {"daskembed.cli.main", "daskembed.config"} <= imported
     assert not {name.partition(".")[0] for name in imported} & HEAVY
     assert done.stdout.startswith("daskembed 0." if arguments == ("--version",) else "usage: daskembed")
 

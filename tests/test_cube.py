@@ -19,7 +19,8 @@ import xarray as xr
 
 import daskembed
 from daskembed.errors import ChipError, InputError
-from daskembed.sources import INDEX_COLUMNS, geotiff
+from daskembed.sources import geotiff
+from daskembed.sources.frame import INDEX_COLUMNS
 from daskembed.testing import refuse_to_compute
 
 

@@ -19,16 +19,18 @@ import xarray as xr
 from distributed import Client
 
 import daskembed
-from daskembed import cubes, lock
-from daskembed.cli import main
+from daskembed.cli.main import main
 from daskembed.errors import InputError, LockLostError, StorageError, TileError
-from daskembed.results import Progress
-from daskembed.sources import Reading, geotiff
+from daskembed.output import cube_state, lock
+from daskembed.output.status import OutputStatus, TileStatus, show, status
+from daskembed.output.validate.geoparquet import validate
+from daskembed.runs import cubes
+from daskembed.runs.results import Progress
+from daskembed.sources import geotiff
 from daskembed.sources.baseline import MARK
-from daskembed.status import OutputStatus, TileStatus, show, status
-from daskembed.storage import Storage
+from daskembed.sources.reading import Reading
+from daskembed.storage.stores import Storage
 from daskembed.testing import landscape, write_chips
-from daskembed.validate import validate
 
 TILE = "33TUL"
 DATES = ("2019-04-16", "2019-05-01")
@@ -73,7 +75,7 @@ class Copy:
 
     @property
     def receipt(self) -> dict:
-        return json.loads((self.output / cubes.receipt_path(TILE)).read_text())
+        return json.loads((self.output / cube_state.receipt_path(TILE)).read_text())
 
     @property
     def root(self) -> Path:
@@ -305,13 +307,13 @@ def test_a_cube_with_a_damaged_object_is_made_sound_again(
 
 def test_what_killed_writers_left_in_a_cube_goes(copy: Copy, cube: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = copy.root.parent / "pixels/c/0/0/0/.1.0123abcd.tmp"
-    put = cubes._metadata
+    put = cubes.cube_metadata
 
     def die(*args: object) -> dict[str, bytes]:
         left.touch()  # of a worker that died while it wrote what another has written
         return put(*args)
 
-    monkeypatch.setattr(cubes, "_metadata", die)
+    monkeypatch.setattr(cubes, "cube_metadata", die)
     copy.write()
     assert not left.exists()
     left.touch()  # of an earlier release
@@ -345,7 +347,7 @@ KILLED = dedent("""\
     from contextlib import contextmanager
     from distributed import Client
     import daskembed
-    from daskembed.storage import Storage
+    from daskembed.storage.stores import Storage
 
     source, output, word, nth = sys.argv[1:]
     seen, open_writer = [], Storage.open_writer
@@ -506,9 +508,9 @@ def test_a_cube_says_of_which_dates_the_offset_is_out(copy: Copy, cube: Path, tm
     assert again is not None
     assert [str(day) for day in again.offset_applied] == [DATES[1]]
     # A receipt from before there were notes.
-    state = copy.output / cubes.receipt_path(TILE)
+    state = copy.output / cube_state.receipt_path(TILE)
     state.write_text(json.dumps({key: value for key, value in copy.receipt.items() if key != "notes"}))
-    old = cubes.read_receipt(job.source, cubes.receipt_path(TILE))
+    old = cube_state.read_receipt(job.source, cube_state.receipt_path(TILE))
     assert old is not None
     assert (old.status, old.notes) == ("done", [])
 
@@ -599,7 +601,7 @@ def state_of(output: Storage) -> TileStatus:
 
 
 def change_receipt(output: Storage, **changes: Any) -> None:
-    path = cubes.receipt_path(TILE)
+    path = cube_state.receipt_path(TILE)
     output.put(path, json.dumps(json.loads(output.get(path)) | changes).encode())
 
 
@@ -646,7 +648,7 @@ def test_status_of_a_cube_in_work_and_of_one_that_failed(copy: Copy, monkeypatch
         assert copy.write().exit_status == 4
     found = state_of(output)
     assert (found.status, found.reason, found.files) == ("failed", "the disk is slow", [])
-    output.delete([cubes.failure_path(TILE)])  # as of a run that was killed
+    output.delete([cube_state.failure_path(TILE)])  # as of a run that was killed
     found = state_of(output)
     assert (found.status, found.parts_done, found.parts) == ("unfinished", 4, 4)
     assert list(found.quarantined) == [str(copy.paths[6])]
@@ -680,8 +682,8 @@ def test_a_failure_is_forgotten_when_the_tile_is_well_again(copy: Copy) -> None:
         (lambda o: shutil.rmtree(f"{o.url}/{TILE}.zarr"), "missing", f"{TILE}.zarr is gone, or its zarr.json is; "),
         (lambda o: o.delete([f"{TILE}.zarr/{SHARD}"]), "changed", ", its receipt says "),
         (lambda o: o.put(f"{TILE}.zarr/{SHARD}", b"x"), "changed", ", its receipt says "),
-        (lambda o: o.put(cubes.receipt_path(TILE), b"{"), "damaged", "is not a receipt of daskembed"),
-        (lambda o: o.delete([cubes.receipt_path(TILE)]), "unfinished", f"{TILE}.zarr has no receipt: "),
+        (lambda o: o.put(cube_state.receipt_path(TILE), b"{"), "damaged", "is not a receipt of daskembed"),
+        (lambda o: o.delete([cube_state.receipt_path(TILE)]), "unfinished", f"{TILE}.zarr has no receipt: "),
     ],
     ids=["no root", "no cube", "shard gone", "shard changed", "receipt damaged", "no receipt"],
 )
@@ -708,7 +710,7 @@ def test_a_finished_cube_is_sound(finished: Storage, cube: Path, capsys: pytest.
     assert findings(finished) == []
     assert main(["validate", finished.url]) == 0
     assert capsys.readouterr().out == f"{finished.url_of(f'{TILE}.zarr')}: ok\n"
-    finished.delete([cubes.receipt_path(TILE)])
+    finished.delete([cube_state.receipt_path(TILE)])
     (note,) = findings(finished)
     assert note.startswith("receipt: note: no receipt _daskembed/cubes/33TUL.json beside it")
 
@@ -793,8 +795,8 @@ def test_a_note_of_nothing_is_as_none(tmp_path: Path) -> None:
         output.put(f"{name}.json", json.dumps(value).encode())
     output.put("list.json", b"[]")
     output.put("torn.json", b"{")
-    found = cubes._read_notes(output, {entry.path for entry in output.entries()})
-    assert found == {"c/0/0/0/0": cubes.Note(**note)}  # type: ignore[arg-type]
+    found = cube_state.read_notes(output, {entry.path for entry in output.entries()})
+    assert found == {"c/0/0/0/0": cube_state.Note(**note)}  # type: ignore[arg-type]
 
 
 def test_a_receipt_of_something_else_fails_its_tile(copy: Copy) -> None:

@@ -20,11 +20,14 @@ import numpy as np
 import pytest
 import torch
 
-from daskembed import device
-from daskembed.device import Device, Encoded, get_device
-from daskembed.encoders import ENCODERS, Encoder
-from daskembed.encoders.description import Band, Description, Place, Sensor
+from daskembed import hardware
+from daskembed.compute import device
+from daskembed.compute.device import Device, Encoded, get_device
+from daskembed.encoders.description import Description, Place
+from daskembed.encoders.loading import ENCODERS
+from daskembed.encoders.protocol import Encoder
 from daskembed.errors import ChipError, ChipRejectedError, StorageDeniedError, StorageError
+from daskembed.sensors.bands import Band, Sensor
 from daskembed.sources.values import Finding, tell
 
 BANDS = ("red", "nir", "dem")
@@ -75,7 +78,7 @@ class FakeModel:
 
 
 class FakeModule(ModuleType):
-    """What `daskembed.encoders.EncoderModule` asks for, with a model of three numbers a chip."""
+    """What `daskembed.encoders.protocol.EncoderModule` asks for, with a model of three numbers a chip."""
 
     TITLE = "a fake"
     PREFIX = "model."
@@ -636,5 +639,5 @@ def test_memory_bounds_what_is_held(
 
 def test_systems_that_do_not_tell_which_cores_a_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert device.usable_cores() == device.hardware().cores == os.cpu_count()
-    device.set_torch_threads()
+    assert hardware.usable_cores() == hardware.hardware().cores == os.cpu_count()
+    hardware.set_torch_threads()

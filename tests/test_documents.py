@@ -11,10 +11,10 @@ from typing import Any, Literal
 import pytest
 import yaml
 
+from daskembed.clusters.presets import parse_arguments, read_preset
 from daskembed.documents import DEEPEST, MOST_YAML, parse_as, parse_json, parse_object, parse_yaml, read_yaml
-from daskembed.encoders.sensors import get_sensor
 from daskembed.errors import InputError
-from daskembed.presets import parse_arguments, read_preset
+from daskembed.sensors.table import get_sensor
 
 
 @dataclass(frozen=True)

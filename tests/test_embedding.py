@@ -20,13 +20,15 @@ import xarray as xr
 from reference import relative_error
 
 import daskembed
-from daskembed import device, embedding
-from daskembed.encoders import Encoder, clay_v0
+from daskembed import embedding
+from daskembed.compute import device
+from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.description import Place
+from daskembed.encoders.levels import LEVELS
+from daskembed.encoders.protocol import Encoder
 from daskembed.errors import InputError
-from daskembed.levels import LEVELS
 from daskembed.sources import geotiff
 from daskembed.testing import refuse_to_compute
 

@@ -13,7 +13,7 @@ from obstore.store import LocalStore
 
 import daskembed
 from daskembed.errors import TileError
-from daskembed.storage import Storage
+from daskembed.storage.stores import Storage
 
 TILE = "33TUL"
 

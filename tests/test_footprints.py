@@ -8,8 +8,8 @@ import pytest
 import shapely
 
 from daskembed.errors import InputError
-from daskembed.footprints import at_tile, bounding_box, box, elsewhere, metres_of_unit, to_lonlat
-from daskembed.grid import SIDE, square_of
+from daskembed.geo.footprints import at_tile, bounding_box, box, elsewhere, metres_of_unit, to_lonlat
+from daskembed.geo.mgrs import SIDE, square_of
 
 TILES = ("33TUL", "60KZF", "01KAB", "32VKM", "31XEG", "22JGS", "60XWR")
 

@@ -21,13 +21,13 @@ import pyproj
 import pytest
 import shapely
 
-from daskembed import parts as parts_module
 from daskembed.errors import TileError
-from daskembed.parts import Notes, read_notes, write_part
-from daskembed.sinks import Published, get_sink
-from daskembed.sinks import geoparquet as sink
-from daskembed.sources import EDGES
-from daskembed.storage import Storage
+from daskembed.output import geoparquet as sink
+from daskembed.output import parts as parts_module
+from daskembed.output.parts import Notes, read_notes, write_part
+from daskembed.output.protocol import Published, get_sink
+from daskembed.sources.frame import EDGES
+from daskembed.storage.stores import Storage
 from daskembed.table import block_frame
 
 NAME = "33TUL_20190401_20190416_v001.gpq"

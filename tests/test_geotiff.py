@@ -21,9 +21,11 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 import daskembed
 from daskembed.errors import ChipError, InputError, StorageDeniedError, StorageError, TileError
-from daskembed.sources import INDEX_COLUMNS, Reading, list_tile, read_headers
+from daskembed.sources.frame import INDEX_COLUMNS
 from daskembed.sources.geotiff import BANDS, read_chip
-from daskembed.storage import Entry, Storage
+from daskembed.sources.kinds import list_tile, read_headers
+from daskembed.sources.reading import Reading
+from daskembed.storage.stores import Entry, Storage
 
 TILE, EPSG, DAY = "33TUL", 32633, "2019-04-16"
 WEST, NORTH = 299_995, 5_100_005

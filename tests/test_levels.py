@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daskembed.levels import LEVELS, reduce_tokens
+from daskembed.encoders.levels import LEVELS, reduce_tokens
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 5), st.integers(1, 4), st.integers(1, 7))
 

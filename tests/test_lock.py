@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from daskembed import lock
 from daskembed.errors import InputError, LockLostError
-from daskembed.lock import hold
-from daskembed.storage import Storage
+from daskembed.output import lock
+from daskembed.output.lock import hold
+from daskembed.storage.stores import Storage
 from daskembed.testing import FaultyProxy
 
 PATH = "_daskembed/running_v001.json"

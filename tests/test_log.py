@@ -13,9 +13,10 @@ import pytest
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed import cli, dashboard, reporting, stages
+from daskembed.cli.main import main as cli
 from daskembed.errors import StorageUnusableError, TileError
-from daskembed.results import Event
+from daskembed.runs import dashboard, reporting, stages
+from daskembed.runs.results import Event
 from daskembed.testing import write_chips
 
 TINY = {"checkpoint": "untrained:least:0", "precision": "fp32"}
@@ -59,7 +60,7 @@ def test_the_command_prints_one_line_of_json_an_event(capsys, cluster, client, s
     command += ["--log-format", "json"]
     with pytest.MonkeyPatch.context() as patch:
         # The address of a cluster within this process is no tcp:// one.
-        patch.setattr("daskembed.pipeline.connect", lambda *_, **__: client)
+        patch.setattr("daskembed.runs.tiles.connect", lambda *_, **__: client)
         assert cli.main(command) == 4
     lines: list[dict[str, Any]] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     told = [(line["event"], line.get("tile")) for line in lines]

@@ -24,10 +24,10 @@ from distributed import Client, LocalCluster
 from distributed.system import MEMORY_LIMIT
 
 import daskembed
-from daskembed import settings
-from daskembed.clusters import connect
+from daskembed.clusters.connection import connect
+from daskembed.clusters.presets import is_installed, presets, read_preset
 from daskembed.errors import InputError
-from daskembed.presets import is_installed, presets, read_preset
+from daskembed.runs import settings
 
 REPOSITORY = Path(__file__).parent.parent
 TORCH_THREADS = {"DASK_DASKEMBED__TORCH_THREADS": "1"}

@@ -7,8 +7,8 @@ import time
 import pytest
 from distributed import Client, LocalCluster
 
+from daskembed.clusters.proof import SICK, prove_workers
 from daskembed.errors import InputError
-from daskembed.proof import SICK, prove_workers
 
 SICKNESS = {"GDAL_SKIP": "GTiff"}
 """What leaves a process without its TIFF driver."""

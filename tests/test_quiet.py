@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import dask
 import pytest
 
-from daskembed import quiet
+from daskembed.clusters import quiet
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ import rasterio.shutil
 from rasterio.transform import from_origin
 
 import daskembed
-from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import TileError
+from daskembed.sensors.bands import CLAY_V0
 
 TILE = "33TUL"
 SENTINEL_2 = CLAY_V0.names[:10]

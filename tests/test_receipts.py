@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from daskembed.errors import InputError
-from daskembed.receipts import (
+from daskembed.output.protocol import Published
+from daskembed.output.receipts import (
     Receipt,
     TileRecord,
     check_version,
@@ -25,8 +26,7 @@ from daskembed.receipts import (
     write_receipt,
     write_record,
 )
-from daskembed.sinks import Published
-from daskembed.storage import Storage
+from daskembed.storage.stores import Storage
 
 RECEIPT = Receipt(
     tile="27WXN",

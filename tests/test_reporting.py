@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from daskembed import display, results
-from daskembed.reporting import PROGRESS_EVERY, Report
-from daskembed.results import Event, Progress
-from daskembed.storage import Storage
+from daskembed.runs import display, results
+from daskembed.runs.reporting import PROGRESS_EVERY, Report
+from daskembed.runs.results import Event, Progress
+from daskembed.storage.stores import Storage
 
 PAUSED = "Dask has paused workers that are short of memory: "
 

@@ -28,13 +28,16 @@ from distributed import Client, LocalCluster
 from rasterio.transform import Affine
 
 import daskembed
-from daskembed import display, embedding, settings, stages
-from daskembed.encoders.description import CLAY_V0
+from daskembed import embedding
 from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, StorageError, TileError
-from daskembed.sources import Reading, Rules, list_tile, raster, scenes
-from daskembed.storage import Storage
+from daskembed.output.validate.geoparquet import validate
+from daskembed.runs import display, settings, stages
+from daskembed.sensors.bands import CLAY_V0
+from daskembed.sources import raster, scenes
+from daskembed.sources.kinds import list_tile
+from daskembed.sources.reading import Reading, Rules
+from daskembed.storage.stores import Storage
 from daskembed.testing import landscape
-from daskembed.validate import validate
 
 KEPT = "(--no-reject-nan --on-nan fill keeps it)"
 TILE = "33TUL"

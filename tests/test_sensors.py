@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from daskembed.encoders.description import Band, Sensor
-from daskembed.encoders.sensors import get_sensor, known_sensors
 from daskembed.errors import InputError
+from daskembed.sensors.bands import Band, Sensor
+from daskembed.sensors.table import get_sensor, known_sensors
 
 OWN: dict[str, Any] = {
     "name": "my-drone",

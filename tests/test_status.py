@@ -16,13 +16,13 @@ from distributed import Client, LocalCluster
 from rich.console import Console
 
 import daskembed
-from daskembed import status as module
-from daskembed.cli import main
+from daskembed.cli.main import main
 from daskembed.errors import InputError
-from daskembed.receipts import TileRecord, read_receipt, receipt_path, record_path, write_receipt, write_record
-from daskembed.sinks import Published
-from daskembed.status import TileStatus, status
-from daskembed.storage import Storage
+from daskembed.output import status as module
+from daskembed.output.protocol import Published
+from daskembed.output.receipts import TileRecord, read_receipt, receipt_path, record_path, write_receipt, write_record
+from daskembed.output.status import TileStatus, status
+from daskembed.storage.stores import Storage
 from daskembed.testing import write_chips
 
 FILE = "33TUL_20190416_20190416_v001.gpq"

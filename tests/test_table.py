@@ -22,12 +22,12 @@ import shapely
 import xarray as xr
 
 import daskembed
-from daskembed import parts, table
+from daskembed.encoders.levels import LEVELS
 from daskembed.errors import InputError
-from daskembed.levels import LEVELS
-from daskembed.parts import write_part
-from daskembed.sinks import geoparquet
-from daskembed.storage import Storage
+from daskembed.output import geoparquet, parts
+from daskembed.output import open as opening
+from daskembed.output.parts import write_part
+from daskembed.storage.stores import Storage
 from daskembed.testing import refuse_to_compute, write_chips
 from daskembed.vectors import VectorArray, VectorDtype
 
@@ -334,7 +334,7 @@ def test_columns_without_geometry(output: Storage) -> None:
 
 def test_large_files_become_several_partitions(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 2 * 4 * 8)  # two rows
-    monkeypatch.setattr(table, "PARTITION_BYTES", 1)
+    monkeypatch.setattr(opening, "PARTITION_BYTES", 1)
     publish(output)
     frame = daskembed.open_embeddings(output.url)
     assert [len(part.compute()) for part in frame.to_delayed()] == [2, 2, 2, 1] * 2

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from daskembed.cli import main
-from daskembed.display import describe_plan, progress_as_html, summary
+from daskembed.cli.main import main
 from daskembed.errors import every_error
-from daskembed.planning import Plan
-from daskembed.receipts import Receipt, write_receipt
-from daskembed.results import Progress, RunResult, TileResult
-from daskembed.status import status
-from daskembed.storage import Storage
+from daskembed.output.receipts import Receipt, write_receipt
+from daskembed.output.status import status
+from daskembed.output.validate.geoparquet import Finding
+from daskembed.runs.display import describe_plan, progress_as_html, summary
+from daskembed.runs.plan import Plan
+from daskembed.runs.results import Progress, RunResult, TileResult
+from daskembed.storage.stores import Storage
 from daskembed.text import all_visible, visible
-from daskembed.validate import Finding
 
 EVIL = "\x1b]0;owned\x07\x1b[2J a\nb\r \u202egnp.exe \u2028 \x85 \x9b31m \udcff"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J a\nb\r \u202egnp.exe \u2028 \x85 \x9b31m \udcff"

@@ -25,14 +25,14 @@ import shapely
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed import validate as module
-from daskembed.cli import main
+from daskembed.cli.main import main
 from daskembed.errors import InputError
-from daskembed.receipts import read_receipt, receipt_path, write_receipt
-from daskembed.sinks import Published
-from daskembed.storage import Storage
+from daskembed.output.protocol import Published
+from daskembed.output.receipts import read_receipt, receipt_path, write_receipt
+from daskembed.output.validate import geoparquet as module
+from daskembed.output.validate.geoparquet import Finding, files_of, validate
+from daskembed.storage.stores import Storage
 from daskembed.testing import write_chips
-from daskembed.validate import Finding, files_of, validate
 
 FILE = "33TUL_20190416_20220131_v001.gpq"
 # The zone beside the antimeridian, across it; Norway's and Svalbard's wide zones; the southern hemisphere.
@@ -718,7 +718,7 @@ def test_a_large_row_group_is_streamed(output, tmp_path, s3):
     Storage(s3).put(path.name, path.read_bytes())
     # From a store, as the pages of a mapped file would count too; the small file first, for what is only loaded then.
     code = (
-        "import re, sys; from daskembed.validate import validate\n"
+        "import re, sys; from daskembed.output.validate.geoparquet import validate\n"
         "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) * 1024\n"
         "validate(sys.argv[1])\n"
         "before = peak()\n"
@@ -802,7 +802,7 @@ def test_a_folder_is_no_file(output, tmp_path):
 @pytest.mark.parametrize("word", ["status", "validate"])
 def test_help_is_quick(word):
     code = (
-        "import sys; from daskembed.cli import main\n"
+        "import sys; from daskembed.cli.main import main\n"
         f"try: main(['{word}', '--help'])\n"
         "except SystemExit: print(sorted({'torch', 'dask', 'pyarrow', 'obstore', 'rich', 'numpy'} & set(sys.modules)))"
     )

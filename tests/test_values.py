@@ -14,14 +14,15 @@ import xarray as xr
 from rasterio.transform import Affine
 
 import daskembed
-from daskembed.encoders.description import CLAY_V0, UNSAID, Band, Sensor
-from daskembed.encoders.sensors import get_sensor
 from daskembed.errors import ChipError, ChipRejectedError, InputError, TileError
-from daskembed.settings import sensor_id
-from daskembed.sources import Reading, Rules
+from daskembed.runs.settings import sensor_id
+from daskembed.sensors.bands import CLAY_V0, UNSAID, Band, Sensor
+from daskembed.sensors.table import get_sensor
 from daskembed.sources.baseline import Evidence, offset_of
+from daskembed.sources.kinds import list_tile
+from daskembed.sources.reading import Reading, Rules
 from daskembed.sources.values import Scale, listening, settle, summarise, to_values
-from daskembed.storage import Storage
+from daskembed.storage.stores import Storage
 
 TILE, DAY, WEST, NORTH = "33TUL", "2019-04-16", 300_000.0, 5_100_000.0
 BANDS = CLAY_V0.names
@@ -574,11 +575,11 @@ def test_what_lies_beside_a_file_in_a_bucket_is_seen_and_counts(form: str, tmp_p
     storage, name = Storage(f"{s3}/in"), path.relative_to(tmp_path).as_posix()
     storage.put(name, path.read_bytes())
     storage.put(f"{name}.ovr", b"nothing that is wanted")
-    before = daskembed.sources.list_tile(TILE, storage, Reading()).fingerprint
+    before = list_tile(TILE, storage, Reading()).fingerprint
     assert fate(storage.url, rules=Rules(nan=True)) == "kept: "
     pam = '<PAMDataset><PAMRasterBand band="1"><NoDataValue>777</NoDataValue></PAMRasterBand></PAMDataset>'
     storage.put(f"{name}.aux.xml", pam.encode())
-    assert daskembed.sources.list_tile(TILE, storage, Reading()).fingerprint != before
+    assert list_tile(TILE, storage, Reading()).fingerprint != before
     said = f"B02 is nodata (777) in 25.0000% of its pixels {KEPT}"
     assert fate(storage.url, rules=Rules(nan=True)) == said
 

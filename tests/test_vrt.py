@@ -18,11 +18,11 @@ from obstore.store import from_url
 from rasterio.transform import Affine
 
 import daskembed
-from daskembed.encoders.description import CLAY_V0
 from daskembed.errors import ChipError, TileError
+from daskembed.sensors.bands import CLAY_V0
 from daskembed.sources.raster import _shown
 from daskembed.sources.vrt import MOST_BYTES, MOST_NESTED, MOST_SOURCES, TOP, read_vrt
-from daskembed.storage import Storage
+from daskembed.storage.stores import Storage
 
 TILE = "33TUL"
 NAME = f"{TILE}_20190416.vrt"

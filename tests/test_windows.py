@@ -16,11 +16,13 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed import device, pipeline, stages
-from daskembed.encoders.description import CLAY_V0
+from daskembed.compute import device
 from daskembed.errors import InputError, TileError
+from daskembed.output.validate.geoparquet import validate
+from daskembed.runs import stages
+from daskembed.runs import tiles as pipeline
+from daskembed.sensors.bands import CLAY_V0
 from daskembed.testing import landscape
-from daskembed.validate import validate
 
 TILE = "33TUL"
 ENCODER = "clay-v1.5"

@@ -25,18 +25,21 @@ import zarr
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed import pipeline, settings
-from daskembed.cli import main
-from daskembed.encoders.description import CLAY_V0, Description
+from daskembed.cli.main import main
+from daskembed.encoders.description import Description
 from daskembed.errors import ConflictError, InputError, StorageError, TileError
-from daskembed.parts import write_part
-from daskembed.receipts import published_files, read_receipt, receipt_path, write_receipt
-from daskembed.sinks import Published, geoparquet, get_sink, parse_formats
-from daskembed.sinks import zarr as sink
-from daskembed.storage import Storage
+from daskembed.output import geoparquet
+from daskembed.output import zarr as sink
+from daskembed.output.parts import write_part
+from daskembed.output.protocol import Published, get_sink, parse_formats
+from daskembed.output.receipts import published_files, read_receipt, receipt_path, write_receipt
+from daskembed.output.validate.geoparquet import files_of, validate
+from daskembed.runs import settings
+from daskembed.runs import tiles as pipeline
+from daskembed.sensors.bands import CLAY_V0
+from daskembed.storage.stores import Storage
 from daskembed.table import block_frame
 from daskembed.testing import write_chips
-from daskembed.validate import files_of, validate
 
 NAME = "33TUL_20190401_20190416_v001.zarr"
 FILE = NAME.replace(".zarr", ".gpq")
@@ -332,7 +335,7 @@ def test_a_shard_of_nothing_is_not_written(output: Storage) -> None:
 
 def test_publishing_holds_a_row_group_and_a_shard(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """And reads each row group once, where the rows are in the order of the grid."""
-    monkeypatch.setattr("daskembed.parts.ROW_GROUP_BYTES", 2 * 4 * 16 * 16 * 8)  # two rows
+    monkeypatch.setattr("daskembed.output.parts.ROW_GROUP_BYTES", 2 * 4 * 16 * 16 * 8)  # two rows
     read: list[tuple[str, int]] = []
     read_row_group = sink.pq.ParquetFile.read_row_group
 
@@ -543,8 +546,8 @@ def test_an_object_that_goes_while_the_store_is_written(output: Storage, monkeyp
 
 KILLED = """
 import os, signal, sys
-from daskembed.sinks import zarr as sink
-from daskembed.storage import Storage
+from daskembed.output import zarr as sink
+from daskembed.storage.stores import Storage
 put, left = Storage.put, int(sys.argv[1])
 
 def deadly(self, path, data):
@@ -717,7 +720,7 @@ def test_a_run_that_is_killed_while_it_publishes(client: Any, source: Path, tmp_
     assert done.returncode == -signal.SIGKILL
     assert (out / STORE / "embeddings" / "c").is_dir()
     assert main(["status", str(out)]) == 3
-    (tile,) = daskembed.status.status(str(out)).tiles
+    (tile,) = daskembed.output.status.status(str(out)).tiles
     assert (tile.status, tile.files, tile.parts_done) == ("unfinished", [STORE.replace("zarr", "gpq")], tile.parts)
     result = run(client, source, out)
     assert (result.exit_status, result.encoded) == (3, 0)

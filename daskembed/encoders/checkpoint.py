@@ -26,12 +26,13 @@ import numpy as np
 
 from daskembed import __version__, config
 from daskembed.errors import CheckpointError, DaskembedError
-from daskembed.storage import SCHEMES, is_local, local_path, redact, split_url
+from daskembed.storage.stores import split_url
+from daskembed.storage.urls import SCHEMES, is_local, local_path, redact
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from daskembed.encoders import Encoder, EncoderModule
+    from daskembed.encoders.protocol import Encoder, EncoderModule
 
 log = logging.getLogger(__name__)
 

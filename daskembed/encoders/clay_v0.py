@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from daskembed.encoders.description import CHIP, CLAY_V0, Description, Place
+from daskembed.encoders.description import Description, Place
+from daskembed.encoders.levels import LEVELS
 from daskembed.errors import CheckpointError, InputError
-from daskembed.levels import LEVELS
+from daskembed.geo.chips import CHIP
+from daskembed.sensors.bands import CLAY_V0
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from daskembed.encoders.clay_v0 import GROUPS, PATCH, SIDE, SIZES, STATISTICS, encodings, size_of
+from daskembed.encoders.levels import reduce_tokens
 from daskembed.encoders.transformer import Transformer
-from daskembed.levels import reduce_tokens
 
 
 class ClayV0:
@@ -59,7 +59,7 @@ class ClayV0:
         metadata
             As the function of that name gives it, of the chips.
         level
-            A key of `daskembed.levels.LEVELS`.
+            A key of `daskembed.encoders.levels.LEVELS`.
 
         Returns
         -------

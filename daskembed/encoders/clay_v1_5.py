@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from daskembed.encoders.description import CHIP, Description, Place
-from daskembed.encoders.sensors import get_sensor
+from daskembed.encoders.description import Description, Place
 from daskembed.errors import CheckpointError, InputError
+from daskembed.geo.chips import CHIP
+from daskembed.sensors.table import get_sensor
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +113,7 @@ def describe(size: str, *, sensor: str | None = None, window: int | None = None)
     size
         Key of `SIZES`.
     sensor
-        As `daskembed.encoders.sensors.get_sensor` takes it; None for Sentinel-2 L2A.
+        As `daskembed.sensors.table.get_sensor` takes it; None for Sentinel-2 L2A.
     window
         Pixels along each side of the square that is embedded at once; None for those of the training, 256.
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from daskembed.encoders.clay_v0 import sincos
 from daskembed.encoders.clay_v1_5 import LOWEST_POWER, PATCH, SIZES, WAVE, WAVE_HEADS, size_of
-from daskembed.encoders.description import CHIP, Description
+from daskembed.encoders.description import Description
 from daskembed.encoders.transformer import Transformer
+from daskembed.geo.chips import CHIP
 
 
 class ClayV15:

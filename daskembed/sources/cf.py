@@ -14,13 +14,13 @@ import pyproj
 import xarray as xr
 
 from daskembed.errors import ChipError
-from daskembed.sources.judging import short
+from daskembed.sources.bands import short
 from daskembed.sources.scenes import check_resolution, day_in, one_day
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from daskembed.sources import Reading
+    from daskembed.sources.reading import Reading
 
 _AFFINE = ("spatial:transform", "proj:transform", "transform")
 """Attributes of GeoZarr, STAC and rasterio with the six numbers of an affine transform, or all nine."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from daskembed.errors import ChipError, StorageError
-from daskembed.storage import Storage, zarr_store
+from daskembed.storage.stores import Storage, zarr_store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

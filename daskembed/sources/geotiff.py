@@ -21,13 +21,17 @@ from rasterio.enums import Interleaving
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
-from daskembed.encoders.description import CHIP, CLAY_V0, LARGEST
 from daskembed.errors import ChipError, InputError, TileError, exact
-from daskembed.footprints import elsewhere, metres_of_unit, to_lonlat
+from daskembed.geo.chips import CHIP
+from daskembed.geo.footprints import elsewhere, metres_of_unit, to_lonlat
 from daskembed.health import fault_of, read_surely
-from daskembed.sources import EDGES, INDEX_COLUMNS, NO_RULES, Listing, Reading, Rules
+from daskembed.sensors.bands import CLAY_V0, LARGEST
+from daskembed.sources.bands import order_bands, short
 from daskembed.sources.baseline import Evidence
-from daskembed.sources.judging import NEVER, check_pixels, order_bands, short
+from daskembed.sources.frame import EDGES, INDEX_COLUMNS
+from daskembed.sources.protocol import Listing
+from daskembed.sources.reading import NO_RULES, Reading, Rules
+from daskembed.sources.rules import NEVER, check_pixels
 from daskembed.sources.values import (
     BESIDE,
     MOST_SIDECAR,
@@ -42,7 +46,7 @@ from daskembed.sources.values import (
     tell,
     to_values,
 )
-from daskembed.storage import Entry, Storage, split_url
+from daskembed.storage.stores import Entry, Storage, split_url
 from daskembed.timings import timed
 
 if TYPE_CHECKING:

@@ -19,13 +19,15 @@ from rasterio.enums import Interleaving, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from daskembed.encoders.description import Band
 from daskembed.errors import ChipError, DaskembedError, InputError, exact
 from daskembed.health import fault_of, read_surely
-from daskembed.sources import Listing, Reading
+from daskembed.sensors.bands import Band
+from daskembed.sources.bands import alternative, order_bands, short
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.chunks import lost_pixels
-from daskembed.sources.judging import CLASSES, alternative, order_bands, short
+from daskembed.sources.protocol import Listing
+from daskembed.sources.reading import Reading
+from daskembed.sources.rules import CLASSES
 from daskembed.sources.scenes import (
     Found,
     Reader,
@@ -51,7 +53,10 @@ from daskembed.sources.values import (
     settle,
 )
 from daskembed.sources.vrt import MOST_BYTES, SIGNATURES, TOP, Virtual, read_vrt
-from daskembed.storage import Entry, Storage, explained, is_local, open_remote
+from daskembed.storage.failures import explained
+from daskembed.storage.readers import open_remote
+from daskembed.storage.stores import Entry, Storage
+from daskembed.storage.urls import is_local
 
 if TYPE_CHECKING:
     import geopandas as gpd

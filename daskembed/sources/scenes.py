@@ -18,16 +18,17 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 
-from daskembed.encoders.description import CHIP
 from daskembed.errors import ChipError, DaskembedError, StorageError, TileError, exact
-from daskembed.footprints import elsewhere, metres_of_unit, to_lonlat
-from daskembed.grid import ChipGrid
+from daskembed.geo.chips import CHIP, ChipGrid
+from daskembed.geo.footprints import elsewhere, metres_of_unit, to_lonlat
+from daskembed.hardware import allowance
 from daskembed.health import fault_of, read_surely
-from daskembed.memory import allowance
-from daskembed.sources import EDGE, EDGES, INDEX_COLUMNS, Listing, Reading, Rules
-from daskembed.sources.judging import check_pixels
+from daskembed.sources.frame import EDGES, INDEX_COLUMNS
+from daskembed.sources.protocol import Listing
+from daskembed.sources.reading import EDGE, Reading, Rules
+from daskembed.sources.rules import check_pixels
 from daskembed.sources.values import Scale, note_of, part_masks, tell, to_classes, to_values
-from daskembed.storage import Entry, Storage
+from daskembed.storage.stores import Entry, Storage
 from daskembed.timings import timed
 
 if TYPE_CHECKING:

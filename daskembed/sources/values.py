@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
 
-from daskembed.encoders.description import UNSAID, Band, Numbers, Sensor
 from daskembed.errors import ChipError
+from daskembed.sensors.bands import UNSAID, Band, Numbers, Sensor
 from daskembed.sources.baseline import Evidence, check_level, offset_of
 from daskembed.sources.vrt import SIGNATURES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from daskembed.sources import Reading
+    from daskembed.sources.reading import Reading
 
 SIDECARS = (".aux.xml", ".msk")
 """What the name of a file ends with that says more of the pixels of another: nodata and the like, and its mask."""

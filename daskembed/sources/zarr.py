@@ -13,11 +13,12 @@ import xarray as xr
 
 from daskembed.errors import ChipError
 from daskembed.health import read_surely
-from daskembed.sources import Listing, Reading
+from daskembed.sources.bands import order_bands
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.cf import epsg_of, georeferencing, plain, times_of
 from daskembed.sources.chunks import ZarrChunks
-from daskembed.sources.judging import order_bands
+from daskembed.sources.protocol import Listing
+from daskembed.sources.reading import Reading
 from daskembed.sources.scenes import (
     Found,
     Reader,
@@ -29,8 +30,9 @@ from daskembed.sources.scenes import (
     listing_of,
 )
 from daskembed.sources.values import Scale, settle
-from daskembed.storage import Storage, explained, is_stray, zarr_store
-from daskembed.zarr_checks import checked
+from daskembed.storage.failures import explained
+from daskembed.storage.stores import Storage, is_stray, zarr_store
+from daskembed.storage.zarr_metadata import checked
 
 if TYPE_CHECKING:
     import geopandas as gpd

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from daskembed import settings
-from daskembed.cli import main
+from daskembed.cli.main import main
+from daskembed.runs import settings
 
 if __name__ == "__main__":
     settings.CHIPS_A_BLOCK = 2

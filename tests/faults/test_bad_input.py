@@ -15,13 +15,15 @@ import geopandas as gpd
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from odd_chips import CASES, Case, write_odd_chips
 
 import daskembed
 from daskembed.errors import ChipError, TileError
-from daskembed.sources import Reading, list_tile
 from daskembed.sources.geotiff import read_chip
-from daskembed.storage import Storage
-from daskembed.testing import CASES, Case, write_chips, write_corpus
+from daskembed.sources.kinds import list_tile
+from daskembed.sources.reading import Reading
+from daskembed.storage.stores import Storage
+from daskembed.testing import write_chips
 
 TILE, DAY = "33TUL", "2019-04-16"
 IN_ORDER = tuple(range(1, 14))
@@ -47,7 +49,7 @@ def corpus(tmp_path_factory, good) -> tuple[Path, dict[str, Case]]:
     folder.mkdir(parents=True)
     for path in good:
         (folder / path.name).hardlink_to(path)
-    written = write_corpus(folder, good[0])
+    written = write_odd_chips(folder, good[0])
     yield source, {str(path): case for path, case in written.items()}
     shutil.rmtree(source)
 

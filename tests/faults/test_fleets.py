@@ -17,8 +17,8 @@ import pytest
 import yaml
 from conftest import HERE, Command, wait_for
 
-from daskembed import started
-from daskembed.clusters import connect
+from daskembed.clusters import starting as started
+from daskembed.clusters.connection import connect
 from daskembed.errors import InputError
 
 # Closed however it ends
@@ -42,8 +42,11 @@ class Preset:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Preset:
-    return Preset(tmp_path)
+def fleet(tmp_path: Path) -> Iterator[Preset]:
+    preset = Preset(tmp_path)
+    yield preset
+    # Whatever waits at the gate would keep the tests from ending.
+    preset.gate.unlink(missing_ok=True)
 
 
 def test_a_run_that_ends(command: Command, undisturbed: dict[str, str], fleet: Preset) -> None:
@@ -135,7 +138,7 @@ def test_a_failure_within(fleet: Preset) -> None:
 def test_a_close_that_fails_does_not_hide_the_run(fleet: Preset, caplog: pytest.LogCaptureFixture) -> None:
     with connect(fleet.write(fail="close")) as client:
         assert client.submit(sum, [1, 2]).result() == 3
-    said = [record.getMessage() for record in caplog.records if record.name == "daskembed.started"]
+    said = [record.getMessage() for record in caplog.records if record.name == "daskembed.clusters.starting"]
     assert len(said) == 1
     assert "was not closed properly: RuntimeError: the bill could not be written; look whether" in said[0]
 
@@ -143,11 +146,13 @@ def test_a_close_that_fails_does_not_hide_the_run(fleet: Preset, caplog: pytest.
 def test_a_close_that_does_not_end_does_not_keep_the_run(
     fleet: Preset, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(started, "CLOSE_PATIENCE", 0.1)
     monkeypatch.setattr(started, "CLOSE_TIMEOUT", 0.2)
     fleet.gate.touch()
     with connect(fleet.write(linger=str(fleet.gate))) as client:
         assert client.submit(sum, [1, 2]).result() == 3
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "daskembed.started"]
+    waits, said = [record.getMessage() for record in caplog.records if record.name == "daskembed.clusters.starting"]
+    assert waits.startswith("waiting for the cluster to close")
     assert "was not closed properly: TimeoutError: it takes longer than 0.2 s; look whether" in said
     assert fleet.story == ["started", "closing"]
     fleet.gate.unlink()
@@ -216,7 +221,7 @@ def write_metadata(folder: Path, **versions: str) -> str:
 
 def refused(command: Command, cluster: str) -> str:
     """The line in which a run is refused, before anything is read or written."""
-    status, text = command.run("--cluster", cluster)
+    status, text = command.run("--version", "other", "--cluster", cluster)
     assert status == 2, text
     assert command.encoded == 0
     lines = text.splitlines()

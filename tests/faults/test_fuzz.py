@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
 from daskembed.errors import ChipError, InputError
-from daskembed.sources import Listing, Reading
+from daskembed.geo.mgrs import check_tile, parse_tiles, read_tiles
 from daskembed.sources.geotiff import BANDS, _named_date, _read_header, decode_chip, read_headers
-from daskembed.storage import Storage
-from daskembed.tiles import check_tile, parse_tiles, read_tiles
+from daskembed.sources.protocol import Listing
+from daskembed.sources.reading import Reading
+from daskembed.storage.stores import Storage
 
 TILE = "33TUL"
 NAME = f"{TILE}/claytile_{TILE}_20190416_v02_0001.tif"

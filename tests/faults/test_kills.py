@@ -16,9 +16,9 @@ import psutil
 import pytest
 from conftest import TILES, Command, wait_for, wait_until_dead
 
-from daskembed import lock
 from daskembed.errors import DaskembedError, InputError
-from daskembed.storage import Storage
+from daskembed.output import lock
+from daskembed.storage.stores import Storage
 
 
 @pytest.mark.timeout(3600)

@@ -11,10 +11,10 @@ import pytest
 from conftest import HERE
 from distributed import Client, LocalCluster
 
-from daskembed import settings
-from daskembed.flow import DASK_CONFIG
-from daskembed.pipeline import run
-from daskembed.results import Progress
+from daskembed.runs import settings
+from daskembed.runs.results import Progress
+from daskembed.runs.tiles import run
+from daskembed.runs.window import DASK_CONFIG
 
 
 def resident(pid: int) -> int:

@@ -28,11 +28,11 @@ from conftest import TILES, Command, wait_for
 from distributed import Client
 from distributed.security import Security
 
-from daskembed import tiles
-from daskembed.clusters import connect
-from daskembed.encoders import load_encoder
+from daskembed.clusters.connection import connect
+from daskembed.clusters.presets import preset_folder
+from daskembed.encoders.loading import load_encoder
 from daskembed.errors import CheckpointError, InputError
-from daskembed.presets import preset_folder
+from daskembed.geo import mgrs as tiles
 
 # Checkpoints that would run code
 
@@ -489,7 +489,7 @@ def test_listen_is_for_clusters_of_this_machine(tmp_path: Path) -> None:
 
 LISTENING = """
 import sys, psutil
-from daskembed.clusters import connect
+from daskembed.clusters.connection import connect
 
 if __name__ == "__main__":
     with connect(sys.argv[1], listen=sys.argv[2]) as client:

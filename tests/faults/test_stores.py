@@ -21,9 +21,10 @@ from conftest import HERE, TILES, Command, wait_for
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed import flow, settings
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError
-from daskembed.storage import Storage
+from daskembed.runs import settings
+from daskembed.runs import window as flow
+from daskembed.storage.stores import Storage
 from daskembed.testing import FaultyProxy, write_checkpoint, write_chips
 
 TINY: dict[str, Any] = {"checkpoint": "untrained:tiny", "precision": "fp32"}
@@ -311,7 +312,7 @@ def test_runs_stop_at_what_stays_and_the_same_run_goes_on(s3_server: str, cases:
         ):
             folder, done = f"stopped-{number}-{cases.stop}", []
 
-            def stop(state: daskembed.results.Progress) -> None:
+            def stop(state: daskembed.runs.results.Progress) -> None:
                 done.append(state.encoded)  # noqa: B023
                 if state.encoded:
                     proxy.refuse(status, code, matching=matching)  # noqa: B023
@@ -327,7 +328,7 @@ def test_runs_stop_at_what_stays_and_the_same_run_goes_on(s3_server: str, cases:
 
 def test_a_part_that_is_listed_and_not_given_fails_its_tile(s3_server: str, bucket: str) -> None:
     """After two new beginnings, where it would go on for ever."""
-    events: list[daskembed.results.Event] = []
+    events: list[daskembed.runs.results.Event] = []
     with through(s3_server) as (proxy, dask_client):
         proxy.refuse(404, "NoSuchKey", after=1, matching=r"/parts/.*\.parquet")  # it may be written
         result = daskembed.run(

@@ -20,9 +20,12 @@ from conftest import HERE, TILES, Command, receipt
 from distributed import Client, LocalCluster
 
 import daskembed
-from daskembed import flow, pipeline, settings, stages, trial
 from daskembed.errors import ClusterLostError, SickMachineError
-from daskembed.results import Progress
+from daskembed.runs import deadly_chips as trial
+from daskembed.runs import settings, stages
+from daskembed.runs import tiles as pipeline
+from daskembed.runs import window as flow
+from daskembed.runs.results import Progress
 from daskembed.testing import write_chips
 
 TINY: dict[str, Any] = {"checkpoint": "untrained:tiny", "precision": "fp32"}

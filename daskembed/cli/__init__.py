@@ -1,0 +1,1 @@
+"""The command: flags, words and live display; the only layer that names flags."""

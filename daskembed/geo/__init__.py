@@ -1,0 +1,1 @@
+"""Numbers of places: MGRS squares, grids of chips, footprints; no files."""

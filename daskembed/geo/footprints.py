@@ -1,0 +1,121 @@
+"""Bounds in a projection to centres and footprints in degrees, and what of them is at a tile (pure)."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyproj
+import shapely
+
+from daskembed.geo.mgrs import SIDE, square_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MARGIN = 20_000
+"""Metres by which what belongs to a tile may lie outside its 100 km square: Sentinel-2 tiles reach 9.8 km beyond it."""
+
+
+def to_lonlat(
+    epsg: int, bounds: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.object_]]:
+    """Centres and footprints in degrees of `bounds`, ``(chip, 4)`` as west, south, east, north in `epsg`.
+
+    Where they are outside of the projection, NaN and None.
+    """
+    west, south, east, north = bounds.T
+    transform = pyproj.Transformer.from_crs(epsg, "OGC:CRS84", always_xy=True).transform
+    lon, lat = transform((west + east) / 2, (south + north) / 2)
+    x, y = transform(np.stack([east, east, west, west], axis=1), np.stack([south, north, north, south], axis=1))
+    inside = np.isfinite(lon) & np.isfinite(lat) & np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
+    lon[~inside], lat[~inside] = np.nan, np.nan
+    polygons = np.full(len(bounds), None, dtype=object)
+    polygons[inside] = shapely.polygons(np.stack([x, y], axis=-1)[inside])
+    crossing = np.flatnonzero(inside & (np.ptp(np.where(inside[:, None], x, 0), axis=1) > 180))
+    for row in crossing:
+        polygons[row] = _split_at_antimeridian(x[row], y[row])
+    return lon, lat, polygons
+
+
+def _split_at_antimeridian(x: NDArray[np.float64], y: NDArray[np.float64]) -> shapely.MultiPolygon:
+    """Cut a footprint that crosses 180 degrees in two, as RFC 7946 (section 3.1.9) asks."""
+    around = shapely.polygons(np.stack([np.where(x < 0, x + 360, x), y], axis=-1))
+    east = shapely.clip_by_rect(around, 0, -90, 180, 90)
+    west = shapely.transform(shapely.clip_by_rect(around, 180, -90, 360, 90), lambda xy: xy - [360, 0])
+    return shapely.MultiPolygon([east, west])
+
+
+def bounding_box(shapes: NDArray[np.object_]) -> tuple[float, float, float, float]:
+    """West, south, east and north of footprints in degrees, NaN if there are none.
+
+    Across 180 degrees west is more than east, as RFC 7946 (section 5.2) asks.
+    """
+    west, south, east, north = shapely.bounds(shapely.get_parts(shapes)).T
+    if not len(west):
+        return (np.nan,) * 4
+    if east.max() - west.min() > 180:
+        west, east = west[west >= 0], east[east <= 0]
+    return float(west.min()), float(south.min()), float(east.max()), float(north.max())
+
+
+def box(west: float, south: float, east: float, north: float) -> shapely.Polygon | shapely.MultiPolygon:
+    """The area of a bounding box: in two halves where it reaches across 180 degrees."""
+    if not west > east:
+        return shapely.box(west, south, east, north)
+    return shapely.MultiPolygon([shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)])
+
+
+@functools.cache
+def metres_of_unit(epsg: int) -> float:
+    """Metres of the unit of a projected CRS: 1 but for those in feet and the like."""
+    return float(pyproj.CRS.from_epsg(epsg).axis_info[0].unit_conversion_factor)
+
+
+def at_tile(tile: str, bounds: NDArray[np.float64], crs: int | pyproj.CRS) -> NDArray[np.bool_]:
+    """Which of some rectangles are at a tile: at most `MARGIN` away from its square, or in it.
+
+    Parameters
+    ----------
+    tile
+        MGRS tile id.
+    bounds
+        ``(rectangle, 4)`` as west, south, east, north in `crs`.
+    crs
+        A projected one.
+
+    Raises
+    ------
+    InputError
+        If there is no such square.
+    """
+    square = square_of(tile)
+    west, south, east, north = bounds.T
+    # In the zone's own metres, zones 60 and 1 meet like any others, and 32V and 31X to 37X are no exceptions.
+    transform = pyproj.Transformer.from_crs(crs, square.epsg, always_xy=True).transform
+    x, y = transform(np.stack([east, east, west, west]), np.stack([south, north, north, south]))
+    # PROJ gives infinity for places that the zone's projection does not reach.
+    near: NDArray[np.bool_] = np.isfinite(x).all(axis=0) & np.isfinite(y).all(axis=0)
+    for values, start in ((x, square.west), (y, square.south)):
+        near &= (values.max(axis=0) >= start - MARGIN) & (values.min(axis=0) <= start + SIDE + MARGIN)
+    return near
+
+
+def place_of(tile: str) -> str:
+    """Where what belongs to a tile lies, in words."""
+    square = square_of(tile)
+    return (
+        f"within {MARGIN // 1000} km of easting {square.west} to {square.west + SIDE}, northing {square.south} to "
+        f"{square.south + SIDE} of EPSG:{square.epsg}"
+    )
+
+
+def elsewhere(tile: str, bounds: NDArray[np.float64], epsg: int) -> list[str | None]:
+    """Why some rectangles do not belong to a tile, None of those that do; see `at_tile`."""
+    reasons = [
+        f"is not at tile {tile}: its bounds in EPSG:{epsg} are {', '.join(f'{edge:.10g}' for edge in edges)} (west, "
+        f"south, east, north), expected {place_of(tile)}"
+        for edges in bounds
+    ]
+    return [None if near else why for near, why in zip(at_tile(tile, bounds, epsg), reasons, strict=True)]

@@ -1,0 +1,194 @@
+"""MGRS: tile ids, the squares that they name, and lists of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from daskembed.errors import InputError
+
+_TILE = re.compile(r"(?P<zone>0[1-9]|[1-5][0-9]|60)(?P<band>[C-HJ-NP-X])(?P<column>[A-HJ-NP-Z])(?P<row>[A-HJ-NP-V])")
+_NAMED = re.compile(r"(?:CLAYTILE_|T)?(?P<tile>[0-9]{2}[A-Z]{3})(?![A-Z0-9])")
+# The letters of a 100 km square's column repeat every three zones (NGA.STND.0037, MGRS, Table B-1).
+_COLUMNS = {1: "ABCDEFGH", 2: "JKLMNPQR", 0: "STUVWXYZ"}
+_EXPECTED = "expected zone (01-60), latitude band (C-X) and two letters of the 100 km square, such as 27WXN"
+
+
+def check_tile(text: str) -> str:
+    """Return `text` as an MGRS 100 km tile id in capitals; the T that Sentinel-2 products put before it is dropped.
+
+    Raises
+    ------
+    InputError
+        If `text` is not such an id; the message says what is wrong with it.
+
+    Examples
+    --------
+    >>> check_tile("27wxn")
+    '27WXN'
+    """
+    tile = text.strip().upper() if text.isascii() else text
+    if tile.startswith("T") and _TILE.fullmatch(tile[1:]):
+        tile = tile[1:]
+    if problem := _problem(tile):
+        padded = tile.zfill(5)
+        hint = f"; did you mean {padded}?" if padded != tile and not _problem(padded) else ""
+        raise InputError(f"{text!r} is not an MGRS tile id: {problem}{hint}")
+    return tile
+
+
+def is_tile(text: str) -> bool:
+    """Whether `check_tile` takes a text."""
+    try:
+        check_tile(text)
+    except InputError:
+        return False
+    return True
+
+
+def _problem(tile: str) -> str | None:
+    match = _TILE.fullmatch(tile)
+    if match is None:
+        return _EXPECTED
+    columns = _COLUMNS[int(match["zone"]) % 3]
+    if match["column"] not in columns:
+        return f"zone {match['zone']} has the columns {columns[0]}-{columns[-1]}, not {match['column']}"
+    return None
+
+
+def parse_tiles(lines: Iterable[str], *, name: str = "tiles") -> tuple[str, ...]:
+    """Read tile ids, one a line or several with spaces or commas between; comments (``#``) and blank lines allowed.
+
+    Duplicates are dropped.
+
+    Parameters
+    ----------
+    lines
+        The lines of a tile list.
+    name
+        What the list is called in messages, e.g. its file's path.
+
+    Raises
+    ------
+    InputError
+        For the first bad line, with its number; or if there is no tile at all.
+    """
+    tiles: dict[str, None] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            tiles |= dict.fromkeys(map(check_tile, _split(line.partition("#")[0])))
+        except InputError as error:
+            raise InputError(f"{name}, line {number}: {error}") from None
+    if not tiles:
+        raise InputError(f"{name} names no tile: put one MGRS tile id on each line, such as 27WXN")
+    return tuple(tiles)
+
+
+def _split(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def read_tiles(value: str) -> tuple[str, ...]:
+    """Tile ids from a file (see `parse_tiles`), or given directly with commas or spaces between.
+
+    Raises
+    ------
+    InputError
+        If the file does not exist or cannot be read as text, or an id is bad.
+    """
+    path = Path(value)
+    if "," not in value:
+        try:
+            if path.is_file():
+                return parse_tiles(path.read_text(encoding="utf-8-sig").splitlines(), name=value)
+            is_path = bool(path.suffix) or "/" in value or path.exists()
+        except UnicodeDecodeError:
+            raise InputError(f"{value} is not a text file: expected one MGRS tile id a line, such as 27WXN") from None
+        except OSError as error:
+            # Of many ids the system says that no file can have so long a name.
+            if len(_split(value)) == 1:
+                raise InputError(
+                    f"{value[:100]} cannot be read: {error.strerror}; give a text file or tile ids"
+                ) from None
+            is_path = False
+        if is_path:
+            raise InputError(
+                f"no file {value}: give a text file with one MGRS tile id a line, or ids such as 27WXN,27WXM"
+            )
+    return tuple(dict.fromkeys(map(check_tile, _split(value) or [value])))
+
+
+def tiles_of(tiles: str | Iterable[str]) -> tuple[str, ...]:
+    """Tile ids of what `read_tiles` takes, or of an iterable of ids, each once.
+
+    Raises
+    ------
+    InputError
+        If an id is bad, or there is none.
+    """
+    names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
+    if not names:
+        raise InputError("no tiles: give at least one MGRS tile id, such as 27WXN")
+    return names
+
+
+def tile_in(name: str) -> str | None:
+    """The tile after which a file or folder is named, such as ``33TUL`` or ``T33TUL_2019.tif``."""
+    match = _NAMED.match(name.upper())
+    return match["tile"] if match and not _problem(match["tile"]) else None
+
+
+SIDE = 100_000
+"""Metres of a square's side."""
+
+
+_ROWS = "ABCDEFGHJKLMNPQRSTUV"
+
+_BANDS = "CDEFGHJKLMNPQRSTUVWX"
+
+_DEGREE = 111_086
+"""Metres of a degree of latitude in UTM, near enough to tell squares 2,000 km apart."""
+
+
+@dataclass(frozen=True)
+class Square:
+    """The 100 km square that gives a tile its name; a Sentinel-2 tile reaches 9.8 km beyond it, east and south."""
+
+    epsg: int
+    """Code of the UTM zone."""
+    west: int
+    """Least easting, metres."""
+    south: int
+    """Least northing, metres."""
+
+
+def square_of(tile: str) -> Square:
+    """The 100 km square of an MGRS tile id as `check_tile` gives it.
+
+    Raises
+    ------
+    InputError
+        If the latitude band of that zone has no such square.
+
+    Examples
+    --------
+    >>> square_of("33TUL")
+    Square(epsg=32633, west=300000, south=5000000)
+    """
+    zone, letter = int(tile[:2]), tile[2]
+    band = _BANDS.index(letter)
+    # Row letters repeat every 2,000 km, and in even zones they begin with F.
+    column = _COLUMNS[zone % 3].index(tile[3])
+    row = _ROWS.index(tile[4]) - 5 * (zone % 2 == 0)
+    # A band is 8 degrees high, X 12; of the squares of that letter, the one nearest to the band's middle is meant.
+    half = (6 if letter == "X" else 4) * _DEGREE
+    middle = (8 * band - 80) * _DEGREE + half
+    centre = SIDE * row + SIDE // 2
+    centre += round((middle - centre) / (20 * SIDE)) * 20 * SIDE
+    if abs(middle - centre) > half + SIDE:
+        raise InputError(f"{tile} is not an MGRS tile: zone {tile[:2]}, band {letter} has no square {tile[3:]}")
+    northern = letter >= "N"
+    south = centre - SIDE // 2 + (0 if northern else 10_000_000)
+    return Square((32600 if northern else 32700) + zone, SIDE * (column + 1), south)

@@ -1,0 +1,87 @@
+"""A tile's chips listed, and their headers read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from typing import TYPE_CHECKING
+
+from daskembed.geo.mgrs import check_tile
+from daskembed.sources.kinds import list_tile, read_headers
+from daskembed.sources.reading import NO_RULES, Reading, Rules
+from daskembed.storage.stores import Storage
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+    from daskembed.encoders.protocol import Encoder
+
+
+def index_tile(
+    tile: str,
+    source: str,
+    *,
+    encoder: Encoder | None = None,
+    dates: tuple[date, date] | None = None,
+    offset: tuple[int, int] = (0, 0),
+    edge: str = "drop",
+    rules: Rules = NO_RULES,
+    numbers: str | None = None,
+    offset_applied: str | None = None,
+    readers: int = 16,
+) -> gpd.GeoDataFrame:
+    """List a tile's chips and read their headers, no pixels.
+
+    Parameters
+    ----------
+    tile
+        MGRS tile id, such as ``27WXN``.
+    source
+        Folder or URL above the tiles. The chips are all ``claytile_*.tif`` under ``{source}/{tile}/`` at any depth,
+        or, where that folder is empty, ``{source}/claytile_{tile}_*.tif``.
+    encoder
+        Whose bands are read; by default the 13 of Clay v0.
+    dates
+        First and last acquisition date wanted, both inclusive.
+    offset
+        Pixels (y, x) from a whole tile's north-west corner to that of its first chip.
+    edge
+        Of chips that reach beyond a whole tile: ``drop`` or ``pad``, with the pixels at its edge.
+    rules
+        What a chip must be to be embedded; what they leave open is for the kind of source to say.
+    numbers
+        Of bands with a scale and an offset: ``stored`` takes the numbers as they are in the files, ``values`` what they
+        stand for. By default what the encoder was trained on, and a file is refused where that cannot be told.
+    offset_applied
+        Whether the 1000 that ESA adds to Sentinel-2's numbers since 2022-01-25 is taken out of the files already:
+        ``no`` takes it out of images that have it. By default what the files tell, else numbers are left.
+    readers
+        How many headers are read at a time.
+
+    Returns
+    -------
+    geopandas.GeoDataFrame
+        One row a chip in the order of ``source_url``, in OGC:CRS84: ``source_url`` (full URL, or absolute path of
+        a local file), ``source`` (kind), ``date``, ``epsg``, ``lat`` and ``lon`` of the centre (degrees),
+        ``west``, ``south``, ``east`` and ``north`` (bounds in the chip's own CRS), ``coverage`` (share of its pixels
+        that are in the image: less than 1 where ``pad`` filled it up), ``chip`` (a `Chip`, which reads it; files hold
+        an index without it: ``index.drop(columns="chip").to_parquet(...)``), ``size`` (bytes), ``etag``,
+        ``quarantined`` (why the chip cannot be used; None if it can) and ``geometry`` (footprint). A row with a reason
+        may lack the rest.
+
+    Raises
+    ------
+    InputError
+        If the tile id is bad or the source does not exist.
+    TileError
+        If the tile has no chips.
+    StorageError
+        If the source does not answer.
+    """
+    reading = Reading(
+        dates=dates, offset=offset, edge=edge, rules=rules, numbers=numbers, offset_applied=offset_applied
+    )
+    if encoder is not None:
+        reading = replace(reading, sensor=encoder.description.sensor, resolution=encoder.description.resolution)
+    reading.check()
+    return read_headers(list_tile(check_tile(tile), Storage(source), reading), reading, readers=readers)

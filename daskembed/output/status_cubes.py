@@ -1,0 +1,76 @@
+"""What an output holds of cubes of chips; see `daskembed.status`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+
+from daskembed.errors import InputError
+from daskembed.output.cube_state import CUBES, failure_path, read_receipt, receipt_path
+from daskembed.output.geozarr import ROOT
+from daskembed.output.receipts import read_record
+from daskembed.output.status import TileStatus
+from daskembed.storage.local_files import target
+from daskembed.storage.stores import Storage
+
+_STATE = re.compile(rf"{CUBES}/(?P<tile>\d\d[A-Z]{{3}})(?P<what>(?:\.failed)?\.json|/.*\.json)")
+_STORE = re.compile(r"(?P<tile>\d\d[A-Z]{3})\.zarr")
+
+
+def judge_cubes(storage: Storage, paths: Iterable[str], wanted: Iterable[str] | None = None) -> list[TileStatus]:
+    """The cubes of an output, by tile: two small files and a listing each.
+
+    Parameters
+    ----------
+    storage
+        The output.
+    paths
+        Of the objects of its state.
+    wanted
+        Only the cubes of these tiles.
+    """
+    notes: Counter[str] = Counter()
+    known = set(paths)
+    tiles = {match["tile"] for name in storage.folders() if (match := _STORE.fullmatch(name))}
+    for match in filter(None, map(_STATE.fullmatch, known)):
+        tiles.add(match["tile"])
+        notes[match["tile"]] += match["what"].startswith("/")
+    tiles &= tiles if wanted is None else set(wanted)
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(lambda tile: _judge(storage, tile, known, notes[tile]), sorted(tiles)))
+
+
+def _judge(storage: Storage, tile: str, known: set[str], notes: int) -> TileStatus:
+    cube = f"{tile}.zarr"
+    as_cube = partial(TileStatus, tile, "", kind="cube")
+    try:
+        receipt = read_receipt(storage, receipt_path(tile))
+        failure = read_record(storage, path) if (path := failure_path(tile)) in known else None
+    except FileNotFoundError:
+        failure = None  # a run at work began the tile since it was listed
+    except InputError as error:
+        return as_cube("damaged", reason=str(error))
+    # What a killed writer left half written is not of the cube.
+    present = [entry for entry in storage.entries(cube) if target(entry.path) is None]
+    sizes = {entry.path.removeprefix(f"{cube}/"): entry.size for entry in present}
+    files = [cube] if ROOT in sizes else []
+    if failure is not None and (receipt is None or receipt.finished is None or failure.time > receipt.finished):
+        chips, bad = (receipt.chips, receipt.quarantined) if receipt is not None and files else (None, {})
+        return as_cube("failed", files, chips, quarantined=bad, reason=failure.reason)
+    if receipt is None:
+        return as_cube("unfinished", files, reason=f"{cube} has no receipt: its run died, or it is another's")
+    if receipt.status == "unfinished":
+        written, planned = len(receipt.shards) + notes, receipt.planned or None
+        return as_cube("unfinished", parts_done=written, parts=planned, quarantined=receipt.quarantined)
+    done = as_cube("done", files, receipt.chips, quarantined=receipt.quarantined)
+    again = "the same command makes it again"
+    if receipt.file is not None and not files:
+        return replace(done, status="missing", reason=f"{cube} is gone, or its {ROOT} is; {again}")
+    if (size := sum(sizes.values())) != receipt.size:
+        reason = f"{cube} has {len(sizes)} objects of {size} bytes, its receipt says {receipt.size}; {again}"
+        return replace(done, status="changed", reason=reason)
+    return done

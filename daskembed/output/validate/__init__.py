@@ -1,0 +1,1 @@
+"""Published files checked against what they promise: one module a kind."""

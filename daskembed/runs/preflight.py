@@ -1,0 +1,175 @@
+"""What can be said of a run before anything is fetched or started: where its tiles are, and whether any is to do."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, TileError
+from daskembed.geo.mgrs import tile_in
+from daskembed.storage.stores import Storage
+from daskembed.storage.urls import is_local, local_path
+
+if TYPE_CHECKING:
+    from daskembed.output.receipts import Receipt
+    from daskembed.runs.settings import Settings
+
+_log = logging.getLogger(__name__)
+AT_ONCE = 16
+"""Listings that are asked for at a time."""
+
+
+def check_source(source: Storage, tiles: Sequence[str]) -> bool:
+    """Refuse a source that is not there, or that is above or below the folder that is meant; reads listings only.
+
+    Returns
+    -------
+    bool
+        Whether some of the tiles may be there: false if the source has nothing that is named after one of them. Of a
+        source that does not answer here, the workers may know more.
+
+    Raises
+    ------
+    InputError
+        With what to type instead.
+    StorageUnusableError
+        If there is no such bucket.
+    """
+    if is_local(source.url) and not Path(source.url).is_dir():
+        raise InputError(_missing(source, tiles))
+    wanted = set(tiles)
+    try:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            # Of a source of thousands of tiles a listing of all of them would take seconds.
+            if any(pool.map(lambda tile: any(_names(source, tile)), tiles[:AT_ONCE])):
+                return True
+            if any(tile_in(name) in wanted for name in _names(source)):
+                if (tile := _named_after(source.url)) in wanted and (hint := _above(source.url)):
+                    _log.warning(
+                        f"warning: {source.url} is in a folder that is named after {tile}: other folders there are not "
+                        f"looked into; {hint}"
+                    )
+                return True
+            if hint := _meant(source, wanted, pool):
+                raise InputError(f"no tile of --tiles is in {source.url}: {hint}")
+    except StorageDeniedError:
+        return True
+    except StorageUnusableError:
+        raise
+    except StorageError:
+        return True
+    return False
+
+
+def _names(source: Storage, folder: str = "") -> Iterator[str]:
+    """Names of what is right below a folder."""
+    yield from (path.rpartition("/")[2] for path in source.folders(folder))
+    yield from (entry.path.rpartition("/")[2] for entry in source.entries(folder, recursive=False))
+
+
+def _missing(source: Storage, tiles: Sequence[str]) -> str:
+    """Why a local source is no folder."""
+    path = local_path(source.url)
+    if path.is_file():
+        hint = _above(path.as_posix()) or f"--source takes the folder above the tiles, such as {path.parent}"
+        return f"{path} is a file: {hint}"
+    siblings = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
+    found = difflib.get_close_matches(path.name, siblings, n=1)
+    return f"no folder {path}" + (f"; did you mean {path.parent / found[0]}?" if found else "")
+
+
+def _named_after(url: str) -> str | None:
+    """The tile of the first folder of a path that is named after one."""
+    return next(filter(None, map(tile_in, url.split("/")[1:])), None)
+
+
+def _above(url: str) -> str | None:
+    """The folder above the one that is named after a tile, if there is one in a path."""
+    parts = url.split("/")
+    for number, part in enumerate(parts):
+        if number and (tile := tile_in(part)):
+            above = "/".join(parts[:number]) or "/"
+            return f"--source takes the folder above the tiles: --source {above} --tiles {tile}"
+    return None
+
+
+def _meant(source: Storage, wanted: set[str], pool: ThreadPoolExecutor) -> str | None:
+    """What was meant in place of a source that has none of the tiles, if that can be seen."""
+    if above := _above(source.url):
+        return above
+    names = set(_names(source))
+    if names & {"zarr.json", ".zgroup", ".zmetadata"}:
+        return f"it is a Zarr store: --source takes the folder of stores, each named after its tile, {min(wanted)}.zarr"
+    folders = source.folders()[:AT_ONCE]
+    below = pool.map(lambda folder: any(tile_in(name) in wanted for name in _names(source, folder)), folders)
+    if found := [folder for folder, has in zip(folders, below, strict=True) if has]:
+        return f"it is above the folder of the tiles: --source {source.url_of(found[0])}"
+    return None
+
+
+def settled(
+    settings: Settings,
+    tiles: Sequence[str],
+    receipts: Mapping[str, Receipt],
+    published: Mapping[str, Mapping[str, int]],
+    *,
+    any_precision: bool,
+) -> dict[str, Receipt | str] | None:
+    """What has become of all tiles already, if nothing is left to do: their receipts, or why there are no chips.
+
+    Parameters
+    ----------
+    settings, tiles
+        What is to be done with which tiles.
+    receipts, published
+        Receipts by tile, names and bytes of published files by tile.
+    any_precision
+        Whether files of either precision are what is wanted, as long as all are of one.
+
+    Returns
+    -------
+    dict or None
+        None as soon as a tile has something to do, or a store does not answer here: the workers will see.
+    """
+    from daskembed.sources.kinds import list_tile
+
+    kinds = {receipt.settings.get("precision") for receipt in receipts.values()}
+    if any_precision and len(kinds) == 1 and (precision := kinds.pop()):
+        settings = replace(settings, encoder=replace(settings.encoder, precision=str(precision)))
+    identity = settings.identity
+    fitting = {
+        tile: receipt
+        for tile in tiles
+        if (receipt := receipts.get(tile)) and receipt.finishes(identity, published.get(tile, {}))
+    }
+
+    def look(tile: str) -> Receipt | str | None:
+        try:
+            listing = list_tile(tile, settings.source, settings.reading)
+        except TileError as error:
+            return str(error)
+        receipt = fitting.get(tile)
+        if receipt is None or not receipt.holds(listing.fingerprint, retry_quarantined=settings.retry_quarantined):
+            return None
+        return receipt
+
+    # Most often the first one that no run has finished says that there is something to do.
+    order = sorted(tiles, key=lambda tile: tile in fitting)
+    found: dict[str, Receipt | str] = {}
+    try:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for start, end in pairwise((0, *range(1, len(order), AT_ONCE), len(order))):
+                some = order[start:end]
+                for tile, outcome in zip(some, pool.map(look, some), strict=True):
+                    if outcome is None:
+                        return None
+                    found[tile] = outcome
+    except (StorageError, InputError):
+        return None
+    return {tile: found[tile] for tile in tiles}

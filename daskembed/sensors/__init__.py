@@ -1,0 +1,1 @@
+"""Bands and sensors: what encoders and files agree on."""

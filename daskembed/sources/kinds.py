@@ -1,0 +1,61 @@
+"""The kinds of sources, and which of them has a tile."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, cast
+
+from daskembed.errors import InputError, TileError
+from daskembed.geo.mgrs import square_of
+from daskembed.sources.protocol import Listing, Source
+from daskembed.sources.reading import Reading
+from daskembed.storage.stores import Storage
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+
+SOURCES = {
+    "geotiff": "daskembed.sources.geotiff",
+    "zarr": "daskembed.sources.zarr",
+    "raster": "daskembed.sources.raster",
+}
+"""Kind of source -> the module that implements `Source`."""
+
+
+def list_tile(tile: str, source: Storage, reading: Reading) -> Listing:
+    """List a tile's chips, of the first of `SOURCES` that has some.
+
+    Raises
+    ------
+    InputError
+        If the source does not exist.
+    TileError
+        If there are none, or no such tile.
+    StorageError
+        If the source does not answer.
+    """
+    source.check_exists()
+    try:
+        square_of(tile)
+    except InputError as error:
+        raise TileError(str(error)) from None
+    for kind in SOURCES:
+        if (listing := _module(kind).list_chips(tile, source, reading)) is not None:
+            return listing
+    raise TileError(no_chips(tile, source))
+
+
+def no_chips(tile: str, source: Storage) -> str:
+    """What is said of a tile of which no kind of source finds chips."""
+    places = ", ".join(_module(kind).describe(tile, source) for kind in SOURCES)
+    return f"no chips of tile {tile}: expected {places}; check the tile id and --source"
+
+
+def read_headers(listing: Listing, reading: Reading, *, readers: int = 16) -> gpd.GeoDataFrame:
+    """The chips of a listing, one row each; see `index_tile`."""
+    return _module(listing.kind).read_headers(listing, reading, readers=readers)
+
+
+def _module(kind: str) -> Source:
+    return cast(Source, importlib.import_module(SOURCES[kind]))

@@ -1,0 +1,1 @@
+"""Stores, local and cloud alike: URLs, failures, readers, atomic writes."""

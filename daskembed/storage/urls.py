@@ -1,0 +1,36 @@
+"""URLs and local paths told apart, and what of a URL may be shown."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+SCHEMES = ("s3", "gs", "az", "file")
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` is a path of this machine (a plain path or a ``file://`` URL)."""
+    return "://" not in url or url.startswith("file://")
+
+
+def local_path(url: str) -> Path:
+    """The absolute path that a local URL or path names, without ``..``."""
+    path = Path(url.removeprefix("file://")).expanduser().absolute()
+    if ".." not in path.parts:
+        return path
+    # What is above a link's target is not what is above the link.
+    plain = os.path.normpath(path)
+    return Path(plain if os.path.realpath(plain) == os.path.realpath(path) else os.path.realpath(path))
+
+
+PREFIX = {"s3://": "AWS_", "gs://": "GOOGLE_", "az://": "AZURE_"}
+
+SIGNED = re.compile(r"(?i)[?&](?:X-(?:Amz|Goog)-|sig=|signature=|[^=&]*(?:token|key|secret|password)[^=&]*=)")
+
+USER = re.compile(r"(?<=://)[^/?#\s]*@")
+
+
+def redact(text: str) -> str:
+    """`text` without what its URLs may have of secrets: user names, passwords, and queries."""
+    return re.sub(r"(?<=://)([^?\s]*)\?[^\s)]*", r"\1", USER.sub("", text))
