@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.forkserver
+import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import dask
+import distributed.deploy.local
+import least  # noqa: F401 (adds its sizes to the encoders)
 import pytest
+from distributed.utils import get_mp_context
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
@@ -20,6 +26,33 @@ from daskembed.testing import FaultyProxy, write_chips
 # A busy machine is no reason to fail.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+PRELOADED = ["distributed", "torch", "rasterio", "geopandas", "dask_geopandas", "zarr", "daskembed.stages"]
+"""What workers load: seconds each time that a process starts from nothing."""
+
+
+class Forked(distributed.Nanny):
+    """A worker's process is a copy of one that has loaded its modules; that one's environment is of the beginning."""
+
+    def __init__(self, *arguments: Any, env: dict[str, str] | None = None, **options: Any) -> None:
+        super().__init__(*arguments, env=os.environ | (env or {}), **options)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_are_forked() -> Iterator[None]:
+    with dask.config.set({"distributed.worker": {"multiprocessing-method": "forkserver", "preload": ["least"]}}):
+        get_mp_context().set_forkserver_preload(PRELOADED)
+        multiprocessing.forkserver.ensure_running()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(distributed.deploy.local, "Nanny", Forked)
+            yield
+
+
+@pytest.fixture
+def workers_from_nothing() -> Iterator[None]:
+    """For tests of what happens while a worker loads its modules."""
+    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -222,7 +222,7 @@ def test_what_is_stored_together_is_read_once(
 
     monkeypatch.setattr(scenes, "_read_piece", counting)
     frame = index(tmp_path)
-    encoder = daskembed.load_encoder("untrained:tiny", precision="fp32", readers=4)
+    encoder = daskembed.load_encoder("untrained:least", precision="fp32", readers=4)
     embeddings = daskembed.embed(daskembed.open_tile(frame), encoder).compute(scheduler="synchronous")
     assert np.isfinite(embeddings.values).all()
     assert len(seen) == len(set(seen)) <= pieces
@@ -240,7 +240,7 @@ def write_chip_files(folder: Path, pixels: np.ndarray) -> None:
 
 
 def embeddings_of(folder: Path, precision: str, level: str) -> xr.DataArray:
-    encoder = daskembed.load_encoder("untrained:tiny", precision=precision)
+    encoder = daskembed.load_encoder("untrained:least", precision=precision)
     return daskembed.embed(daskembed.open_tile(index(folder)), encoder, level).compute(scheduler="synchronous")
 
 
@@ -275,7 +275,7 @@ def test_a_fill_value_of_zarr_2_is_no_nodata(pixels: np.ndarray, tmp_path: Path)
 def test_a_blue_of_zero_is_a_value_of_other_sensors(pixels: np.ndarray, tmp_path: Path) -> None:
     holed = np.clip(pixels[:4] // 10, 1, 255)
     holed[:, 10, 10] = 0
-    encoder = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor="naip", precision="fp32")
+    encoder = daskembed.load_encoder("untrained:least", encoder="clay-v1.5", sensor="naip", precision="fp32")
     write_raster(tmp_path / f"{TILE}.tif", holed, names=encoder.description.bands)
     index(tmp_path, encoder=encoder)["chip"][0].read()
     with pytest.raises(ChipRejectedError, match="B02 is 0"):
@@ -881,7 +881,7 @@ def client() -> Any:
 
 
 def run(source: Path, output: Path, client: Client, **options: Any) -> Any:
-    chosen = {"checkpoint": "untrained:tiny", "precision": "fp32", "cluster": client} | options
+    chosen = {"checkpoint": "untrained:least", "precision": "fp32", "cluster": client} | options
     return daskembed.run(TILE, source=str(source), output=str(output), **chosen)
 
 
@@ -891,7 +891,7 @@ def test_a_refused_tile_counts_as_its_chips_where_a_file_would_become_shorter(
     stored = np.maximum(np.round(pixels), 1).astype(np.int16)
     write_raster(tmp_path / f"{TILE}_20190416.tif", stored, tags={})
     bad = write_raster(tmp_path / f"{TILE}_20190501.tif", stored[:12], names=None, tags={})
-    encoder = daskembed.load_encoder("untrained:tiny", precision="fp32")
+    encoder = daskembed.load_encoder("untrained:least", precision="fp32")
     places = Storage(str(tmp_path)), Storage(str(tmp_path / "out"))
     chosen = settings.Settings(*places, encoder, "mean", "quarantine", Reading(), "001", 64)
     found = stages._look(chosen, TILE, None, [], {})
@@ -1002,7 +1002,7 @@ def test_a_raster_that_lies_elsewhere_is_refused(pixels: np.ndarray, tmp_path: P
 
 def test_chips_of_a_raster_beyond_its_tile_are_told(tmp_path: Path) -> None:
     """An image of more than the tile is taken whole, and the receipt says how much of it is elsewhere."""
-    naip = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor="naip", precision="fp32")
+    naip = daskembed.load_encoder("untrained:least", encoder="clay-v1.5", sensor="naip", precision="fp32")
     wide = np.zeros((4, 512, 13_000), np.uint8)
     write_raster(tmp_path / f"{TILE}.tif", wide, names=("red", "green", "blue", "nir"), compress="deflate")
     frame = index(tmp_path, encoder=naip)
@@ -1015,7 +1015,7 @@ def test_chips_of_a_raster_beyond_its_tile_are_told(tmp_path: Path) -> None:
 
 def test_pixels_of_feet(tmp_path: Path) -> None:
     """Of New York's state plane in US survey feet, at tile 18TWL; the encoder is told metres."""
-    naip = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor="naip", precision="fp32")
+    naip = daskembed.load_encoder("untrained:least", encoder="clay-v1.5", sensor="naip", precision="fp32")
     place = {"crs": "EPSG:2263", "transform": Affine(3, 0, 980_000, 0, -3, 200_000)}
     write_raster(tmp_path / "18TWL.tif", np.zeros((4, 512, 512), np.uint8), names=naip.description.bands, **place)
     frame = daskembed.index_tile("18TWL", str(tmp_path), encoder=naip)
@@ -1032,7 +1032,7 @@ def test_pixels_of_feet(tmp_path: Path) -> None:
 def test_a_plan_counts_the_chips_of_a_whole_tile(pixels: np.ndarray, tmp_path: Path) -> None:
     FORMS["Zarr 3"](tmp_path, pixels)
     planned = daskembed.plan(
-        TILE, source=str(tmp_path), output=str(tmp_path / "out"), checkpoint="untrained:tiny", device="cpu"
+        TILE, source=str(tmp_path), output=str(tmp_path / "out"), checkpoint="untrained:least", device="cpu"
     )
     assert (planned.chips, planned.chips_to_do) == (6, 6)
     left_out = "10.6 % of the pixels of the image are in no chip (--edge drop, --offset 0,0)"

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daskembed.clusters.machine import LOOPBACK
-from daskembed.clusters.machine import local as local
 from daskembed.clusters.presets import find_class, read_preset
 from daskembed.clusters.starting import check_asked, start, takes
+from daskembed.clusters.this_machine import LOOPBACK
+from daskembed.clusters.this_machine import local as local
 from daskembed.documents import parse_object
 from daskembed.errors import InputError
 
