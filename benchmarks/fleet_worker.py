@@ -73,5 +73,6 @@ async def serve(scheduler_file: str) -> None:
 
 
 if __name__ == "__main__":
-    stages.index, blocks.embed_block, stages.publish = index, embed_block, publish
+    for room, function in ((stages, index), (blocks, embed_block), (stages, publish)):
+        setattr(room, function.__name__, function)
     asyncio.run(serve(sys.argv[1]))
