@@ -24,7 +24,8 @@ from daskembed.errors import InputError, LockLostError, StorageError, TileError
 from daskembed.output import cube_state, lock
 from daskembed.output.status import OutputStatus, TileStatus, show, status
 from daskembed.output.validate.geoparquet import validate
-from daskembed.runs import cubes
+from daskembed.runs import cube_layout, cube_stages, cubes
+from daskembed.runs.display import summary
 from daskembed.runs.results import Progress
 from daskembed.sources import geotiff
 from daskembed.sources.baseline import MARK
@@ -222,7 +223,7 @@ def test_a_bad_chip_is_left_out_and_listed(copy: Copy) -> None:
     assert_holds(copy.open(), copy.paths, without=(damaged, headless))
     again = copy.write()
     assert (again.exit_status, again.encoded, again.quarantined) == (3, 0, result.quarantined)
-    assert "quarantined  2" in cubes.summary(again)
+    assert "quarantined  2" in summary(again)
 
 
 @pytest.mark.parametrize("spoil", [damage, lambda path: path.write_bytes(b"nothing")], ids=["pixels", "headers"])
@@ -307,13 +308,13 @@ def test_a_cube_with_a_damaged_object_is_made_sound_again(
 
 def test_what_killed_writers_left_in_a_cube_goes(copy: Copy, cube: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = copy.root.parent / "pixels/c/0/0/0/.1.0123abcd.tmp"
-    put = cubes.cube_metadata
+    put = cube_stages.cube_metadata
 
     def die(*args: object) -> dict[str, bytes]:
         left.touch()  # of a worker that died while it wrote what another has written
         return put(*args)
 
-    monkeypatch.setattr(cubes, "cube_metadata", die)
+    monkeypatch.setattr(cube_stages, "cube_metadata", die)
     copy.write()
     assert not left.exists()
     left.touch()  # of an earlier release
@@ -326,16 +327,16 @@ def test_a_run_that_lost_its_lock_makes_and_unmakes_no_cube(copy: Copy) -> None:
     copy.write()
     output = Storage(str(copy.output))
     with lock.hold(output, None) as held:
-        job = cubes.Job(Storage(str(copy.source)), output, lock=held)
+        job = cube_layout.Job(Storage(str(copy.source)), output, lock=held)
         copy.paths[0].unlink()
-        plan = cubes.plan_tile(job, TILE)
+        plan = cube_stages.plan_tile(job, TILE)
         assert not copy.root.exists()
         output.put(held.path, b'{"token": "another"}')
         before = contents(copy.output)
         for act in (
-            lambda: cubes.write_shard(job, TILE, len(plan.layout.bands), plan.to_do[0]),
-            lambda: cubes.finish_tile(job, plan, {}),
-            lambda: cubes.plan_tile(job, TILE),
+            lambda: cube_stages.write_shard(job, TILE, len(plan.layout.bands), plan.to_do[0]),
+            lambda: cube_stages.finish_tile(job, plan, {}),
+            lambda: cube_stages.plan_tile(job, TILE),
         ):
             with pytest.raises(LockLostError):
                 act()
@@ -430,7 +431,7 @@ def test_an_interrupted_run_says_what_it_gives_up(chips: Path, tmp_path: Path, c
     assert (result.exit_status, result.unfinished) == (130, 1)
     how, (line,) = states[-1]
     assert how == "interrupted"
-    assert line.startswith("interrupted: what is not finished is given up")
+    assert line.startswith("interrupted: 4 unfinished shards given up, finished ones are kept; no tile waits")
 
 
 def test_a_cube_on_an_object_store(s3: str, chips: Path, cube: Path, client: Client) -> None:
@@ -452,7 +453,7 @@ def write_to(s3: str, chips: Path, client: Client) -> daskembed.RunResult:
 
 
 def test_chips_of_two_grids_are_refused(chips: Path, tmp_path: Path) -> None:
-    job = cubes.Job(Storage(str(chips)), Storage(str(tmp_path)))
+    job = cube_layout.Job(Storage(str(chips)), Storage(str(tmp_path)))
     index = daskembed.index_tile(TILE, str(chips))
     other = index.loc[3, "source_url"]
 
@@ -470,7 +471,7 @@ def test_chips_of_two_grids_are_refused(chips: Path, tmp_path: Path) -> None:
         ({"west": index.loc[2, "west"], "east": index.loc[2, "east"]}, "are of one place and date"),
     ):
         with pytest.raises(TileError, match=message) as refused:
-            cubes.lay_out(job, changed(**values))
+            cube_layout.lay_out(job, changed(**values))
         assert str(other) in str(refused.value)
 
 
@@ -489,7 +490,7 @@ def test_a_cube_says_of_which_dates_the_offset_is_out(copy: Copy, cube: Path, tm
     notes = ["10 chips: B02 to B12 (10 bands): 1000 taken out (processing baseline 04.00)"]
     assert copy.receipt["notes"] == notes
     assert list(result.tiles[0].notes) == notes
-    assert f"note         {notes[0]}" in cubes.summary(result)
+    assert f"note         {notes[0]}" in summary(result)
     assert json.loads(copy.root.read_text())["attributes"][MARK] == [DATES[1]]
     assert MARK not in (cube / "zarr.json").read_text()
     whole = copy.open().to_numpy()
@@ -503,8 +504,8 @@ def test_a_cube_says_of_which_dates_the_offset_is_out(copy: Copy, cube: Path, tm
         last = chips.iloc[-1]
         assert "1000 was taken out when the cube was written" in last.scene.note
         np.testing.assert_array_equal(last.read(), whole[1, :, -512:, -512:])
-    job = cubes.Job(Storage(str(copy.output)), Storage(str(tmp_path)))
-    again, _ = cubes.lay_out(job, daskembed.index_tile(TILE, str(copy.output)))
+    job = cube_layout.Job(Storage(str(copy.output)), Storage(str(tmp_path)))
+    again, _ = cube_layout.lay_out(job, daskembed.index_tile(TILE, str(copy.output)))
     assert again is not None
     assert [str(day) for day in again.offset_applied] == [DATES[1]]
     # A receipt from before there were notes.
@@ -517,7 +518,7 @@ def test_a_cube_says_of_which_dates_the_offset_is_out(copy: Copy, cube: Path, tm
 
 def test_who_says_that_the_offset_is_out_has_it_said_by_the_cube(chips: Path, tmp_path: Path) -> None:
     index = daskembed.index_tile(TILE, str(chips), offset_applied="yes")
-    layout, _ = cubes.lay_out(cubes.Job(Storage(str(chips)), Storage(str(tmp_path))), index)
+    layout, _ = cube_layout.lay_out(cube_layout.Job(Storage(str(chips)), Storage(str(tmp_path))), index)
     assert layout is not None
     assert [str(day) for day in layout.offset_applied] == list(DATES)
 
@@ -526,22 +527,22 @@ def test_a_date_of_which_the_offset_is_out_of_some_chips_only_is_refused(copy: C
     first, second = copy.paths[:2]
     tag(first, PROCESSING_BASELINE="04.00")
     tag(second, scale=1e-4)
-    job = cubes.Job(Storage(str(copy.source)), Storage(str(copy.output)))
+    job = cube_layout.Job(Storage(str(copy.source)), Storage(str(copy.output)))
     found = rf"nothing tells of {second} whether .* and of {first}, of the same date, it is out: .* --offset-applied"
     with pytest.raises(TileError, match=found):
-        cubes.lay_out(job, daskembed.index_tile(TILE, str(copy.source)))
-    told = cubes.Job(job.source, job.output, Reading(offset_applied="no"))
-    layout, _ = cubes.lay_out(told, daskembed.index_tile(TILE, str(copy.source), offset_applied="no"))
+        cube_layout.lay_out(job, daskembed.index_tile(TILE, str(copy.source)))
+    told = cube_layout.Job(job.source, job.output, Reading(offset_applied="no"))
+    layout, _ = cube_layout.lay_out(told, daskembed.index_tile(TILE, str(copy.source), offset_applied="no"))
     assert layout is not None
     assert [str(day) for day in layout.offset_applied] == [DATES[0]]
 
 
 def test_chips_fall_into_shards_by_their_places(chips: Path, tmp_path: Path) -> None:
-    job = cubes.Job(Storage(str(chips)), Storage(str(tmp_path)))
+    job = cube_layout.Job(Storage(str(chips)), Storage(str(tmp_path)))
     index = daskembed.index_tile(TILE, str(chips))
     for edge, chips_off in (("north", -9), ("south", -9), ("west", 6), ("east", 6)):
         index.loc[14, edge] += chips_off * 5120
-    layout, shards = cubes.lay_out(job, index)
+    layout, shards = cube_layout.lay_out(job, index)
     assert layout is not None
     assert layout.shape == (2, 13, 11 * 512, 11 * 512)
     assert (layout.grid.west, layout.grid.north) == (index.loc[0, "west"], index.loc[0, "north"])
@@ -560,7 +561,7 @@ def test_a_bad_tile_fails_and_the_others_go_on(copy: Copy) -> None:
     )
     assert result.exit_status == 4
     assert {tile.tile: tile.status for tile in result.tiles} == {"33TUM": "failed", TILE: "done"}
-    assert "33TUM  no chips of tile 33TUM" in cubes.summary(result)
+    assert "33TUM  no chips of tile 33TUM" in summary(result)
 
 
 def test_what_cannot_work_is_refused(copy: Copy) -> None:

@@ -189,12 +189,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.html",
         help="save Dask's own report of the run; its profiles stay empty, as workers started here are not profiled",
     )
-    run.add_argument(
-        "--log-format",
-        choices=["text", "json"],
-        default="text",
-        help="json: on stdout one line an event, and nothing else (default: text)",
-    )
+    _add_log_format(run)
     run.add_argument("--tls", action="store_true", help="encrypt a cluster of this machine and let nobody else in")
     commands.add_parser(
         "run",
@@ -238,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     cube.add_argument("--workers", metavar="N|N..M", help="how many workers")
     cube.add_argument("--readers", type=int, metavar="N", help="threads of a task that read chips (default: 8)")
     cube.add_argument("--max-quarantined", type=float, metavar="SHARE", help="as for `run`, of chips with bad headers")
+    _add_log_format(cube)
     _add_meaning(cube)
 
     clusters = commands.add_parser(
@@ -318,6 +314,15 @@ def _load_for_workers(cluster: str | None) -> None:
 
     if may_fork(cluster or config.get("cluster")):
         begin("daskembed.runs.forked")
+
+
+def _add_log_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        default="text",
+        help="json: on stdout one line an event, and nothing else (default: text)",
+    )
 
 
 def _add_meaning(parser: argparse.ArgumentParser) -> None:
@@ -448,14 +453,14 @@ def _rules(options: argparse.Namespace) -> Rules | None:
 
 def _cube(options: argparse.Namespace) -> int:
     _look_first(options)
-    _load_for_workers(options.cluster)
     from daskembed.clusters.presets import parse_arguments
     from daskembed.clusters.quiet import quieten
-    from daskembed.runs.cubes import summary, write_cubes
-    from daskembed.runs.display import show_progress
+    from daskembed.runs.cubes import write_cubes
+    from daskembed.runs.display import print_event, show_progress
 
     quieten()
-    with show_progress() as progress:
+    as_json = options.log_format == "json"
+    with contextlib.nullcontext() if as_json else show_progress() as progress:
         result = write_cubes(
             options.tiles,
             source=options.source,
@@ -468,9 +473,9 @@ def _cube(options: argparse.Namespace) -> int:
             offset_applied=options.offset_applied,
             max_quarantined=options.max_quarantined,
             progress=progress,
+            events=print_event if as_json else None,
         )
-    print(summary(result))
-    return result.exit_status
+    return result.exit_status if as_json else _summary(result)
 
 
 def _clusters(options: argparse.Namespace) -> int:

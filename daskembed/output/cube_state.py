@@ -16,6 +16,7 @@ from daskembed.errors import (
     StorageError,
 )
 from daskembed.output.cube import PIXELS
+from daskembed.output.geozarr import ROOT
 from daskembed.output.receipts import STATE, TileRecord, now
 from daskembed.storage.stores import Storage
 
@@ -140,6 +141,16 @@ def read_notes(output: Storage, paths: set[str]) -> dict[str, Note]:
 def intact(notes: Mapping[str, Note], present: Mapping[str, int]) -> dict[str, Note]:
     """Those of some shards whose objects are there."""
     return {key: note for key, note in notes.items() if present.get(f"{PIXELS}/{key}", 0) == note.size}
+
+
+def damage(receipt: CubeReceipt, objects: Mapping[str, int]) -> str:
+    """What is not as a receipt says of its cube, given paths and bytes of the objects that are there; else nothing."""
+    cube = f"{receipt.tile}.zarr"
+    if receipt.file is not None and ROOT not in objects:
+        return f"{cube} is gone, or its {ROOT} is"
+    if (size := sum(objects.values())) != receipt.size:
+        return f"{cube} has {len(objects)} objects of {size} bytes, its receipt says {receipt.size}"
+    return ""
 
 
 def digest(objects: Mapping[str, str]) -> str:

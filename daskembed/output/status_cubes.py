@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from daskembed.errors import InputError
-from daskembed.output.cube_state import CUBES, failure_path, read_receipt, receipt_path
+from daskembed.output.cube_state import CUBES, damage, failure_path, read_receipt, receipt_path
 from daskembed.output.geozarr import ROOT
 from daskembed.output.receipts import read_record
 from daskembed.output.status import TileStatus
@@ -67,10 +67,9 @@ def _judge(storage: Storage, tile: str, known: set[str], notes: int) -> TileStat
         written, planned = len(receipt.shards) + notes, receipt.planned or None
         return as_cube("unfinished", parts_done=written, parts=planned, quarantined=receipt.quarantined)
     done = as_cube("done", files, receipt.chips, quarantined=receipt.quarantined)
-    again = "the same command makes it again"
-    if receipt.file is not None and not files:
-        return replace(done, status="missing", reason=f"{cube} is gone, or its {ROOT} is; {again}")
-    if (size := sum(sizes.values())) != receipt.size:
-        reason = f"{cube} has {len(sizes)} objects of {size} bytes, its receipt says {receipt.size}; {again}"
-        return replace(done, status="changed", reason=reason)
+    if found := damage(receipt, sizes):
+        gone = receipt.file is not None and not files
+        return replace(
+            done, status="missing" if gone else "changed", reason=f"{found}; the same command makes it again"
+        )
     return done

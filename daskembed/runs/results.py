@@ -263,15 +263,16 @@ class Event:
     time: str
     """UTC, ISO 8601."""
     event: str
-    """``run_started``, ``tile_started``, ``indexed``, ``embedded`` (a block), ``published``, ``skipped``, ``failed``,
-    ``retried``, ``quarantined``, ``notice``, ``progress`` (every half minute) or ``run_ended``."""
+    """``run_started``, ``tile_started``, ``indexed``, ``embedded`` (a block), ``written`` (a shard), ``published``,
+    ``skipped``, ``failed``, ``retried``, ``quarantined``, ``notice``, ``progress`` (every half minute) or
+    ``run_ended``."""
     tile: str | None = None
     block: int | None = None
     """Number of the block in its tile, from 0."""
     worker: str | None = None
     """Address of the worker that did it."""
     stage: str | None = None
-    """Of what is tried again: ``index``, ``embed``, ``examine`` or ``publish``."""
+    """Of what is tried again: ``index``, ``embed``, ``write``, ``examine`` or ``publish``."""
     reason: str | None = None
     file: str | None = None
     """Path or URL of the published file, the first where there are several."""
@@ -294,7 +295,7 @@ def left_by(result: RunResult) -> tuple[TileStatus, ...]:
     if not result.remaining:
         return ()
     try:
-        found = status(result.output, result.remaining, result.version).tiles
+        found = status(result.output, result.remaining, result.version or None).tiles
     except (InputError, StorageError):
         return ()
-    return tuple(tile for tile in found if tile.version)
+    return tuple(tile for tile in found if tile.kind == result.kind and tile.version == result.version)

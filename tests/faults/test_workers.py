@@ -25,7 +25,7 @@ from daskembed.runs import deadly_chips as trial
 from daskembed.runs import fleet, settings, stages
 from daskembed.runs import tiles as pipeline
 from daskembed.runs import window as flow
-from daskembed.runs.blocks import Block, examine
+from daskembed.runs.blocks import BlockSuspects
 from daskembed.runs.results import Progress
 from daskembed.testing import write_chips
 
@@ -184,14 +184,14 @@ def test_chips_that_kill_are_found_and_the_rest_is_as_without_them(small_tiles: 
     np.testing.assert_array_equal(np.stack(one["embeddings"]), np.stack(two["embeddings"]))
 
 
-def one_block(chips: Path, output: Path) -> tuple[settings.Settings, Block]:
-    """The first block of 33TUL, for the counting encoder."""
+def one_block(chips: Path, output: Path) -> BlockSuspects:
+    """The chips of the first block of 33TUL, for the counting encoder."""
     unset = dict.fromkeys(("level", "batch_size", "readers", "dates", "version", "on_nan"))
     options: dict[str, Any] = {"source": str(chips), "output": str(output), **TINY, **unset}
     _, chosen = pipeline.resolve("33TUL", **options)
     found = stages.index(chosen, "33TUL", None, [])
     assert found is not None
-    return chosen, found[1][0]
+    return BlockSuspects(found[1][0], chosen.encoder, chosen.level)
 
 
 @pytest.mark.usefixtures("small")
@@ -199,15 +199,15 @@ def test_where_a_process_dies_without_a_chip_none_is_condemned(
     small_tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As under a limit of memory that has room for one copy of the model."""
-    chosen, block = one_block(small_tiles, tmp_path)
+    suspects = one_block(small_tiles, tmp_path)
     monkeypatch.setenv("COUNTING_LIMIT_MB", "1")
     monkeypatch.setenv("COUNTING_SLEEP", "60")
     with pytest.raises(MemoryError, match="memory is short: the process that tries chips"):
-        examine(chosen, block)
+        trial.deadly_chips(suspects)
     monkeypatch.delenv("COUNTING_LIMIT_MB")
     monkeypatch.setattr(trial, "START_LIMIT", 3)
     with pytest.raises(SickMachineError, match="the process that tries chips does not start: takes longer than 3 s"):
-        examine(chosen, block)
+        trial.deadly_chips(suspects)
 
 
 @pytest.mark.long
@@ -221,10 +221,10 @@ def test_a_chip_that_hangs_is_found(small_tiles: Path, tmp_path: Path, monkeypat
         pixels = dataset.read()
         pixels[0, 0, 0] = 64663
         dataset.write(pixels)
-    chosen, block = one_block(tmp_path / "chips", tmp_path / "out")
+    suspects = one_block(tmp_path / "chips", tmp_path / "out")
     monkeypatch.setattr(trial, "CHIP_LIMIT", 8)
     with dask.config.set({"daskembed.retry-timeout": 0}):
-        found = examine(chosen, block)
+        found = trial.deadly_chips(suspects)
     assert {Path(url).name: why for url, why in found.items()} == {
         hanging.name: "is not read and embedded within 8 s, each time"
     }
