@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+# Read when torch and Dask are first imported. Tests run beside each other: each has one core, and does not spin on it.
+os.environ |= {"OMP_WAIT_POLICY": "passive", "DASK_DASKEMBED__TORCH_THREADS": "1"}
+
 import contextlib
 import multiprocessing.forkserver
-import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -41,7 +45,8 @@ class Forked(distributed.Nanny):  # type: ignore[misc]
 
 @pytest.fixture(scope="session", autouse=True)
 def _workers_are_forked() -> Iterator[None]:
-    with dask.config.set({"distributed.worker": {"multiprocessing-method": "forkserver", "preload": ["least"]}}):
+    forked = {"distributed.worker.multiprocessing-method": "forkserver", "distributed.worker.preload": ["least"]}
+    with dask.config.set(forked):
         get_mp_context().set_forkserver_preload(PRELOADED)
         multiprocessing.forkserver.ensure_running()
         with pytest.MonkeyPatch.context() as patch:

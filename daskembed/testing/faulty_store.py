@@ -39,6 +39,8 @@ class _Refusal:
 class FaultyProxy:
     """An HTTP proxy on the loopback address: name its `url` as ``AWS_ENDPOINT_URL``.
 
+    Use it as a context manager. `counts` says how many requests there were and what they met.
+
     Parameters
     ----------
     target
@@ -54,8 +56,6 @@ class FaultyProxy:
     methods, matching
         Only requests with one of these methods, and with a path (and query) in which this regular expression is found,
         meet faults. Counts tell of these requests alone.
-
-    Use it as a context manager. `counts` says how many requests there were and what they met.
     """
 
     def __init__(
