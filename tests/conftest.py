@@ -31,7 +31,7 @@ from daskembed.testing import FaultyProxy, write_chips
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-PRELOADED = ["distributed", "torch", "rasterio", "geopandas", "dask_geopandas", "zarr", "daskembed.stages"]
+PRELOADED = ["distributed", "torch", "rasterio", "geopandas", "dask_geopandas", "zarr", "daskembed.runs.stages"]
 """What workers load: seconds each time that a process starts from nothing."""
 
 
