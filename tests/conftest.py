@@ -25,17 +25,18 @@ from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
 from daskembed.storage import stores as storage_module
+from daskembed.storage.opening import open_store
 from daskembed.testing import FaultyProxy, write_chips
 
 # A busy machine is no reason to fail.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-PRELOADED = ["distributed", "torch", "rasterio", "geopandas", "dask_geopandas", "zarr", "daskembed.runs.stages"]
+PRELOADED = ["daskembed.runs.forked"]
 """What workers load: seconds each time that a process starts from nothing."""
 
 
-class Forked(distributed.Nanny):
+class Forked(distributed.Nanny):  # type: ignore[misc]
     """A worker's process is a copy of one that has loaded its modules; that one's environment is of the beginning."""
 
     def __init__(self, *arguments: Any, env: dict[str, str] | None = None, **options: Any) -> None:
@@ -121,7 +122,7 @@ def lying(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         def begin(lies: dict[str, tuple[int, bytes]], times: int = 1) -> Lying:
             proxy = stack.enter_context(Lying(s3_server, lies, times))
             monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-            monkeypatch.setattr(storage_module, "open_store", storage_module.open_store.__wrapped__)
+            monkeypatch.setattr(storage_module, "open_store", open_store.__wrapped__)
             return proxy
 
         yield begin
