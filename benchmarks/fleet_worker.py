@@ -73,5 +73,6 @@ async def serve(scheduler_file: str) -> None:
 
 
 if __name__ == "__main__":
-    stages.index, stages.embed_block, stages.publish = index, embed_block, publish
+    for function in (index, embed_block, publish):
+        setattr(stages, function.__name__, function)
     asyncio.run(serve(sys.argv[1]))

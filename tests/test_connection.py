@@ -506,6 +506,8 @@ def test_local_starts_processes_that_have_their_threads(monkeypatch: pytest.Monk
         return [type(handler).__name__ for handler in logging.getLogger("distributed").handlers]
 
     # As in a run, settings have been read here before: what is set for the workers must outlast that.
+    monkeypatch.delenv("DASK_DASKEMBED__TORCH_THREADS")
+    monkeypatch.delitem(dask.config.config["daskembed"], "torch_threads")
     assert config.get("torch-threads") is None
     cores = dask.system.cpu_count()
     # Two workers: one alone would have all cores anyway.
