@@ -490,7 +490,7 @@ def _clusters(options: argparse.Namespace) -> int:
         from daskembed.clusters.quiet import quieten
 
         quieten()
-        print(check(options.check, arguments=parse_arguments(options.cluster_arg)))
+        print(check(options.check, cluster_arguments=parse_arguments(options.cluster_arg)))
         return 0
     width = max(map(len, presets()))
     for name in presets():

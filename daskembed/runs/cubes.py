@@ -212,7 +212,7 @@ def write_cubes(
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
     chosen = cluster if cluster is not None else config.get("cluster")
     if isinstance(chosen, str):
-        check_connection(chosen, arguments=cluster_arguments, workers=workers)
+        check_connection(chosen, cluster_arguments=cluster_arguments, workers=workers)
     there = ahead.check_source(job.source, names)
     with lock.hold(job.output, None) as check:
         if not there:
@@ -228,7 +228,7 @@ def write_cubes(
             _refuse_local(job, f"of the cluster {chosen!r}")
         with (
             dask.config.set(DASK_CONFIG),
-            connect(chosen, arguments=cluster_arguments, workers=workers) as client,
+            connect(chosen, cluster_arguments=cluster_arguments, workers=workers) as client,
         ):
             return _run_on(client, job, names, check, progress)
 
