@@ -54,7 +54,9 @@ class _Chips(Dataset[tuple[Tensor, str]]):
 def run() -> list[Row]:
     """The two in turn, models loaded beforehand; the ratio of each pair of rounds."""
     torch.set_num_threads(CORES)
-    model = ClayV0(untrained_state(clay_v0, "small", 0), device=torch.device("cpu"), dtype=torch.float32)
+    model = clay_v0.build(
+        untrained_state(clay_v0, "small", 0), clay_v0.describe("tiny"), device=torch.device("cpu"), dtype=torch.float32
+    )
     model.transformer.__class__ = _Eager
     plain, ours = [], []
     with tempfile.TemporaryDirectory() as folder, connect("local") as client:
