@@ -20,7 +20,7 @@ from distributed.core import Status
 
 from daskembed import config
 from daskembed.clusters import connection as clusters
-from daskembed.clusters import machine
+from daskembed.clusters import this_machine
 from daskembed.clusters.connection import connect
 from daskembed.clusters.presets import copy_preset, is_installed, parse_arguments, parse_workers, presets, read_preset
 from daskembed.errors import InputError
@@ -262,7 +262,7 @@ def test_cluster_whose_workers_are_refused(
 
 
 def test_gpus_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "DEVICES", tmp_path)
+    monkeypatch.setattr(this_machine, "DEVICES", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     module = ModuleType("dask_cuda")
     module.LocalCUDACluster = NoMachines  # type: ignore[attr-defined]
@@ -502,11 +502,13 @@ def test_local_starts_processes_that_have_their_threads(monkeypatch: pytest.Monk
         return [type(handler).__name__ for handler in logging.getLogger("distributed").handlers]
 
     # As in a run, settings have been read here before: what is set for the workers must outlast that.
+    monkeypatch.delenv("DASK_DASKEMBED__TORCH_THREADS")
+    monkeypatch.delitem(dask.config.config["daskembed"], "torch_threads")
     assert config.get("torch-threads") is None
     cores = dask.system.cpu_count()
     # Two workers: one alone would have all cores anyway.
-    monkeypatch.setattr(machine, "CORES_A_WORKER", max(1, cores // 2))
-    workers = cores // local.CORES_A_WORKER
+    monkeypatch.setattr(this_machine, "CORES_A_WORKER", max(1, cores // 2))
+    workers = cores // this_machine.CORES_A_WORKER
     with connect("local") as client:
         client.wait_for_workers(workers, timeout=60)
         found = list(client.run(torch_threads).values())
@@ -534,7 +536,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, i
     def make(cores: int, gigabytes: float) -> Path:
         monkeypatch.setattr(dask.system, "cpu_count", lambda: cores)
         monkeypatch.setattr(distributed.system, "memory_limit", lambda: int(gigabytes * 2**30))
-        monkeypatch.setattr(machine, "DEVICES", tmp_path)
+        monkeypatch.setattr(this_machine, "DEVICES", tmp_path)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         return tmp_path
 
@@ -566,7 +568,7 @@ def test_local_shares_cores_and_memory(
     share: int,
 ) -> None:
     machine(cores, gigabytes)
-    machine.local()
+    this_machine.local()
     assert started[0]["n_workers"] == workers
     assert started[0]["threads_per_worker"] == 2
     assert started[0]["env"]["DASK_DASKEMBED__TORCH_THREADS"] == str(share)
@@ -576,7 +578,7 @@ def test_local_shares_cores_and_memory(
 
 def test_local_takes_arguments(machine: Callable[[int, int], Path], started: list[dict[str, Any]]) -> None:
     machine(8, 64)
-    machine.local(memory_limit="8GiB", threads_per_worker=3)
+    this_machine.local(memory_limit="8GiB", threads_per_worker=3)
     assert started[0]["memory_limit"] == "8GiB"
     assert started[0]["threads_per_worker"] == 3
     assert started[0]["n_workers"] == 1
@@ -589,7 +591,7 @@ def test_local_shares_among_the_workers_asked_for(
     machine: Callable[[int, int], Path], started: list[dict[str, Any]], asked: dict[str, int], workers: int
 ) -> None:
     machine(8, 64)
-    machine.local(**asked)
+    this_machine.local(**asked)
     assert started[0]["n_workers"] == workers
     assert started[0]["env"]["DASK_DASKEMBED__TORCH_THREADS"] == "2"
     assert started[0]["memory_limit"] == 16 * 2**30
@@ -611,7 +613,7 @@ def test_local_says_when_memory_is_short(
     machine: Callable[[int, int], Path], started: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     machine(8, 1.5)
-    machine.local()
+    this_machine.local()
     assert started[0]["n_workers"] == 1
     assert caplog.messages == [
         "warning: a worker has 1.5 GiB of this machine's memory and takes about 2 with the released weights: it may be "
@@ -643,5 +645,5 @@ def test_local_says_that_there_are_gpus(
         (folder / name).touch()
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    machine.local()
+    this_machine.local()
     assert caplog.messages == said

@@ -38,7 +38,7 @@ SHAPES = {"mean": (256,), "patch": (16, 16, 256), "group": (6, 16, 16, 256)}
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return daskembed.load_encoder("untrained:tiny", precision="fp32", batch_size=4, readers=2)
+    return daskembed.load_encoder("untrained:least", precision="fp32", batch_size=4, readers=2)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def expected(loaded: xr.DataArray) -> dict[str, np.ndarray]:
 
 def encode_directly(loaded: xr.DataArray, level: str) -> np.ndarray:
     model = clay_v0.build(
-        untrained_state(clay_v0, "tiny", 0), clay_v0.describe("tiny"), device=torch.device("cpu"), dtype=torch.float32
+        untrained_state(clay_v0, "least", 0), clay_v0.describe("least"), device=torch.device("cpu"), dtype=torch.float32
     )
     lat, lon, day = (loaded.coords[name].to_numpy() for name in ("lat", "lon", "date"))
     latlon, time = clay_v0.metadata(Place(lat[:, None], lon[:, None], day, np.full(len(lat), 10.0)))
@@ -202,7 +202,7 @@ def test_embeddings_are_the_encoders(
 def test_embeddings_do_not_depend_on_blocks_and_batches(
     index: gpd.GeoDataFrame, expected: dict[str, np.ndarray], chips_a_block: int, batch_size: int
 ) -> None:
-    encoder = daskembed.load_encoder("untrained:tiny", precision="fp32", batch_size=batch_size, readers=1)
+    encoder = daskembed.load_encoder("untrained:least", precision="fp32", batch_size=batch_size, readers=1)
     embeddings = daskembed.embed(daskembed.open_tile(index, chips_a_block=chips_a_block), encoder)
     assert relative_error(embeddings.values, expected["mean"]) < 1e-6
 
@@ -276,13 +276,13 @@ def names(embeddings: xr.DataArray) -> tuple[str, ...]:
 
 
 def test_same_work_same_names(index: gpd.GeoDataFrame, cube: xr.DataArray, encoder: Encoder) -> None:
-    again = daskembed.load_encoder("untrained:tiny:0", precision="fp32", batch_size=4, readers=2)
+    again = daskembed.load_encoder("untrained:least:0", precision="fp32", batch_size=4, readers=2)
     reopened = daskembed.open_tile(index, chips_a_block=2)
     assert names(daskembed.embed(reopened, again)) == names(daskembed.embed(cube, encoder))
 
 
 def test_other_work_other_names(index: gpd.GeoDataFrame, cube: xr.DataArray, encoder: Encoder) -> None:
-    other = daskembed.load_encoder("untrained:tiny:1", precision="fp32", batch_size=4, readers=2)
+    other = daskembed.load_encoder("untrained:least:1", precision="fp32", batch_size=4, readers=2)
     later = cube.assign_coords(date=("chip", cube.date.values + np.timedelta64(1, "D")))
     works = [
         daskembed.embed(cube, encoder),

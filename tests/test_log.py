@@ -19,7 +19,7 @@ from daskembed.runs import dashboard, reporting, stages
 from daskembed.runs.results import Event
 from daskembed.testing import write_chips
 
-TINY = {"checkpoint": "untrained:tiny:0", "precision": "fp32"}
+TINY = {"checkpoint": "untrained:least:0", "precision": "fp32"}
 SHOWN = "https://store.example/bucket/chip.tif"
 SECRET = "https://me:hunter2@store.example/bucket/chip.tif?X-Amz-Signature=abcdef"
 
@@ -56,7 +56,7 @@ def run(client: Client, source: Path, tmp_path: Path, tiles: str = "33TUL") -> l
 
 def test_the_command_prints_one_line_of_json_an_event(capsys, cluster, client, source, tmp_path):
     command = ["run", "--tiles", "33TUL,33TUM,33TUN", "--source", str(source), "--output", str(tmp_path / "out")]
-    command += ["--checkpoint", "untrained:tiny:0", "--precision", "fp32", "--cluster", "tcp://scheduler"]
+    command += ["--checkpoint", "untrained:least:0", "--precision", "fp32", "--cluster", "tcp://scheduler"]
     command += ["--log-format", "json"]
     with pytest.MonkeyPatch.context() as patch:
         # The address of a cluster within this process is no tcp:// one.

@@ -30,7 +30,7 @@ from daskembed.runs.results import Event, Progress
 from daskembed.testing import write_chips
 
 TILES = ("33TUL", "33TUM")
-TINY = {"checkpoint": "untrained:tiny:0", "precision": "fp32"}
+TINY = {"checkpoint": "untrained:least:0", "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")

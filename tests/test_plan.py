@@ -27,7 +27,7 @@ from daskembed.runs.results import Expected, RunResult, TileResult
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 
-TINY = {"checkpoint": "untrained:tiny", "precision": "bf16"}
+TINY = {"checkpoint": "untrained:least", "precision": "bf16"}
 SPEED = Speed(2.0, "device", first_seconds=10.0, start_seconds=90.0, basis="made up")
 PLAN = Plan(
     output="/out",
@@ -239,7 +239,7 @@ def test_speed_follows_the_precision(chips, tmp_path) -> None:
 
 
 def test_auto_precision_is_the_devices_own(chips, tmp_path) -> None:
-    given = {"source": str(chips), "output": str(tmp_path / "out"), "checkpoint": "untrained:tiny"}
+    given = {"source": str(chips), "output": str(tmp_path / "out"), "checkpoint": "untrained:least"}
     none = dict.fromkeys(("level", "batch_size", "readers", "dates", "version", "on_nan"))
     fp32, bf16 = (planning.resolve("33TUL", precision=one, **given, **none)[1] for one in ("fp32", "bf16"))
     daskembed.plan("33TUL", device="t4", **given)
@@ -372,13 +372,13 @@ def test_describe_bytes(number, text) -> None:
 )
 def test_a_machine_that_is_there_needs_not_boot(flags, start, chips, tmp_path, capsys) -> None:
     asked = ["--tiles", "33TUL", "--source", str(chips), "--output", str(tmp_path / "out")]
-    assert main(["plan", *asked, "--checkpoint", "untrained:tiny", *flags]) == 0
+    assert main(["plan", *asked, "--checkpoint", "untrained:least", *flags]) == 0
     assert start in capsys.readouterr().out
 
 
 def test_the_command_takes_the_flags_of_run(chips, tmp_path, capsys) -> None:
     flags = ["--tiles", "33TUL,22JGS", "--source", str(chips), "--output", str(tmp_path / "out"), "--level", "group"]
-    flags += ["--checkpoint", "untrained:tiny", "--cluster", "coiled", "--precision", "bf16", "--batch-size", "8"]
+    flags += ["--checkpoint", "untrained:least", "--cluster", "coiled", "--precision", "bf16", "--batch-size", "8"]
     flags += ["--readers", "4", "--version", "7", "--on-nan", "fill", "--dates", "2019-01-01/2019-12-31", "--overwrite"]
     flags += ["--listen", "0.0.0.0", "--tls"]
     assert main(["plan", *flags, "--device", "a10g", "--workers", "1..20", "--price-per-hour", "1.5"]) == 0
@@ -395,7 +395,7 @@ def test_the_command_takes_the_flags_of_run(chips, tmp_path, capsys) -> None:
 
 def test_the_command_refuses_what_the_run_would_refuse(finished, folder, capsys) -> None:
     made, _ = finished
-    flags = ["plan", "--tiles", "33TUL", "--output", str(folder / "out"), "--checkpoint", "untrained:tiny"]
+    flags = ["plan", "--tiles", "33TUL", "--output", str(folder / "out"), "--checkpoint", "untrained:least"]
     source = ["--source", str(made / "chips"), "--device", "a10g"]
     assert main([*flags, *source, "--level", "patch"]) == 2
     assert "level mean, not patch" in capsys.readouterr().err

@@ -33,7 +33,7 @@ from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 from daskembed.testing import refuse_to_compute, write_chips
 
-TINY = {"checkpoint": "untrained:tiny", "precision": "fp32"}
+TINY = {"checkpoint": "untrained:least", "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_rows_order_schema_footer_and_receipt(client, chips, tmp_path, small_blo
     footer = json.loads(pq.read_metadata(file).metadata[b"daskembed"])
     assert footer["untrained"] is True
     assert (footer["level"], footer["precision"], footer["shape"]) == ("patch", "fp32", [16, 16, 256])
-    assert (footer["encoder"], footer["checkpoint"], footer["sha256"]) == ("clay-v0", "untrained:tiny:0", None)
+    assert (footer["encoder"], footer["checkpoint"], footer["sha256"]) == ("clay-v0", "untrained:least:0", None)
     receipt = receipt_of(out)
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     assert receipt["files"] == [{"name": file.name, "size": file.stat().st_size, "sha256": sha256}]
@@ -169,7 +169,7 @@ def test_a_finished_tile_is_skipped_and_other_settings_are_refused(client, chips
     assert file.stat().st_mtime_ns == made
     for options, word in (
         ({"level": "group"}, "level mean, not group"),
-        ({"checkpoint": "untrained:tiny:1"}, "checkpoint untrained:tiny:0, not untrained:tiny:1"),
+        ({"checkpoint": "untrained:least:1"}, "checkpoint untrained:least:0, not untrained:least:1"),
         ({"precision": "bf16"}, "precision fp32, not bf16"),
         ({"dates": "2019-01-01/2019-12-31"}, "dates all, not 2019-01-01/2019-12-31"),
     ):
@@ -624,7 +624,7 @@ def test_windows_of_many_tiles_finish_in_order(client, my_chips, tmp_path, monke
 
 def test_the_command_tells_what_it_did(chips, tmp_path):
     command = [sys.executable, "-m", "daskembed", "run", "--tiles", "33TUL,27WXN", "--source", str(chips)]
-    command += ["--checkpoint", "untrained:tiny", "--output", str(tmp_path)]
+    command += ["--checkpoint", "untrained:least", "--output", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 4, done.stderr
     lines = done.stdout.splitlines()
@@ -677,5 +677,5 @@ def test_real_chips_give_the_expected_embeddings(client, shared, tmp_path, level
 @pytest.mark.real
 def test_a_real_chip_with_nan_is_quarantined_with_exit_status_3(shared, tmp_path, capsys):
     command = ["run", "--tiles", "29UNU", "--source", str(shared / "data" / "chips_bad"), "--output", str(tmp_path)]
-    assert main([*command, "--checkpoint", "untrained:tiny"]) == 3
+    assert main([*command, "--checkpoint", "untrained:least"]) == 3
     assert "not finite: 108544 in vh, 108544 in vv, 57344 in dem" in capsys.readouterr().out

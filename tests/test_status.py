@@ -52,7 +52,7 @@ def made(chips, tmp_path_factory) -> Path:
             "33TUL,22JGS",
             source=str(folder / "chips"),
             output=str(folder / "out"),
-            checkpoint="untrained:tiny",
+            checkpoint="untrained:least",
             precision="fp32",
             cluster=client,
         )

@@ -58,7 +58,7 @@ def made(client, chips, tmp_path_factory) -> Path:
 
 
 def run(client: Client, tiles: str, folder: Path, **more: Any) -> None:
-    given = {"source": str(folder / "chips"), "output": str(folder / "out"), "checkpoint": "untrained:tiny"}
+    given = {"source": str(folder / "chips"), "output": str(folder / "out"), "checkpoint": "untrained:least"}
     daskembed.run(tiles, precision="fp32", cluster=client, **given, **more)
 
 

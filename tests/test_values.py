@@ -83,7 +83,7 @@ FORMS = {"chip": as_chip, "raster": as_raster, "zarr": as_zarr}
 
 
 def encoder_of(sensor: str) -> Any:
-    return daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor=sensor, precision="fp32")
+    return daskembed.load_encoder("untrained:least", encoder="clay-v1.5", sensor=sensor, precision="fp32")
 
 
 def chip_of(folder: Path | str, sensor: str | None = None, **options: Any) -> Any:

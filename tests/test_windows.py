@@ -26,7 +26,7 @@ from daskembed.testing import landscape
 
 TILE = "33TUL"
 ENCODER = "clay-v1.5"
-WEIGHTS: dict[str, Any] = {"checkpoint": "untrained:tiny", "encoder": ENCODER, "precision": "fp32"}
+WEIGHTS: dict[str, Any] = {"checkpoint": "untrained:least", "encoder": ENCODER, "precision": "fp32"}
 SENTINEL2 = CLAY_V0.names[:10]
 
 
@@ -180,7 +180,7 @@ def test_another_resolution_is_the_files_own(tmp_path: Path, chips: Path) -> Non
     pixels = landscape(512, 512)[:10]
     write_ten_bands(tmp_path, pixels, SENTINEL2)
     fine = compute(embed(tmp_path))
-    v0 = daskembed.load_encoder("untrained:tiny", precision="fp32")
+    v0 = daskembed.load_encoder("untrained:least", precision="fp32")
     with pytest.raises(TileError, match=r"has the bands B02 .* B12: vh, vv, dem are missing"):
         embed(tmp_path, "mean", encoder=v0)
     with rasterio.open(tmp_path / f"{TILE}_20190416.tif", "r+") as file:
@@ -216,8 +216,8 @@ def test_real_chips_through_the_whole_flow(size: str, shared: Path, tmp_path: Pa
 
 def test_a_folder_of_both_encoders_is_read_by_encoder(chips: Path, client: Client, tmp_path: Path) -> None:
     given: dict[str, Any] = {"source": str(chips), "output": str(tmp_path), "cluster": client, "precision": "fp32"}
-    daskembed.run(TILE, **given, checkpoint="untrained:tiny", version="001")
-    daskembed.run(TILE, **given, checkpoint="untrained:tiny", encoder=ENCODER, version="002")
+    daskembed.run(TILE, **given, checkpoint="untrained:least", version="001")
+    daskembed.run(TILE, **given, checkpoint="untrained:least", encoder=ENCODER, version="002")
     for name, rows, dim in (("clay-v0", 4, 256), (ENCODER, 16, 192)):
         frame = compute(daskembed.open_embeddings(str(tmp_path), encoder=name))
         assert len(frame) == rows

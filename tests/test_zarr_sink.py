@@ -46,7 +46,7 @@ FILE = NAME.replace(".zarr", ".gpq")
 DAYS = (date(2019, 4, 1), date(2019, 4, 16))
 WEST, NORTH, CHIP = 299_995.0, 5_100_005.0, 5120.0
 ROOT = f"{NAME}/zarr.json"
-TINY: dict[str, Any] = {"checkpoint": "untrained:tiny", "precision": "fp32"}
+TINY: dict[str, Any] = {"checkpoint": "untrained:least", "precision": "fp32"}
 
 
 def provenance(level: str = "patch", **more: Any) -> dict[str, Any]:
@@ -758,7 +758,7 @@ def test_a_run_to_a_bucket(s3: str, source: Path, made: Path) -> None:
 def test_flags_that_are_refused(
     flags: list[str], message: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["--tiles", "33TUL", "--source", str(source), "--checkpoint", "untrained:tiny", "--level", "mean"]
+    given = ["--tiles", "33TUL", "--source", str(source), "--checkpoint", "untrained:least", "--level", "mean"]
     for command in ("run", "plan"):
         assert main([command, *given, "--output", str(tmp_path / "out"), *flags]) == 2
         assert message in capsys.readouterr().err

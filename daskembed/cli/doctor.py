@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from daskembed import config
-from daskembed.clusters.machine import gpus
+from daskembed.clusters.this_machine import gpus
 from daskembed.runs.display import describe_bytes
 
 PACKAGES = (

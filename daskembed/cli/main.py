@@ -311,6 +311,15 @@ def _look_first(options: argparse.Namespace) -> None:
         shares_files(options.cluster)
 
 
+def _load_for_workers(cluster: str | None) -> None:
+    """Have another process load what workers need, while this one looks at what is to be done."""
+    from daskembed.clusters.connection import may_fork
+    from daskembed.clusters.forks import begin
+
+    if may_fork(cluster or config.get("cluster")):
+        begin("daskembed.runs.forked")
+
+
 def _add_meaning(parser: argparse.ArgumentParser) -> None:
     """Flags that say what the files' numbers are."""
     meaning = parser.add_argument_group("what the files' numbers are, where it is not clear")
@@ -330,6 +339,7 @@ def _add_meaning(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     _look_first(options)
+    _load_for_workers(options.cluster)
     from daskembed.clusters.presets import parse_arguments
     from daskembed.clusters.quiet import quieten
     from daskembed.runs.display import print_event, show_progress
@@ -438,6 +448,7 @@ def _rules(options: argparse.Namespace) -> Rules | None:
 
 def _cube(options: argparse.Namespace) -> int:
     _look_first(options)
+    _load_for_workers(options.cluster)
     from daskembed.clusters.presets import parse_arguments
     from daskembed.clusters.quiet import quieten
     from daskembed.runs.cubes import summary, write_cubes
@@ -494,6 +505,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    _load_for_workers("local")
     from daskembed.cli.demo import demo
     from daskembed.clusters.quiet import quieten
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daskembed.clusters.machine import LOOPBACK
-from daskembed.clusters.machine import local as local
+from daskembed.clusters.forks import additions
 from daskembed.clusters.presets import find_class, read_preset
 from daskembed.clusters.starting import check_asked, start, takes
+from daskembed.clusters.this_machine import LOOPBACK
+from daskembed.clusters.this_machine import local as local
 from daskembed.documents import parse_object
 from daskembed.errors import InputError
 
@@ -32,6 +33,11 @@ _log = logging.getLogger(__name__)
 def shares_files(cluster: str) -> bool | None:
     """Whether the workers of `cluster` (as of `connect`) see this machine's files; None where nobody says."""
     return None if _is_scheduler(cluster) else read_preset(cluster).get("shares_files")
+
+
+def may_fork(cluster: str) -> bool:
+    """Whether workers of `cluster` may be forks: it is the one of this package on this machine's CPU."""
+    return not _is_scheduler(cluster) and read_preset(cluster)["class"] == "daskembed.clusters.local"
 
 
 def check_connection(
@@ -95,6 +101,7 @@ def connect(
 def _connect(
     cluster: str, arguments: Mapping[str, Any] | None, workers: int | str | None, listen: str | None, tls: bool
 ) -> Iterator[Client]:
+    import dask
     import distributed
 
     from daskembed.clusters import quiet
@@ -110,7 +117,9 @@ def _connect(
         return
     preset = read_preset(cluster)
     plugins = [find_class(name, cluster, preset)() for name in preset.get("plugins", [])]
+    forked = may_fork(cluster) and additions() is not None
     with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"} if forked else {}),
         start(preset, cluster, arguments=arguments, workers=workers, listen=listen, tls=tls) as started,
         _client(
             started, f"the scheduler of the cluster {cluster!r} does not answer", "the cluster is closed"

@@ -13,8 +13,8 @@ from concurrent.futures import Future, wait
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from daskembed.clusters.machine import DEVICES, gpus, local
 from daskembed.clusters.presets import find_class, parse_workers
+from daskembed.clusters.this_machine import DEVICES, gpus, local
 from daskembed.errors import InputError
 from daskembed.text import visible
 

@@ -60,6 +60,8 @@ def load_encoder(
 ) -> Encoder:
     """Check a checkpoint and describe the encoder in it; workers load its weights when they first need them.
 
+    None takes the configuration's value.
+
     Parameters
     ----------
     checkpoint
@@ -78,8 +80,6 @@ def load_encoder(
     readers
         Threads of a worker that read and decode chips; 16 beside a GPU and 8 beside a CPU where the configuration
         says nothing either.
-
-    None takes the configuration's value.
 
     Raises
     ------

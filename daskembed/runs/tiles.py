@@ -93,7 +93,7 @@ def run(
     progress: Callable[[Progress], None] | None = None,
     events: Callable[[Event], None] | None = None,
 ) -> RunResult:
-    """Embed tiles: one published file and one receipt each.
+    """Embed tiles: one published file and one receipt each. None takes the configuration's value.
 
     Parameters
     ----------
@@ -139,8 +139,6 @@ def run(
         Called with the run's state after every change.
     events
         Called with what happens, one `daskembed.runs.results.Event` at a time.
-
-    None takes the configuration's value.
 
     Raises
     ------
