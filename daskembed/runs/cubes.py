@@ -117,7 +117,7 @@ def write_cubes(
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
     chosen = cluster if cluster is not None else config.get("cluster")
     if isinstance(chosen, str):
-        check_connection(chosen, arguments=cluster_arguments, workers=workers)
+        check_connection(chosen, cluster_arguments=cluster_arguments, workers=workers)
     there = ahead.check_source(job.source, names)
     with lock.hold(job.output, None) as check:
         told = partial(_report, output=job.output, progress=progress, events=events)
@@ -136,7 +136,7 @@ def write_cubes(
         try:
             with (
                 dask.config.set(DASK_CONFIG),
-                connect(chosen, arguments=cluster_arguments, workers=workers) as client,
+                connect(chosen, cluster_arguments=cluster_arguments, workers=workers) as client,
             ):
                 result = on_client(client)
         except KeyboardInterrupt:

@@ -34,11 +34,11 @@ from daskembed.runs.embed_tasks import EmbedTiles
 from daskembed.runs.expected import recall
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
-from daskembed.runs.settings import Settings, chips_a_block, parse_dates
+from daskembed.runs.settings import Settings, chips_a_block
 from daskembed.runs.visibility import arrange, refuse_source
 from daskembed.runs.window import DASK_CONFIG, Window
 from daskembed.sources.kinds import no_chips
-from daskembed.sources.reading import EDGE, NO_RULES, Reading, Rules, yes_or_no
+from daskembed.sources.reading import EDGE, NO_RULES, Reading, Rules, parse_dates, yes_or_no
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local
 
@@ -146,7 +146,7 @@ def run(
         )
     shared = None
     if isinstance(chosen, str):
-        check_connection(chosen, arguments=cluster_arguments, workers=workers, listen=listen, tls=tls)
+        check_connection(chosen, cluster_arguments=cluster_arguments, workers=workers, listen=listen, tls=tls)
         shared = shares_files(chosen)
     names, place = tiles_of(tiles), Storage(source or config.get("source"))
     conclude = partial(_conclude, progress=progress, events=events)
@@ -216,7 +216,7 @@ def run(
         try:
             with (
                 dask.config.set(DASK_CONFIG),
-                connect(chosen, arguments=cluster_arguments, workers=workers, listen=listen, tls=tls) as client,
+                connect(chosen, cluster_arguments=cluster_arguments, workers=workers, listen=listen, tls=tls) as client,
             ):
                 result = on_client(client)
         except KeyboardInterrupt:
@@ -273,7 +273,7 @@ def resolve(
         raise InputError(f"unknown --on-nan {missing!r}: choose one of {', '.join(ON_NAN)}")
 
     def check_level(needs: Description) -> str:
-        chosen = needs.check_level(level or config.get("level") or next(iter(needs.levels)))
+        chosen = needs.check_level(level or config.get("level"))
         for sink in map(get_sink, formats):
             sink.check_level(needs, chosen)
         return chosen
