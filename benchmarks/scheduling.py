@@ -21,7 +21,7 @@ from benchmarks.common import Row, resident_bytes
 from daskembed.errors import InputError
 from daskembed.geo.mgrs import SIDE, square_of
 from daskembed.runs import settings
-from daskembed.runs.results import Progress
+from daskembed.runs.progress import Progress
 from daskembed.runs.tiles import run as run_tiles
 from daskembed.testing import write_chips
 

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from daskembed.runs.cubes import write_cubes as write_cubes
     from daskembed.runs.plan import Plan as Plan
     from daskembed.runs.plan import plan as plan
+    from daskembed.runs.progress import Event as Event
+    from daskembed.runs.progress import Progress as Progress
     from daskembed.runs.rates import Speed as Speed
-    from daskembed.runs.results import Event as Event
     from daskembed.runs.results import Expected as Expected
-    from daskembed.runs.results import Progress as Progress
     from daskembed.runs.results import RunResult as RunResult
     from daskembed.runs.results import TileResult as TileResult
     from daskembed.runs.tiles import run as run
@@ -73,8 +73,8 @@ _HOME = {
     "Rules": "sources.reading",
     "RunResult": "runs.results",
     "TileResult": "runs.results",
-    "Progress": "runs.results",
-    "Event": "runs.results",
+    "Progress": "runs.progress",
+    "Event": "runs.progress",
     "Plan": "runs.plan",
     "Speed": "runs.rates",
     "Expected": "runs.results",

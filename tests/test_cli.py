@@ -22,11 +22,13 @@ from daskembed.cli.main import main
 from daskembed.clusters import presets
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
 from daskembed.output.status import OutputStatus, TileStatus
-from daskembed.runs import display, results
+from daskembed.runs import display, progress, results
 from daskembed.runs import tiles as pipeline
 from daskembed.runs.plan import Plan
-from daskembed.runs.results import Progress, RunResult, TileResult
+from daskembed.runs.progress import Progress
+from daskembed.runs.results import RunResult, TileResult
 from daskembed.sources.reading import Rules
+from daskembed.text import describe_seconds
 
 HEAVY = {
     "torch",
@@ -237,7 +239,7 @@ def test_clusters_are_a_line_each(capsys: pytest.CaptureFixture[str], monkeypatc
 def test_exit_status(capsys: pytest.CaptureFixture[str], calls: list[Any], result: RunResult, status: int) -> None:
     calls.append(result)
     assert main(["run", "--tiles", "27WXN"]) == status
-    assert capsys.readouterr().out == f"{display.summary(result)}\n"
+    assert capsys.readouterr().out == f"{results.summary(result)}\n"
 
 
 @pytest.mark.parametrize(
@@ -461,7 +463,7 @@ def test_refusal_of_the_command_itself(tmp_path: Path) -> None:
     ],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert display.describe_seconds(seconds) == text
+    assert describe_seconds(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -478,7 +480,7 @@ def test_durations(seconds: float, text: str) -> None:
     ],
 )
 def test_line_of_a_tile(result: TileResult, text: str) -> None:
-    assert display.describe_tile(result) == text
+    assert results.describe_tile(result) == text
 
 
 @pytest.fixture
@@ -486,7 +488,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that runs and displays see; a test sets them."""
     now = [1000.0]
     still = SimpleNamespace(monotonic=lambda: now[0])
-    monkeypatch.setattr(results, "time", still)
+    monkeypatch.setattr(progress, "time", still)
     monkeypatch.setattr(display, "time", still)
     return now
 
@@ -551,7 +553,7 @@ def test_a_lost_workers_chips_are_done_no_more(clock: list[float]) -> None:
 def lines_of(result: RunResult, left: tuple[TileStatus, ...] = ()) -> dict[str, str]:
     """The lines of a summary by their first word; indented ones belong to the one above."""
     lines: dict[str, str] = {}
-    for line in display.summary(result, left).splitlines():
+    for line in results.summary(result, left).splitlines():
         if line.startswith("  "):
             lines[list(lines)[-1]] += f"\n{line.strip()}"
         else:
@@ -643,7 +645,7 @@ def test_summary_names_only_some() -> None:
     ],
 )
 def test_limit_of_a_run(spent: dict[str, float], limit: str, busy: str) -> None:
-    text = display.describe_stages(result_of(encoded=1, stage_seconds=spent))
+    text = results.describe_stages(result_of(encoded=1, stage_seconds=spent))
     assert text.endswith(f"device busy {busy} of its time, the limit was the {limit}")
 
 
@@ -670,7 +672,7 @@ def test_piped_progress_is_a_line_a_tile(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out.splitlines() == [
         "dashboard: http://127.0.0.1:8787/status",
         "workers: 2 x CPU",
-        *(display.describe_tile(result) for result in (DONE, BAD, long)),
+        *(results.describe_tile(result) for result in (DONE, BAD, long)),
         "a worker is gone",
     ]
 
@@ -685,8 +687,7 @@ def test_piped_progress_is_a_line_every_half_minute_too(capsys: pytest.CaptureFi
             state.in_work = {"embed-27WXN-0-x": int(clock[0]) - 1000}
     lines = capsys.readouterr().out.splitlines()[2:]
     assert [line.split(" · ")[1:4] for line in lines] == [
-        [f"chips {seconds}/100", "1.00 chips/s", display.describe_seconds(seconds) + " elapsed"]
-        for seconds in (30, 60, 90)
+        [f"chips {seconds}/100", "1.00 chips/s", describe_seconds(seconds) + " elapsed"] for seconds in (30, 60, 90)
     ]
 
 
@@ -710,7 +711,7 @@ def test_live_progress_is_a_bar_of_chips_and_a_line(
         tell(Progress(3, "", "", [DONE], indexed=3, chips=12, encoded=3, in_work=half))
     out = capsys.readouterr().out
     assert "dashboard: http://127.0.0.1:8787/status" in out
-    assert display.describe_tile(DONE) in out
+    assert results.describe_tile(DONE) in out
     (empty, first), (bar, second), (last,) = shown
     assert "━" not in empty
     assert bar.count("━") == 39, "a half of 78"

@@ -25,8 +25,8 @@ from daskembed.output import cube_state, lock
 from daskembed.output.status import OutputStatus, TileStatus, show, status
 from daskembed.output.validate.geoparquet import validate
 from daskembed.runs import cube_layout, cube_stages, cubes
-from daskembed.runs.display import summary
-from daskembed.runs.results import Progress
+from daskembed.runs.progress import Progress
+from daskembed.runs.results import summary
 from daskembed.sources import geotiff
 from daskembed.sources.baseline import MARK
 from daskembed.sources.reading import Reading

@@ -29,9 +29,9 @@ from daskembed.runs import fleet, settings, stages
 from daskembed.runs import window as flow
 from daskembed.runs.blocks import BlockSuspects
 from daskembed.runs.deadly_chips import deadly_chips
-from daskembed.runs.display import summary
+from daskembed.runs.progress import Event, Progress
 from daskembed.runs.quarantine import check_quarantined
-from daskembed.runs.results import Event, Progress, left_by
+from daskembed.runs.results import left_by, summary
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 from daskembed.testing import refuse_to_compute, write_chips

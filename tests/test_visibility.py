@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster
 import daskembed
 from daskembed.errors import InputError
 from daskembed.runs import settings
-from daskembed.runs.results import Progress
+from daskembed.runs.progress import Progress
 from daskembed.runs.visibility import MOST_SENT
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_checkpoint

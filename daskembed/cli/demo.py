@@ -8,8 +8,8 @@ from pathlib import Path
 
 from daskembed.encoders.loading import ENCODERS, get_encoder_module
 from daskembed.geo.chips import CHIP
-from daskembed.runs.display import show_progress, summary
-from daskembed.runs.results import left_by
+from daskembed.runs.display import show_progress
+from daskembed.runs.results import left_by, summary
 from daskembed.runs.tiles import run
 from daskembed.testing.landscape import write_chips
 

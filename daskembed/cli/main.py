@@ -396,8 +396,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     _look_first(options)
-    from daskembed.runs.display import describe_plan
-    from daskembed.runs.plan import plan
+    from daskembed.runs.plan import describe_plan, plan
 
     if options.device is None:
         print("measuring this machine, which takes some seconds", file=sys.stderr)
@@ -574,8 +573,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _summary(result: RunResult) -> int:
-    from daskembed.runs.display import summary
-    from daskembed.runs.results import left_by
+    from daskembed.runs.results import left_by, summary
 
     print(summary(result, left_by(result)))
     return result.exit_status

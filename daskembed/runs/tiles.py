@@ -32,8 +32,9 @@ from daskembed.runs import preflight as ahead
 from daskembed.runs.conflicts import check_conflicts
 from daskembed.runs.embed_tasks import EmbedTiles
 from daskembed.runs.expected import recall
+from daskembed.runs.progress import Event, Progress
 from daskembed.runs.reporting import Report
-from daskembed.runs.results import Event, Progress, RunResult, TileResult
+from daskembed.runs.results import RunResult, TileResult
 from daskembed.runs.settings import Settings, chips_a_block
 from daskembed.runs.visibility import arrange, refuse_source
 from daskembed.runs.window import DASK_CONFIG, Window
@@ -126,7 +127,7 @@ def run(
     progress
         Called with the run's state after every change.
     events
-        Called with what happens, one `daskembed.runs.results.Event` at a time.
+        Called with what happens, one `daskembed.runs.progress.Event` at a time.
 
     Raises
     ------

@@ -12,7 +12,7 @@ from conftest import HERE
 from distributed import Client, LocalCluster
 
 from daskembed.runs import settings
-from daskembed.runs.results import Progress
+from daskembed.runs.progress import Progress
 from daskembed.runs.tiles import run
 from daskembed.runs.window import DASK_CONFIG
 

@@ -26,7 +26,7 @@ from daskembed.runs import fleet, settings, stages
 from daskembed.runs import tiles as pipeline
 from daskembed.runs import window as flow
 from daskembed.runs.blocks import BlockSuspects
-from daskembed.runs.results import Progress
+from daskembed.runs.progress import Progress
 from daskembed.testing import write_chips
 
 TINY: dict[str, Any] = {"checkpoint": "untrained:tiny", "precision": "fp32"}
