@@ -645,7 +645,7 @@ def test_status_of_a_cube_in_work_and_of_one_that_failed(copy: Copy, monkeypatch
 
     output = Storage(str(copy.output))
     with monkeypatch.context() as patch:
-        patch.setattr(cubes, "finish_tile", full)
+        patch.setattr(cube_stages, "finish_tile", full)
         assert copy.write().exit_status == 4
     found = state_of(output)
     assert (found.status, found.reason, found.files) == ("failed", "the disk is slow", [])
