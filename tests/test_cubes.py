@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ from daskembed.errors import InputError, LockLostError, StorageError, TileError
 from daskembed.output import cube_state, lock
 from daskembed.output.status import OutputStatus, TileStatus, show, status
 from daskembed.output.validate.geoparquet import validate
-from daskembed.runs import cube_layout, cube_stages, cubes
-from daskembed.runs.progress import Progress
+from daskembed.runs import cube_layout, cube_stages, cube_tasks, cubes
+from daskembed.runs.progress import Event, Progress
 from daskembed.runs.results import summary
 from daskembed.sources import geotiff
 from daskembed.sources.baseline import MARK
@@ -562,6 +563,105 @@ def test_a_bad_tile_fails_and_the_others_go_on(copy: Copy) -> None:
     assert result.exit_status == 4
     assert {tile.tile: tile.status for tile in result.tiles} == {"33TUM": "failed", TILE: "done"}
     assert "33TUM  no chips of tile 33TUM" in summary(result)
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_what_fails_is_tried_twice_more(copy: Copy, monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
+    encode, left, events = cube_stages.encode_shard, [None] * failures, list[Event]()
+    copy.paths[4].unlink()  # which leaves the first date one shard
+
+    def fail(block: np.ndarray) -> bytes:
+        if left and np.isnan(block[0, 0, 512:]).all():  # the first date's
+            left.pop()
+            raise OSError("no answer")
+        return encode(block)
+
+    monkeypatch.setattr(cube_stages, "encode_shard", fail)
+    result = copy.write(events=events.append)
+    retried = [(event.tile, event.stage, event.reason) for event in events if event.event == "retried"]
+    assert retried == [(TILE, "write", "OSError: no answer")] * 2
+    if failures == 3:
+        assert (result.exit_status, result.tiles[0].reason) == (4, "OSError: no answer")
+        assert copy.write().exit_status == 0
+    assert_holds(copy.open(), copy.paths)
+
+
+def test_events_and_the_page_tell_of_a_cube(copy: Copy) -> None:
+    copy.paths[6].write_bytes(b"nothing")
+    events: list[Event] = []
+    source, output = str(copy.source), str(copy.output)
+    result = daskembed.write_cubes(
+        [TILE, "33TUM"], source=source, output=output, cluster=copy.client, events=events.append
+    )
+    assert (result.exit_status, result.kind, result.stage_seconds["write"] > 0) == (4, "cube", True)
+    of_tile = [event for event in events if event.tile == TILE]
+    assert [event.event for event in of_tile if event.event != "written"] == [
+        *("tile_started", "indexed", "quarantined", "published")
+    ]
+    assert of_tile[1].counts == {"blocks": 4, "chips": 14}
+    written = [event for event in of_tile if event.event == "written"]
+    assert {event.block: event.counts["chips"] for event in written} == {0: 4, 1: 1, 2: 7, 3: 2}
+    assert all(event.worker for event in written)
+    assert (of_tile[-1].file, of_tile[-1].counts["chips"]) == (str(copy.root.parent), 14)
+    assert [event.event for event in events if event.tile == "33TUM"] == ["tile_started", "failed"]
+    assert events[-1].counts.items() >= {"done": 1, "failed": 1, "encoded": 14, "quarantined": 1}.items()
+    page = copy.client.cluster.scheduler.plugins["daskembed-page"]
+    for _ in range(600):
+        if (told := page.state()["runs"][0])["state"] == "over":
+            break
+        time.sleep(0.05)  # the client does not wait for it
+    assert told.items() >= {"output": output, "state": "over", "done": 1, "failed": 1, "in_files": 14}.items()
+
+
+def test_where_nothing_is_left_to_do_no_cluster_is_started(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert copy.write().exit_status == 0
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("a cluster was started")
+
+    monkeypatch.setattr(cubes, "connect", never)
+    arguments = ["cube", "--source", str(copy.source), "--output", str(copy.output), "--tiles", TILE]
+    left = copy.root.parent / "pixels/c/0/0/0/.1.0123abcd.tmp"
+    left.touch()  # of a writer that was killed
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "nothing is left to do: no cluster is started"
+    assert lines[1].startswith(f"{TILE}  skipped: 15 chips, ")
+    assert lines[2] == "tiles        1 skipped"
+    assert not left.exists()
+    assert main([*arguments, "33TUM"]) == 4
+    assert "33TUM  failed" in capsys.readouterr().out
+    assert main([*arguments[:-1], "33TUM", "--log-format", "json"]) == 4
+    events = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
+    assert events == ["run_started", "tile_started", "failed", "run_ended"]
+    os.utime(copy.paths[0])
+    with pytest.raises(AssertionError, match="a cluster was started"):
+        main(arguments)
+
+
+def test_a_shard_of_which_workers_die_is_examined_and_tried_with_less(copy: Copy) -> None:
+    job = cube_layout.Job(Storage(str(copy.source)), Storage(str(copy.output)))
+    plan = cube_stages.plan_tile(job, TILE)
+    assert isinstance(plan, cube_stages.Plan)
+    write: Any = cube_tasks._Write(cube_tasks.CubeTile(TILE, 0, "now", job, plan), plan.to_do[0], 0)
+    examine = write.given_back(died=True)
+    assert (examine.key, examine.number) == (f"examine-{TILE}-0-now-again1", 0)
+    function, arguments = examine.call()
+    assert function(*arguments) == {}
+    deadly = {str(copy.paths[0]): "ends the process"}
+    (again,) = examine.then(deadly, None)
+    assert again.key == f"write-{TILE}-0-now-again1"
+    function, arguments = again.call()
+    note = function(*arguments)
+    assert (note.chips, note.quarantined) == (3, deadly)
+    # Examined once: what is left is to take less at a time.
+    for died in (True, False):
+        twice = again.given_back(died=died)
+        assert (twice.key, twice.set_aside, twice.call()[1][-1]) == (f"write-{TILE}-0-now-again2", deadly, 2)
+    assert examine.given_back(died=True).key == f"examine-{TILE}-0-now-again2"
+    assert examine.given_back(died=False).key == f"write-{TILE}-0-now-again2"
 
 
 def test_what_cannot_work_is_refused(copy: Copy) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import signal
@@ -26,7 +27,7 @@ from daskembed.runs import fleet, settings, stages
 from daskembed.runs import tiles as pipeline
 from daskembed.runs import window as flow
 from daskembed.runs.blocks import BlockSuspects
-from daskembed.runs.progress import Progress
+from daskembed.runs.progress import Event, Progress
 from daskembed.testing import write_chips
 
 TINY: dict[str, Any] = {"checkpoint": "untrained:tiny", "precision": "fp32"}
@@ -306,6 +307,42 @@ def test_the_loss_of_all_workers_waits_and_then_stops(
             assert run().exit_status == 0
     assert alone == [False, True]
     assert digests(tmp_path / "out") == undisturbed
+
+
+def _die_once(mark: str) -> None:
+    """On a worker: have it die of the first shard that is written anywhere."""
+    from daskembed.runs import cube_stages
+
+    encode = cube_stages.encode_shard
+
+    def die(block: np.ndarray) -> bytes:
+        if not Path(mark).exists():
+            Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return encode(block)
+
+    cube_stages.encode_shard = die
+
+
+def test_a_worker_killed_during_a_cube(small_tiles: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    with cluster(1) as (running, client):
+
+        def write(output: Path) -> tuple[int, Any]:
+            result = daskembed.write_cubes(
+                "33TUL", source=str(small_tiles), output=str(output), cluster=client, events=events.append
+            )
+            return result.exit_status, json.loads((output / "_daskembed/cubes/33TUL.json").read_text())["sha256"]
+
+        running.scheduler.allowed_failures = 0  # the scheduler gives a task back of which one worker died
+        client.run(_die_once, str(tmp_path / "died"))
+        disturbed = write(tmp_path / "out")
+        stages = {event.stage for event in events if event.event == "retried"}
+        notices = [event.reason for event in events if event.event == "notice"]
+        assert disturbed == write(tmp_path / "calm")
+    assert disturbed[0] == 0
+    assert "write" in stages
+    assert any("is gone: the task" in str(line) for line in notices), notices
 
 
 def test_an_error_of_our_own_is_told_once_without_tracebacks(command: Command) -> None:
