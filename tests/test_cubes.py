@@ -642,6 +642,7 @@ def test_where_nothing_is_left_to_do_no_cluster_is_started(
 
 
 def test_a_shard_of_which_workers_die_is_examined_and_tried_with_less(copy: Copy) -> None:
+    copy.output.mkdir()
     job = cube_layout.Job(Storage(str(copy.source)), Storage(str(copy.output)))
     plan = cube_stages.plan_tile(job, TILE)
     assert isinstance(plan, cube_stages.Plan)
