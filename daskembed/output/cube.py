@@ -10,11 +10,13 @@ import numpy as np
 
 from daskembed import __version__
 from daskembed.geo.chips import CHIP
-from daskembed.output.geozarr import Grid, metadata
+from daskembed.output.geozarr import metadata, place_attributes
 from daskembed.sources.baseline import MARK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from daskembed.geo.cells import Grid
 
 
 PIXELS = "pixels"
@@ -79,6 +81,6 @@ def cube_metadata(tile: str, layout: Layout) -> dict[str, bytes]:
         days=np.array(layout.dates, "datetime64[D]"),
         labels={"band": layout.bands},
         about={"title": f"chips of tile {tile}", "tile": tile, "daskembed": __version__} | applied,
-        attributes=layout.grid.attributes,
+        attributes=place_attributes(layout.grid),
         encoding={"shape": layout.shape, **_encoding(len(layout.bands))},
     )

@@ -15,7 +15,7 @@ import shapely
 
 from daskembed.documents import parse_object
 from daskembed.errors import TileError
-from daskembed.sources.frame import EDGES
+from daskembed.geo.cells import EDGES
 from daskembed.timings import timed
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from daskembed import __version__
 from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
 from daskembed.errors import InputError, StorageUnusableError, TileError, exact
+from daskembed.geo.cells import EDGES
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import at_tile, metres_of_unit, place_of
 from daskembed.health import kind_of
@@ -32,7 +33,6 @@ from daskembed.output.protocol import Published, get_sink, sink_of
 from daskembed.output.receipts import Receipt, TileRecord, delete_record, now, parts_folder, write_receipt, write_record
 from daskembed.runs import deadly_chips as trial
 from daskembed.runs.results import TileResult
-from daskembed.sources.frame import EDGES
 from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.protocol import Listing
 from daskembed.table import to_geodataframe, window_shares, window_urls
