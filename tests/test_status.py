@@ -20,7 +20,7 @@ from daskembed.cli.main import main
 from daskembed.errors import InputError
 from daskembed.output import status as module
 from daskembed.output.protocol import Published
-from daskembed.output.receipts import TileRecord, read_receipt, receipt_path, record_path, write_receipt, write_record
+from daskembed.output.state import TileRecord, read_receipt, receipt_path, record_path, write_receipt, write_record
 from daskembed.output.status import TileStatus, status
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_chips

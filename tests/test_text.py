@@ -9,7 +9,7 @@ import pytest
 
 from daskembed.cli.main import main
 from daskembed.errors import every_error
-from daskembed.output.receipts import Receipt, write_receipt
+from daskembed.output.state import Receipt, write_receipt
 from daskembed.output.status import status
 from daskembed.output.validate.geoparquet import Finding
 from daskembed.runs.display import describe_plan, progress_as_html, summary

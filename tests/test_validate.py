@@ -28,7 +28,7 @@ import daskembed
 from daskembed.cli.main import main
 from daskembed.errors import InputError
 from daskembed.output.protocol import Published
-from daskembed.output.receipts import read_receipt, receipt_path, write_receipt
+from daskembed.output.state import read_receipt, receipt_path, write_receipt
 from daskembed.output.validate import geoparquet as module
 from daskembed.output.validate.geoparquet import Finding, files_of, validate
 from daskembed.storage.stores import Storage

@@ -20,7 +20,7 @@ import shapely
 import daskembed
 from daskembed.errors import InputError
 from daskembed.geo import wkb
-from daskembed.output.receipts import receipt_path
+from daskembed.output.state import receipt_path
 from daskembed.output.status import status
 from daskembed.output.validate.bounds import MOST_ROWS
 from daskembed.output.validate.geoparquet import validate

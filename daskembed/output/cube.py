@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daskembed.geo.cells import Grid
+    from daskembed.output.state import Note
 
 
 PIXELS = "pixels"
@@ -84,3 +86,8 @@ def cube_metadata(tile: str, layout: Layout) -> dict[str, bytes]:
         attributes=place_attributes(layout.grid),
         encoding={"shape": layout.shape, **_encoding(len(layout.bands))},
     )
+
+
+def intact(notes: Mapping[str, Note], present: Mapping[str, int]) -> dict[str, Note]:
+    """Those of some shards whose objects are there."""
+    return {key: note for key, note in notes.items() if present.get(f"{PIXELS}/{key}", 0) == note.size}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyproj
+
+from daskembed.documents import json_digest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,3 +121,13 @@ def metadata(
         zarr.consolidate_metadata(store)
     objects = {path: bytes(made.to_bytes()) for path, made in memory.items()}
     return {path: objects[path] for path in sorted(objects, key=lambda path: (path == ROOT, path))}
+
+
+def digest(objects: Mapping[str, str]) -> str:
+    """What stands for the SHA-256 of a store: that of the lines ``PATH SHA256`` of its objects, by path."""
+    return hashlib.sha256("".join(f"{path} {objects[path]}\n" for path in sorted(objects)).encode()).hexdigest()
+
+
+def cube_digest(objects: Mapping[str, str]) -> str:
+    """As `digest`, of a cube: that of the same as JSON, which is what the receipts of cubes have had from the first."""
+    return json_digest(sorted(objects.items()))

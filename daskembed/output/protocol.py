@@ -31,7 +31,7 @@ class Published:
     size: int
     """Bytes; of all its objects."""
     sha256: str
-    """Of the file; of a store as `daskembed.output.zarr.digest` makes it of its objects'."""
+    """Of the file; of a store as `daskembed.output.geozarr.digest` makes it of its objects'."""
 
 
 class Sink(Protocol):

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from daskembed.errors import InputError
 from daskembed.geo.mgrs import check_tile, read_tiles
-from daskembed.output.receipts import (
+from daskembed.output.published import list_published
+from daskembed.output.state import (
     RECEIPTS,
     RECORDS,
     STATE,
     Receipt,
     TileRecord,
-    list_published,
     parts_folder,
     read_receipt,
     read_record,
@@ -164,7 +164,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     ]
     kind: Literal["embeddings", "cube"] = "embeddings"
     if version is None:
-        from daskembed.output.cube_state import CUBES
+        from daskembed.output.state import CUBES
         from daskembed.output.status_cubes import judge_cubes
 
         found += judge_cubes(storage, paths, wanted)

@@ -25,7 +25,7 @@ from daskembed.documents import MOST_JSON, parse_json
 from daskembed.errors import InputError, StorageError, TileError
 from daskembed.geo.cells import EDGES, common_grid, find_overlap
 from daskembed.geo.chips import CHIP
-from daskembed.output.geozarr import ROOT, metadata
+from daskembed.output.geozarr import ROOT, digest, metadata
 from daskembed.output.parts import cast_vectors
 from daskembed.output.protocol import Published
 from daskembed.storage.urls import is_local
@@ -171,11 +171,6 @@ def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[s
     return Published(
         name, sum(size for size, _ in written.values()), digest({k: sha for k, (_, sha) in written.items()})
     )
-
-
-def digest(objects: Mapping[str, str]) -> str:
-    """What stands for the SHA-256 of a store: that of the lines ``PATH SHA256`` of its objects, by path."""
-    return hashlib.sha256("".join(f"{path} {objects[path]}\n" for path in sorted(objects)).encode()).hexdigest()
 
 
 def size(output: Storage, name: str) -> int | None:

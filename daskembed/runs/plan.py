@@ -22,7 +22,8 @@ from daskembed.encoders.loading import resolve_precision
 from daskembed.errors import InputError, TileError, did_you_mean
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output.protocol import get_sink
-from daskembed.output.receipts import published_files, read_receipts
+from daskembed.output.published import published_files
+from daskembed.output.state import read_receipts
 from daskembed.runs import preflight as ahead
 from daskembed.runs.rates import DEVICES, Speed, measure, of_device
 from daskembed.runs.results import Expected

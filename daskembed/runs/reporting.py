@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from daskembed.output.receipts import now
+from daskembed.output.state import now
 from daskembed.runs import dashboard
 from daskembed.runs.display import in_notebook
 from daskembed.runs.results import Event, Progress, TileProgress, TileResult

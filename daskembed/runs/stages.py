@@ -30,7 +30,7 @@ from daskembed.geo.footprints import at_tile, metres_of_unit, place_of
 from daskembed.health import kind_of
 from daskembed.output.parts import read_notes, write_part
 from daskembed.output.protocol import Published, get_sink, sink_of
-from daskembed.output.receipts import Receipt, TileRecord, delete_record, now, parts_folder, write_receipt, write_record
+from daskembed.output.state import Receipt, TileRecord, delete_record, now, parts_folder, write_receipt, write_record
 from daskembed.runs import deadly_chips as trial
 from daskembed.runs.results import TileResult
 from daskembed.sources.kinds import list_tile, read_headers

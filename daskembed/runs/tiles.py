@@ -29,16 +29,14 @@ from daskembed.errors import ConflictError, InputError
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
 from daskembed.output.protocol import check_dtype, get_sink, parse_formats, sink_of
-from daskembed.output.receipts import (
+from daskembed.output.published import check_version, published_files
+from daskembed.output.state import (
     Receipt,
-    check_version,
-    failed_record,
-    published_files,
     read_receipts,
     receipt_path,
     sweep,
     with_plain_source,
-    write_record,
+    write_failure,
 )
 from daskembed.runs import dashboard, stages
 from daskembed.runs import preflight as ahead
@@ -384,7 +382,7 @@ def _conclude(
         report.tile_started(tile)
         report.state.indexed += 1
         if isinstance(found, str):
-            write_record(output, failed_record(tile, version, found))
+            write_failure(output, tile, version, found)
             report.finished(TileResult(tile, "failed", reason=found), {})
         else:
             stages.tidy(output, found, sorted((published or {}).get(tile, {})))

@@ -26,7 +26,7 @@ from daskembed.errors import (
     StorageUnusableError,
     TileError,
 )
-from daskembed.output.receipts import Receipt, now
+from daskembed.output.state import Receipt, now
 from daskembed.runs import stages
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult

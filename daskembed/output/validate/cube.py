@@ -13,9 +13,9 @@ from daskembed.documents import MOST_JSON, parse_object
 from daskembed.errors import DaskembedError, InputError
 from daskembed.geo.chips import CHIP
 from daskembed.geo.mgrs import check_tile
-from daskembed.output import cube_state
+from daskembed.output import state
 from daskembed.output.cube import PIXELS
-from daskembed.output.geozarr import ROOT
+from daskembed.output.geozarr import ROOT, cube_digest
 from daskembed.output.validate import zarr as validate_zarr
 from daskembed.output.validate.geoparquet import EMBEDDINGS, Finding, Named
 from daskembed.storage.zarr_metadata import checked
@@ -58,7 +58,7 @@ def _kind(storage: Storage, name: str, sizes: dict[str, int]) -> Literal["embedd
         return "cube"
     tile = _tile(name)
     known = tile is not None and any(
-        entry.path == cube_state.receipt_path(tile) for entry in storage.entries(cube_state.CUBES)
+        entry.path == state.receipt_path(tile, None) for entry in storage.entries(state.CUBES)
     )
     unfinished = tile is not None and ROOT not in sizes and not any(other in sizes for other in _OTHERS)
     return "cube" if known or unfinished else None
@@ -100,10 +100,10 @@ def _check_cube(storage: Storage, name: str, sizes: dict[str, int]) -> Iterator[
         yield from _check_digests(store, shards, receipt)
 
 
-def _find_receipt(storage: Storage, tile: str) -> Generator[Finding, None, cube_state.CubeReceipt | None]:
-    path = cube_state.receipt_path(tile)
+def _find_receipt(storage: Storage, tile: str) -> Generator[Finding, None, state.CubeReceipt | None]:
+    path = state.receipt_path(tile, None)
     try:
-        receipt = cube_state.read_receipt(storage, path)
+        receipt = state.read_cube_receipt(storage, tile)
     except InputError as error:
         yield Finding("receipt", str(error))
         return None
@@ -116,7 +116,7 @@ def _find_receipt(storage: Storage, tile: str) -> Generator[Finding, None, cube_
 
 
 def _check_content(
-    store: validate_zarr._Store, shards: list[str], tile: str | None, receipt: cube_state.CubeReceipt | None
+    store: validate_zarr._Store, shards: list[str], tile: str | None, receipt: state.CubeReceipt | None
 ) -> Iterator[Finding]:
     import xarray as xr
     import zarr
@@ -202,9 +202,7 @@ def _start(path: str, array: Any) -> list[int] | None:
     return starts if all(start < end for start, end in zip(starts, array.shape, strict=True)) else None
 
 
-def _check_digests(
-    store: validate_zarr._Store, shards: list[str], receipt: cube_state.CubeReceipt
-) -> Iterator[Finding]:
+def _check_digests(store: validate_zarr._Store, shards: list[str], receipt: state.CubeReceipt) -> Iterator[Finding]:
     """Against the receipt: each shard, and then all objects together."""
     expected = {f"{PIXELS}/{key}": note.sha256 for key, note in receipt.shards.items() if note.size}
     found = {path: store.hashes.get(path) for path in shards}
@@ -215,5 +213,5 @@ def _check_digests(
             yield Finding("receipt", f"{path} is not in the receipt")
         elif found[path] != expected[path]:
             yield Finding("receipt", f"SHA-256 of {path} {found[path]}, the receipt says {expected[path]}")
-    if found == expected and (whole := cube_state.digest(store.hashes)) != receipt.sha256:
+    if found == expected and (whole := cube_digest(store.hashes)) != receipt.sha256:
         yield Finding("receipt", f"SHA-256 of all objects {whole}, the receipt says {receipt.sha256}")

@@ -24,7 +24,7 @@ from daskembed.geo.footprints import at_tile, place_of
 from daskembed.geo.mgrs import check_tile, square_of
 from daskembed.output import zarr
 from daskembed.output.protocol import DTYPES, SINKS, Published, get_sink
-from daskembed.output.receipts import Receipt, read_receipt, receipt_path
+from daskembed.output.state import Receipt, read_receipt, receipt_path
 from daskembed.output.validate.bounds import KEPT_BYTES, TEXT_BYTES, decode, rows_at_once, too_much
 from daskembed.storage.stores import Storage, split_url
 from daskembed.storage.urls import is_local, local_path

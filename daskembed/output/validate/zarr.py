@@ -16,7 +16,7 @@ import pyproj
 from daskembed.documents import parse_object
 from daskembed.errors import DaskembedError
 from daskembed.geo.footprints import at_tile, place_of
-from daskembed.output.geozarr import ROOT
+from daskembed.output.geozarr import ROOT, digest
 from daskembed.output.protocol import DTYPES
 from daskembed.output.validate.geoparquet import (
     Finding,
@@ -28,14 +28,14 @@ from daskembed.output.validate.geoparquet import (
     typed,
     windows_of,
 )
-from daskembed.output.zarr import VARIABLE, digest
+from daskembed.output.zarr import VARIABLE
 from daskembed.storage.zarr_metadata import checked
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from daskembed.output.protocol import Published
-    from daskembed.output.receipts import Receipt
+    from daskembed.output.state import Receipt
     from daskembed.storage.stores import Storage
 
 MOST_HELD = 256 * 2**20
