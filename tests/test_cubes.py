@@ -20,10 +20,12 @@ from distributed import Client
 
 import daskembed
 from daskembed.cli.main import main
+from daskembed.cli.status import show
 from daskembed.errors import InputError, LockLostError, StorageError, TileError
 from daskembed.output import lock, state
-from daskembed.output.status import OutputStatus, TileStatus, show, status
-from daskembed.output.validate.geoparquet import validate
+from daskembed.output.status import status
+from daskembed.output.tile_status import OutputStatus, TileStatus
+from daskembed.output.validate.check import validate
 from daskembed.runs import cubes
 from daskembed.runs.results import Progress
 from daskembed.sources import geotiff

@@ -29,9 +29,9 @@ from published import (
 import daskembed
 from daskembed.output import published as names
 from daskembed.output import state
-from daskembed.output.protocol import get_sink, sink_of
+from daskembed.output.protocol import format_of, get_format
 from daskembed.output.status import status
-from daskembed.output.validate.geoparquet import files_of, validate
+from daskembed.output.validate.check import files_of, validate
 from daskembed.runs import cubes
 from daskembed.sources.kinds import list_tile
 from daskembed.storage.stores import Storage
@@ -92,7 +92,7 @@ def test_the_same_settings_skip_them(name: str) -> None:
     assert receipt.holds("as listed", retry_quarantined=False)
     assert not receipt.finishes(replace(made, dtype="float64").identity, files)
     for file in receipt.names:
-        said = sink_of(file).read_provenance(made.output, file)
+        said = format_of(file).read_provenance(made.output, file)
         assert said is not None
         assert {**said, "software": None} == {
             **made.provenance,
@@ -150,9 +150,9 @@ def test_the_same_parts_make_the_same_bytes(name: str, tmp_path: Path) -> None:
     output, receipt = Storage(str(tmp_path)), receipt_of(name)
     write(CASES[name], output, "part")
     for file, kind in zip(receipt.files, CASES[name].formats, strict=True):
-        provenance = get_sink(kind).read_provenance(Storage(str(FOLDER / name)), file.name)
+        provenance = get_format(kind).read_provenance(Storage(str(FOLDER / name)), file.name)
         assert provenance is not None
-        assert anew(get_sink(kind).publish, output, file.name, ["part"], provenance) == file
+        assert anew(get_format(kind).publish, output, file.name, ["part"], provenance) == file
         assert sums(tmp_path / file.name) == sums(FOLDER / name / file.name)
 
 

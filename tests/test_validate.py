@@ -30,7 +30,8 @@ from daskembed.errors import InputError
 from daskembed.output.protocol import Published
 from daskembed.output.state import read_receipt, receipt_path, write_receipt
 from daskembed.output.validate import geoparquet as module
-from daskembed.output.validate.geoparquet import Finding, files_of, validate
+from daskembed.output.validate.check import files_of, validate
+from daskembed.output.validate.findings import Finding
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_chips
 

@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 import daskembed
 from daskembed.compute import device
 from daskembed.errors import InputError, TileError
-from daskembed.output.validate.geoparquet import validate
+from daskembed.output.validate.check import validate
 from daskembed.runs import stages
 from daskembed.runs import tiles as pipeline
 from daskembed.sensors.bands import CLAY_V0

@@ -32,10 +32,10 @@ from daskembed.output import geoparquet
 from daskembed.output import zarr as sink
 from daskembed.output.geozarr import digest
 from daskembed.output.parts import write_part
-from daskembed.output.protocol import Published, get_sink, parse_formats
+from daskembed.output.protocol import Published, get_format, parse_formats
 from daskembed.output.published import published_files
 from daskembed.output.state import read_receipt, receipt_path, write_receipt
-from daskembed.output.validate.geoparquet import files_of, validate
+from daskembed.output.validate.check import files_of, validate
 from daskembed.runs import settings
 from daskembed.runs import tiles as pipeline
 from daskembed.sensors.bands import CLAY_V0
@@ -154,7 +154,7 @@ def objects(output: Storage) -> dict[str, bytes]:
 
 
 def test_sink_by_name() -> None:
-    assert get_sink("zarr") is sink
+    assert get_format("zarr") is sink
     assert sink.SUFFIX == ".zarr"
 
 

@@ -1,4 +1,4 @@
-"""Parts of a tile: the embeddings of one block in one file, from which the sinks make what is published."""
+"""Parts of a tile: the embeddings of one block in one file, from which the formats make what is published."""
 
 from __future__ import annotations
 

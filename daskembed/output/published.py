@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from daskembed.errors import InputError
-from daskembed.output.protocol import SINKS, get_sink, sink_of
+from daskembed.output.protocol import FORMATS, format_of, get_format
 from daskembed.storage.stores import Storage
 
 _VERSION = re.compile(r"[0-9A-Za-z]{1,16}")
@@ -34,12 +34,14 @@ class Found:
 def list_published(output: Storage, version: str | None = None) -> list[Found]:
     """The published files of an output, of one version or all, by name: two listings, and one of each store."""
     wanted = _VERSION.pattern if version is None else re.escape(version)
-    suffixes = "|".join(re.escape(get_sink(name).SUFFIX) for name in SINKS)
+    suffixes = "|".join(re.escape(get_format(name).SUFFIX) for name in FORMATS)
     pattern = re.compile(rf"(?P<tile>\d\d[A-Z]{{3}})_\d{{8}}_\d{{8}}_v(?P<version>{wanted})(?:{suffixes})")
     files = {entry.path: entry.size for entry in output.entries(recursive=False) if pattern.fullmatch(entry.path)}
     stores = [name for name in output.folders() if pattern.fullmatch(name)]
     with ThreadPoolExecutor(16) as pool:
-        sizes = files | dict(zip(stores, pool.map(lambda name: sink_of(name).size(output, name), stores), strict=True))
+        sizes = files | dict(
+            zip(stores, pool.map(lambda name: format_of(name).size(output, name), stores), strict=True)
+        )
     matches = {name: match for name in sorted(sizes) if (match := pattern.fullmatch(name))}
     return [Found(name, match["tile"], match["version"], sizes[name]) for name, match in matches.items()]
 
@@ -59,5 +61,5 @@ def published_files(output: Storage, version: str, *, sweep: bool = False) -> di
         if one.size is not None:
             found.setdefault(one.tile, {})[one.name] = one.size
         elif sweep:
-            sink_of(one.name).remove(output, one.name)
+            format_of(one.name).remove(output, one.name)
     return found

@@ -12,14 +12,12 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from daskembed.documents import MOST_JSON, parse_as
 from daskembed.errors import InputError
+from daskembed.output.protocol import Published
 from daskembed.storage.stores import Storage
-
-if TYPE_CHECKING:
-    from daskembed.output.protocol import Published
 
 STATE = "_daskembed"
 """Folder below the output that holds receipts, records and parts."""

@@ -12,7 +12,7 @@ from functools import partial
 from daskembed.errors import InputError
 from daskembed.output.geozarr import ROOT
 from daskembed.output.state import CUBES, read_cube_receipt, read_record, record_path
-from daskembed.output.status import TileStatus
+from daskembed.output.tile_status import TileStatus
 from daskembed.storage.local_files import target
 from daskembed.storage.stores import Storage
 

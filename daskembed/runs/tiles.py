@@ -28,7 +28,7 @@ from daskembed.encoders.loading import foresee, load_encoder
 from daskembed.errors import ConflictError, InputError
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
-from daskembed.output.protocol import check_dtype, get_sink, parse_formats, sink_of
+from daskembed.output.protocol import check_dtype, format_of, get_format, parse_formats
 from daskembed.output.published import check_version, published_files
 from daskembed.output.state import (
     Receipt,
@@ -284,8 +284,8 @@ def resolve(
 
     def check_level(needs: Description) -> str:
         chosen = needs.check_level(level or config.get("level") or next(iter(needs.levels)))
-        for sink in map(get_sink, formats):
-            sink.check_level(needs, chosen)
+        for kind in map(get_format, formats):
+            kind.check_level(needs, chosen)
         return chosen
 
     # All that can be said without the checkpoint is said before it is fetched.
@@ -414,7 +414,7 @@ def check_conflicts(
         elif tile in published:
             # A run that died between file and receipt left this, or somebody else did.
             what = next(iter(published[tile]))
-            provenance = sink_of(what).read_provenance(settings.output, what)
+            provenance = format_of(what).read_provenance(settings.output, what)
             made = (provenance or {}).get("identity", {"daskembed": "unknown: not made by it"})
         else:
             continue
