@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ def run(*, smallest: bool = False) -> list[Row]:
     rows: list[Row] = []
     for name, decode in _decoders().items():
         exact = all(np.array_equal(decode(data), pixels, equal_nan=True) for data, pixels in zip(files, wanted))
-        one = median_seconds(lambda decode=decode: [decode(data) for data in files], repeats=repeats) / len(files)
 
-        def pooled(decode: Callable[[bytes], Any] = decode) -> None:
-            list(pool.map(decode, files * 2))
+        def decode_all(mapped: Callable[..., Iterable[object]], decode: Callable[[bytes], Any] = decode) -> None:
+            list(mapped(decode, files * 2))
 
+        one = median_seconds(partial(decode_all, map), repeats=repeats) / len(files) / 2
         with ThreadPoolExecutor(CORES) as pool:
-            many = median_seconds(pooled, repeats=repeats) / len(files) / 2
+            many = median_seconds(partial(decode_all, pool.map), repeats=repeats) / len(files) / 2
         rows.append(
             {
                 "library": name,

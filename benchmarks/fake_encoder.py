@@ -15,7 +15,8 @@ from daskembed.encoders.clay_v0 import metadata as metadata
 from daskembed.encoders.description import Description
 
 TITLE, CHECKPOINT = "a fake", "untrained:instant"
-PREFIX, IGNORED, OTHER_MODELS = "", (), {}
+PREFIX, IGNORED = "", ()
+OTHER_MODELS: dict[str, str] = {}
 SIZES: dict[str, float] = {"instant": 0.0, "ms25": 0.025}
 """Size -> seconds a chip that the device pretends to compute."""
 

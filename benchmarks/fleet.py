@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import dask
 from distributed import Client
@@ -41,12 +42,12 @@ def run(*, smallest: bool = False) -> list[Row]:
 
 
 def _measure(folder: Path, chips: list[str], whole: list[str], chips_a_block: int, rate: int, tiles: int) -> Row:
-    settings.CHIPS_A_BLOCK = chips_a_block
+    settings.CHIPS_A_BLOCK = chips_a_block  # type: ignore[attr-defined]
     blocks = folder / "blocks.pickle"
     blocks.write_bytes(pickle.dumps(_blocks(folder, whole, chips_a_block)))
     scheduler_file = folder / f"{chips_a_block}-{rate}.json"
     env = os.environ | {"OMP_NUM_THREADS": "1", "FLEET_RATE": str(rate), "FLEET_BLOCKS": str(blocks)}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": env}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": env}
     flags = ["--no-dashboard", "--port", "0", "--host", "127.0.0.1", "--scheduler-file", str(scheduler_file)]
     scheduler = subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_scheduler", *flags], **quiet)
     while not scheduler_file.exists():

@@ -14,8 +14,8 @@ from daskembed import timings
 from daskembed.compute.device import Device
 from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
-from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.description import Place
+from daskembed.encoders.loading import get_encoder_module
 from daskembed.testing.landscape import landscape
 
 BATCHES = (8, 32, 64, 128)
@@ -73,12 +73,13 @@ def parity(device: str) -> list[Row]:
 
     wanted = np.load(tests / "data" / "expected.npz")["tiny_mean"]
     seeds, lat, lon, days = zip(*SCENES, strict=True)
-    centres = np.array([lat, lon], np.float64)[:, :, None]
-    place = clay_v0.metadata(Place(*centres, np.array(days, "datetime64[s]"), np.full(len(days), 10.0)))
+    lats, lons = np.array([lat, lon], np.float64)[:, :, None]
+    place = clay_v0.metadata(Place(lats, lons, np.array(days, "datetime64[s]"), np.full(len(days), 10.0)))
     pixels = torch.from_numpy(np.stack([landscape(512, 512, seed=seed) for seed in seeds])).to(device)
     rows = []
     for precision, dtype, limit in (("fp32", torch.float32, 2e-6), ("bf16", torch.bfloat16, 5e-3)):
-        model = ClayV0(untrained_state(clay_v0, "tiny", 0), device=torch.device(device), dtype=dtype)
+        state = untrained_state(get_encoder_module("clay-v0"), "tiny", 0)
+        model = clay_v0.build(state, clay_v0.describe("tiny"), device=torch.device(device), dtype=dtype)
         with torch.inference_mode():
             found = (
                 model(pixels, *(torch.from_numpy(values).to(device) for values in place), level="mean").cpu().numpy()

@@ -11,7 +11,7 @@ from benchmarks.common import Row
 from benchmarks.job import write_many
 from daskembed import Plan, plan
 from daskembed import run as run_tiles
-from daskembed.encoders.levels import LEVELS
+from daskembed.encoders.clay_v0 import LEVELS
 from daskembed.encoders.loading import load_encoder
 from daskembed.runs.plan import file_bytes
 from daskembed.runs.rates import of_device
@@ -33,18 +33,17 @@ def run(*, smallest: bool = False) -> list[Row]:
         chips = write_many(Path(folder) / "chips", tiles)
         for number in range(1 if smallest else ROUNDS):
             for tile in tiles:
-                given = {"source": str(chips), "output": f"{folder}/{number}", "checkpoint": "untrained:tiny"}
-                rows.append(compare(tile, given))
+                rows.append(compare(tile, source=str(chips), output=f"{folder}/{number}"))
                 print(rows[-1], flush=True)
     print(*costs(), sep="\n")
     return rows
 
 
-def compare(tile: str, given: dict[str, str]) -> Row:
+def compare(tile: str, *, source: str, output: str) -> Row:
     """One line of the table."""
-    expected = plan(tile, **given)
+    expected = plan(tile, source=source, output=output, checkpoint="untrained:tiny")
     start = time.perf_counter()
-    result = run_tiles(tile, cluster="local", **given)
+    result = run_tiles(tile, source=source, output=output, checkpoint="untrained:tiny", cluster="local")
     wall = time.perf_counter() - start
     assert result.exit_status == 0, result
     assert expected.speed is not None

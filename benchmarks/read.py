@@ -59,7 +59,7 @@ def run(*, smallest: bool = False) -> list[Row]:
 def s3_server() -> Iterator[tuple[str, Counter[str]]]:
     """An S3 server that waits before each answer: the URL of a bucket in it, and its requests by kind."""
     import boto3
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
     backend, requests = DomainDispatcherApplication(create_backend_app), Counter[str]()
 
@@ -73,6 +73,7 @@ def s3_server() -> Iterator[tuple[str, Counter[str]]]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server("127.0.0.1", 0, delayed, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    before = dict(os.environ)
     os.environ |= {
         "AWS_ACCESS_KEY_ID": "benchmark",
         "AWS_SECRET_ACCESS_KEY": "benchmark",
@@ -80,7 +81,11 @@ def s3_server() -> Iterator[tuple[str, Counter[str]]]:
         "AWS_ALLOW_HTTP": "true",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
     }
-    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
-    client.create_bucket(Bucket="bench")
-    yield "s3://bench/tiles", requests
-    server.shutdown()
+    try:
+        client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
+        client.create_bucket(Bucket="bench")
+        yield "s3://bench/tiles", requests
+    finally:
+        server.shutdown()
+        os.environ.clear()
+        os.environ |= before

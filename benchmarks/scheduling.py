@@ -30,7 +30,7 @@ BLOCKS_A_TILE = 7
 
 def run(*, smallest: bool = False) -> list[Row]:
     """One-chip blocks of nearly empty chips and an encoder that computes nothing: only overhead is left."""
-    settings.CHIPS_A_BLOCK = 1
+    settings.CHIPS_A_BLOCK = 1  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:
         counts = (2,) if smallest else (20, 200, 1000)
         chips = write_tiles(Path(folder) / "chips", counts[-1])

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -57,8 +58,8 @@ def write(folder: Path, form: str, pattern: np.ndarray, side: int) -> int:
         )
         cube.to_dataset(name="pixels").assign_attrs(crs="EPSG:32633").to_zarr(folder / "33TUL.zarr")
     else:
-        profile = {"tiled": True, "blockxsize": 512, "blockysize": 512} if "512" in form else {"blockysize": 1}
-        profile |= {"driver": "GTiff", "crs": "EPSG:32633", "interleave": "pixel", "compress": "deflate"}
+        profile: dict[str, Any] = {"driver": "GTiff", "crs": "EPSG:32633", "interleave": "pixel", "compress": "deflate"}
+        profile |= {"tiled": True, "blockxsize": 512, "blockysize": 512} if "512" in form else {"blockysize": 1}
         profile |= {"transform": Affine(10, 0, west, 0, -10, north), "bigtiff": "yes", "zlevel": 1}
         with rasterio.open(
             folder / "33TUL.tif", "w", width=side, height=side, count=13, dtype="uint16", **profile

@@ -39,7 +39,7 @@ def run(*, smallest: bool = False) -> list[Row]:
             }
             rows.append(_measure(Path(folder), list(TILES), processes, job))
         source, *names = write_tiles(Path(folder) / "many", 2 if smallest else 200, chips_a_tile=6)
-        settings.CHIPS_A_BLOCK = 2
+        settings.CHIPS_A_BLOCK = 2  # type: ignore[attr-defined]
         rows.append(
             _measure(
                 Path(folder),

@@ -22,6 +22,20 @@ LINK = re.compile(r"(?<=\]\()(?P<target>[\w./-]+)(?P<anchor>#[\w-]*)?(?=\))")
 LANGUAGES = {".yaml": "yaml", ".cff": "yaml", ".py": "python", ".txt": "text", "": "text"}
 """Of text files that are shown as pages; what has another suffix is copied."""
 
+MORE = {
+    "Connecting": ["clusters.connection.connect"],
+    "An encoder, a source or an output of your own": [
+        "encoders.protocol.EncoderModule",
+        "encoders.protocol.Model",
+        "encoders.description.Description",
+        "sources.protocol.Source",
+        "sources.protocol.Chip",
+        "output.protocol.Sink",
+    ],
+    "Testing": ["testing"],
+}
+"""Of the reference of Python: what is imported from modules of the package."""
+
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the README, and files beside ``docs/`` that pages link to."""
@@ -133,5 +147,7 @@ def modules() -> str:
 
 
 def exported() -> str:
-    """Directives for all that the package exports, from which the reference is made."""
-    return "\n\n".join(f"::: daskembed.{name}" for name in daskembed.__all__ if not name.startswith("__"))
+    """Directives for all that the package exports, and for what is imported from its modules."""
+    names = [f"daskembed.{name}" for name in daskembed.__all__ if not name.startswith("__")]
+    parts = {"": names, **{f"## {title}": [f"daskembed.{name}" for name in more] for title, more in MORE.items()}}
+    return "\n\n".join(line for title, names in parts.items() for line in (title, *(f"::: {name}" for name in names)))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+# Read when torch and Dask are first imported. Tests run beside each other: each has one core, and does not spin on it.
+os.environ |= {"OMP_WAIT_POLICY": "passive", "DASK_DASKEMBED__TORCH_THREADS": "1"}
+
 import contextlib
 import multiprocessing.forkserver
-import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,17 +25,18 @@ from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
 from daskembed.storage import stores as storage_module
+from daskembed.storage.opening import open_store
 from daskembed.testing import FaultyProxy, write_chips
 
 # A busy machine is no reason to fail.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-PRELOADED = ["distributed", "torch", "rasterio", "geopandas", "dask_geopandas", "zarr", "daskembed.stages"]
+PRELOADED = ["daskembed.runs.forked"]
 """What workers load: seconds each time that a process starts from nothing."""
 
 
-class Forked(distributed.Nanny):
+class Forked(distributed.Nanny):  # type: ignore[misc]
     """A worker's process is a copy of one that has loaded its modules; that one's environment is of the beginning."""
 
     def __init__(self, *arguments: Any, env: dict[str, str] | None = None, **options: Any) -> None:
@@ -40,7 +45,8 @@ class Forked(distributed.Nanny):
 
 @pytest.fixture(scope="session", autouse=True)
 def _workers_are_forked() -> Iterator[None]:
-    with dask.config.set({"distributed.worker": {"multiprocessing-method": "forkserver", "preload": ["least"]}}):
+    forked = {"distributed.worker.multiprocessing-method": "forkserver", "distributed.worker.preload": ["least"]}
+    with dask.config.set(forked):
         get_mp_context().set_forkserver_preload(PRELOADED)
         multiprocessing.forkserver.ensure_running()
         with pytest.MonkeyPatch.context() as patch:
@@ -116,7 +122,7 @@ def lying(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         def begin(lies: dict[str, tuple[int, bytes]], times: int = 1) -> Lying:
             proxy = stack.enter_context(Lying(s3_server, lies, times))
             monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-            monkeypatch.setattr(storage_module, "open_store", storage_module.open_store.__wrapped__)
+            monkeypatch.setattr(storage_module, "open_store", open_store.__wrapped__)
             return proxy
 
         yield begin

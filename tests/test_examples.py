@@ -33,9 +33,10 @@ def run_example(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def done_on(client: Client) -> int:
     """Tasks that the cluster of a client has computed."""
-    return client.run_on_scheduler(
+    done: int = client.run_on_scheduler(
         lambda dask_scheduler: sum(prefix.state_counts["memory"] for prefix in dask_scheduler.task_prefixes.values())
     )
+    return done
 
 
 def test_embeddings_are_made_on_the_cluster(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
+import gc
 import re
 import signal
 import sys
@@ -57,6 +59,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    # Python would look through all that was loaded once more as it ends, for half a second.
+    atexit.register(gc.freeze)
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     # What ends services and batch jobs, or closes a terminal, is a Ctrl-C to the run: without this, nothing would be
@@ -311,6 +315,15 @@ def _look_first(options: argparse.Namespace) -> None:
         shares_files(options.cluster)
 
 
+def _load_for_workers(cluster: str | None) -> None:
+    """Have another process load what workers need, while this one looks at what is to be done."""
+    from daskembed.clusters.connection import may_fork
+    from daskembed.clusters.forks import begin
+
+    if may_fork(cluster or config.get("cluster")):
+        begin("daskembed.runs.forked")
+
+
 def _add_meaning(parser: argparse.ArgumentParser) -> None:
     """Flags that say what the files' numbers are."""
     meaning = parser.add_argument_group("what the files' numbers are, where it is not clear")
@@ -330,6 +343,7 @@ def _add_meaning(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     _look_first(options)
+    _load_for_workers(options.cluster)
     from daskembed.clusters.presets import parse_arguments
     from daskembed.clusters.quiet import quieten
     from daskembed.runs.display import print_event, show_progress
@@ -438,6 +452,7 @@ def _rules(options: argparse.Namespace) -> Rules | None:
 
 def _cube(options: argparse.Namespace) -> int:
     _look_first(options)
+    _load_for_workers(options.cluster)
     from daskembed.clusters.presets import parse_arguments
     from daskembed.clusters.quiet import quieten
     from daskembed.runs.cubes import summary, write_cubes
@@ -475,7 +490,7 @@ def _clusters(options: argparse.Namespace) -> int:
         from daskembed.clusters.quiet import quieten
 
         quieten()
-        print(check(options.check, arguments=parse_arguments(options.cluster_arg)))
+        print(check(options.check, cluster_arguments=parse_arguments(options.cluster_arg)))
         return 0
     width = max(map(len, presets()))
     for name in presets():
@@ -494,6 +509,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    _load_for_workers("local")
     from daskembed.cli.demo import demo
     from daskembed.clusters.quiet import quieten
 

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from daskembed.clusters.forks import additions
+
 if TYPE_CHECKING:
     from distributed.deploy import Cluster
 
@@ -54,6 +56,7 @@ def local(*, n_workers: int | None = None, at_most: int | None = None, **argumen
     if count := gpus():
         _log.warning(f"this machine has {count} GPU{'s' * (count > 1)}: --cluster local-cuda has a worker for each")
     env = {"DASK_DASKEMBED__TORCH_THREADS": str(max(1, cores // sharing))} | arguments.pop("env", {})
+    env = (additions() or {}) | env
     chosen = {
         "n_workers": n_workers,
         "threads_per_worker": 2,

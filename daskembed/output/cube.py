@@ -27,7 +27,7 @@ PIXELS = "pixels"
 CHIPS_A_SHARD = 4
 """Along each side of a shard: 218 MB of pixels. A task takes 0.5 to 0.7 GB, with what zarr needs to encode them."""
 
-COMPRESSION = {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "typesize": 4}
+COMPRESSION: dict[str, Any] = {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "typesize": 4}
 """Of Blosc. Of float32 whose values are whole, bitshuffle leaves little more than of uint16: `benchmarks/cube.py`."""
 
 
@@ -68,7 +68,7 @@ def _encoding(bands: int) -> dict[str, Any]:
         "chunks": (1, bands, CHIP, CHIP),
         "shards": (1, bands, side, side),
         # LZ4 does not notice every damage: with a checksum, a damaged chip is quarantined instead of embedded.
-        "compressors": [BloscCodec(**COMPRESSION), Crc32cCodec()],  # type: ignore[arg-type]
+        "compressors": [BloscCodec(**COMPRESSION), Crc32cCodec()],
         "fill_value": float("nan"),
         "dimension_names": ("time", "band", "y", "x"),
     }

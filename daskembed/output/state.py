@@ -305,7 +305,7 @@ def read_notes(output: Storage, paths: set[str]) -> dict[str, Note]:
     def read(path: str) -> dict[str, Note]:
         try:
             about = dict(vars(parse_as(KeptNote, output.get(path, most=_MOST_NOTE))))
-        except (InputError, ValueError):
+        except ValueError:
             return {}
         return {about.pop("shard"): Note(**about)}
 

@@ -1,0 +1,104 @@
+"""Workers as forks of a process that has loaded what they need."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no worker is a fork")
+
+
+def python(code: str, **environment: str) -> subprocess.Popen[str]:
+    """A process of its own, as `begin` is done once a process."""
+    env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")} | environment
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def said(process: subprocess.Popen[str]) -> list[str]:
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, text
+    return text.splitlines()
+
+
+def test_workers_are_forks_that_have_what_they_need() -> None:
+    lines = said(
+        python(
+            """
+import os
+from daskembed.clusters.connection import connect
+from daskembed.clusters.forks import begin
+
+def look():
+    import signal, sys
+    parent = f"/proc/{os.getppid()}"
+    return (
+        "multiprocessing.forkserver" in open(f"{parent}/cmdline").read(), len(os.listdir(f"{parent}/task")),
+        {name for name in ("torch", "rasterio", "geopandas", "daskembed.runs.stages") if name in sys.modules},
+        sys.modules["torch"].cuda.is_initialized(), signal.getsignal(signal.SIGINT).name,
+        os.environ["ADDED"], os.environ["OMP_NUM_THREADS"], os.environ["DASK_DASKEMBED__TORCH_THREADS"],
+    )
+
+before = dict(os.environ)
+begin("daskembed.runs.forked")
+assert dict(os.environ) == before
+os.environ["ADDED"] = "later"
+with connect("local", workers=1, arguments={"env": {"DASK_DASKEMBED__TORCH_THREADS": "7"}}) as client:
+    (found,) = client.run(look).values()
+    print(*found[:2], *sorted(found[2]), *found[3:], sep="\\n")
+"""
+        )
+    )
+    modules = ["daskembed.runs.stages", "geopandas", "rasterio", "torch"]
+    assert lines == ["True", "1", *modules, "False", "SIG_IGN", "later", "1", "7"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "then", "expected"),
+    [
+        ({}, "", "True {}"),
+        ({}, "os.environ['NEW'] = 'a'", "True {'NEW': 'a'}"),
+        ({"OLD": "a"}, "os.environ['OLD'] = 'b'", "True None"),
+        ({"OLD": "a"}, "del os.environ['OLD']", "True None"),
+        ({}, "os.environ['OMP_NUM_THREADS'] = '4'", "True None"),
+        ({"OMP_NUM_THREADS": "4"}, "", "False None"),
+        ({}, "dask.config.set({'distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_': 0})", "True None"),
+    ],
+)
+def test_an_environment_of_another_moment_is_not_used(environment: dict[str, str], then: str, expected: str) -> None:
+    code = f"""
+import os
+import dask, distributed
+from multiprocessing import forkserver
+from daskembed.clusters.forks import additions, begin
+begin("json")
+{then}
+print(forkserver._forkserver._forkserver_pid is not None, additions())
+"""
+    assert said(python(code, **environment)) == [expected]
+
+
+def test_a_process_that_loads_ends_with_the_command(tmp_path: Path) -> None:
+    # The module sleeps for longer than the test waits: its process has to notice.
+    (tmp_path / "endless.py").write_text(
+        "from daskembed.clusters.forks import loading\nimport time\nwith loading():\n    time.sleep(600)\n"
+    )
+    code = """
+from multiprocessing import forkserver
+from daskembed.clusters.forks import begin
+begin("endless")
+print(forkserver._forkserver._forkserver_pid)
+"""
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    (pid,) = said(python(code, PYTHONPATH=path))
+    end = time.monotonic() + 60
+    while psutil.pid_exists(int(pid)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
