@@ -390,6 +390,7 @@ def test_parts_that_vanish_are_made_again(client, chips, tmp_path, small_blocks)
     assert receipt_of(tmp_path / "out")["files"] == receipt_of(tmp_path / "undisturbed")["files"]
 
 
+@pytest.mark.faults
 def test_a_killed_worker_costs_nothing(chips, tmp_path, small_blocks):
     def kill_once(state):
         if state.chips and not killed:
