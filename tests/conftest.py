@@ -31,6 +31,7 @@ from daskembed.testing import FaultyProxy, write_chips
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
+
 class Forked(distributed.Nanny):  # type: ignore[misc]
     """Forks of a process have its environment, which is of the beginning: they are given the present one."""
 

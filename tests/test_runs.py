@@ -627,7 +627,7 @@ def test_windows_of_many_tiles_finish_in_order(client, my_chips, tmp_path, monke
 
 def test_the_command_tells_what_it_did(chips, tmp_path):
     command = [sys.executable, "-m", "daskembed", "run", "--tiles", "33TUL,27WXN", "--source", str(chips)]
-    command += ["--checkpoint", "untrained:least", "--output", str(tmp_path)]
+    command += ["--checkpoint", "untrained:tiny", "--output", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 4, done.stderr
     lines = done.stdout.splitlines()
@@ -665,7 +665,14 @@ def test_real_chips_give_the_expected_embeddings(client, shared, tmp_path, level
     names = [str(name) for name in expected["chips" if level == "mean" else f"{level}_chips"]]
     tiles = sorted({Path(name).name.split("_")[1] for name in names})
     source = shared / "data" / "chips"
-    result = daskembed.run(tiles, source=str(source), output=str(tmp_path), level=level, cluster=client, **TINY)
+    result = daskembed.run(
+        tiles,
+        source=str(source),
+        output=str(tmp_path),
+        level=level,
+        cluster=client,
+        **TINY | {"checkpoint": "untrained:tiny"},
+    )
     assert result.exit_status == 0
     made = {
         Path(url).name: vector.reshape(-1, 256)
@@ -680,5 +687,5 @@ def test_real_chips_give_the_expected_embeddings(client, shared, tmp_path, level
 @pytest.mark.real
 def test_a_real_chip_with_nan_is_quarantined_with_exit_status_3(shared, tmp_path, capsys):
     command = ["run", "--tiles", "29UNU", "--source", str(shared / "data" / "chips_bad"), "--output", str(tmp_path)]
-    assert main([*command, "--checkpoint", "untrained:least"]) == 3
+    assert main([*command, "--checkpoint", "untrained:tiny"]) == 3
     assert "not finite: 108544 in vh, 108544 in vv, 57344 in dem" in capsys.readouterr().out
