@@ -43,10 +43,9 @@ class Forked(distributed.Nanny):  # type: ignore[misc]
 def _workers_are_forked() -> Iterator[None]:
     forks.begin("daskembed.runs.forked")
     forked = {"distributed.worker.multiprocessing-method": "forkserver", "distributed.worker.preload": ["least"]}
-    with dask.config.set(forked):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(distributed.deploy.local, "Nanny", Forked)
-            yield
+    with dask.config.set(forked), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed.deploy.local, "Nanny", Forked)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -638,6 +638,7 @@ def test_the_command_tells_what_it_did(chips, tmp_path):
     assert str(tmp_path) in done.stdout
 
 
+@pytest.mark.faults
 def test_ctrl_c_stops_the_command_and_the_same_command_goes_on(tmp_path):
     write_chips(tmp_path / "chips", rows=3, cols=3)
     command = [sys.executable, "-m", "daskembed", "run", "--tiles", "33TUL", "--source", str(tmp_path / "chips")]
