@@ -408,11 +408,11 @@ def test_a_killed_worker_costs_nothing(chips, tmp_path, small_blocks):
     assert (result.exit_status, result.chips) == (0, 4)
 
 
-def chosen(chips, output, **changed):
+def chosen(chips, output, checkpoint=TINY["checkpoint"], **changed):
     return settings.Settings(
         source=Storage(str(chips)),
         output=Storage(str(output)),
-        encoder=daskembed.load_encoder(**TINY),
+        encoder=daskembed.load_encoder(checkpoint, precision="fp32"),
         level="mean",
         on_nan="quarantine",
         reading=Reading(),
@@ -545,7 +545,8 @@ def test_parts_depend_on_the_chips_whose_headers_are_bad(my_chips, tmp_path):
 
 def test_what_is_raised_while_a_chip_is_tried_does_not_condemn_it(chips, tmp_path, monkeypatch):
     """Here by a machine without its TIFF driver: it is told where the block is tried again."""
-    made = chosen(chips, tmp_path)
+    # The process that tries chips loads the encoder anew, of a size that it knows.
+    made = chosen(chips, tmp_path, "untrained:tiny")
     _, blocks = stages.index(made, "33TUL", None, [])
     monkeypatch.setenv("GDAL_SKIP", "GTiff")
     assert examine(made, blocks[0]) == {}
