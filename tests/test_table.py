@@ -22,7 +22,7 @@ import shapely
 import xarray as xr
 
 import daskembed
-from daskembed.encoders.levels import LEVELS
+from daskembed.encoders.clay_v0 import LEVELS
 from daskembed.errors import InputError
 from daskembed.output import geoparquet, parts
 from daskembed.output import open as opening
