@@ -14,9 +14,9 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no worker is a fork")
 
 
-def python(code: str, *, session: bool = False, **environment: str) -> subprocess.Popen[str]:
+def python(code: str, environment: dict[str, str] | None = None, *, session: bool = False) -> subprocess.Popen[str]:
     """A process of its own, as `begin` is done once a process."""
-    env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")} | environment
+    env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")} | (environment or {})
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env=env,
@@ -87,7 +87,7 @@ begin("json")
 {then}
 print(forkserver._forkserver._forkserver_pid is not None, additions())
 """
-    assert said(python(code, **environment)) == [expected]
+    assert said(python(code, environment)) == [expected]
 
 
 def test_a_process_that_loads_ends_with_the_command(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ begin("endless")
 print(forkserver._forkserver._forkserver_pid)
 """
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    (pid,) = said(python(code, PYTHONPATH=path))
+    (pid,) = said(python(code, {"PYTHONPATH": path}))
     end = time.monotonic() + 60
     while psutil.pid_exists(int(pid)):
         assert time.monotonic() < end
@@ -112,7 +112,8 @@ print(forkserver._forkserver._forkserver_pid)
 def test_ctrl_c_is_left_to_the_command(tmp_path: Path) -> None:
     # At every moment of the other process's life, its first ones above all.
     (tmp_path / "slow.py").write_text(
-        "import time\ntime.sleep(0.5)\nfrom daskembed.clusters.forks import loading\nwith loading():\n    time.sleep(0.5)\n"
+        "import time\nfrom daskembed.clusters.forks import loading\n"
+        "time.sleep(0.5)\nwith loading():\n    time.sleep(0.5)\n"
     )
     code = """
 import os, signal, time
@@ -126,5 +127,5 @@ from multiprocessing import forkserver
 print(os.waitpid(forkserver._forkserver._forkserver_pid, os.WNOHANG))
 """
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with python(code, session=True, PYTHONPATH=path) as process:
+    with python(code, {"PYTHONPATH": path}, session=True) as process:
         assert said(process) == ["(0, 0)"]
