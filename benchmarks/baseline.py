@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.common import CORES, Row, local_client
 from benchmarks.job import write_many
+from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.loading import get_encoder_module
@@ -60,9 +61,8 @@ def run(*, smallest: bool = False) -> list[Row]:
     """The two in turn, in each precision, models loaded beforehand; the ratio of each pair of rounds."""
     torch.set_num_threads(CORES)
     size, count, rounds = ("tiny", 1, 1) if smallest else ("small", CHIPS, ROUNDS)
-    model = ClayV0(
-        untrained_state(get_encoder_module("clay-v0"), size, 0), device=torch.device("cpu"), dtype=torch.float32
-    )
+    state = untrained_state(get_encoder_module("clay-v0"), size, 0)
+    model = clay_v0.build(state, clay_v0.describe(size), device=torch.device("cpu"), dtype=torch.float32)
     model.transformer.__class__ = _Eager
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, local_client(smallest=smallest) as client:

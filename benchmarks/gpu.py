@@ -14,7 +14,6 @@ from daskembed import timings
 from daskembed.compute.device import Device
 from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
-from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.description import Place
 from daskembed.encoders.loading import get_encoder_module
 from daskembed.testing.landscape import landscape
@@ -79,9 +78,8 @@ def parity(device: str) -> list[Row]:
     pixels = torch.from_numpy(np.stack([landscape(512, 512, seed=seed) for seed in seeds])).to(device)
     rows = []
     for precision, dtype, limit in (("fp32", torch.float32, 2e-6), ("bf16", torch.bfloat16, 5e-3)):
-        model = ClayV0(
-            untrained_state(get_encoder_module("clay-v0"), "tiny", 0), device=torch.device(device), dtype=dtype
-        )
+        state = untrained_state(get_encoder_module("clay-v0"), "tiny", 0)
+        model = clay_v0.build(state, clay_v0.describe("tiny"), device=torch.device(device), dtype=dtype)
         with torch.inference_mode():
             found = (
                 model(pixels, *(torch.from_numpy(values).to(device) for values in place), level="mean").cpu().numpy()

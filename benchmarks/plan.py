@@ -11,7 +11,7 @@ from benchmarks.common import Row
 from benchmarks.job import write_many
 from daskembed import Plan, plan
 from daskembed import run as run_tiles
-from daskembed.encoders.levels import LEVELS
+from daskembed.encoders.clay_v0 import LEVELS
 from daskembed.encoders.loading import load_encoder
 from daskembed.runs.plan import file_bytes
 from daskembed.runs.rates import of_device

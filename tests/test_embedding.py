@@ -24,11 +24,11 @@ from daskembed import embedding
 from daskembed.compute import device
 from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
-from daskembed.encoders.clay_v0_model import ClayV0
+from daskembed.encoders.clay_v0 import LEVELS
 from daskembed.encoders.description import Place
-from daskembed.encoders.levels import LEVELS
 from daskembed.encoders.protocol import Encoder
 from daskembed.errors import InputError
+from daskembed.sensors.bands import CLAY_V0
 from daskembed.sources import geotiff
 from daskembed.testing import refuse_to_compute
 
@@ -66,7 +66,9 @@ def expected(loaded: xr.DataArray) -> dict[str, np.ndarray]:
 
 
 def encode_directly(loaded: xr.DataArray, level: str) -> np.ndarray:
-    model = ClayV0(untrained_state(clay_v0, "least", 0), device=torch.device("cpu"), dtype=torch.float32)
+    model = clay_v0.build(
+        untrained_state(clay_v0, "least", 0), clay_v0.describe("least"), device=torch.device("cpu"), dtype=torch.float32
+    )
     lat, lon, day = (loaded.coords[name].to_numpy() for name in ("lat", "lon", "date"))
     latlon, time = clay_v0.metadata(Place(lat[:, None], lon[:, None], day, np.full(len(lat), 10.0)))
     with torch.inference_mode():
@@ -322,7 +324,7 @@ def test_chip_that_is_not_finite_is_quarantined(loaded: xr.DataArray, encoder: E
 @pytest.mark.parametrize("level", ["mean", "patch"])
 def test_values_that_are_not_finite_are_filled(loaded: xr.DataArray, encoder: Encoder, level: str) -> None:
     bad = spoiled(loaded)
-    means = np.array([mean for mean, _ in clay_v0.STATISTICS.values()], np.float32)
+    means = np.array([band.mean for band in CLAY_V0.bands], np.float32)
     mended = bad.copy(data=np.where(np.isfinite(bad.values), bad.values, means[:, None, None]))
     embeddings = daskembed.embed(bad, encoder, level, on_nan="fill").compute()
     assert pd.isna(embeddings.coords["quarantined"].values).all()
