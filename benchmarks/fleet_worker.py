@@ -15,7 +15,7 @@ from pathlib import Path
 from distributed import Worker, get_worker
 
 from daskembed.output.receipts import Receipt
-from daskembed.runs import stages
+from daskembed.runs import blocks, stages
 from daskembed.runs.settings import Settings
 
 WORKERS = 16
@@ -26,19 +26,19 @@ _devices: dict[str, threading.Lock] = {}
 
 
 @functools.cache
-def _whole() -> tuple[stages.Indexed, list[stages.Block]]:
+def _whole() -> tuple[stages.Indexed, list[blocks.Block]]:
     """What the real index says of a whole tile."""
-    found: tuple[stages.Indexed, list[stages.Block]] = pickle.loads(Path(os.environ["FLEET_BLOCKS"]).read_bytes())
+    found: tuple[stages.Indexed, list[blocks.Block]] = pickle.loads(Path(os.environ["FLEET_BLOCKS"]).read_bytes())
     return found
 
 
-def index(settings: Settings, tile: str, *earlier: object) -> tuple[stages.Indexed, list[stages.Block]]:
+def index(settings: Settings, tile: str, *earlier: object) -> tuple[stages.Indexed, list[blocks.Block]]:
     """What the real one said of a whole tile, under another tile's paths."""
-    indexed, blocks = _whole()
-    return indexed, [replace(block, path=f"{tile}/{block.number}") for block in blocks]
+    indexed, whole = _whole()
+    return indexed, [replace(block, path=f"{tile}/{block.number}") for block in whole]
 
 
-def embed_block(block: stages.Block, *, settings: Settings) -> None:
+def embed_block(block: blocks.Block, *, settings: Settings) -> None:
     """Hold the worker's device as long as the block's chips take."""
     with _devices.setdefault(get_worker().address, threading.Lock()):
         time.sleep(block.chips / RATE if RATE else 0)
@@ -73,6 +73,6 @@ async def serve(scheduler_file: str) -> None:
 
 
 if __name__ == "__main__":
-    for function in (index, embed_block, publish):
-        setattr(stages, function.__name__, function)
+    for room, function in ((stages, index), (blocks, embed_block), (stages, publish)):
+        setattr(room, function.__name__, function)
     asyncio.run(serve(sys.argv[1]))

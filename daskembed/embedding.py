@@ -77,7 +77,9 @@ def _windows(cube: xr.DataArray, across: int) -> _Windows:
     return _Windows(lat, lon, footprint, resolution)
 
 
-def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: str = "quarantine") -> xr.DataArray:
+def embed(
+    cube: xr.DataArray, encoder: Encoder, level: str | None = None, *, on_nan: str = "quarantine"
+) -> xr.DataArray:
     """Embeddings of chips, lazily: one task a block reads its chips and encodes them.
 
     Parameters
@@ -88,7 +90,7 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
     encoder
         From `daskembed.load_encoder`.
     level
-        One of the encoder's, such as ``mean``; see `Description.levels`.
+        One of the encoder's, such as ``mean``, its first by default; see `Description.levels`.
     on_nan
         What to do with a chip that has values that are not finite: ``quarantine`` it, or ``fill`` them with their
         band's mean.
@@ -127,6 +129,7 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
         raise InputError(f"the cube lacks the coordinates {', '.join(missing)}: daskembed.open_tile sets them")
     if on_nan not in ON_NAN:
         raise InputError(f"unknown on_nan {on_nan!r}: choose one of {', '.join(ON_NAN)}")
+    level = needs.check_level(level)
     shape = encoder.shape(level)
     inner = tuple(needs.levels[level])
 

@@ -17,7 +17,6 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-import daskembed
 from daskembed import config
 from daskembed.cli.main import main
 from daskembed.clusters import presets
@@ -68,20 +67,6 @@ def test_help_is_quick(arguments: tuple[str, ...]) -> None:
     assert {"daskembed.cli.main", "daskembed.config"} <= imported
     assert not {name.partition(".")[0] for name in imported} & HEAVY
     assert done.stdout.startswith("daskembed 0." if arguments == ("--version",) else "usage: daskembed")
-
-
-def test_import_is_quick() -> None:
-    code = "import sys, daskembed; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {name.partition(".")[0] for name in done.stdout.split()} & HEAVY
-
-
-def test_public_names_are_found() -> None:
-    assert set(daskembed.__all__) == set(dir(daskembed))
-    for name in daskembed.__all__:
-        assert getattr(daskembed, name) is not None
-    with pytest.raises(AttributeError, match="has no attribute 'embedd'"):
-        daskembed.embedd  # noqa: B018
 
 
 def help_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:

@@ -383,7 +383,7 @@ def test_arguments_asked_for_go_over_those_of_the_file(tmp_path: Path, failing_c
     path = write_preset(tmp_path, **{"class": failing_class, "arguments": mine})
     with (
         pytest.raises(InputError, match="quota exceeded") as error,
-        connect(path, arguments={"region": "b", "options": {"nthreads": 2}}),
+        connect(path, cluster_arguments={"region": "b", "options": {"nthreads": 2}}),
     ):
         pass
     assert str({"n_workers": 9, "options": {"name": "x", "nthreads": 2}, "region": "b"}) in str(error.value)
@@ -449,7 +449,11 @@ def test_address_of_a_scheduler() -> None:
 @pytest.mark.parametrize("cluster", ["tcp://127.0.0.1:1", "scheduler.json"])
 @pytest.mark.parametrize(
     ("flag", "asked"),
-    [("--workers", {"workers": 2}), ("--cluster-arg", {"arguments": {"n_workers": 2}}), ("--tls", {"tls": True})],
+    [
+        ("--workers", {"workers": 2}),
+        ("--cluster-arg", {"cluster_arguments": {"n_workers": 2}}),
+        ("--tls", {"tls": True}),
+    ],
 )
 def test_nothing_can_be_asked_of_a_cluster_that_runs(cluster: str, flag: str, asked: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"{flag} is for a cluster that is started .*{cluster}"):

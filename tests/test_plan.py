@@ -17,10 +17,12 @@ import daskembed
 from daskembed.cli.main import main
 from daskembed.encoders import clay_v0
 from daskembed.errors import ConflictError, InputError
-from daskembed.runs import display, settings, stages
+from daskembed.runs import display, settings
 from daskembed.runs import plan as planning
 from daskembed.runs import rates as speed
+from daskembed.runs.blocks import all_blocks
 from daskembed.runs.display import describe_bytes, describe_plan
+from daskembed.runs.expected import recall
 from daskembed.runs.plan import Plan
 from daskembed.runs.rates import Speed
 from daskembed.runs.results import Expected, RunResult, TileResult
@@ -142,7 +144,7 @@ def test_chips_in_finished_blocks_are_done(chips, tmp_path, monkeypatch) -> None
         **given,
     )
     index = daskembed.index_tile("33TUL", str(chips))
-    last = stages.all_blocks(wanted, "33TUL", index, listing.fingerprint)[1]
+    last = all_blocks(wanted, "33TUL", index, listing.fingerprint)[1]
     wanted.output.put(last.path, b"a part")
     second = daskembed.plan("33TUL", device="cpu", **given)
     assert (second.chips, second.chips_to_do, second.to_do) == (4, 3, ("33TUL",))
@@ -243,8 +245,8 @@ def test_auto_precision_is_the_devices_own(chips, tmp_path) -> None:
     none = dict.fromkeys(("level", "batch_size", "readers", "dates", "version", "on_nan"))
     fp32, bf16 = (planning.resolve("33TUL", precision=one, **given, **none)[1] for one in ("fp32", "bf16"))
     daskembed.plan("33TUL", device="t4", **given)
-    assert planning.recall(fp32) is not None
-    assert planning.recall(bf16) is None
+    assert recall(fp32) is not None
+    assert recall(bf16) is None
 
 
 def test_refuses_a_device_that_it_does_not_know() -> None:
@@ -298,16 +300,16 @@ def test_a_plan_is_recalled_for_its_own_settings_only(chips, tmp_path) -> None:
         given = {"source": str(chips), "output": str(tmp_path / "out"), **TINY, **none}
         return planning.resolve("33TUL", level=level, version=version, **given)[1]
 
-    assert planning.recall(settings_of("mean")) is None
+    assert recall(settings_of("mean")) is None
     daskembed.plan(
         "33TUL", source=str(chips), output=str(tmp_path / "out"), version="1", level="mean", device="cpu", **TINY
     )
-    assert planning.recall(settings_of("mean")) is not None
-    assert planning.recall(settings_of("patch")) is None
-    assert planning.recall(settings_of("mean", "2")) is None
+    assert recall(settings_of("mean")) is not None
+    assert recall(settings_of("patch")) is None
+    assert recall(settings_of("mean", "2")) is None
     (kept,) = (tmp_path / "cache" / "daskembed" / "plans").iterdir()
     kept.write_text('{"chips": 4}')
-    assert planning.recall(settings_of("mean")) is None
+    assert recall(settings_of("mean")) is None
 
 
 def result_of(encoded: int, seconds: float, **options) -> RunResult:

@@ -16,7 +16,7 @@ PAUSED = "Dask has paused workers that are short of memory: "
 
 def test_a_trouble_that_comes_and_goes_is_told_now_and_then(tmp_path: Path) -> None:
     events: list[Event] = []
-    report = Report(None, 1, Storage(str(tmp_path)), "001", None, events.append, "")
+    report = Report(None, "embeddings", ["33TUL"], Storage(str(tmp_path)), "001", None, events.append, "")
     start, said = report.state.started, report.state.said
 
     def look(second: int, trouble: str) -> None:

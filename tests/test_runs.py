@@ -25,9 +25,11 @@ import daskembed
 from daskembed.cli.main import main
 from daskembed.errors import ConflictError, InputError, LockLostError, StorageError, TileError
 from daskembed.output.status import status
-from daskembed.runs import settings, stages
+from daskembed.runs import fleet, settings, stages
 from daskembed.runs import window as flow
+from daskembed.runs.blocks import examine
 from daskembed.runs.display import summary
+from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.results import Event, Progress, left_by
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
@@ -436,16 +438,16 @@ def test_how_many_chips_may_newly_be_quarantined(new, known, share, vanishing, s
     before = {f"known-{number}": "was bad" for number in range(known)}
     now = {f"new-{number}": "is bad" for number in range(new)} | before
     if said is None:
-        stages.check_quarantined(share, now, before, 100, vanishing=vanishing)
+        check_quarantined(share, now, before, 100, vanishing=vanishing)
     else:
         with pytest.raises(TileError, match=said):
-            stages.check_quarantined(share, now, before, 100, vanishing=vanishing)
+            check_quarantined(share, now, before, 100, vanishing=vanishing)
 
 
 def test_a_chip_that_is_bad_in_another_way_is_newly_so():
     now, before = ({f"chip-{number}": why for number in range(5)} for why in ("is gone", "has no CRS"))
     with pytest.raises(TileError, match=r"chip-0 is gone \(5 such\)"):
-        stages.check_quarantined(0.1, now, before, 5, vanishing=False)
+        check_quarantined(0.1, now, before, 5, vanishing=False)
 
 
 def test_a_chip_that_is_bad_in_the_same_way_is_not_newly_so():
@@ -454,7 +456,7 @@ def test_a_chip_that_is_bad_in_the_same_way_is_not_newly_so():
         {f"chip-{number}": f"/vsimem/{uuid.uuid4().hex}/x.tif, strip {strip}: is damaged" for number in range(5)}
         for strip in (3, 17)
     )
-    stages.check_quarantined(0.1, now, before, 5, vanishing=True)
+    check_quarantined(0.1, now, before, 5, vanishing=True)
 
 
 def test_too_many_chips_that_are_newly_bad_fail_a_tile(client, tmp_path, small_blocks):
@@ -545,7 +547,7 @@ def test_what_is_raised_while_a_chip_is_tried_does_not_condemn_it(chips, tmp_pat
     made = chosen(chips, tmp_path)
     _, blocks = stages.index(made, "33TUL", None, [])
     monkeypatch.setenv("GDAL_SKIP", "GTiff")
-    assert stages.examine(made, blocks[0]) == {}
+    assert examine(made, blocks[0]) == {}
 
 
 def test_paused_workers_are_told_of():
@@ -554,13 +556,13 @@ def test_paused_workers_are_told_of():
 
     with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster, Client(cluster) as client:
         (address,) = client.nthreads()
-        assert client.run_on_scheduler(flow._workers) == {address: (2, False)}
+        assert client.run_on_scheduler(fleet._workers) == {address: (2, False)}
         client.run(pause, "paused")
-        while not (found := client.run_on_scheduler(flow._workers))[address][1]:
+        while not (found := client.run_on_scheduler(fleet._workers))[address][1]:
             time.sleep(0.05)
         client.run(pause, "running")
     assert found == {address: (2, True)}
-    assert flow._trouble([address], alone=True) == f"Dask has paused workers that are short of memory: {address}"
+    assert fleet._trouble([address], alone=True) == f"Dask has paused workers that are short of memory: {address}"
 
 
 def test_blocks_are_built_without_computing(chips, tmp_path, small_blocks, monkeypatch):

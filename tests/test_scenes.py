@@ -345,10 +345,10 @@ def test_times_of_a_store_are_scenes(pixels: np.ndarray, tmp_path: Path) -> None
     assert list(frame["source_url"]) == [f"{store}#{day}/0001" for day in days]
     for number, chip in enumerate(frame["chip"]):
         np.testing.assert_array_equal(chip.read(), pixels[:, :512, :512] + 7 * number)
-    some = index(tmp_path, dates=(date(2020, 3, 1), date(2020, 12, 31)))
+    some = index(tmp_path, dates="2020-03-01/2020-12-31")
     assert list(some["date"]) == [date(2020, 3, 5)]
     with pytest.raises(TileError, match=f"no scene of tile {TILE} from 2018-01-01 to 2018-12-31: check --dates"):
-        index(tmp_path, dates=(date(2018, 1, 1), date(2018, 12, 31)))
+        index(tmp_path, dates="2018-01-01/2018-12-31")
 
 
 def test_two_times_of_one_day_are_told_apart(pixels: np.ndarray, tmp_path: Path) -> None:

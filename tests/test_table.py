@@ -362,7 +362,7 @@ def test_no_published_files(output: Storage) -> None:
     with pytest.raises(InputError) as error:
         daskembed.open_embeddings(output.url)
     assert str(error.value) == (
-        f"no published files (*.gpq) in {output.url}: make them with `daskembed run --output {output.url}`"
+        f"no published files (*.gpq) in {output.url}: make them with daskembed.run(..., output={output.url!r})"
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
+import gc
 import re
 import signal
 import sys
@@ -57,6 +59,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    # Python would look through all that was loaded once more as it ends, for half a second.
+    atexit.register(gc.freeze)
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     # What ends services and batch jobs, or closes a terminal, is a Ctrl-C to the run: without this, nothing would be
@@ -486,7 +490,7 @@ def _clusters(options: argparse.Namespace) -> int:
         from daskembed.clusters.quiet import quieten
 
         quieten()
-        print(check(options.check, arguments=parse_arguments(options.cluster_arg)))
+        print(check(options.check, cluster_arguments=parse_arguments(options.cluster_arg)))
         return 0
     width = max(map(len, presets()))
     for name in presets():

@@ -43,14 +43,14 @@ def may_fork(cluster: str) -> bool:
 def check_connection(
     cluster: str,
     *,
-    arguments: Mapping[str, Any] | None = None,
+    cluster_arguments: Mapping[str, Any] | None = None,
     workers: int | str | None = None,
     listen: str | None = None,
     tls: bool = False,
 ) -> None:
     """Raise the `InputError` of `connect` that can be told without starting or asking anything."""
     if _is_scheduler(cluster):
-        _check_nothing_asked(cluster, arguments, workers, listen, tls)
+        _check_nothing_asked(cluster, cluster_arguments, workers, listen, tls)
         _scheduler_address(cluster)
     else:
         check_asked(read_preset(cluster), cluster, workers=workers, listen=listen, tls=tls)
@@ -60,7 +60,7 @@ def check_connection(
 def connect(
     cluster: str,
     *,
-    arguments: Mapping[str, Any] | None = None,
+    cluster_arguments: Mapping[str, Any] | None = None,
     workers: int | str | None = None,
     listen: str | None = None,
     tls: bool = False,
@@ -74,7 +74,7 @@ def connect(
     cluster
         Name of a preset, path of a YAML file like one, address of a running scheduler (``tcp://``, ``tls://``), or
         path of the ``.json`` file that ``dask scheduler --scheduler-file`` writes.
-    arguments
+    cluster_arguments
         Of the preset's class: these go over the preset's own, nested mappings key by key.
     workers
         How many: a number, or ``1..20`` for as many within these bounds as there is work for. None means what the
@@ -94,12 +94,16 @@ def connect(
 
     with contextlib.ExitStack() as stack:
         stack.callback(quiet.quieten())
-        yield stack.enter_context(_connect(cluster, arguments, workers, listen, tls))
+        yield stack.enter_context(_connect(cluster, cluster_arguments, workers, listen, tls))
 
 
 @contextlib.contextmanager
 def _connect(
-    cluster: str, arguments: Mapping[str, Any] | None, workers: int | str | None, listen: str | None, tls: bool
+    cluster: str,
+    cluster_arguments: Mapping[str, Any] | None,
+    workers: int | str | None,
+    listen: str | None,
+    tls: bool,
 ) -> Iterator[Client]:
     import dask
     import distributed
@@ -107,7 +111,7 @@ def _connect(
     from daskembed.clusters import quiet
 
     if _is_scheduler(cluster):
-        _check_nothing_asked(cluster, arguments, workers, listen, tls)
+        _check_nothing_asked(cluster, cluster_arguments, workers, listen, tls)
         address = _scheduler_address(cluster)
         if address.startswith("tls://"):
             _check_certificates(address)
@@ -120,7 +124,7 @@ def _connect(
     forked = may_fork(cluster) and additions() is not None
     with (
         dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"} if forked else {}),
-        start(preset, cluster, arguments=arguments, workers=workers, listen=listen, tls=tls) as started,
+        start(preset, cluster, arguments=cluster_arguments, workers=workers, listen=listen, tls=tls) as started,
         _client(
             started, f"the scheduler of the cluster {cluster!r} does not answer", "the cluster is closed"
         ) as client,
@@ -167,7 +171,11 @@ def _scheduler_address(cluster: str) -> str:
 
 
 def _check_nothing_asked(
-    cluster: str, arguments: Mapping[str, Any] | None, workers: int | str | None, listen: str | None, tls: bool
+    cluster: str,
+    cluster_arguments: Mapping[str, Any] | None,
+    workers: int | str | None,
+    listen: str | None,
+    tls: bool,
 ) -> None:
     """What is asked of a cluster that is started cannot be asked of one that runs."""
     if listen is not None:
@@ -179,7 +187,7 @@ def _check_nothing_asked(
             f"--tls is for a cluster that is started on this machine; start the scheduler of {cluster} with "
             "certificates, name them in Dask's configuration (distributed.comm.tls) and give its tls:// address"
         )
-    for flag, asked in (("--workers", workers), ("--cluster-arg", arguments)):
+    for flag, asked in (("--workers", workers), ("--cluster-arg", cluster_arguments)):
         if asked:
             raise InputError(f"{flag} is for a cluster that is started for the run; {cluster} runs as it was started")
 
@@ -231,12 +239,12 @@ def check_versions(client: Client) -> None:
         )
 
 
-def check(cluster: str, *, arguments: Mapping[str, Any] | None = None) -> str:
+def check(cluster: str, *, cluster_arguments: Mapping[str, Any] | None = None) -> str:
     """Try a cluster: start it with one worker, do one trivial task there, close it, and say what it computes with.
 
     Parameters
     ----------
-    cluster, arguments
+    cluster, cluster_arguments
         As of `connect`. A running cluster, and one whose class takes no number of workers, is tried as it is.
 
     Raises
@@ -248,7 +256,7 @@ def check(cluster: str, *, arguments: Mapping[str, Any] | None = None) -> str:
     if not _is_scheduler(cluster):
         preset = read_preset(cluster)
         number = 1 if takes(find_class(preset["class"], cluster, preset), "n_workers") else None
-    with connect(cluster, arguments=arguments, workers=number) as client:
+    with connect(cluster, cluster_arguments=cluster_arguments, workers=number) as client:
         await_worker(client, WORKER_TIMEOUT)
         check_versions(client)
         found = client.submit(hardware, pure=False).result(timeout=WORKER_TIMEOUT)

@@ -92,9 +92,11 @@ def receipt_path(tile: str) -> str:
 def read_receipt(output: Storage, path: str) -> CubeReceipt | None:
     """The receipt at `path`; None if there is none; raises `InputError` if it is something else."""
     try:
-        return parse_as(CubeReceipt, output.get(path, most=MOST_JSON))
+        text = output.get(path, most=MOST_JSON)
     except FileNotFoundError:
         return None
+    try:
+        return parse_as(CubeReceipt, text)
     except ValueError as error:
         raise InputError(f"{output.url_of(path)} is not a receipt of daskembed: {error}; delete it") from None
 
@@ -128,7 +130,7 @@ def read_notes(output: Storage, paths: set[str]) -> dict[str, Note]:
     def read(path: str) -> dict[str, Note]:
         try:
             about = dict(vars(parse_as(KeptNote, output.get(path, most=_MOST_NOTE))))
-        except (InputError, ValueError):
+        except ValueError:
             return {}
         return {about.pop("shard"): Note(**about)}
 

@@ -214,8 +214,9 @@ def delete_record(output: Storage, tile: str, version: str) -> None:
 
 
 def _read(output: Storage, path: str, kind: type[_Kept], name: str) -> _Kept:
+    text = output.get(path, most=MOST_JSON)
     try:
-        return parse_as(kind, output.get(path, most=MOST_JSON))
+        return parse_as(kind, text)
     except ValueError as error:
         raise InputError(f"{output.url_of(path)} is not a {name} of daskembed: {error}; delete it") from None
 

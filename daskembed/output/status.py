@@ -119,7 +119,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     Parameters
     ----------
     output
-        The run's ``--output``.
+        Folder or URL of the published files.
     tiles
         A file of tile ids, ids separated by commas, or an iterable of ids: only these, and those of them that were
         never begun are told as ``missing``.

@@ -186,7 +186,7 @@ def read_provenance(output: Storage, name: str) -> dict[str, Any] | None:
     """What a store's attributes say under ``daskembed``; None if it was not made by this package."""
     try:
         found = parse_json(output.get(f"{name}/{ROOT}", most=MOST_JSON))["attributes"]["daskembed"]
-    except (FileNotFoundError, InputError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -56,8 +56,9 @@ from daskembed.output.geozarr import ROOT, Grid
 from daskembed.output.receipts import now, probe_path, sweep
 from daskembed.runs import preflight as ahead
 from daskembed.runs.display import describe_bytes, describe_seconds
+from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.results import Progress, RunResult, TileResult
-from daskembed.runs.stages import check_quarantined, numbers_notes
+from daskembed.runs.stages import numbers_notes
 from daskembed.runs.tiles import check_share
 from daskembed.runs.window import DASK_CONFIG
 from daskembed.sources.kinds import list_tile, no_chips, read_headers
@@ -93,7 +94,7 @@ class Job:
     readers: int = READERS
     """Threads of a task that read chips."""
     max_quarantined: float = 0.1
-    """Share of a tile's chips whose headers may newly be bad; `daskembed.runs.stages.FEW` may in any case."""
+    """Share of a tile's chips whose headers may newly be bad; `daskembed.runs.quarantine.FEW` may in any case."""
     lock: Lock | None = None
     """Held by the run; whoever makes or unmakes a cube sees to it that it still is."""
 
@@ -212,7 +213,7 @@ def write_cubes(
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
     chosen = cluster if cluster is not None else config.get("cluster")
     if isinstance(chosen, str):
-        check_connection(chosen, arguments=cluster_arguments, workers=workers)
+        check_connection(chosen, cluster_arguments=cluster_arguments, workers=workers)
     there = ahead.check_source(job.source, names)
     with lock.hold(job.output, None) as check:
         if not there:
@@ -228,7 +229,7 @@ def write_cubes(
             _refuse_local(job, f"of the cluster {chosen!r}")
         with (
             dask.config.set(DASK_CONFIG),
-            connect(chosen, arguments=cluster_arguments, workers=workers) as client,
+            connect(chosen, cluster_arguments=cluster_arguments, workers=workers) as client,
         ):
             return _run_on(client, job, names, check, progress)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daskembed.encoders.protocol import Encoder
-    from daskembed.runs.stages import Block
+    from daskembed.runs.blocks import Block
 
 START_LIMIT = 1800
 """Seconds that the process may take until it has loaded the encoder and embedded zeros."""

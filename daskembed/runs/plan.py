@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,18 +15,19 @@ import numpy as np
 from daskembed import config
 from daskembed.clusters.presets import parse_workers
 from daskembed.cube import block_ends
-from daskembed.documents import parse_as
 from daskembed.encoders.loading import resolve_precision
 from daskembed.errors import InputError, TileError, did_you_mean
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output.protocol import get_sink
 from daskembed.output.receipts import published_files, read_receipts
 from daskembed.runs import preflight as ahead
+from daskembed.runs.blocks import block_folder
+from daskembed.runs.conflicts import check_conflicts
+from daskembed.runs.expected import keep
 from daskembed.runs.rates import DEVICES, Speed, measure, of_device
 from daskembed.runs.results import Expected
 from daskembed.runs.settings import Settings
-from daskembed.runs.stages import block_folder
-from daskembed.runs.tiles import check_conflicts, resolve
+from daskembed.runs.tiles import resolve
 from daskembed.sources.kinds import list_tile
 from daskembed.sources.protocol import Listing
 from daskembed.sources.reading import Rules
@@ -240,7 +239,7 @@ def plan(
         price_per_hour=price_per_hour,
         notes=tuple(note for listing in to_do.values() for note in listing.coverage),
     )
-    _keep(settings, made)
+    keep(settings, Expected(made.chips_to_do, made.seconds, made.bytes_to_write[made.level], made.workers))
     return made
 
 
@@ -280,25 +279,3 @@ def _sizes_to_do(settings: Settings, listing: Listing) -> list[int]:
         if block not in done
         for entry in listing.entries[start:end]
     ]
-
-
-def _path(settings: Settings) -> Path:
-    """Not in the output: that a run is planned must neither make it nor need the right to write there."""
-    key = json.dumps([settings.output.url, settings.version, settings.identity], sort_keys=True)
-    return config.cache_folder() / "plans" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-
-
-def _keep(settings: Settings, made: Plan) -> None:
-    path = _path(settings)
-    expected = Expected(made.chips_to_do, made.seconds, made.bytes_to_write[made.level], made.workers)
-    with contextlib.suppress(OSError):  # the plan is as good without a run that looks back at it
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(expected)))
-
-
-def recall(settings: Settings) -> Expected | None:
-    """What the latest plan on this machine expected of a run with these settings; None if there is none."""
-    try:
-        return parse_as(Expected, _path(settings).read_text())
-    except (OSError, ValueError):
-        return None

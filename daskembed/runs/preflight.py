@@ -173,3 +173,8 @@ def settled(
     except (StorageError, InputError):
         return None
     return {tile: found[tile] for tile in tiles}
+
+
+def no_cluster(*, nothing_left: bool) -> str:
+    """What is said in place of the workers where none are needed."""
+    return f"{'nothing is left to do' if nothing_left else 'no chips of any tile'}: no cluster is started"

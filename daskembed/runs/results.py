@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Literal
 
 from daskembed.errors import InputError, StorageError
 from daskembed.output.status import TileStatus, status
@@ -13,6 +14,8 @@ MOST_SAID = 1000
 """Lines of what was said that `Progress` keeps."""
 WINDOW = 120
 """Seconds over which `Pace` takes its mean."""
+Kind = Literal["embeddings", "cube"]
+"""What is made of a tile, in the words of `daskembed.output.status.TileStatus`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,6 +85,8 @@ class RunResult:
     """Tiles that an interrupted run did not finish."""
     version: str = "001"
     """Of the files."""
+    kind: Kind = "embeddings"
+    """What was made of the tiles."""
 
     def __repr__(self) -> str:
         from daskembed.runs.display import summary

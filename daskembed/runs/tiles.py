@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,50 +10,40 @@ from typing import TYPE_CHECKING, Any
 import dask
 
 from daskembed import config
-from daskembed.clusters.connection import (
-    WORKER_TIMEOUT,
-    await_worker,
-    check_connection,
-    check_versions,
-    connect,
-    hardware,
-    shares_files,
-)
-from daskembed.clusters.proof import TRIES, prove_workers
+from daskembed.clusters.connection import check_connection, connect, hardware, shares_files
 from daskembed.embedding import ON_NAN
 from daskembed.encoders.description import Description
 from daskembed.encoders.loading import foresee, load_encoder
-from daskembed.errors import ConflictError, InputError
+from daskembed.errors import InputError
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
-from daskembed.output.protocol import check_dtype, get_sink, parse_formats, sink_of
+from daskembed.output.protocol import check_dtype, get_sink, parse_formats
 from daskembed.output.receipts import (
     Receipt,
     check_version,
     failed_record,
     published_files,
     read_receipts,
-    receipt_path,
     sweep,
-    with_plain_source,
     write_record,
 )
-from daskembed.runs import dashboard, stages
+from daskembed.runs import dashboard, fleet, stages
 from daskembed.runs import preflight as ahead
+from daskembed.runs.conflicts import check_conflicts
+from daskembed.runs.embed_tasks import EmbedTiles
+from daskembed.runs.expected import recall
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
-from daskembed.runs.settings import Settings, chips_a_block, parse_dates
+from daskembed.runs.settings import Settings, chips_a_block
 from daskembed.runs.visibility import arrange, refuse_source
-from daskembed.runs.window import DASK_CONFIG, Flow
+from daskembed.runs.window import DASK_CONFIG, Window
 from daskembed.sources.kinds import no_chips
-from daskembed.sources.reading import EDGE, NO_RULES, Reading, Rules, yes_or_no
+from daskembed.sources.reading import EDGE, NO_RULES, Reading, Rules, parse_dates, yes_or_no
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local
 
 if TYPE_CHECKING:
     from distributed import Client
-
-    from daskembed.hardware import Hardware
 
 
 def run(
@@ -120,7 +108,7 @@ def run(
         ``quarantine`` or ``fill``.
     max_quarantined
         Share of a tile's chips that may newly be quarantined; if more are, and more than
-        `daskembed.runs.stages.FEW`, or its published file would vanish, the tile fails. 1 accepts everything.
+        `daskembed.runs.quarantine.FEW`, or its published file would vanish, the tile fails. 1 accepts everything.
     retry_quarantined
         Make finished tiles again that have quarantined chips.
     format
@@ -158,7 +146,7 @@ def run(
         )
     shared = None
     if isinstance(chosen, str):
-        check_connection(chosen, arguments=cluster_arguments, workers=workers, listen=listen, tls=tls)
+        check_connection(chosen, cluster_arguments=cluster_arguments, workers=workers, listen=listen, tls=tls)
         shared = shares_files(chosen)
     names, place = tiles_of(tiles), Storage(source or config.get("source"))
     conclude = partial(_conclude, progress=progress, events=events)
@@ -228,7 +216,7 @@ def run(
         try:
             with (
                 dask.config.set(DASK_CONFIG),
-                connect(chosen, arguments=cluster_arguments, workers=workers, listen=listen, tls=tls) as client,
+                connect(chosen, cluster_arguments=cluster_arguments, workers=workers, listen=listen, tls=tls) as client,
             ):
                 result = on_client(client)
         except KeyboardInterrupt:
@@ -285,7 +273,7 @@ def resolve(
         raise InputError(f"unknown --on-nan {missing!r}: choose one of {', '.join(ON_NAN)}")
 
     def check_level(needs: Description) -> str:
-        chosen = needs.check_level(level or config.get("level") or next(iter(needs.levels)))
+        chosen = needs.check_level(level or config.get("level"))
         for sink in map(get_sink, formats):
             sink.check_level(needs, chosen)
         return chosen
@@ -343,27 +331,18 @@ def _run_on(
     progress: Callable[[Progress], None] | None,
     events: Callable[[Event], None] | None,
 ) -> RunResult:
-    found: list[Hardware] = []
-    for _ in range(TRIES):
-        await_worker(client, WORKER_TIMEOUT)
-        check_versions(client)
-        # A worker that dies at this moment does not answer, and may have been the only one.
-        if prove_workers(client) and (found := list(client.run(hardware, on_error="ignore").values())):
-            break
-        time.sleep(1)
-    else:
-        raise InputError(f"no worker of {client.scheduler.address} answers: look at their logs")
+    found = fleet.meet(client, hardware)
     if precision == "auto":
         chosen = "bf16" if {one.precision for one in found} == {"bf16"} else "fp32"
         settings = replace(settings, encoder=replace(settings.encoder, precision=chosen))
     settings = arrange(client, settings, len(names))
     if not overwrite:
         check_conflicts(settings, names, receipts, published)
-    from daskembed.runs.plan import recall  # which is made of parts of this module
-
-    flow = Flow(client, names, settings, receipts, published, check, progress, events, _describe(found))
+    workers = fleet.describe(found)
+    told = Report(client, "embeddings", names, settings.output, settings.version, progress, events, workers)
     with dashboard.report(client, report):
-        return replace(flow.run(), expected=recall(settings))
+        passage = Window(client, EmbedTiles(settings, receipts, published), names, told, check).run()
+    return replace(told.result(**vars(passage)), expected=recall(settings))
 
 
 def _conclude(
@@ -376,58 +355,16 @@ def _conclude(
     events: Callable[[Event], None] | None,
 ) -> RunResult:
     """The result of a run for which no cluster is needed: tiles that are finished (their receipts) or have no chips."""
+
+    def results() -> Iterator[TileResult]:
+        for tile, found in done.items():
+            if isinstance(found, str):
+                write_record(output, failed_record(tile, version, found))
+                yield TileResult(tile, "failed", reason=found)
+            else:
+                stages.tidy(output, found, sorted((published or {}).get(tile, {})))
+                yield stages.result_of(output, found, "skipped")
+
     some = any(isinstance(found, Receipt) for found in done.values())
-    why = "nothing is left to do" if some else "no chips of any tile"
-    report = Report(None, len(done), output, version, progress, events, f"{why}: no cluster is started")
-    report.begin()
-    for tile, found in done.items():
-        report.tile_started(tile)
-        report.state.indexed += 1
-        if isinstance(found, str):
-            write_record(output, failed_record(tile, version, found))
-            report.finished(TileResult(tile, "failed", reason=found), {})
-        else:
-            stages.tidy(output, found, sorted((published or {}).get(tile, {})))
-            report.finished(stages.result_of(output, found, "skipped"), {})
-    report.end("over")
-    return RunResult(output.url, tuple(report.state.finished), 0, 0, 0.0, interrupted=False, stage_seconds={})
-
-
-def _describe(workers: list[Hardware]) -> str:
-    """What the workers are, in a line; says so where they do not all compute with the same kind of device."""
-    kinds = Counter(map(str, workers))
-    line = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
-    devices = {worker.device for worker in workers}
-    return line + (" (a mixed fleet: each block goes to whoever is free)" if len(devices) > 1 else "")
-
-
-def check_conflicts(
-    settings: Settings,
-    names: tuple[str, ...],
-    receipts: dict[str, Receipt],
-    published: dict[str, dict[str, int]],
-    *,
-    leave: Collection[str] = (),
-) -> None:
-    """Raise `ConflictError` if a tile's file was made with other settings; those of `leave` are not compared."""
-    for tile in names:
-        if receipt := receipts.get(tile):
-            made, what = receipt.settings, receipt.file or receipt_path(tile, settings.version)
-        elif tile in published:
-            # A run that died between file and receipt left this, or somebody else did.
-            what = next(iter(published[tile]))
-            provenance = sink_of(what).read_provenance(settings.output, what)
-            made = (provenance or {}).get("identity", {"daskembed": "unknown: not made by it"})
-        else:
-            continue
-        made, wanted = with_plain_source(made), settings.identity
-        changed = [
-            f"{key} {made.get(key) or 'all'}, not {wanted.get(key) or 'all'}"
-            for key in (*wanted, *(key for key in made if key not in wanted))
-            if made.get(key) != wanted.get(key) and key not in leave
-        ]
-        if changed:
-            raise ConflictError(
-                f"{settings.output.url_of(what)} was made with {'; '.join(changed)}: "
-                "give another --version to keep both, or --overwrite to replace it"
-            )
+    workers = ahead.no_cluster(nothing_left=some)
+    return Report(None, "embeddings", tuple(done), output, version, progress, events, workers).conclude(results())

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from daskembed.errors import InputError
 from daskembed.sensors.bands import CLAY_V0, Sensor
-
-if TYPE_CHECKING:
-    pass
-
 
 EDGE = ("drop", "pad")
 
@@ -105,3 +101,14 @@ class Reading:
 def yes_or_no(said: Any) -> Any:
     """``yes`` or ``no``, of which YAML makes truth values."""
     return ("yes" if said else "no") if isinstance(said, bool) else said
+
+
+def parse_dates(text: str) -> tuple[date, date]:
+    """First and last date of ``START/END``, both inclusive; raises `InputError` if it is not that."""
+    try:
+        start, end = (date.fromisoformat(part) for part in text.split("/"))
+    except (ValueError, AttributeError):
+        raise InputError(f"--dates {text!r}: expected START/END, such as 2022-01-01/2022-12-31") from None
+    if start > end:
+        raise InputError(f"--dates {text!r}: the start is after the end")
+    return start, end

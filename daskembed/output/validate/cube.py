@@ -49,7 +49,7 @@ def _kind(storage: Storage, name: str, sizes: dict[str, int]) -> Literal["embedd
     if ROOT in sizes:
         try:
             attributes = parse_object(storage.get(f"{name}/{ROOT}", most=MOST_JSON)).get("attributes")
-        except (ValueError, InputError):
+        except ValueError:
             attributes = None
     made = attributes.get("daskembed") if isinstance(attributes, dict) else None
     if isinstance(made, dict) or EMBEDDINGS.fullmatch(name):

@@ -93,7 +93,7 @@ def files_of(url: str) -> list[str]:
     return [storage.url_of(name) for name in names]
 
 
-def validate(url: str) -> list[Finding]:
+def validate(file: str) -> list[Finding]:
     """Check a published file.
 
     A GeoParquet file is read twice, a few rows at a time: once to decode it, once for its SHA-256. Each object of a
@@ -102,7 +102,7 @@ def validate(url: str) -> list[Finding]:
 
     Parameters
     ----------
-    url
+    file
         Path or URL of a ``.gpq`` file or a ``.zarr`` store, of embeddings or a cube. Its receipt is looked for in
         ``_daskembed/`` beside it.
 
@@ -118,11 +118,11 @@ def validate(url: str) -> list[Finding]:
     StorageError
         If the store does not answer as it should.
     """
-    storage, name = split_url(str(local_path(url)) if is_local(url) else url.rstrip("/"))
+    storage, name = split_url(str(local_path(file)) if is_local(file) else file.rstrip("/"))
     is_store = name.endswith(zarr.SUFFIX)
-    if is_local(url) and not is_store and (there := local_path(url)).exists() and not there.is_file():
+    if is_local(file) and not is_store and (there := local_path(file)).exists() and not there.is_file():
         what = "folder" if there.is_dir() else "pipe or a device"
-        raise InputError(f"{url} is a {what}: expected a file *{_SUFFIXES[0]} or a store *{zarr.SUFFIX}")
+        raise InputError(f"{file} is a {what}: expected a file *{_SUFFIXES[0]} or a store *{zarr.SUFFIX}")
     from daskembed.output.validate.cube import check_store
 
     try:
