@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from daskembed.output.validate.geoparquet import Finding as Finding
     from daskembed.output.validate.geoparquet import validate as validate
     from daskembed.runs.cubes import write_cubes as write_cubes
+    from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
     from daskembed.runs.plan import plan as plan
     from daskembed.runs.rates import Speed as Speed
@@ -71,6 +72,7 @@ _HOME = {
     "Chip": "sources.protocol",
     "VectorDtype": "vectors",
     "Rules": "sources.reading",
+    "RunOptions": "runs.options",
     "RunResult": "runs.results",
     "TileResult": "runs.results",
     "Progress": "runs.results",
