@@ -30,7 +30,7 @@ from rasterio.transform import Affine
 import daskembed
 from daskembed import embedding
 from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, StorageError, TileError
-from daskembed.output.validate.geoparquet import validate
+from daskembed.output.validate.check import validate
 from daskembed.runs import settings, stages
 from daskembed.runs.plan import describe_plan
 from daskembed.runs.results import summary

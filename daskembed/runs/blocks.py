@@ -21,7 +21,7 @@ from daskembed.embedding import embed, set_aside
 from daskembed.encoders.description import Place
 from daskembed.geo.chips import CHIP
 from daskembed.output.parts import write_part
-from daskembed.output.receipts import parts_folder
+from daskembed.output.state import parts_folder
 from daskembed.table import to_geodataframe
 from daskembed.timings import metered
 

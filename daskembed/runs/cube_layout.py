@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from daskembed.errors import (
-    TileError,
-    exact,
-)
+from daskembed.documents import json_digest
+from daskembed.errors import TileError
+from daskembed.geo.cells import EDGES, common_grid, find_overlap
 from daskembed.geo.chips import CHIP
 from daskembed.output.cube import CHIPS_A_SHARD, COMPRESSION, Layout
-from daskembed.output.cube_state import (
-    digest_of,
-)
-from daskembed.output.geozarr import Grid
 from daskembed.sources.protocol import Chip
 from daskembed.sources.reading import Reading, Rules
 from daskembed.storage.stores import Storage
@@ -100,50 +95,23 @@ def lay_out(job: Job, index: gpd.GeoDataFrame) -> tuple[Layout | None, list[Shar
     good = index[index["quarantined"].isna()]
     if good.empty:
         return None, []
-    first = good.iloc[0]
-    step_x, step_y = (first["east"] - first["west"]) / CHIP, (first["north"] - first["south"]) / CHIP
-
-    def refuse(row: Any, found: str, expected: str) -> None:
-        raise TileError(
-            f"{row.source_url} {found}, but {first['source_url']} {expected}: a cube has one grid; "
-            "remove what does not belong to the tile"
-        )
-
-    for row in good.itertuples():
-        if row.epsg != first["epsg"]:
-            refuse(row, f"is in EPSG:{row.epsg}", f"in EPSG:{first['epsg']}")
-        here = (row.east - row.west) / CHIP, (row.north - row.south) / CHIP
-        if not np.allclose(here, (step_x, step_y), rtol=1e-6, atol=0):
-            refuse(
-                row,
-                f"has pixels of {exact(here[0])} x {exact(here[1])}",
-                f"of {exact(step_x)} x {exact(step_y)} in units of EPSG:{row.epsg}",
-            )
-        off = np.array([(row.west - first["west"]) / step_x, (first["north"] - row.north) / step_y])
-        if np.abs(off - CHIP * np.round(off / CHIP)).max() > 0.01:
-            refuse(
-                row,
-                f"lies {exact(off[0])} pixels east and {exact(off[1])} south of it",
-                f"calls for multiples of {CHIP}",
-            )
-    west, north = float(good["west"].min()), float(good["north"].max())
-    cols = np.round((good["west"].to_numpy() - west) / step_x / CHIP).astype(int)
-    rows = np.round((north - good["north"].to_numpy()) / step_y / CHIP).astype(int)
+    urls = list(good["source_url"])
+    why = "a cube has one grid; remove what does not belong to the tile"
+    bounds = good[list(EDGES)].to_numpy(np.float64)
+    epsg = good["epsg"].to_numpy()
+    grid, y, x = common_grid(urls, epsg, bounds, (CHIP, CHIP), pixels=CHIP, every=CHIP, why=why)
+    rows, cols = y // CHIP, x // CHIP
+    if overlap := find_overlap(rows, cols, (1, 1), good["date"].to_numpy()):
+        one, other = (urls[number] for number in overlap)
+        raise TileError(f"{one} and {other} are of one place and date: a cube has room for one; remove one")
     dates = tuple(sorted(set(good["date"])))
     bands = good["chip"].iloc[0].bands
     inside = np.array([chip.inside for chip in good["chip"]])
     height, width = (CHIP * np.stack([rows, cols], axis=1) + inside).max(axis=0).tolist()
-    grid = Grid(int(first["epsg"]), west, north, step_x, step_y, height, width)
-    layout = Layout(grid, dates, bands, _without_offset(job, good))
-    taken: dict[tuple[int, int, int], str] = {}
+    layout = Layout(replace(grid, height=height, width=width), dates, bands, _without_offset(job, good))
     shards: dict[str, list[tuple[int, int, Any]]] = {}
     for row, y, x in zip(good.itertuples(), rows.tolist(), cols.tolist(), strict=True):
         time = dates.index(row.date)
-        other = taken.setdefault((time, y, x), row.source_url)
-        if other != row.source_url:
-            raise TileError(
-                f"{row.source_url} and {other} are of one place and date: a cube has room for one; remove one"
-            )
         key = f"c/{time}/0/{y // CHIPS_A_SHARD}/{x // CHIPS_A_SHARD}"
         shards.setdefault(key, []).append((y % CHIPS_A_SHARD, x % CHIPS_A_SHARD, row))
     return layout, [_shard(job, key, rows) for key, rows in sorted(shards.items())]
@@ -167,4 +135,4 @@ def _without_offset(job: Job, good: gpd.GeoDataFrame) -> tuple[date, ...]:
 
 def _shard(job: Job, key: str, rows: list[tuple[int, int, Any]]) -> Shard:
     made_of = [job.settings, [(y, x, row.source_url, int(row.size), row.etag) for y, x, row in rows]]
-    return Shard(key, tuple((y, x, row.chip) for y, x, row in rows), digest_of(made_of))
+    return Shard(key, tuple((y, x, row.chip) for y, x, row in rows), json_digest(made_of))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,24 +13,20 @@ import numpy as np
 from daskembed import __version__
 from daskembed.errors import ChipError, InputError, StorageUnusableError, TileError
 from daskembed.geo.chips import CHIP
-from daskembed.output.cube import CHIPS_A_SHARD, PIXELS, Layout, cube_metadata, encode_shard
-from daskembed.output.cube_state import (
+from daskembed.output.cube import CHIPS_A_SHARD, PIXELS, Layout, cube_metadata, encode_shard, intact
+from daskembed.output.geozarr import ROOT, cube_digest
+from daskembed.output.state import (
     CUBES,
     CubeReceipt,
-    KeptNote,
     Note,
-    damage,
-    digest,
-    failure_path,
-    intact,
-    note_path,
+    delete_record,
+    now,
+    read_cube_receipt,
     read_notes,
-    read_receipt,
-    receipt_path,
+    write_note,
     write_receipt,
 )
-from daskembed.output.geozarr import ROOT
-from daskembed.output.receipts import now
+from daskembed.output.status_cubes import damage_of
 from daskembed.runs.cube_layout import Job, Shard, lay_out
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.stages import NOTHING, numbers_notes
@@ -75,7 +70,7 @@ class Before(NamedTuple):
     @property
     def damage(self) -> str:
         """What is not as the receipt of a finished cube says."""
-        return damage(self.receipt, self.objects) if self.receipt and self.receipt.status == "done" else ""
+        return damage_of(self.receipt, self.objects) if self.receipt and self.receipt.status == "done" else ""
 
     def finished(self, job: Job) -> CubeReceipt | None:
         """The receipt, if the cube is finished, its chips are the same and nothing of it is lost."""
@@ -90,7 +85,7 @@ def look(job: Job, tile: str) -> Before:
     """What there is of a tile: listings and a receipt; raises `TileError` if it has no chips or another's receipt."""
     listing, cube = list_tile(tile, job.source, job.reading), f"{tile}.zarr"
     try:
-        receipt = read_receipt(job.output, receipt_path(tile))
+        receipt = read_cube_receipt(job.output, tile)
     except InputError as error:
         raise TileError(str(error)) from None
     objects = {entry.path: entry.size for entry in job.output.entries(cube)}
@@ -101,7 +96,8 @@ def look(job: Job, tile: str) -> Before:
 
 def tidy(job: Job, tile: str, before: Before) -> None:
     """Remove what is left beside a finished cube."""
-    job.output.delete([failure_path(tile), *before.litter])
+    delete_record(job.output, tile, None)
+    job.output.delete(before.litter)
 
 
 def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
@@ -199,7 +195,7 @@ def write_shard(
         chips=len(shard.chips) - len(quarantined),
         quarantined=quarantined,
     )
-    job.output.put(note_path(tile, shard.key), json.dumps(asdict(KeptNote(**vars(note), shard=shard.key))).encode())
+    write_note(job.output, tile, shard.key, note)
     return note
 
 
@@ -256,7 +252,7 @@ def finish_tile(job: Job, plan: Plan, notes: Mapping[str, Note]) -> CubeReceipt:
         file=f"{begun.tile}.zarr" if chips else None,
         chips=chips,
         size=sum(size for size, _ in objects.values()),
-        sha256=digest({path: sha256 for path, (_, sha256) in objects.items()}),
+        sha256=cube_digest({path: sha256 for path, (_, sha256) in objects.items()}),
         quarantined=quarantined,
         finished=now(),
         shards=shards,

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from daskembed.output.cube_state import CubeReceipt, Note, keep_failure
-from daskembed.output.receipts import now
+from daskembed.output.state import CubeReceipt, Note, now, write_failure
 from daskembed.runs import cube_stages as stages
 from daskembed.runs.cube_layout import Job, Shard
 from daskembed.runs.deadly_chips import Suspects
@@ -47,7 +46,7 @@ class CubeTile(Tile):
 
     def record_failure(self, reason: str) -> None:
         """Write down in the output why it failed."""
-        keep_failure(self.job.output, self.name, reason)
+        write_failure(self.job.output, self.name, None, reason)
 
 
 def result_of(output: Storage, receipt: CubeReceipt, status: str, damage: str = "") -> TileResult:

@@ -19,8 +19,7 @@ from daskembed.clusters.connection import check_connection, connect, shares_file
 from daskembed.errors import InputError
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
-from daskembed.output.cube_state import CUBES, keep_failure, receipt_path
-from daskembed.output.receipts import probe_path, sweep
+from daskembed.output.state import CUBES, probe_path, receipt_path, sweep, write_failure
 from daskembed.runs import cube_stages as stages
 from daskembed.runs import fleet
 from daskembed.runs import preflight as ahead
@@ -168,7 +167,7 @@ def _settled(job: Job, names: Sequence[str]) -> dict[str, Before | str] | None:
         return None if found.finished(job) is None else found
 
     likely = {entry.path for entry in job.output.entries(CUBES, recursive=False)}
-    return ahead.settle(names, look, [tile for tile in names if receipt_path(tile) in likely])
+    return ahead.settle(names, look, [tile for tile in names if receipt_path(tile, None) in likely])
 
 
 def _conclude(done: Mapping[str, Before | str], job: Job, told: Callable[..., Report]) -> RunResult:
@@ -177,7 +176,7 @@ def _conclude(done: Mapping[str, Before | str], job: Job, told: Callable[..., Re
     def results() -> Iterator[TileResult]:
         for tile, found in done.items():
             if isinstance(found, str):
-                keep_failure(job.output, tile, found)
+                write_failure(job.output, tile, None, found)
                 yield TileResult(tile, "failed", reason=found)
             else:
                 stages.tidy(job, tile, found)

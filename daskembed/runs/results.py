@@ -9,8 +9,9 @@ from functools import partial
 from typing import Literal
 
 from daskembed.errors import InputError, StorageError
-from daskembed.output.cube_state import CUBES
-from daskembed.output.status import TileStatus, status
+from daskembed.output.state import CUBES
+from daskembed.output.status import status
+from daskembed.output.tile_status import TileStatus
 from daskembed.text import counted, describe_bytes, describe_seconds, visible
 
 Kind = Literal["embeddings", "cube"]

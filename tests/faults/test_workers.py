@@ -23,19 +23,19 @@ from distributed import Client, LocalCluster
 import daskembed
 from daskembed.errors import ClusterLostError, SickMachineError
 from daskembed.runs import deadly_chips as trial
-from daskembed.runs import fleet, settings, stages
-from daskembed.runs import tiles as pipeline
+from daskembed.runs import fleet, stages
 from daskembed.runs import window as flow
 from daskembed.runs.blocks import BlockSuspects
+from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.progress import Event, Progress
+from daskembed.runs.tiles import resolve
 from daskembed.testing import write_chips
 
 TINY: dict[str, Any] = {"checkpoint": "untrained:tiny", "precision": "fp32"}
 
 
 @pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "CHIPS_A_BLOCK", 2)
+def _counting(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DASK_DASKEMBED__ENCODER", "faults.counting")
 
 
@@ -187,9 +187,8 @@ def test_chips_that_kill_are_found_and_the_rest_is_as_without_them(small_tiles: 
 
 def one_block(chips: Path, output: Path) -> BlockSuspects:
     """The chips of the first block of 33TUL, for the counting encoder."""
-    unset = dict.fromkeys(("level", "batch_size", "readers", "dates", "version", "on_nan"))
-    options: dict[str, Any] = {"source": str(chips), "output": str(output), **TINY, **unset}
-    _, chosen = pipeline.resolve("33TUL", **options)
+    options = {"source": str(chips), "output": str(output), **TINY}
+    chosen = resolve(Options.of(options, RunOptions))("fp32")
     found = stages.index(chosen, "33TUL", None, [])
     assert found is not None
     return BlockSuspects(found[1][0], chosen.encoder, chosen.level)
@@ -234,11 +233,12 @@ def test_a_chip_that_hangs_is_found(small_tiles: Path, tmp_path: Path, monkeypat
 @pytest.mark.usefixtures("small")
 def test_short_memory_takes_less_before_a_tile_fails(tmp_path: Path) -> None:
     write_chips(tmp_path / "chips", tile="33TUL", rows=3, cols=4)
-    settings.CHIPS_A_BLOCK = 12
+    import dask
+
     # Of the arrays of ten chips held at once, 185 MB were counted; of five, 104 MB.
     env = {"COUNTING_LIMIT_MB": "145", "COUNTING_SLEEP": "0.2"}
     returned: list[str] = []
-    with cluster(1, **env) as (running, client):
+    with dask.config.set({"daskembed.chips-a-block": 12}), cluster(1, **env) as (running, client):
         result = daskembed.run(
             "33TUL",
             source=str(tmp_path / "chips"),
