@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from daskembed.runs.results import TileResult
@@ -136,6 +136,20 @@ class Progress:
         """Seconds until the last chip is done, as far as one can know."""
         self.pace.note(self.done)
         return self.pace.left(self.expected - self.done) if self.how == "running" else None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Tiles and chips, as events and the page tell them."""
+        ends = Counter(tile.status for tile in self.finished)
+        return {
+            "tiles": self.tiles,
+            **{status: ends[status] for status in ("done", "skipped", "failed")},
+            "indexed": self.indexed,
+            "chips": self.chips,
+            "encoded": self.done,
+            "quarantined": self.quarantined,
+            "rejected": self.rejected,
+        }
 
     def done_of(self, tile: str) -> int:
         """Chips of a tile that the devices are done with."""
