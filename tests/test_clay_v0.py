@@ -23,10 +23,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from daskembed.encoders import clay_v0
-from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0 import LEVELS
 from daskembed.encoders.clay_v0_model import encodings, reduce_tokens
 from daskembed.encoders.description import Place
+from daskembed.encoders.untrained import untrained_state
 from daskembed.errors import CheckpointError, InputError
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.testing import landscape

@@ -21,8 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from daskembed.encoders import clay_v1_5
-from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.description import Place
+from daskembed.encoders.untrained import untrained_state
 from daskembed.errors import CheckpointError, InputError
 
 LEVELS = ("cls", "mean", "patch")
