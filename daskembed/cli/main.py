@@ -59,8 +59,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    # Python would look through all that was loaded once more as it ends, for half a second.
-    atexit.register(gc.freeze)
+    if arguments is None:
+        # This process is the command's: as it ends, Python would look through all that was loaded, for half a second.
+        atexit.register(gc.freeze)
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     # What ends services and batch jobs, or closes a terminal, is a Ctrl-C to the run: without this, nothing would be
