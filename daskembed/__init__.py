@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from daskembed.output.tile_status import OutputStatus as OutputStatus
     from daskembed.output.tile_status import TileStatus as TileStatus
     from daskembed.runs.cubes import write_cubes as write_cubes
+    from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
     from daskembed.runs.plan import plan as plan
     from daskembed.runs.rates import Speed as Speed
@@ -69,6 +70,7 @@ _HOME = {
     "Chip": "sources.protocol",
     "VectorDtype": "vectors",
     "Rules": "sources.reading",
+    "RunOptions": "runs.options",
     "RunResult": "runs.results",
     "TileResult": "runs.results",
     "Progress": "runs.results",

@@ -696,6 +696,7 @@ def test_their_vectors_are_of_one_length_and_finite(foreign):
 # Size
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_a_large_row_group_is_streamed(output, tmp_path, s3):
     """190 MB of vectors in one row group, as others write them, take a fraction of that in memory."""

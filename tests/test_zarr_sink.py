@@ -564,6 +564,7 @@ Storage.put = deadly
 """
 
 
+@pytest.mark.faults
 def test_a_publish_that_is_killed(output: Storage) -> None:
     expected, _ = make(output)
     shutil.copytree(output.url, f"{output.url}-killed")
@@ -713,6 +714,7 @@ with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_
 """
 
 
+@pytest.mark.faults
 def test_a_run_that_is_killed_while_it_publishes(client: Any, source: Path, tmp_path: Path, made: Path) -> None:
     out = tmp_path / "out"
     environment = os.environ | {"DASK_DASKEMBED__TORCH_THREADS": "2"}
