@@ -9,13 +9,12 @@ from datetime import date
 from typing import Any, NamedTuple
 
 from daskembed.errors import ChipError
+from daskembed.sensors.bands import MARK
 
 FIRST_BASELINE, FIRST_DAY = 4.0, date(2022, 1, 25)
 """From these on ESA adds 1000 to every number of Sentinel-2; older images, processed again, have it too."""
 CORRECTED = ("s3://sentinel-cogs/",)
 """Where the offset was taken out by who put the files there."""
-MARK = "daskembed:offset_applied"
-"""Attribute of a cube's root: the days of whose images the offset is out, which no flag takes out again."""
 _OWN = ("processing_baseline", "processingbaseline")
 # What a catalogue says of a product stays with its images when somebody has taken the offset out of them.
 _CATALOGUE = ("s2:processing_baseline", "processing:version")
