@@ -21,7 +21,7 @@ from daskembed import config
 from daskembed.cli.main import main
 from daskembed.clusters import presets
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
-from daskembed.output.status import OutputStatus, TileStatus
+from daskembed.output.tile_status import OutputStatus, TileStatus
 from daskembed.runs import display, results
 from daskembed.runs import tiles as pipeline
 from daskembed.runs.plan import Plan

@@ -18,7 +18,7 @@ from daskembed.text import visible
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from daskembed.output.status import TileStatus
+    from daskembed.output.tile_status import TileStatus
     from daskembed.runs.plan import Plan
     from daskembed.runs.results import Event, Expected, Progress, RunResult, TileResult
 
