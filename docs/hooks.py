@@ -27,7 +27,7 @@ MORE = {
         "encoders.protocol.EncoderModule",
         "encoders.protocol.Model",
         "sources.protocol.Source",
-        "output.protocol.Sink",
+        "output.protocol.Format",
     ],
     "Testing": ["testing"],
 }
