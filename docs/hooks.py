@@ -23,14 +23,11 @@ LANGUAGES = {".yaml": "yaml", ".cff": "yaml", ".py": "python", ".txt": "text", "
 """Of text files that are shown as pages; what has another suffix is copied."""
 
 MORE = {
-    "Connecting": ["clusters.connection.connect"],
     "An encoder, a source or an output of your own": [
         "encoders.protocol.EncoderModule",
         "encoders.protocol.Model",
-        "encoders.description.Description",
         "sources.protocol.Source",
-        "sources.protocol.Chip",
-        "output.protocol.Sink",
+        "output.protocol.Format",
     ],
     "Testing": ["testing"],
 }
