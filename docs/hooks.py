@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import daskembed
-from daskembed.cli.main import _parser
+from daskembed.cli.parser import make_parser
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -99,7 +99,7 @@ def content(path: str) -> str | bytes:
 
 def commands() -> str:
     """The reference of all commands, from the parser."""
-    known = _parser()
+    known = make_parser()
     of = next(action.choices for action in known._actions if isinstance(action, argparse._SubParsersAction))
     return "\n\n".join(command(name, one, {} if name == "run" else flags(of["run"])) for name, one in of.items())
 

@@ -22,7 +22,8 @@ import rasterio
 import yaml
 from distributed import LocalCluster
 
-from daskembed.cli.main import _parser, main
+from daskembed.cli.main import main
+from daskembed.cli.parser import make_parser
 from daskembed.testing import write_checkpoint
 
 TOP = Path(__file__).parent.parent
@@ -140,7 +141,7 @@ def run_shell(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
         if words[:2] == ["python", "-m"]:
             del words[:2]
         if words[:1] == ["daskembed"]:
-            _parser().parse_args(words[1:])
+            make_parser().parse_args(words[1:])
         if words and block.run:
             assert words[0] == "daskembed", f"nobody runs: {line}"
             command(words[1:])

@@ -26,7 +26,7 @@ from daskembed.storage.stores import Storage
 from daskembed.text import visible
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 
 STATES = ("done", "unfinished", "failed", "missing", "changed", "damaged")
@@ -143,7 +143,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     if not published and not state:
         raise InputError(
             f"{storage.url} is no output of daskembed: it holds neither {STATE}/ nor files such as "
-            "33TUL_20190401_20190416_v001.gpq; " + (_below(storage) or "give the --output of a run")
+            "33TUL_20190401_20190416_v001.gpq; " + (_below(storage) or "give the `output` of a run")
         )
     parts: dict[_Key, Counter[str]] = {}
     for entry in state:
@@ -288,46 +288,6 @@ def _newest(sizes: dict[str, int]) -> list[str]:
     return [names[suffix] for suffix in sorted(names)]
 
 
-def show(found: OutputStatus) -> None:
-    """Print a table and a summary for people; where the output is no terminal, plain lines as long as they need be."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
-    if console.is_terminal:
-        console.print(_table(found), soft_wrap=False)
-        lines = []
-    else:
-        wide = Console(highlight=False, width=100_000)
-        with wide.capture() as table:
-            wide.print(_table(found))
-        lines = [line.rstrip() for line in table.get().splitlines()]
-    for line in [*lines, *summary(found)]:
-        console.print(line, markup=False)
-
-
-def _table(found: OutputStatus) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("tile", "version", "status"):
-        table.add_column(name, no_wrap=True)
-    rejected = any(tile.rejected for tile in found.tiles)
-    for name in ("chips", "blocks", "quarantined", *(["rejected"] if rejected else [])):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("file, reason", overflow="fold")
-    for tile in found.tiles:
-        unfinished = tile.status in ("unfinished", "failed")
-        blocks = f"{tile.parts_done} of {'?' if tile.parts is None else tile.parts}" if unfinished else ""
-        chips = "" if tile.chips is None else str(tile.chips)
-        what = _line(tile.reason or " ".join(tile.files) or ("no file" if tile.status == "done" else ""))
-        bad = (str(len(tile.quarantined)), *([str(len(tile.rejected))] if rejected else []))
-        cells = (tile.tile, "cube" if tile.kind == "cube" else tile.version, tile.status, chips, blocks, *bad, what)
-        # As `Text`, so that brackets in names and reasons are no markup.
-        table.add_row(*(Text(visible(cell)) for cell in cells))
-    return table
-
-
 def summary(found: OutputStatus) -> list[str]:
     """The closing lines: how many tiles of each status, and the quarantined chips."""
     bad = found.quarantined
@@ -342,7 +302,7 @@ def summary(found: OutputStatus) -> list[str]:
         *(f"  {visible(url)}  {_line(why)}" for _, _, url, why in bad[:MOST_LISTED]),
     ]
     if len(bad) > MOST_LISTED:
-        lines.append(f"  and {len(bad) - MOST_LISTED} more: `daskembed status --quarantined` lists all")
+        lines.append(f"  and {len(bad) - MOST_LISTED} more: `quarantined` lists all")
     rejected = sum(len(tile.rejected) for tile in found.tiles)
     lines += [f"rejected     {rejected}"] if rejected else []
     return lines

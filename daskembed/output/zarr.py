@@ -110,8 +110,12 @@ def check_level(description: Description, level: str) -> None:
     if not _has_grid(description.levels[level]):
         able = [name for name, sides in description.levels.items() if _has_grid(sides)]
         raise InputError(
-            f"--format zarr needs a grid of patches, and level {level} of {description.title} has none: "
-            + (f"choose --level {' or '.join(able)}, or --format geoparquet" if able else "choose --format geoparquet")
+            f"`format='zarr'` needs a grid of patches, and level {level} of {description.title} has none: "
+            + (
+                f"choose `level` {' or '.join(able)}, or `format='geoparquet'`"
+                if able
+                else "choose `format='geoparquet'`"
+            )
         )
 
 
@@ -228,7 +232,7 @@ def lay_out(
     if len(other := np.flatnonzero(epsg != epsg[0])):
         raise TileError(
             f"{urls[other[0]]} is in EPSG:{epsg[other[0]]}, {urls[0]} in EPSG:{epsg[0]}: a Zarr store has one grid; "
-            "give --format geoparquet"
+            "give `format='geoparquet'`"
         )
     west, south, east, north = bounds.T
     step_x, step_y = (east - west) / cols, (north - south) / rows
@@ -237,7 +241,7 @@ def lay_out(
         bad = int(np.argmax(off))
         raise TileError(
             f"{urls[bad]} has cells of {exact(step_x[bad])} x {exact(step_y[bad])}, {urls[0]} of "
-            f"{exact(step_x[0])} x {exact(step_y[0])}: a Zarr store has one grid; give --format geoparquet"
+            f"{exact(step_x[0])} x {exact(step_y[0])}: a Zarr store has one grid; give `format='geoparquet'`"
         )
     x, y = (west - west[0]) / step_x[0], (north[0] - north) / step_y[0]
     off = (np.abs(x - np.round(x)) > _GRID_ERROR) | (np.abs(y - np.round(y)) > _GRID_ERROR)
@@ -245,7 +249,7 @@ def lay_out(
         bad = int(np.argmax(off))
         raise TileError(
             f"{urls[bad]} lies {x[bad]:.3f} cells east and {y[bad]:.3f} south of {urls[0]}, not a whole number: a Zarr "
-            "store has one grid; give --format geoparquet"
+            "store has one grid; give `format='geoparquet'`"
         )
     across, down = np.round(x).astype(np.int64), np.round(y).astype(np.int64)
     left, top = int(across.argmin()), int(down.argmin())
@@ -297,7 +301,7 @@ def _check_apart(grid: Grid, rows: _Rows, sides: Mapping[str, int]) -> None:
             if cells.max() >= 0:
                 raise TileError(
                     f"{rows.urls[row]} and {rows.urls[cells.max()]} overlap on {day}: a Zarr store has one vector a "
-                    "place and date; give --format geoparquet"
+                    "place and date; give `format='geoparquet'`"
                 )
             cells[...] = row
 
