@@ -17,6 +17,7 @@ from rich.console import Console
 
 import daskembed
 from daskembed.cli.main import main
+from daskembed.cli.text import show_status
 from daskembed.errors import InputError
 from daskembed.output import status as module
 from daskembed.output.protocol import Published
@@ -294,7 +295,7 @@ def test_a_terminal_gets_a_table_as_wide_as_itself(output, monkeypatch):
         "rich.console.Console", lambda **extra: Console(file=screen, force_terminal=True, width=70, **extra)
     )
     write_record(output, replace(RECORD, tile="33TUN", status="failed", reason="y" * 300))
-    module.show(status(output.url))
+    show_status(status(output.url))
     table = screen.getvalue().partition("tiles  ")[0].splitlines()
     assert "33TUN" in screen.getvalue()
     assert screen.getvalue().count("y") >= 300
@@ -306,7 +307,7 @@ def test_many_quarantined_chips_are_counted(output, capsys):
     assert main(["status", output.url]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert len([line for line in shown if line.startswith("  /")]) == module.MOST_LISTED
-    assert shown[-1] == "  and 31 more: `daskembed status --quarantined` lists all"
+    assert shown[-1] == "  and 31 more: --quarantined lists all"
 
 
 def test_an_audit_of_a_list(output, tmp_path, capsys):
