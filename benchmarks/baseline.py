@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.common import CORES, Row, local_client
 from benchmarks.job import write_many
 from daskembed.encoders import clay_v0
-from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.loading import get_encoder_module
 from daskembed.encoders.transformer import Block, Transformer
+from daskembed.encoders.untrained import untrained_state
 from daskembed.runs.tiles import run as run_tiles
 
 CHIPS, ROUNDS = 8, 3

@@ -18,10 +18,10 @@ from distributed import Client, LocalCluster
 
 from daskembed.clusters.connection import connect
 from daskembed.encoders import clay_v0
-from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.description import Place
 from daskembed.encoders.loading import get_encoder_module
 from daskembed.encoders.protocol import Encoder, Model
+from daskembed.encoders.untrained import untrained_state
 from daskembed.geo.chips import CHIP
 from daskembed.testing import landscape
 

@@ -13,9 +13,9 @@ from benchmarks.common import Row, build, describe, inputs, median_seconds, plac
 from daskembed import timings
 from daskembed.compute.device import Device
 from daskembed.encoders import clay_v0
-from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.description import Place
 from daskembed.encoders.loading import get_encoder_module
+from daskembed.encoders.untrained import untrained_state
 from daskembed.testing.landscape import landscape
 
 BATCHES = (8, 32, 64, 128)

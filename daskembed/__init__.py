@@ -31,11 +31,9 @@ if TYPE_CHECKING:
     from daskembed.errors import TileError as TileError
     from daskembed.index import index_tile as index_tile
     from daskembed.output.open import open_embeddings as open_embeddings
-    from daskembed.output.status import OutputStatus as OutputStatus
-    from daskembed.output.status import TileStatus as TileStatus
     from daskembed.output.status import status as status
-    from daskembed.output.validate.geoparquet import Finding as Finding
-    from daskembed.output.validate.geoparquet import validate as validate
+    from daskembed.output.tile_status import OutputStatus as OutputStatus
+    from daskembed.output.tile_status import TileStatus as TileStatus
     from daskembed.runs.cubes import write_cubes as write_cubes
     from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
@@ -66,7 +64,7 @@ _HOME = {
     "write_cubes": "runs.cubes",
     "connect": "clusters.connection",
     "status": "output.status",
-    "validate": "output.validate.geoparquet",
+    "validate": "output.validate.check",
     "Encoder": "encoders.protocol",
     "Description": "encoders.description",
     "Chip": "sources.protocol",
@@ -80,9 +78,9 @@ _HOME = {
     "Plan": "runs.plan",
     "Speed": "runs.rates",
     "Expected": "runs.results",
-    "OutputStatus": "output.status",
-    "TileStatus": "output.status",
-    "Finding": "output.validate.geoparquet",
+    "OutputStatus": "output.tile_status",
+    "TileStatus": "output.tile_status",
+    "Finding": "output.validate.findings",
     "DaskembedError": "errors",
     "InputError": "errors",
     "CheckpointError": "errors",

@@ -23,10 +23,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from daskembed.encoders import clay_v0
-from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0 import LEVELS
 from daskembed.encoders.clay_v0_model import encodings, reduce_tokens
 from daskembed.encoders.description import Place
+from daskembed.encoders.untrained import untrained_state
 from daskembed.errors import CheckpointError, InputError
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.testing import landscape
@@ -354,6 +354,7 @@ def test_tiny_on_real_chips_in_bfloat16(shared, level):
     assert_bf16_close(found, expected[level], level)
 
 
+@pytest.mark.faults
 @pytest.mark.real
 def test_small_on_real_chips(shared, small):
     expected = golden(shared, "small")

@@ -28,7 +28,7 @@ from daskembed.cli.parser import flag_of, keywords, make_parser
 from daskembed.cli.text import print_event, show_warnings, with_flags
 from daskembed.clusters import presets
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
-from daskembed.output.status import OutputStatus, TileStatus
+from daskembed.output.tile_status import OutputStatus, TileStatus
 from daskembed.runs import display, results
 from daskembed.runs import tiles as pipeline
 from daskembed.runs.options import CubeOptions, RunOptions, words_of

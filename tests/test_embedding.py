@@ -23,10 +23,10 @@ import daskembed
 from daskembed import embedding
 from daskembed.compute import device
 from daskembed.encoders import clay_v0
-from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0 import LEVELS
 from daskembed.encoders.description import Place
 from daskembed.encoders.protocol import Encoder
+from daskembed.encoders.untrained import untrained_state
 from daskembed.errors import InputError
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.sources import geotiff

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
-from test_receipts import RECEIPT
+from test_state import RECEIPT
 
 import daskembed
 from daskembed.cli.main import main

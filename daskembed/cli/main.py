@@ -14,15 +14,7 @@ from typing import TYPE_CHECKING
 
 from daskembed import config
 from daskembed.cli.parser import cluster_arguments, keywords, make_parser, one_list
-from daskembed.cli.text import (
-    print_event,
-    quarantined_as_csv,
-    say,
-    show_status,
-    show_warnings,
-    status_as_json,
-    with_flags,
-)
+from daskembed.cli.text import print_event, say, show_warnings, with_flags
 from daskembed.errors import DaskembedError, InputError, StorageError
 from daskembed.runs.options import CubeOptions, RunOptions
 
@@ -184,6 +176,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from daskembed.cli.status import as_csv, as_json, show
     from daskembed.output.status import status
 
     try:
@@ -191,11 +184,11 @@ def _status(options: argparse.Namespace) -> int:
     except StorageError as error:
         raise InputError(str(error)) from None
     if options.json:
-        say(status_as_json(found))
+        say(as_json(found))
     elif options.quarantined:
-        say(quarantined_as_csv(found))
+        say(as_csv(found))
     else:
-        show_status(found)
+        show(found)
     return 0 if found.sound else 3
 
 
@@ -203,7 +196,7 @@ def _validate(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from daskembed.output.validate.geoparquet import files_of, validate
+    from daskembed.output.validate.check import files_of, validate
     from daskembed.text import visible
 
     looked: list[dict[str, object]] = []

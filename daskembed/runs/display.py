@@ -16,7 +16,7 @@ from daskembed.text import visible
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from daskembed.output.status import TileStatus
+    from daskembed.output.tile_status import TileStatus
     from daskembed.runs.plan import Plan
     from daskembed.runs.results import Expected, Progress, RunResult, TileResult
 

@@ -18,8 +18,9 @@ from daskembed.cube import block_ends
 from daskembed.encoders.loading import resolve_precision
 from daskembed.errors import InputError, TileError, did_you_mean
 from daskembed.geo.mgrs import tiles_of
-from daskembed.output.protocol import get_sink
-from daskembed.output.receipts import published_files, read_receipts
+from daskembed.output.protocol import get_format
+from daskembed.output.published import published_files
+from daskembed.output.state import read_receipts
 from daskembed.runs import preflight as ahead
 from daskembed.runs.blocks import block_folder
 from daskembed.runs.conflicts import check_conflicts
@@ -206,9 +207,9 @@ def _tile_bytes(settings: Settings, level: str, chips: int) -> int:
     """Of all its files, with formats that cannot hold the level left out."""
     description = settings.encoder.description
     able = 0
-    for sink in map(get_sink, settings.formats):
+    for kind in map(get_format, settings.formats):
         with contextlib.suppress(InputError):
-            sink.check_level(description, level)
+            kind.check_level(description, level)
             able += 1
     return able * file_bytes(chips, description.shape(level), settings.dtype)
 

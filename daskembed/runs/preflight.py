@@ -16,7 +16,7 @@ from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 
 if TYPE_CHECKING:
-    from daskembed.output.receipts import Receipt
+    from daskembed.output.state import Receipt
     from daskembed.runs.settings import Settings
 
 _log = logging.getLogger(__name__)

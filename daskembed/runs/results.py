@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from daskembed.errors import InputError, StorageError
-from daskembed.output.status import TileStatus, status
+from daskembed.output.status import status
+from daskembed.output.tile_status import TileStatus
 
 MOST_SAID = 1000
 """Lines of what was said that `Progress` keeps."""

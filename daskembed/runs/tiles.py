@@ -16,16 +16,9 @@ from daskembed.encoders.loading import check_precision, find_encoder, foresee
 from daskembed.errors import InputError
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
-from daskembed.output.protocol import check_dtype, get_sink, parse_formats
-from daskembed.output.receipts import (
-    Receipt,
-    check_version,
-    failed_record,
-    published_files,
-    read_receipts,
-    sweep,
-    write_record,
-)
+from daskembed.output.protocol import check_dtype, get_format, parse_formats
+from daskembed.output.published import check_version, published_files
+from daskembed.output.state import Receipt, read_receipts, sweep, write_failure
 from daskembed.runs import dashboard, fleet, stages
 from daskembed.runs import preflight as ahead
 from daskembed.runs.conflicts import check_conflicts
@@ -155,8 +148,8 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
 
     def check_level(needs: Description) -> str:
         chosen = needs.check_level(asked.level)
-        for sink in map(get_sink, formats):
-            sink.check_level(needs, chosen)
+        for form in map(get_format, formats):
+            form.check_level(needs, chosen)
         return chosen
 
     which: dict[str, Any] = {"encoder": asked.encoder, "sensor": asked.sensor, "window": asked.window}
@@ -230,7 +223,7 @@ def _conclude(
     def results() -> Iterator[TileResult]:
         for tile, found in done.items():
             if isinstance(found, str):
-                write_record(output, failed_record(tile, version, found))
+                write_failure(output, tile, version, found)
                 yield TileResult(tile, "failed", reason=found)
             else:
                 stages.tidy(output, found, sorted((published or {}).get(tile, {})))

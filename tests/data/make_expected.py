@@ -19,8 +19,8 @@ sys.path.insert(0, str(HERE.parent))
 
 import reference  # noqa: E402
 
-from daskembed.encoders.checkpoint import untrained_state  # noqa: E402
 from daskembed.encoders.loading import get_encoder_module  # noqa: E402
+from daskembed.encoders.untrained import untrained_state  # noqa: E402
 from daskembed.testing import landscape  # noqa: E402
 
 # What is kept of each level, to keep the file small: rows and columns of the 16 x 16 patches.
