@@ -207,6 +207,7 @@ def test_the_command_reference() -> None:
     spec.loader.exec_module(hooks)
     parts = dict(re.findall(r"^## daskembed (\w+)\n(.*?)(?=^## |\Z)", hooks.commands(), re.MULTILINE | re.DOTALL))
     assert tuple(parts) == COMMANDS
+    assert "| `offset` | pixels (y, x) from a whole tile's corner to the first chip |" in hooks.options()
     assert "| `--tiles FILE|IDS` | file of MGRS tile ids, one a line, or the ids (required) |" in parts["run"]
     assert "--level" not in parts["plan"]
     parts["plan"] += parts["run"]
