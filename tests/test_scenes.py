@@ -39,7 +39,7 @@ from daskembed.sources.reading import Reading, Rules
 from daskembed.storage.stores import Storage
 from daskembed.testing import landscape
 
-KEPT = "(--no-reject-nan --on-nan fill keeps it)"
+KEPT = "(`Rules(nan=False)` `on_nan='fill'` keeps it)"
 TILE = "33TUL"
 DAY = "2019-04-16"
 BANDS = CLAY_V0.names
@@ -510,7 +510,7 @@ def test_cloudy_chips_are_rejected(form: str, pixels: np.ndarray, tmp_path: Path
 @pytest.mark.parametrize(
     ("band", "value", "said", "off"),
     [
-        ("B02", 0, r"B02 is 0 in 0.0004% of its pixels \(--no-reject-zeros keeps it\)", {"zeros": False}),
+        ("B02", 0, r"B02 is 0 in 0.0004% of its pixels \(`Rules\(zeros=False\)` keeps it\)", {"zeros": False}),
         (
             "vv",
             np.nan,

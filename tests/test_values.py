@@ -28,7 +28,7 @@ TILE, DAY, WEST, NORTH = "33TUL", "2019-04-16", 300_000.0, 5_100_000.0
 BANDS = CLAY_V0.names
 RGBN = ("red", "green", "blue", "nir")
 KEEP = Rules(keep_all=True)
-KEPT = "(--no-reject-nan --on-nan fill keeps it)"
+KEPT = "(`Rules(nan=False)` `on_nan='fill'` keeps it)"
 BASELINE_4 = "S2A_MSIL2A_20220305T100031_N0400_R122_T33TUL_20220305T134015.SAFE"
 
 
