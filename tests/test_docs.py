@@ -24,7 +24,8 @@ import yaml
 from distributed import LocalCluster
 
 import daskembed
-from daskembed.cli.main import _parser, main
+from daskembed.cli.main import main
+from daskembed.cli.parser import make_parser
 from daskembed.testing import write_checkpoint
 
 TOP = Path(__file__).parent.parent
@@ -143,7 +144,7 @@ def run_shell(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
         if words[:2] == ["python", "-m"]:
             del words[:2]
         if words[:1] == ["daskembed"]:
-            _parser().parse_args(words[1:])
+            makemake_parser().parse_args(words[1:])
         if words and block.run:
             assert words[0] == "daskembed", f"nobody runs: {line}"
             command(words[1:])
@@ -223,6 +224,7 @@ def test_the_reference_of_python(hooks: ModuleType) -> None:
 def test_the_command_reference(hooks: ModuleType) -> None:
     parts = dict(re.findall(r"^## daskembed (\w+)\n(.*?)(?=^## |\Z)", hooks.commands(), re.MULTILINE | re.DOTALL))
     assert tuple(parts) == COMMANDS
+    assert "| `offset` | pixels (y, x) from a whole tile's corner to the first chip |" in hooks.options()
     assert "| `--tiles FILE|IDS` | file of MGRS tile ids, one a line, or the ids (required) |" in parts["run"]
     assert "--level" not in parts["plan"]
     parts["plan"] += parts["run"]

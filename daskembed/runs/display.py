@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
     from daskembed.output.tile_status import TileStatus
     from daskembed.runs.plan import Plan
-    from daskembed.runs.results import Event, Expected, Progress, RunResult, TileResult
+    from daskembed.runs.results import Expected, Progress, RunResult, TileResult
 
 MOST_LISTED = 5
 """Quarantined chips and failed tiles named in a summary; the receipts hold all."""
@@ -29,8 +27,14 @@ LINE_EVERY = 30
 
 
 @contextlib.contextmanager
-def show_progress() -> Iterator[Callable[[Progress], None]]:
-    """A callback for `daskembed.run`: a live bar on a terminal; elsewhere a line a tile, and one every half minute."""
+def show_progress(words: Callable[[str], str] = str) -> Iterator[Callable[[Progress], None]]:
+    """A callback for `daskembed.run`: a live bar on a terminal; elsewhere a line a tile, and one every half minute.
+
+    Parameters
+    ----------
+    words
+        Gives the lines as they are to be shown.
+    """
     from rich.console import Console
     from rich.live import Live
 
@@ -47,9 +51,9 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
         for result in state.finished[finished:]:
             # Where no cluster is needed, the summary follows at once and has the reasons.
             brief = result.status == "failed" and not state.dashboard
-            say(visible(f"{result.tile}  failed" if brief else describe_tile(result)))
+            say(visible(words(f"{result.tile}  failed" if brief else describe_tile(result))))
         for line in state.said[max(0, said - state.forgotten) :]:
-            say(visible(line))
+            say(visible(words(line)))
         finished, said = len(state.finished), state.forgotten + len(state.said)
         if not console.is_terminal and time.monotonic() >= due and state.how == "running":
             due = time.monotonic() + LINE_EVERY
@@ -109,15 +113,6 @@ def progress_as_html(state: Progress) -> str:
     lines = [" · ".join(shown), f'<progress value="{done}" max="{most}" style="width: 30em"></progress>']
     lines += (escape(visible(line)) for line in (describe_progress(state), *state.said[-MOST_LISTED:]))
     return "<br>".join(lines)
-
-
-def print_event(event: Event) -> None:
-    """One line of JSON, at once: whoever collects them may wait for it."""
-    found = asdict(event)
-    counts = found.pop("counts")
-    told = {name: value for name, value in found.items() if value is not None}
-    sys.stdout.write(json.dumps(told | counts) + "\n")
-    sys.stdout.flush()
 
 
 def describe_tile(result: TileResult) -> str:
