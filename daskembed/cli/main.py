@@ -344,9 +344,9 @@ def _add_meaning(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     _look_first(options)
     _load_for_workers(options.cluster)
+    from daskembed.cli.live import print_event, show_progress
     from daskembed.clusters.presets import parse_arguments
     from daskembed.clusters.quiet import quieten
-    from daskembed.runs.display import print_event, show_progress
     from daskembed.runs.tiles import run
 
     quieten()  # and for good: what is said when everything is closed is no use to anybody
@@ -391,8 +391,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     _look_first(options)
-    from daskembed.runs.display import describe_plan
     from daskembed.runs.plan import plan
+    from daskembed.runs.summary import describe_plan
 
     if options.device is None:
         print("measuring this machine, which takes some seconds", file=sys.stderr)
@@ -453,10 +453,10 @@ def _rules(options: argparse.Namespace) -> Rules | None:
 def _cube(options: argparse.Namespace) -> int:
     _look_first(options)
     _load_for_workers(options.cluster)
+    from daskembed.cli.live import show_progress
     from daskembed.clusters.presets import parse_arguments
     from daskembed.clusters.quiet import quieten
     from daskembed.runs.cubes import summary, write_cubes
-    from daskembed.runs.display import show_progress
 
     quieten()
     with show_progress() as progress:
@@ -569,8 +569,8 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _summary(result: RunResult) -> int:
-    from daskembed.runs.display import summary
     from daskembed.runs.results import left_by
+    from daskembed.runs.summary import summary
 
     print(summary(result, left_by(result)))
     return result.exit_status

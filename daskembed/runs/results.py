@@ -9,6 +9,7 @@ from typing import Literal
 
 from daskembed.errors import InputError, StorageError
 from daskembed.output.status import TileStatus, status
+from daskembed.runs.summary import describe_tile, summary
 
 MOST_SAID = 1000
 """Lines of what was said that `Progress` keeps."""
@@ -45,8 +46,6 @@ class TileResult:
     """Chips in the file of which some values were filled with their band's mean."""
 
     def __repr__(self) -> str:
-        from daskembed.runs.display import describe_tile
-
         return f"<TileResult {describe_tile(self)}>"
 
 
@@ -89,8 +88,6 @@ class RunResult:
     """What was made of the tiles."""
 
     def __repr__(self) -> str:
-        from daskembed.runs.display import summary
-
         return f"<RunResult>\n{summary(self)}"
 
     @property
