@@ -14,7 +14,7 @@ from pathlib import Path
 
 from distributed import Worker, get_worker
 
-from daskembed.output.receipts import Receipt
+from daskembed.output.state import Receipt
 from daskembed.runs import blocks, stages
 from daskembed.runs.settings import Settings
 

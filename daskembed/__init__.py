@@ -31,12 +31,11 @@ if TYPE_CHECKING:
     from daskembed.errors import TileError as TileError
     from daskembed.index import index_tile as index_tile
     from daskembed.output.open import open_embeddings as open_embeddings
-    from daskembed.output.status import OutputStatus as OutputStatus
-    from daskembed.output.status import TileStatus as TileStatus
     from daskembed.output.status import status as status
-    from daskembed.output.validate.geoparquet import Finding as Finding
-    from daskembed.output.validate.geoparquet import validate as validate
+    from daskembed.output.tile_status import OutputStatus as OutputStatus
+    from daskembed.output.tile_status import TileStatus as TileStatus
     from daskembed.runs.cubes import write_cubes as write_cubes
+    from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
     from daskembed.runs.plan import plan as plan
     from daskembed.runs.rates import Speed as Speed
@@ -65,12 +64,13 @@ _HOME = {
     "write_cubes": "runs.cubes",
     "connect": "clusters.connection",
     "status": "output.status",
-    "validate": "output.validate.geoparquet",
+    "validate": "output.validate.check",
     "Encoder": "encoders.protocol",
     "Description": "encoders.description",
     "Chip": "sources.protocol",
     "VectorDtype": "vectors",
     "Rules": "sources.reading",
+    "RunOptions": "runs.options",
     "RunResult": "runs.results",
     "TileResult": "runs.results",
     "Progress": "runs.results",
@@ -78,9 +78,9 @@ _HOME = {
     "Plan": "runs.plan",
     "Speed": "runs.rates",
     "Expected": "runs.results",
-    "OutputStatus": "output.status",
-    "TileStatus": "output.status",
-    "Finding": "output.validate.geoparquet",
+    "OutputStatus": "output.tile_status",
+    "TileStatus": "output.tile_status",
+    "Finding": "output.validate.findings",
     "DaskembedError": "errors",
     "InputError": "errors",
     "CheckpointError": "errors",

@@ -13,8 +13,9 @@ import xarray as xr
 from dask.base import tokenize
 
 from daskembed.errors import ChipError, InputError
+from daskembed.geo.cells import EDGES
 from daskembed.geo.chips import CHIP
-from daskembed.sources.frame import EDGES, INDEX_COLUMNS
+from daskembed.sources.frame import INDEX_COLUMNS
 from daskembed.sources.protocol import Chip
 
 if TYPE_CHECKING:

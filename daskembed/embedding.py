@@ -16,9 +16,9 @@ from dask.base import tokenize
 from daskembed.cube import CHIPS_A_BLOCK, ChipBlock
 from daskembed.encoders.description import Place
 from daskembed.errors import ChipError, InputError
+from daskembed.geo.cells import EDGES, window_bounds
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import metres_of_unit, to_lonlat
-from daskembed.sources.frame import EDGES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,13 +59,10 @@ def _windows(cube: xr.DataArray, across: int) -> _Windows:
     if not all(edge in cube.coords for edge in EDGES) or "epsg" not in cube.coords:
         lat, lon = (cube.coords[name].to_numpy().reshape(count, 1) for name in ("lat", "lon"))
         return _Windows(lat, lon, np.full((count, 1), None, object), np.full(count, np.nan))
-    west, south, east, north = (cube.coords[edge].to_numpy()[:, None] for edge in EDGES)
-    row, col = np.divmod(np.arange(across**2), across)
-    width, height = (east - west) / across, (north - south) / across
-    top, left = north - row * height, west + col * width
-    bounds = np.stack([left, top - height, left + width, top], axis=-1)
+    chips = np.stack([cube.coords[edge].to_numpy() for edge in EDGES], axis=1)
+    bounds = window_bounds(chips, across)
     lat, lon = np.empty((2, count, across**2))
-    footprint, resolution = np.empty((count, across**2), object), (east - west)[:, 0] / CHIP
+    footprint, resolution = np.empty((count, across**2), object), (chips[:, 2] - chips[:, 0]) / CHIP
     epsg = cube.coords["epsg"].to_numpy()
     for code in np.unique(epsg):
         rows = epsg == code

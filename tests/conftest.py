@@ -8,7 +8,6 @@ import os
 os.environ |= {"OMP_WAIT_POLICY": "passive", "DASK_DASKEMBED__TORCH_THREADS": "1"}
 
 import contextlib
-import multiprocessing.forkserver
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,10 +19,10 @@ import dask
 import distributed.deploy.local
 import least  # noqa: F401 (adds its sizes to the encoders)
 import pytest
-from distributed.utils import get_mp_context
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
+from daskembed.clusters import forks
 from daskembed.storage import stores as storage_module
 from daskembed.storage.opening import open_store
 from daskembed.testing import FaultyProxy, write_chips
@@ -32,12 +31,9 @@ from daskembed.testing import FaultyProxy, write_chips
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-PRELOADED = ["daskembed.runs.forked"]
-"""What workers load: seconds each time that a process starts from nothing."""
-
 
 class Forked(distributed.Nanny):  # type: ignore[misc]
-    """A worker's process is a copy of one that has loaded its modules; that one's environment is of the beginning."""
+    """Forks of a process have its environment, which is of the beginning: they are given the present one."""
 
     def __init__(self, *arguments: Any, env: dict[str, str] | None = None, **options: Any) -> None:
         super().__init__(*arguments, env=os.environ | (env or {}), **options)
@@ -45,19 +41,10 @@ class Forked(distributed.Nanny):  # type: ignore[misc]
 
 @pytest.fixture(scope="session", autouse=True)
 def _workers_are_forked() -> Iterator[None]:
+    forks.begin("daskembed.runs.forked")
     forked = {"distributed.worker.multiprocessing-method": "forkserver", "distributed.worker.preload": ["least"]}
-    with dask.config.set(forked):
-        get_mp_context().set_forkserver_preload(PRELOADED)
-        multiprocessing.forkserver.ensure_running()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(distributed.deploy.local, "Nanny", Forked)
-            yield
-
-
-@pytest.fixture
-def workers_from_nothing() -> Iterator[None]:
-    """For tests of what happens while a worker loads its modules."""
-    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
+    with dask.config.set(forked), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed.deploy.local, "Nanny", Forked)
         yield
 
 

@@ -25,9 +25,9 @@ import shapely
 import xarray as xr
 
 from daskembed.encoders.loading import load_encoder
-from daskembed.output import cube_state
+from daskembed.output import state
 from daskembed.output.parts import write_part
-from daskembed.output.receipts import failed_record, write_record
+from daskembed.output.state import write_failure
 from daskembed.runs import cubes, stages
 from daskembed.runs.settings import Settings
 from daskembed.sources.reading import Reading
@@ -202,12 +202,12 @@ def main(folder: Path) -> None:
         anew(stages.publish, made, TILE, indexed, "2026-11-25T12:00:00.000+00:00", [])
     unfinished = Storage(str(folder / "mean"))
     write(CASES["mean"], unfinished, "_daskembed/parts/33TVL_v001/0123456789abcdef/00001.parquet")
-    write_record(unfinished, failed_record("33TUM", "001", "no chips of tile 33TUM"))
+    write_failure(unfinished, "33TUM", "001", "no chips of tile 33TUM")
     (folder / "cube").mkdir()
     with tempfile.TemporaryDirectory() as chips:
         write_chips(Path(chips))
         anew(write_cube, cubes.Job(Storage(chips), Storage(str(folder / "cube"))))
-    receipt = folder / "cube" / cube_state.receipt_path(TILE)
+    receipt = folder / "cube" / state.receipt_path(TILE, None)
     receipt.write_text(receipt.read_text().replace(chips, "/made-up/chips"))
     (folder / "made_with.json").write_text(json.dumps(software(), indent=1) + "\n")
 

@@ -358,6 +358,7 @@ def test_tiny_on_real_chips(shared, level, dtype):
         assert_bf16_close(found, expected[level][: len(windows)], level)
 
 
+@pytest.mark.faults
 @pytest.mark.real
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_base_on_a_real_chip(shared, dtype):

@@ -19,7 +19,7 @@ from daskembed.cli import live
 from daskembed.cli.main import main
 from daskembed.clusters import presets
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
-from daskembed.output.status import OutputStatus, TileStatus
+from daskembed.output.tile_status import OutputStatus, TileStatus
 from daskembed.runs import notebook, results, summary
 from daskembed.runs import tiles as pipeline
 from daskembed.runs.plan import Plan

@@ -14,11 +14,16 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no worker is a fork")
 
 
-def python(code: str, **environment: str) -> subprocess.Popen[str]:
+def python(code: str, environment: dict[str, str] | None = None, *, session: bool = False) -> subprocess.Popen[str]:
     """A process of its own, as `begin` is done once a process."""
-    env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")} | environment
+    env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")} | (environment or {})
     return subprocess.Popen(
-        [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", code],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=session,
     )
 
 
@@ -50,7 +55,7 @@ before = dict(os.environ)
 begin("daskembed.runs.forked")
 assert dict(os.environ) == before
 os.environ["ADDED"] = "later"
-with connect("local", workers=1, arguments={"env": {"DASK_DASKEMBED__TORCH_THREADS": "7"}}) as client:
+with connect("local", workers=1, cluster_arguments={"env": {"DASK_DASKEMBED__TORCH_THREADS": "7"}}) as client:
     (found,) = client.run(look).values()
     print(*found[:2], *sorted(found[2]), *found[3:], sep="\\n")
 """
@@ -82,7 +87,7 @@ begin("json")
 {then}
 print(forkserver._forkserver._forkserver_pid is not None, additions())
 """
-    assert said(python(code, **environment)) == [expected]
+    assert said(python(code, environment)) == [expected]
 
 
 def test_a_process_that_loads_ends_with_the_command(tmp_path: Path) -> None:
@@ -97,8 +102,30 @@ begin("endless")
 print(forkserver._forkserver._forkserver_pid)
 """
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    (pid,) = said(python(code, PYTHONPATH=path))
+    (pid,) = said(python(code, {"PYTHONPATH": path}))
     end = time.monotonic() + 60
     while psutil.pid_exists(int(pid)):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_ctrl_c_is_left_to_the_command(tmp_path: Path) -> None:
+    # At every moment of the other process's life, its first ones above all.
+    (tmp_path / "slow.py").write_text(
+        "import time\nfrom daskembed.clusters.forks import loading\n"
+        "time.sleep(0.5)\nwith loading():\n    time.sleep(0.5)\n"
+    )
+    code = """
+import os, signal, time
+from daskembed.clusters.forks import begin
+begin("slow")
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+for _ in range(15):
+    os.killpg(0, signal.SIGINT)
+    time.sleep(0.1)
+from multiprocessing import forkserver
+print(os.waitpid(forkserver._forkserver._forkserver_pid, os.WNOHANG))
+"""
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with python(code, {"PYTHONPATH": path}, session=True) as process:
+        assert said(process) == ["(0, 0)"]

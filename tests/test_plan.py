@@ -22,10 +22,12 @@ from daskembed.runs import rates as speed
 from daskembed.runs import settings, summary
 from daskembed.runs.blocks import all_blocks
 from daskembed.runs.expected import recall
+from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.plan import Plan
 from daskembed.runs.rates import Speed
 from daskembed.runs.results import Expected, RunResult, TileResult
 from daskembed.runs.summary import describe_bytes, describe_plan
+from daskembed.runs.tiles import resolve
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 
@@ -137,12 +139,7 @@ def test_chips_in_finished_blocks_are_done(chips, tmp_path, monkeypatch) -> None
     first = daskembed.plan("33TUL", device="cpu", **given)
     assert (first.chips_a_block, first.chips_to_do) == (3, 4)
     listing = planning.list_tile("33TUL", Storage(str(chips)), Reading())
-    _, wanted = planning.resolve(
-        "33TUL",
-        **dict.fromkeys(("level", "batch_size", "readers", "dates", "version")),
-        on_nan=None,
-        **given,
-    )
+    wanted = resolve(Options.of(given, RunOptions))("bf16")
     index = daskembed.index_tile("33TUL", str(chips))
     last = all_blocks(wanted, "33TUL", index, listing.fingerprint)[1]
     wanted.output.put(last.path, b"a part")
@@ -242,8 +239,7 @@ def test_speed_follows_the_precision(chips, tmp_path) -> None:
 
 def test_auto_precision_is_the_devices_own(chips, tmp_path) -> None:
     given = {"source": str(chips), "output": str(tmp_path / "out"), "checkpoint": "untrained:least"}
-    none = dict.fromkeys(("level", "batch_size", "readers", "dates", "version", "on_nan"))
-    fp32, bf16 = (planning.resolve("33TUL", precision=one, **given, **none)[1] for one in ("fp32", "bf16"))
+    fp32, bf16 = map(resolve(Options.of(given, RunOptions)), ("fp32", "bf16"))
     daskembed.plan("33TUL", device="t4", **given)
     assert recall(fp32) is not None
     assert recall(bf16) is None
@@ -294,11 +290,9 @@ def test_a_run_knows_its_plan(finished) -> None:
 
 
 def test_a_plan_is_recalled_for_its_own_settings_only(chips, tmp_path) -> None:
-    none = dict.fromkeys(("batch_size", "readers", "dates", "on_nan"))
-
     def settings_of(level: str, version: str = "1"):
-        given = {"source": str(chips), "output": str(tmp_path / "out"), **TINY, **none}
-        return planning.resolve("33TUL", level=level, version=version, **given)[1]
+        given = {"source": str(chips), "output": str(tmp_path / "out"), "level": level, "version": version, **TINY}
+        return resolve(Options.of(given, RunOptions))("bf16")
 
     assert recall(settings_of("mean")) is None
     daskembed.plan(

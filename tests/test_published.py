@@ -27,10 +27,11 @@ from published import (
 )
 
 import daskembed
-from daskembed.output import cube_state, receipts
-from daskembed.output.protocol import get_sink, sink_of
+from daskembed.output import published as names
+from daskembed.output import state
+from daskembed.output.protocol import format_of, get_format
 from daskembed.output.status import status
-from daskembed.output.validate.geoparquet import files_of, validate
+from daskembed.output.validate.check import files_of, validate
 from daskembed.runs import cubes
 from daskembed.sources.kinds import list_tile
 from daskembed.storage.stores import Storage
@@ -52,8 +53,8 @@ def sums(store: Path) -> dict[str, str]:
     return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def receipt_of(name: str) -> receipts.Receipt:
-    return receipts.read_receipt(Storage(str(FOLDER / name)), receipts.receipt_path(TILE, "001"))
+def receipt_of(name: str) -> state.Receipt:
+    return state.read_receipt(Storage(str(FOLDER / name)), state.receipt_path(TILE, "001"))
 
 
 def test_status_says_what_they_hold() -> None:
@@ -85,13 +86,13 @@ def test_validate_finds_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_settings_skip_them(name: str) -> None:
     made, receipt = settings(CASES[name], str(FOLDER / name)), receipt_of(name)
-    files = receipts.published_files(made.output, "001")[TILE]
+    files = names.published_files(made.output, "001")[TILE]
     assert sorted(files) == sorted(receipt.names)
     assert receipt.finishes(made.identity, files)
     assert receipt.holds("as listed", retry_quarantined=False)
     assert not receipt.finishes(replace(made, dtype="float64").identity, files)
     for file in receipt.names:
-        said = sink_of(file).read_provenance(made.output, file)
+        said = format_of(file).read_provenance(made.output, file)
         assert said is not None
         assert {**said, "software": None} == {
             **made.provenance,
@@ -149,9 +150,9 @@ def test_the_same_parts_make_the_same_bytes(name: str, tmp_path: Path) -> None:
     output, receipt = Storage(str(tmp_path)), receipt_of(name)
     write(CASES[name], output, "part")
     for file, kind in zip(receipt.files, CASES[name].formats, strict=True):
-        provenance = get_sink(kind).read_provenance(Storage(str(FOLDER / name)), file.name)
+        provenance = get_format(kind).read_provenance(Storage(str(FOLDER / name)), file.name)
         assert provenance is not None
-        assert anew(get_sink(kind).publish, output, file.name, ["part"], provenance) == file
+        assert anew(get_format(kind).publish, output, file.name, ["part"], provenance) == file
         assert sums(tmp_path / file.name) == sums(FOLDER / name / file.name)
 
 
@@ -164,11 +165,11 @@ def job(tmp_path: Path) -> cubes.Job:
 
 def test_the_same_chips_skip_a_cube(job: cubes.Job, tmp_path: Path) -> None:
     shutil.copytree(FOLDER / "cube", tmp_path / "cube", dirs_exist_ok=True)
-    receipt = cube_state.read_receipt(job.output, cube_state.receipt_path(TILE))
+    receipt = state.read_cube_receipt(job.output, TILE)
     assert receipt is not None
     # Where they were, when they were written and on which disk is of the listing, too.
     receipt = replace(receipt, listing=list_tile(TILE, job.source, job.reading).fingerprint)
-    cube_state.write_receipt(job.output, receipt)
+    state.write_receipt(job.output, receipt)
     assert cubes.plan_tile(job, TILE) == receipt
 
 
@@ -176,10 +177,7 @@ def test_the_same_chips_skip_a_cube(job: cubes.Job, tmp_path: Path) -> None:
 def test_the_same_chips_make_the_same_bytes(job: cubes.Job, tmp_path: Path) -> None:
     anew(write_cube, job)
     assert sums(tmp_path / "cube" / f"{TILE}.zarr") == sums(FOLDER / "cube" / f"{TILE}.zarr")
-    made, stored = (
-        cube_state.read_receipt(output, cube_state.receipt_path(TILE))
-        for output in (job.output, Storage(str(FOLDER / "cube")))
-    )
+    made, stored = (state.read_cube_receipt(output, TILE) for output in (job.output, Storage(str(FOLDER / "cube"))))
     assert made is not None
     assert stored is not None
     assert (made.size, made.sha256, made.settings) == (stored.size, stored.sha256, stored.settings)

@@ -30,7 +30,7 @@ from rasterio.transform import Affine
 import daskembed
 from daskembed import embedding
 from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, StorageError, TileError
-from daskembed.output.validate.geoparquet import validate
+from daskembed.output.validate.check import validate
 from daskembed.runs import settings, stages, summary
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.sources import raster, scenes

@@ -9,9 +9,9 @@ import pytest
 
 from daskembed.cli.main import main
 from daskembed.errors import every_error
-from daskembed.output.receipts import Receipt, write_receipt
+from daskembed.output.state import Receipt, write_receipt
 from daskembed.output.status import status
-from daskembed.output.validate.geoparquet import Finding
+from daskembed.output.validate.findings import Finding
 from daskembed.runs.notebook import progress_as_html
 from daskembed.runs.plan import Plan
 from daskembed.runs.results import Progress, RunResult, TileResult

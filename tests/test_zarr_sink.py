@@ -30,10 +30,12 @@ from daskembed.encoders.description import Description
 from daskembed.errors import ConflictError, InputError, StorageError, TileError
 from daskembed.output import geoparquet
 from daskembed.output import zarr as sink
+from daskembed.output.geozarr import digest
 from daskembed.output.parts import write_part
-from daskembed.output.protocol import Published, get_sink, parse_formats
-from daskembed.output.receipts import published_files, read_receipt, receipt_path, write_receipt
-from daskembed.output.validate.geoparquet import files_of, validate
+from daskembed.output.protocol import Published, get_format, parse_formats
+from daskembed.output.published import published_files
+from daskembed.output.state import read_receipt, receipt_path, write_receipt
+from daskembed.output.validate.check import files_of, validate
 from daskembed.runs import settings
 from daskembed.runs import tiles as pipeline
 from daskembed.sensors.bands import CLAY_V0
@@ -152,7 +154,7 @@ def objects(output: Storage) -> dict[str, bytes]:
 
 
 def test_sink_by_name() -> None:
-    assert get_sink("zarr") is sink
+    assert get_format("zarr") is sink
     assert sink.SUFFIX == ".zarr"
 
 
@@ -562,6 +564,7 @@ Storage.put = deadly
 """
 
 
+@pytest.mark.faults
 def test_a_publish_that_is_killed(output: Storage) -> None:
     expected, _ = make(output)
     shutil.copytree(output.url, f"{output.url}-killed")
@@ -711,6 +714,7 @@ with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_
 """
 
 
+@pytest.mark.faults
 def test_a_run_that_is_killed_while_it_publishes(client: Any, source: Path, tmp_path: Path, made: Path) -> None:
     out = tmp_path / "out"
     environment = os.environ | {"DASK_DASKEMBED__TORCH_THREADS": "2"}
@@ -785,7 +789,7 @@ def found_in(output: Storage) -> list[tuple[str, str]]:
 def seal(output: Storage) -> None:
     """Make the receipt fit the store."""
     found = {entry.path.removeprefix(f"{STORE}/"): output.get(entry.path) for entry in output.entries(STORE)}
-    sha256 = sink.digest({path: hashlib.sha256(data).hexdigest() for path, data in found.items()})
+    sha256 = digest({path: hashlib.sha256(data).hexdigest() for path, data in found.items()})
     receipt = read_receipt(output, receipt_path("33TUL", "001"))
     files = [receipt.files[0], Published(STORE, sum(map(len, found.values())), sha256)]
     write_receipt(output, replace(receipt, files=files))

@@ -522,7 +522,8 @@ def _status(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from daskembed.output.status import show, status
+    from daskembed.cli.status import show
+    from daskembed.output.status import status
     from daskembed.text import all_visible
 
     try:
@@ -544,7 +545,7 @@ def _validate(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from daskembed.output.validate.geoparquet import files_of, validate
+    from daskembed.output.validate.check import files_of, validate
     from daskembed.text import visible
 
     looked: list[dict[str, object]] = []

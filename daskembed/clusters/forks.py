@@ -35,17 +35,20 @@ def begin(module: str) -> None:
     environment = ENVIRONMENT | os.environ
     if _begun_in is not None or sys.platform != "linux" or environment | ENVIRONMENT != environment:
         return
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
     own = ENVIRONMENT | {_PARENT: str(os.getpid())}
     added = own.keys() - os.environ.keys()
     os.environ.update(own)
+    resource_tracker.ensure_running()  # it would let Ctrl-C through
+    allowed = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.set_forkserver_preload([module])
         forkserver.ensure_running()
     except OSError:
         return  # workers are started without it
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, allowed)
         for name in added:
             del os.environ[name]
     _begun_in = environment
@@ -79,6 +82,7 @@ def loading() -> Iterator[None]:
             os._exit(0)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which forks inherit
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGALRM, look)
     signal.siginterrupt(signal.SIGALRM, False)
     signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -121,6 +121,23 @@ def load_encoder(
     InputError
         If the encoder is unknown, or cannot take the sensor or the window.
     """
+    chosen = check_precision(precision or config.get("precision"))
+    encoder_of = find_encoder(
+        checkpoint, encoder=encoder, sensor=sensor, window=window, batch_size=batch_size, readers=readers
+    )
+    return encoder_of(resolve_precision(chosen))
+
+
+def find_encoder(
+    checkpoint: str | None = None,
+    *,
+    encoder: str | None = None,
+    sensor: str | None = None,
+    window: int | None = None,
+    batch_size: int | None = None,
+    readers: int | None = None,
+) -> Callable[[str], Encoder]:
+    """`load_encoder` but for the precision, of which ``auto`` is decided later: call what this gives with it."""
     from daskembed.encoders.checkpoint import inspect_checkpoint, recognise
 
     given = checkpoint or config.get("checkpoint")
@@ -137,16 +154,8 @@ def load_encoder(
         size = next(iter(module.SIZES))
         raise InputError(f"{module.TITLE} has no released checkpoint: give one, or untrained:{size} to try things out")
     location, sha256, size = inspect_checkpoint(str(location), module)
-    return Encoder(
-        name=name,
-        checkpoint=location,
-        sha256=sha256,
-        size=size,
-        precision=resolve_precision(precision or config.get("precision")),
-        batch_size=chips,
-        readers=threads,
-        description=module.describe(size, sensor=sensor, window=window),
-    )
+    description = module.describe(size, sensor=sensor, window=window)
+    return lambda precision: Encoder(name, location, sha256, size, precision, chips, threads, description)
 
 
 def foresee(
@@ -179,11 +188,16 @@ def _named(checkpoint: str | None, encoder: str | None) -> str | None:
     return str(name or next(iter(ENCODERS)))
 
 
-def resolve_precision(precision: str) -> str:
-    """``auto`` as this machine's device answers it; ``bf16`` and ``fp32`` as they are."""
+def check_precision(precision: str) -> str:
+    """Return ``auto``, ``bf16`` or ``fp32``; raises `InputError` for anything else."""
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    if precision != "auto":
+    return precision
+
+
+def resolve_precision(precision: str) -> str:
+    """``auto`` as this machine's device answers it; ``bf16`` and ``fp32`` as they are."""
+    if check_precision(precision) != "auto":
         return precision
     from daskembed.hardware import native_precision
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,14 @@ import numpy as np
 
 from daskembed import __version__
 from daskembed.geo.chips import CHIP
-from daskembed.output.geozarr import Grid, metadata
+from daskembed.output.geozarr import metadata, place_attributes
 from daskembed.sources.baseline import MARK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from daskembed.geo.cells import Grid
+    from daskembed.output.state import Note
 
 
 PIXELS = "pixels"
@@ -79,6 +83,11 @@ def cube_metadata(tile: str, layout: Layout) -> dict[str, bytes]:
         days=np.array(layout.dates, "datetime64[D]"),
         labels={"band": layout.bands},
         about={"title": f"chips of tile {tile}", "tile": tile, "daskembed": __version__} | applied,
-        attributes=layout.grid.attributes,
+        attributes=place_attributes(layout.grid),
         encoding={"shape": layout.shape, **_encoding(len(layout.bands))},
     )
+
+
+def intact(notes: Mapping[str, Note], present: Mapping[str, int]) -> dict[str, Note]:
+    """Those of some shards whose objects are there."""
+    return {key: note for key, note in notes.items() if present.get(f"{PIXELS}/{key}", 0) == note.size}

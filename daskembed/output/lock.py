@@ -21,7 +21,7 @@ import psutil
 
 from daskembed.documents import parse_object
 from daskembed.errors import InputError, LockLostError, StorageError, UnconditionalError
-from daskembed.output.receipts import STATE, mark, probe_path
+from daskembed.output.state import STATE, mark, probe_path
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 

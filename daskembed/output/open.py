@@ -22,7 +22,7 @@ from daskembed.documents import parse_object
 from daskembed.errors import InputError
 from daskembed.geo import wkb
 from daskembed.geo.footprints import box
-from daskembed.output.receipts import check_version
+from daskembed.output.published import check_version
 from daskembed.storage.stores import Storage
 from daskembed.vectors import VectorDtype
 

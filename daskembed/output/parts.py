@@ -1,4 +1,4 @@
-"""Parts of a tile: the embeddings of one block in one file, from which the sinks make what is published."""
+"""Parts of a tile: the embeddings of one block in one file, from which the formats make what is published."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import shapely
 
 from daskembed.documents import parse_object
 from daskembed.errors import TileError
-from daskembed.sources.frame import EDGES
+from daskembed.geo.cells import EDGES
 from daskembed.timings import timed
 
 if TYPE_CHECKING:

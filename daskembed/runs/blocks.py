@@ -18,7 +18,7 @@ from daskembed import __version__
 from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
 from daskembed.output.parts import write_part
-from daskembed.output.receipts import parts_folder
+from daskembed.output.state import parts_folder
 from daskembed.runs import deadly_chips as trial
 from daskembed.table import to_geodataframe
 from daskembed.timings import metered

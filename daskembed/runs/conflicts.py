@@ -6,8 +6,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from daskembed.errors import ConflictError
-from daskembed.output.protocol import sink_of
-from daskembed.output.receipts import Receipt, receipt_path, with_plain_source
+from daskembed.output.protocol import format_of
+from daskembed.output.state import Receipt, receipt_path, with_plain_source
 
 if TYPE_CHECKING:
     from daskembed.runs.settings import Settings
@@ -28,7 +28,7 @@ def check_conflicts(
         elif tile in published:
             # A run that died between file and receipt left this, or somebody else did.
             what = next(iter(published[tile]))
-            provenance = sink_of(what).read_provenance(settings.output, what)
+            provenance = format_of(what).read_provenance(settings.output, what)
             made = (provenance or {}).get("identity", {"daskembed": "unknown: not made by it"})
         else:
             continue

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from daskembed.errors import TileError
-from daskembed.output.receipts import Receipt, now
+from daskembed.output.state import Receipt, now
 from daskembed.runs import blocks, stages
 from daskembed.runs.blocks import Block
 from daskembed.runs.results import TileResult

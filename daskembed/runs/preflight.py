@@ -6,7 +6,6 @@ import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 
 if TYPE_CHECKING:
-    from daskembed.output.receipts import Receipt
+    from daskembed.output.state import Receipt
     from daskembed.runs.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -113,13 +112,17 @@ def _meant(source: Storage, wanted: set[str], pool: ThreadPoolExecutor) -> str |
     return None
 
 
+def precision_of(receipts: Mapping[str, Receipt]) -> str:
+    """What all that is there was made with; ``fp32`` where that is several things, or nothing."""
+    kinds = {receipt.settings.get("precision") for receipt in receipts.values()}
+    return str(kinds.pop() or "fp32") if len(kinds) == 1 else "fp32"
+
+
 def settled(
     settings: Settings,
     tiles: Sequence[str],
     receipts: Mapping[str, Receipt],
     published: Mapping[str, Mapping[str, int]],
-    *,
-    any_precision: bool,
 ) -> dict[str, Receipt | str] | None:
     """What has become of all tiles already, if nothing is left to do: their receipts, or why there are no chips.
 
@@ -129,8 +132,6 @@ def settled(
         What is to be done with which tiles.
     receipts, published
         Receipts by tile, names and bytes of published files by tile.
-    any_precision
-        Whether files of either precision are what is wanted, as long as all are of one.
 
     Returns
     -------
@@ -139,9 +140,6 @@ def settled(
     """
     from daskembed.sources.kinds import list_tile
 
-    kinds = {receipt.settings.get("precision") for receipt in receipts.values()}
-    if any_precision and len(kinds) == 1 and (precision := kinds.pop()):
-        settings = replace(settings, encoder=replace(settings.encoder, precision=str(precision)))
     identity = settings.identity
     fitting = {
         tile: receipt

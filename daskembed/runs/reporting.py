@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from daskembed.output.receipts import now
+from daskembed.output.state import now
 from daskembed.runs import dashboard
 from daskembed.runs.notebook import in_notebook
 from daskembed.runs.results import Event, Kind, Progress, RunResult, TileProgress, TileResult

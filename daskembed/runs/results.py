@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from daskembed.errors import InputError, StorageError
-from daskembed.output.status import TileStatus, status
+from daskembed.output.status import status
+from daskembed.output.tile_status import TileStatus
 from daskembed.runs.summary import describe_tile, summary
 
 MOST_SAID = 1000

@@ -38,7 +38,7 @@ class Settings:
     chips_a_block: int
     """Chips of one task."""
     formats: tuple[str, ...] = ("geoparquet",)
-    """Keys of `daskembed.output.protocol.SINKS`: a file of each a tile."""
+    """Keys of `daskembed.output.protocol.FORMATS`: a file of each a tile."""
     dtype: str = "float32"
     """Of the values in the files."""
     max_quarantined: float = 0.1

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from daskembed.errors import InputError, StorageUnusableError, TileError, exact
+from daskembed.geo.cells import EDGES
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import at_tile, metres_of_unit, place_of
 from daskembed.output.parts import read_notes
-from daskembed.output.protocol import Published, get_sink, sink_of
-from daskembed.output.receipts import Receipt, TileRecord, delete_record, now, parts_folder, write_receipt, write_record
+from daskembed.output.protocol import Published, format_of, get_format
+from daskembed.output.state import Receipt, TileRecord, delete_record, now, parts_folder, write_receipt, write_record
 from daskembed.runs.blocks import Block, all_blocks
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.results import TileResult
-from daskembed.sources.frame import EDGES
 from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.protocol import Listing
 from daskembed.table import window_shares, window_urls
@@ -105,8 +105,8 @@ def _look(
     if finished is not None and finished.holds(listing.fingerprint, retry_quarantined=settings.retry_quarantined):
         return None
     found = read_headers(listing, settings.reading, readers=settings.encoder.readers or 16)
-    for sink in map(get_sink, settings.formats):
-        sink.check_chips(found, settings.encoder.description, settings.level)
+    for kind in map(get_format, settings.formats):
+        kind.check_chips(found, settings.encoder.description, settings.level)
     bad = found[found["quarantined"].notna()]
     quarantined = dict(zip(bad["source_url"], bad["quarantined"], strict=True))
     # Of a file that is published already, a whole tile that is refused would take as many chips away as it had.
@@ -233,9 +233,9 @@ def publish(
         chips_beyond = [shares for url, shares in indexed.padded.items() if url not in left_out]
         if chips_beyond:
             made["padded"] = {row: share for shares in chips_beyond for row, share in shares.items()}
-        for sink in map(get_sink, settings.formats):
+        for kind in map(get_format, settings.formats):
             settings.confirm()
-            published.append(sink.publish(output, name + sink.SUFFIX, indexed.parts, made))
+            published.append(kind.publish(output, name + kind.SUFFIX, indexed.parts, made))
     receipt = Receipt(
         tile=tile,
         version=settings.version,
@@ -261,7 +261,7 @@ def tidy(output: Storage, receipt: Receipt, files: list[str]) -> None:
     """Remove a finished tile's parts and the files that its own replaced."""
     for name in files:
         if name not in receipt.names:
-            sink_of(name).remove(output, name)
+            format_of(name).remove(output, name)
     parts = output.entries(parts_folder(receipt.tile, receipt.version))
     output.delete([entry.path for entry in parts])
     delete_record(output, receipt.tile, receipt.version)

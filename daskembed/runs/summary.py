@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from daskembed.text import visible
 
 if TYPE_CHECKING:
-    from daskembed.output.status import TileStatus
+    from daskembed.output.tile_status import TileStatus
     from daskembed.runs.plan import Plan
     from daskembed.runs.results import Expected, Progress, RunResult, TileResult
 

@@ -16,7 +16,7 @@ from daskembed.encoders.loading import get_encoder_module
 from daskembed.encoders.protocol import Encoder
 from daskembed.errors import InputError
 from daskembed.geo.chips import CHIPS_A_TILE
-from daskembed.output.receipts import probe_path
+from daskembed.output.state import probe_path
 from daskembed.runs.settings import Settings
 from daskembed.storage.urls import is_local, local_path
 

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-
 INDEX_COLUMNS = (
     "source_url",
     "source",
@@ -27,6 +21,3 @@ INDEX_COLUMNS = (
     "geometry",
 )
 """Columns of a tile's index; `index_tile` says what each holds."""
-
-EDGES = ("west", "south", "east", "north")
-"""Columns of a chip's bounds."""

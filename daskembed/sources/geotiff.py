@@ -22,13 +22,14 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from daskembed.errors import ChipError, InputError, TileError, exact
+from daskembed.geo.cells import EDGES
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import elsewhere, metres_of_unit, to_lonlat
 from daskembed.health import fault_of, read_surely
 from daskembed.sensors.bands import CLAY_V0, LARGEST
 from daskembed.sources.bands import order_bands, short
 from daskembed.sources.baseline import Evidence
-from daskembed.sources.frame import EDGES, INDEX_COLUMNS
+from daskembed.sources.frame import INDEX_COLUMNS
 from daskembed.sources.protocol import Listing
 from daskembed.sources.reading import NO_RULES, Reading, Rules
 from daskembed.sources.rules import NEVER, check_pixels

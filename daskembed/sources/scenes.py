@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 
 from daskembed.errors import ChipError, DaskembedError, StorageError, TileError, exact
+from daskembed.geo.cells import EDGES, cell_bounds
 from daskembed.geo.chips import CHIP, ChipGrid
 from daskembed.geo.footprints import elsewhere, metres_of_unit, to_lonlat
 from daskembed.hardware import allowance
 from daskembed.health import fault_of, read_surely
-from daskembed.sources.frame import EDGES, INDEX_COLUMNS
+from daskembed.sources.frame import INDEX_COLUMNS
 from daskembed.sources.protocol import Listing
 from daskembed.sources.reading import EDGE, Reading, Rules
 from daskembed.sources.rules import check_pixels
@@ -595,11 +596,10 @@ def frame_of(listing: Listing, reading: Reading) -> gpd.GeoDataFrame:
 def _bounds(part: SceneChip | Scene) -> NDArray[np.float64]:
     """West, south, east and north of a chip, or of the whole scene."""
     if isinstance(part, Scene):
-        scene, (y, x), (height, width) = part, (0, 0), part.grid.shape
+        scene, (y, x), pixels = part, (0, 0), part.grid.shape
     else:
-        scene, (y, x), (height, width) = part.scene, part.scene.grid.start(part.number), (CHIP, CHIP)
-    west, north = scene.west + x * scene.step, scene.north - y * scene.step
-    return np.array([west, north - height * scene.step, west + width * scene.step, north])
+        scene, (y, x), pixels = part.scene, part.scene.grid.start(part.number), (CHIP, CHIP)
+    return cell_bounds(scene.west, scene.north, (scene.step, scene.step), y, x, pixels)
 
 
 @contextlib.contextmanager

@@ -23,10 +23,11 @@ import daskembed
 from daskembed.errors import ClusterLostError, SickMachineError
 from daskembed.runs import deadly_chips as trial
 from daskembed.runs import fleet, settings, stages
-from daskembed.runs import tiles as pipeline
 from daskembed.runs import window as flow
 from daskembed.runs.blocks import Block, examine
+from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.results import Progress
+from daskembed.runs.tiles import resolve
 from daskembed.testing import write_chips
 
 TINY: dict[str, Any] = {"checkpoint": "untrained:tiny", "precision": "fp32"}
@@ -186,9 +187,8 @@ def test_chips_that_kill_are_found_and_the_rest_is_as_without_them(small_tiles: 
 
 def one_block(chips: Path, output: Path) -> tuple[settings.Settings, Block]:
     """The first block of 33TUL, for the counting encoder."""
-    unset = dict.fromkeys(("level", "batch_size", "readers", "dates", "version", "on_nan"))
-    options: dict[str, Any] = {"source": str(chips), "output": str(output), **TINY, **unset}
-    _, chosen = pipeline.resolve("33TUL", **options)
+    options = {"source": str(chips), "output": str(output), **TINY}
+    chosen = resolve(Options.of(options, RunOptions))("fp32")
     found = stages.index(chosen, "33TUL", None, [])
     assert found is not None
     return chosen, found[1][0]

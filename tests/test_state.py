@@ -9,15 +9,13 @@ import pytest
 
 from daskembed.errors import InputError
 from daskembed.output.protocol import Published
-from daskembed.output.receipts import (
+from daskembed.output.published import check_version, list_published, published_files
+from daskembed.output.state import (
     Receipt,
     TileRecord,
-    check_version,
     delete_record,
-    list_published,
     parts_folder,
     probe_path,
-    published_files,
     read_receipts,
     read_record,
     receipt_path,

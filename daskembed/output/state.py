@@ -1,4 +1,7 @@
-"""What an output folder holds: receipts of finished tiles, records and parts of others, published files."""
+"""What an output keeps in JSON of tiles and of cubes: receipts of finished ones, records of others, notes of shards.
+
+Cubes have no version: where one is asked for, None stands for them.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,17 @@ from typing import Any, Literal, TypeVar
 
 from daskembed.documents import MOST_JSON, parse_as
 from daskembed.errors import InputError
-from daskembed.output.protocol import SINKS, Published, get_sink, sink_of
+from daskembed.output.protocol import Published
 from daskembed.storage.stores import Storage
 
 STATE = "_daskembed"
 """Folder below the output that holds receipts, records and parts."""
 RECEIPTS = f"{STATE}/receipts"
 RECORDS = f"{STATE}/tiles"
-_VERSION = re.compile(r"[0-9A-Za-z]{1,16}")
+CUBES = f"{STATE}/cubes"
+"""Folder of the cubes' receipts and records, and of the notes of the shards of unfinished ones."""
+_MOST_NOTE = 2**20
+"""Bytes of a note, which names the chips of one shard."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,62 @@ class TileRecord:
     """When this was written; UTC, ISO 8601."""
 
 
-_Kept = TypeVar("_Kept", Receipt, TileRecord)
+@dataclass(frozen=True)
+class Note:
+    """What is known of one finished shard; kept as JSON."""
+
+    inputs: str
+    """See `Shard`."""
+    size: int
+    """Bytes of the object; 0 if there is none, as all its chips are quarantined."""
+    sha256: str
+    chips: int
+    quarantined: dict[str, str]
+    """URL -> reason."""
+
+
+@dataclass(frozen=True)
+class KeptNote(Note):
+    """A note in a file of its own."""
+
+    shard: str
+    """Path below the array."""
+
+
+@dataclass(frozen=True)
+class CubeReceipt:
+    """What is known of a tile's cube; kept as JSON."""
+
+    tile: str
+    status: Literal["unfinished", "done"]
+    file: str | None
+    """Name of the cube; None if all chips are quarantined."""
+    chips: int
+    """Chips in it."""
+    size: int
+    """Bytes of all its objects."""
+    sha256: str
+    """Of names and digests of its objects."""
+    quarantined: dict[str, str]
+    """URL -> reason; their pixels are NaN."""
+    settings: dict[str, Any]
+    listing: str
+    """Fingerprint of the tile's chips as the source listed them."""
+    started: str
+    """UTC, ISO 8601."""
+    finished: str | None
+    """UTC, ISO 8601."""
+    shards: dict[str, Note]
+    """By path below the array."""
+    software: dict[str, str] = field(default_factory=dict)
+    planned: int = 0
+    """Shards that it has when it is finished; 0 where that was not kept."""
+    notes: list[str] = field(default_factory=list)
+    """What was done to the numbers of its images, and what nobody knows of them."""
+
+    @property
+    def version(self) -> None:
+        """Cubes have none."""
 
 
 def with_plain_source(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,21 +193,19 @@ def with_plain_source(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "source": Storage(source).url}
 
 
-def check_version(version: str) -> str:
-    """Return `version` if it can be part of a file name; a number is padded to three digits."""
-    if not _VERSION.fullmatch(version):
-        raise InputError(f"version {version!r}: expected up to 16 letters and digits, such as 001")
-    return version.zfill(3) if version.isdigit() else version
+def receipt_path(tile: str, version: str | None) -> str:
+    """Path of a receipt below the output."""
+    return f"{CUBES}/{tile}.json" if version is None else f"{RECEIPTS}/{tile}_v{version}.json"
 
 
-def receipt_path(tile: str, version: str) -> str:
-    """Path of a tile's receipt below the output."""
-    return f"{RECEIPTS}/{tile}_v{version}.json"
-
-
-def record_path(tile: str, version: str) -> str:
+def record_path(tile: str, version: str | None) -> str:
     """Path of the record of an unfinished or failed tile below the output."""
-    return f"{RECORDS}/{tile}_v{version}.json"
+    return f"{CUBES}/{tile}.failed.json" if version is None else f"{RECORDS}/{tile}_v{version}.json"
+
+
+def note_path(tile: str, key: str) -> str:
+    """Path of the note of a cube's shard below the output."""
+    return f"{CUBES}/{tile}/{key.replace('/', '.')}.json"
 
 
 def parts_folder(tile: str, version: str) -> str:
@@ -174,43 +233,7 @@ def sweep(output: Storage, version: str | None) -> None:
     output.sweep(f"{mark(version)}{cubes}|{probes}")
 
 
-def read_receipts(output: Storage, tiles: Iterable[str], version: str) -> dict[str, Receipt]:
-    """Receipts of those of `tiles` that have one."""
-    present = {entry.path for entry in output.entries(RECEIPTS)}
-    wanted = {tile: path for tile in tiles if (path := receipt_path(tile, version)) in present}
-    with ThreadPoolExecutor(16) as pool:
-        return dict(zip(wanted, pool.map(lambda path: read_receipt(output, path), wanted.values()), strict=True))
-
-
-def read_receipt(output: Storage, path: str) -> Receipt:
-    """The receipt `path`; raises `InputError` if that is none."""
-    return _read(output, path, Receipt, "receipt")
-
-
-def read_record(output: Storage, path: str) -> TileRecord:
-    """The record `path` of an unfinished or failed tile; raises `InputError` if that is none."""
-    return _read(output, path, TileRecord, "record")
-
-
-def failed_record(tile: str, version: str, reason: str) -> TileRecord:
-    """The record of a tile of which nothing but its failure is known."""
-    time = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return TileRecord(tile, version, "failed", parts=0, parts_folder=None, quarantined={}, reason=reason, time=time)
-
-
-def write_receipt(output: Storage, receipt: Receipt) -> None:
-    """Write a tile's receipt; from then on the tile is finished."""
-    _write(output, receipt_path(receipt.tile, receipt.version), receipt)
-
-
-def write_record(output: Storage, record: TileRecord) -> None:
-    """Write the record of a tile that was begun or failed, in the place of an earlier one."""
-    _write(output, record_path(record.tile, record.version), record)
-
-
-def delete_record(output: Storage, tile: str, version: str) -> None:
-    """Delete the record of a tile that is finished, if there is one."""
-    output.delete([record_path(tile, version)])
+_Kept = TypeVar("_Kept", Receipt, TileRecord, CubeReceipt)
 
 
 def _read(output: Storage, path: str, kind: type[_Kept], name: str) -> _Kept:
@@ -221,51 +244,74 @@ def _read(output: Storage, path: str, kind: type[_Kept], name: str) -> _Kept:
         raise InputError(f"{output.url_of(path)} is not a {name} of daskembed: {error}; delete it") from None
 
 
-def _write(output: Storage, path: str, kept: Receipt | TileRecord) -> None:
+def read_receipt(output: Storage, path: str) -> Receipt:
+    """The receipt `path` of embeddings; raises `InputError` if that is none."""
+    return _read(output, path, Receipt, "receipt")
+
+
+def read_receipts(output: Storage, tiles: Iterable[str], version: str) -> dict[str, Receipt]:
+    """Receipts of the embeddings of those of `tiles` that have one."""
+    present = {entry.path for entry in output.entries(RECEIPTS)}
+    wanted = {tile: path for tile in tiles if (path := receipt_path(tile, version)) in present}
+    with ThreadPoolExecutor(16) as pool:
+        return dict(zip(wanted, pool.map(lambda path: read_receipt(output, path), wanted.values()), strict=True))
+
+
+def read_cube_receipt(output: Storage, tile: str) -> CubeReceipt | None:
+    """The receipt of a tile's cube; None if there is none; raises `InputError` if it is something else."""
+    try:
+        return _read(output, receipt_path(tile, None), CubeReceipt, "receipt")
+    except FileNotFoundError:
+        return None
+
+
+def read_record(output: Storage, path: str) -> TileRecord:
+    """The record `path` of an unfinished or failed tile; raises `InputError` if that is none."""
+    return _read(output, path, TileRecord, "record")
+
+
+def write_receipt(output: Storage, receipt: Receipt | CubeReceipt) -> None:
+    """Write a receipt; from then on the tile is finished, if the receipt says so."""
+    _write(output, receipt_path(receipt.tile, receipt.version), receipt)
+
+
+def write_record(output: Storage, record: TileRecord) -> None:
+    """Write the record of a tile that was begun or failed, in the place of an earlier one."""
+    _write(output, record_path(record.tile, record.version or None), record)
+
+
+def write_failure(output: Storage, tile: str, version: str | None, reason: str) -> None:
+    """Write the record of a tile of which nothing but its failure is known."""
+    write_record(output, TileRecord(tile, version or "", "failed", 0, None, {}, reason, now()))
+
+
+def delete_record(output: Storage, tile: str, version: str | None) -> None:
+    """Delete the record of a tile that is finished, or begun anew, if there is one."""
+    output.delete([record_path(tile, version)])
+
+
+def _write(output: Storage, path: str, kept: Receipt | TileRecord | CubeReceipt) -> None:
     output.put(path, json.dumps(asdict(kept), indent=1, sort_keys=True).encode())
 
 
-@dataclass(frozen=True)
-class Found:
-    """A published file in a listing of an output."""
-
-    name: str
-    tile: str
-    version: str
-    size: int | None
-    """Bytes; None of a store that is not complete."""
+def write_note(output: Storage, tile: str, key: str, note: Note) -> None:
+    """Write the note of a cube's shard; from then on it need not be written again."""
+    output.put(note_path(tile, key), json.dumps(asdict(KeptNote(**vars(note), shard=key))).encode())
 
 
-def list_published(output: Storage, version: str | None = None) -> list[Found]:
-    """The published files of an output, of one version or all, by name: two listings, and one of each store."""
-    wanted = _VERSION.pattern if version is None else re.escape(version)
-    suffixes = "|".join(re.escape(get_sink(name).SUFFIX) for name in SINKS)
-    pattern = re.compile(rf"(?P<tile>\d\d[A-Z]{{3}})_\d{{8}}_\d{{8}}_v(?P<version>{wanted})(?:{suffixes})")
-    files = {entry.path: entry.size for entry in output.entries(recursive=False) if pattern.fullmatch(entry.path)}
-    stores = [name for name in output.folders() if pattern.fullmatch(name)]
+def read_notes(output: Storage, paths: set[str]) -> dict[str, Note]:
+    """By shard; without those that are none of ours, whose shards are written again."""
+
+    def read(path: str) -> dict[str, Note]:
+        try:
+            about = dict(vars(parse_as(KeptNote, output.get(path, most=_MOST_NOTE))))
+        except ValueError:
+            return {}
+        return {about.pop("shard"): Note(**about)}
+
     with ThreadPoolExecutor(16) as pool:
-        sizes = files | dict(zip(stores, pool.map(lambda name: sink_of(name).size(output, name), stores), strict=True))
-    matches = {name: match for name in sorted(sizes) if (match := pattern.fullmatch(name))}
-    return [Found(name, match["tile"], match["version"], sizes[name]) for name, match in matches.items()]
-
-
-def published_files(output: Storage, version: str, *, sweep: bool = False) -> dict[str, dict[str, int]]:
-    """Tile -> name -> bytes of its published files of a version, of all formats; incomplete stores do not count.
-
-    Parameters
-    ----------
-    output, version
-        Where, and of which version.
-    sweep
-        Remove incomplete stores, which killed writers left.
-    """
-    found: dict[str, dict[str, int]] = {}
-    for one in list_published(output, version):
-        if one.size is not None:
-            found.setdefault(one.tile, {})[one.name] = one.size
-        elif sweep:
-            sink_of(one.name).remove(output, one.name)
-    return found
+        found = pool.map(read, sorted(path for path in paths if path.endswith(".json")))
+        return {key: note for notes in found for key, note in notes.items()}
 
 
 def now() -> str:

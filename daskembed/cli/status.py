@@ -1,0 +1,51 @@
+"""The report of `daskembed status` for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from daskembed.output.tile_status import OutputStatus, summary
+from daskembed.text import one_line, visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def show(found: OutputStatus) -> None:
+    """Print a table and a summary for people; where the output is no terminal, plain lines as long as they need be."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        console.print(_table(found), soft_wrap=False)
+        lines = []
+    else:
+        wide = Console(highlight=False, width=100_000)
+        with wide.capture() as table:
+            wide.print(_table(found))
+        lines = [line.rstrip() for line in table.get().splitlines()]
+    for line in [*lines, *summary(found)]:
+        console.print(line, markup=False)
+
+
+def _table(found: OutputStatus) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("tile", "version", "status"):
+        table.add_column(name, no_wrap=True)
+    rejected = any(tile.rejected for tile in found.tiles)
+    for name in ("chips", "blocks", "quarantined", *(["rejected"] if rejected else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("file, reason", overflow="fold")
+    for tile in found.tiles:
+        unfinished = tile.status in ("unfinished", "failed")
+        blocks = f"{tile.parts_done} of {'?' if tile.parts is None else tile.parts}" if unfinished else ""
+        chips = "" if tile.chips is None else str(tile.chips)
+        what = one_line(tile.reason or " ".join(tile.files) or ("no file" if tile.status == "done" else ""))
+        bad = (str(len(tile.quarantined)), *([str(len(tile.rejected))] if rejected else []))
+        cells = (tile.tile, "cube" if tile.kind == "cube" else tile.version, tile.status, chips, blocks, *bad, what)
+        # As `Text`, so that brackets in names and reasons are no markup.
+        table.add_row(*(Text(visible(cell)) for cell in cells))
+    return table
