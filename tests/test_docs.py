@@ -25,7 +25,6 @@ from distributed import LocalCluster
 
 import daskembed
 from daskembed.cli.main import main
-from daskembed.cli.parser import make_parser
 from daskembed.testing import write_checkpoint
 
 TOP = Path(__file__).parent.parent
@@ -144,7 +143,7 @@ def run_shell(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
         if words[:2] == ["python", "-m"]:
             del words[:2]
         if words[:1] == ["daskembed"]:
-            makemake_parser().parse_args(words[1:])
+            make_parser().parse_args(words[1:])
         if words and block.run:
             assert words[0] == "daskembed", f"nobody runs: {line}"
             command(words[1:])

@@ -28,9 +28,9 @@ from daskembed.output.status import status
 from daskembed.runs import fleet, settings, stages
 from daskembed.runs import window as flow
 from daskembed.runs.blocks import examine
-from daskembed.runs.display import summary
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.results import Event, Progress, left_by
+from daskembed.runs.summary import summary
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 from daskembed.testing import refuse_to_compute, write_chips

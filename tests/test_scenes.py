@@ -31,7 +31,7 @@ import daskembed
 from daskembed import embedding
 from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, StorageError, TileError
 from daskembed.output.validate.check import validate
-from daskembed.runs import display, settings, stages
+from daskembed.runs import settings, stages, summary
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.sources import raster, scenes
 from daskembed.sources.kinds import list_tile
@@ -937,7 +937,7 @@ def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(
     zero = f"{store}/0005: B12 is 0 in 0.0095% of its pixels"
     left_out = "10.6 % of the pixels of the image are in no chip (`edge='drop'`, `offset=(0, 0)`)"
     assert receipt["notes"] == [f"{store}: nodata -1", f"{store}: {left_out}", zero]
-    told = display.summary(result)
+    told = summary.summary(result)
     assert f"note         {store}: nodata -1\nnote         {store}: {left_out}\n" in told
     assert "rejected     1 (the receipts say why)" in told
     # The dates of its name are those in the file.
@@ -1050,4 +1050,4 @@ def test_a_plan_counts_the_chips_of_a_whole_tile(stored: Callable[[str], Path], 
     assert (planned.chips, planned.chips_to_do) == (6, 6)
     left_out = "10.6 % of the pixels of the image are in no chip (`edge='drop'`, `offset=(0, 0)`)"
     assert planned.notes == (f"{stored('Zarr 3')}/{TILE}.zarr#{DAY}: {left_out}",)
-    assert f"\nnote         {planned.notes[0]}\n" in display.describe_plan(planned)
+    assert f"\nnote         {planned.notes[0]}\n" in summary.describe_plan(planned)

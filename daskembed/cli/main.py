@@ -19,7 +19,7 @@ from daskembed.errors import DaskembedError, InputError, StorageError
 from daskembed.runs.options import CubeOptions, RunOptions
 
 if TYPE_CHECKING:
-    from daskembed.runs.results import Progress
+    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,14 +85,15 @@ def _load_for_workers(cluster: str | None) -> None:
 def _run(options: argparse.Namespace) -> int:
     _look_first(options)
     _load_for_workers(options.cluster)
+    from daskembed.cli.live import show_progress
     from daskembed.clusters.quiet import quieten
-    from daskembed.runs.display import summary
     from daskembed.runs.results import left_by
+    from daskembed.runs.summary import summary
     from daskembed.runs.tiles import run
 
     quieten()  # and for good: what is said when everything is closed is no use to anybody
     as_json = options.log_format == "json"
-    with contextlib.nullcontext() if as_json else _progress() as progress:
+    with contextlib.nullcontext() if as_json else show_progress() as progress:
         asked = keywords(options, RunOptions)
         result = run(options.tiles, **asked, progress=progress, events=print_event if as_json else None)
     if not as_json:
@@ -102,8 +103,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     _look_first(options)
-    from daskembed.runs.display import describe_plan
     from daskembed.runs.plan import plan
+    from daskembed.runs.summary import describe_plan
 
     if options.device is None:
         print("measuring this machine, which takes some seconds", file=sys.stderr)
@@ -119,21 +120,16 @@ def _plan(options: argparse.Namespace) -> int:
 def _cube(options: argparse.Namespace) -> int:
     _look_first(options)
     _load_for_workers(options.cluster)
+    from daskembed.cli.live import show_progress
     from daskembed.clusters.quiet import quieten
     from daskembed.runs.cubes import summary, write_cubes
 
     quieten()
-    with _progress() as progress:
+    with show_progress() as progress:
         asked = keywords(options, CubeOptions)
         result = write_cubes(options.tiles, output=options.output, **asked, progress=progress)
     say(summary(result))
     return result.exit_status
-
-
-def _progress() -> contextlib.AbstractContextManager[Callable[[Progress], None]]:
-    from daskembed.runs.display import show_progress
-
-    return show_progress(with_flags)
 
 
 def _clusters(options: argparse.Namespace) -> int:

@@ -53,10 +53,10 @@ from daskembed.output.state import (
     write_receipt,
 )
 from daskembed.runs import preflight as ahead
-from daskembed.runs.display import describe_bytes, describe_seconds
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.results import Progress, RunResult, TileResult
 from daskembed.runs.stages import numbers_notes
+from daskembed.runs.summary import MOST_LISTED, describe_bytes, describe_seconds
 from daskembed.runs.tiles import check_share
 from daskembed.runs.window import DASK_CONFIG
 from daskembed.sources.kinds import list_tile, no_chips, read_headers
@@ -262,8 +262,6 @@ def summary(result: RunResult) -> str:
 
 
 def _some(lines: list[str], where: str) -> list[str]:
-    from daskembed.runs.display import MOST_LISTED
-
     more = [f"  and {len(lines) - MOST_LISTED} more: see {where}"] if len(lines) > MOST_LISTED else []
     return lines[:MOST_LISTED] + more
 
