@@ -20,7 +20,7 @@ from rasterio.transform import from_origin
 from benchmarks.common import Row, resident_bytes
 from daskembed.errors import InputError
 from daskembed.geo.mgrs import SIDE, square_of
-from daskembed.runs.progress import Progress
+from daskembed.runs.results import Progress
 from daskembed.runs.tiles import run as run_tiles
 from daskembed.testing import write_chips
 

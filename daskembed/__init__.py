@@ -34,14 +34,16 @@ if TYPE_CHECKING:
     from daskembed.output.status import status as status
     from daskembed.output.tile_status import OutputStatus as OutputStatus
     from daskembed.output.tile_status import TileStatus as TileStatus
+    from daskembed.output.validate.check import validate as validate
+    from daskembed.output.validate.findings import Finding as Finding
     from daskembed.runs.cubes import write_cubes as write_cubes
     from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
     from daskembed.runs.plan import plan as plan
-    from daskembed.runs.progress import Event as Event
-    from daskembed.runs.progress import Progress as Progress
     from daskembed.runs.rates import Speed as Speed
+    from daskembed.runs.results import Event as Event
     from daskembed.runs.results import Expected as Expected
+    from daskembed.runs.results import Progress as Progress
     from daskembed.runs.results import RunResult as RunResult
     from daskembed.runs.results import TileResult as TileResult
     from daskembed.runs.tiles import run as run
@@ -73,8 +75,8 @@ _HOME = {
     "RunOptions": "runs.options",
     "RunResult": "runs.results",
     "TileResult": "runs.results",
-    "Progress": "runs.progress",
-    "Event": "runs.progress",
+    "Progress": "runs.results",
+    "Event": "runs.results",
     "Plan": "runs.plan",
     "Speed": "runs.rates",
     "Expected": "runs.results",

@@ -28,10 +28,10 @@ from daskembed.output.status import status
 from daskembed.output.tile_status import OutputStatus, TileStatus
 from daskembed.output.validate.check import validate
 from daskembed.runs import cube_layout, cube_stages, cube_tasks, cubes
-from daskembed.runs.progress import Event, Progress
-from daskembed.runs.results import summary
+from daskembed.runs.results import Event, Progress
+from daskembed.runs.summary import summary
+from daskembed.sensors.bands import MARK
 from daskembed.sources import geotiff
-from daskembed.sources.baseline import MARK
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 from daskembed.testing import landscape, write_chips

@@ -17,7 +17,7 @@ from daskembed.cli.main import main as cli
 from daskembed.errors import StorageUnusableError, TileError
 from daskembed.runs import dashboard, reporting, stages
 from daskembed.runs.blocks import Block
-from daskembed.runs.progress import Event
+from daskembed.runs.results import Event
 from daskembed.testing import write_chips
 
 TINY = {"checkpoint": "untrained:least:0", "precision": "fp32"}

@@ -26,7 +26,7 @@ import daskembed
 from daskembed import timings
 from daskembed.errors import InputError
 from daskembed.runs import dashboard
-from daskembed.runs.progress import Event, Progress
+from daskembed.runs.results import Event, Progress
 from daskembed.testing import write_chips
 
 TILES = ("33TUL", "33TUM")

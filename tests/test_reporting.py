@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from daskembed.runs import display, progress
-from daskembed.runs.progress import Event, Progress
+from daskembed.cli import live
+from daskembed.runs import results
 from daskembed.runs.reporting import PROGRESS_EVERY, Report
+from daskembed.runs.results import Event, Progress
 from daskembed.storage.stores import Storage
 
 PAUSED = "Dask has paused workers that are short of memory: "
@@ -41,11 +42,11 @@ def test_a_trouble_that_comes_and_goes_is_told_now_and_then(tmp_path: Path) -> N
 def test_what_was_said_does_not_grow_without_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "MOST_SAID", 5)
+    monkeypatch.setattr(results, "MOST_SAID", 5)
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     state = Progress(1, "", "2 x CPU")
-    with display.show_progress() as tell:
+    with live.show_progress() as tell:
         for number in range(20):
             state.say(f"line {number}")
             tell(state)

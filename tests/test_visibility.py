@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 
 import daskembed
 from daskembed.errors import InputError
-from daskembed.runs.progress import Progress
+from daskembed.runs.results import Progress
 from daskembed.runs.visibility import MOST_SENT
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_checkpoint
@@ -145,7 +145,7 @@ def test_large_embeddings_are_announced(elsewhere: Elsewhere, remote: str, caplo
     # 6 x 16 x 16 vectors of 256 float32 each.
     assert [record.getMessage() for record in caplog.records if record.name.startswith("daskembed")] == [
         f"warning: the workers do not see {elsewhere.mine / 'out'}, so 1.6 MB a chip come back through this machine, "
-        "1 GB for 1 full tiles: an --output on an object store spares that"
+        "1 GB for 1 full tiles: an `output` on an object store spares that"
     ]
 
 

@@ -26,9 +26,8 @@ from daskembed.runs import preflight as ahead
 from daskembed.runs.cube_layout import READERS, READING, Job
 from daskembed.runs.cube_stages import Before
 from daskembed.runs.cube_tasks import CubeTiles, result_of
-from daskembed.runs.progress import Event, Progress
 from daskembed.runs.reporting import Report
-from daskembed.runs.results import RunResult, TileResult
+from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.tiles import check_share
 from daskembed.runs.window import DASK_CONFIG, Window
 from daskembed.sources.kinds import no_chips
@@ -80,7 +79,7 @@ def write_cubes(
     progress
         Called with the run's state after every change; ``encoded`` counts the chips that were written.
     events
-        Called with what happens, one `daskembed.runs.progress.Event` at a time.
+        Called with what happens, one `daskembed.runs.results.Event` at a time.
 
     Returns
     -------
@@ -220,5 +219,5 @@ def _refuse_local(job: Job, workers: str) -> None:
         raise InputError(
             f"{' and '.join(local)} {'is a folder' if len(local) == 1 else 'are folders'} of this machine, and workers "
             f"do not see all of that ({workers}): give an object store or a file system that all of them have, or use "
-            "--cluster local"
+            "`cluster='local'`"
         )

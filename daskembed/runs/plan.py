@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,13 +27,13 @@ from daskembed.runs.conflicts import check_conflicts
 from daskembed.runs.expected import keep
 from daskembed.runs.options import Options, RunOptions, documented
 from daskembed.runs.rates import DEVICES, Speed, measure, of_device
-from daskembed.runs.results import MOST_LISTED, Expected, some_of
+from daskembed.runs.results import Expected
 from daskembed.runs.settings import Settings
+from daskembed.runs.summary import MOST_LISTED, describe_plan
 from daskembed.runs.tiles import resolve
 from daskembed.sources.kinds import list_tile
 from daskembed.sources.protocol import Listing
 from daskembed.storage.stores import Storage
-from daskembed.text import counted, describe_bytes, describe_seconds, visible
 
 COMPRESSED, FILE_BYTES, ROW_BYTES = 0.83, 8_000, 70
 """Of a published file: what is left of its vectors, its footer, and what else a chip takes. Measured on the demo."""
@@ -69,8 +69,6 @@ class Plan:
     """What of the whole tiles to do is in no chip, and which chips reach beyond them."""
 
     def __repr__(self) -> str:
-        from daskembed.runs.plan import describe_plan
-
         head, *lines = describe_plan(self).splitlines()
         more = len(self.missing) - MOST_LISTED
         if more > 0:
@@ -235,36 +233,3 @@ def _sizes_to_do(settings: Settings, listing: Listing) -> list[int]:
         if block not in done
         for entry in listing.entries[start:end]
     ]
-
-
-def describe_plan(plan: Plan) -> str:
-    """The lines of a plan."""
-    tiles = ((len(plan.done), "done"), (len(plan.to_do), "to do"), (len(plan.missing), "without chips"))
-    levels = sorted(plan.bytes_to_write, key=lambda level: level != plan.level)
-    sizes = ", ".join(f"{level} {describe_bytes(plan.bytes_to_write[level])}" for level in levels)
-    lines = [
-        f"tiles        {', '.join(f'{count} {what}' for count, what in tiles if count)}",
-        *(f"  {tile}  {reason}" for tile, reason in plan.missing.items()),
-        f"chips        {plan.chips} listed, {plan.chips - plan.chips_to_do} done, {plan.chips_to_do} to do",
-        *([f"to do        {_names(plan.to_do)}"] if plan.to_do else []),
-        *some_of((f"note         {note}" for note in plan.notes), ""),
-    ]
-    if (speed := plan.speed) is None:
-        return "\n".join(map(visible, [*lines, "nothing is left to encode"]))
-    lines += [
-        f"read         {describe_bytes(plan.bytes_to_read)}",
-        f"write        {sizes} (estimates; the level chosen comes first)",
-        f"speed        {speed.chips_per_second:.3g} chips/s a worker, the limit is the {speed.limit}",
-        f"             {speed.basis}",
-        f"device       {describe_seconds(3600 * plan.device_hours)} of encoding",
-        f"time         {describe_seconds(plan.seconds)} on {counted(plan.workers, 'worker')}, after about "
-        f"{describe_seconds(speed.start_seconds)} to start",
-    ]
-    if plan.price is not None:
-        lines.append(f"price        {plan.price:,.2f}, at {plan.price_per_hour:g} an hour and worker")
-    return "\n".join(map(visible, lines))
-
-
-def _names(tiles: Sequence[str]) -> str:
-    more = len(tiles) - MOST_LISTED
-    return " ".join([*tiles[:MOST_LISTED], *([f"and {more} more"] if more > 0 else [])])

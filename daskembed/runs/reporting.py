@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from daskembed.output.state import now
 from daskembed.runs import dashboard
-from daskembed.runs.display import in_notebook
-from daskembed.runs.progress import Event, Progress, TileProgress
-from daskembed.runs.results import Kind, RunResult, TileResult
+from daskembed.runs.notebook import in_notebook
+from daskembed.runs.results import Event, Kind, Progress, RunResult, TileProgress, TileResult
 from daskembed.storage.urls import redact
 
 if TYPE_CHECKING:

@@ -1,19 +1,21 @@
-"""What became of a run and of its tiles, and how it is told."""
+"""What became of a run and of its tiles, and where a run stands."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter, deque
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 from daskembed.errors import InputError, StorageError
-from daskembed.output.state import CUBES
 from daskembed.output.status import status
 from daskembed.output.tile_status import TileStatus
-from daskembed.text import counted, describe_bytes, describe_seconds, visible
+from daskembed.runs.summary import describe_tile, summary
 
+MOST_SAID = 1000
+"""Lines of what was said that `Progress` keeps."""
+WINDOW = 120
+"""Seconds over which `Pace` takes its mean."""
 Kind = Literal["embeddings", "cube"]
 """What is made of a tile, in the words of `daskembed.output.status.TileStatus`."""
 
@@ -124,6 +126,178 @@ class RunResult:
         return 3 if self.quarantined else 0
 
 
+@dataclass
+class TileProgress:
+    """Where a tile stands that is begun and not finished."""
+
+    chips: int = 0
+    """To encode; 0 as long as they are not known."""
+    done: int = 0
+    """Of these the ones of finished blocks."""
+    quarantined: int = 0
+    """Chips with bad headers."""
+
+
+class Pace:
+    """How fast something gets done: the mean of the last `WINDOW` seconds in which something was.
+
+    It counts from the first thing that is done, as what comes before, such as loading weights, comes once.
+    """
+
+    def __init__(self) -> None:
+        self._changes: deque[tuple[float, int]] = deque()
+        self._start = time.monotonic()
+
+    def note(self, done: int) -> None:
+        """So much is done by now."""
+        now = time.monotonic()
+        if self._changes and done < self._changes[-1][1]:
+            self._changes.clear()  # a worker was lost with what it had done
+        if done and (not self._changes or done > self._changes[-1][1]):
+            self._changes.append((now, done))
+        while len(self._changes) > 2 and self._changes[1][0] < now - WINDOW:
+            self._changes.popleft()
+
+    @property
+    def a_second(self) -> float:
+        """How much is done in a second."""
+        if not self._changes:
+            return 0.0
+        start, before = self._changes[0] if len(self._changes) > 1 else (self._start, 0)
+        end, done = self._changes[-1]
+        return (done - before) / (end - start) if end > start else 0.0
+
+    def left(self, missing: float) -> float | None:
+        """Seconds until the rest is done: they run down while nothing new is; None while nobody can know."""
+        if not self.a_second or not missing:
+            return None
+        return max(0.0, missing / self.a_second - (time.monotonic() - self._changes[-1][0]))
+
+
+@dataclass
+class Progress:
+    """Where a run stands; handed to `run`'s callback after every change, and once a second."""
+
+    tiles: int
+    """Tiles asked for."""
+    dashboard: str
+    """Address of the Dask dashboard."""
+    workers: str
+    """What they compute with, in a line."""
+    finished: list[TileResult] = field(default_factory=list, repr=False)
+    indexed: int = 0
+    """Tiles whose chips are known."""
+    chips: int = 0
+    """Chips to encode, of those tiles."""
+    encoded: int = 0
+    """Chips of finished blocks."""
+    quarantined: int = 0
+    """Chips known to be bad."""
+    rejected: int = 0
+    """Chips of finished tiles that were left out by a rule."""
+    notice: str = ""
+    """What holds the run up at the moment, if anything does."""
+    page: str = ""
+    """Address of the runs' own page on the scheduler; empty where there is none."""
+    output: str = ""
+    """Path or URL of the published files."""
+    how: str = "running"
+    """``running``, ``over``, ``interrupted`` or ``stopped``."""
+    at_work: dict[str, TileProgress] = field(default_factory=dict, repr=False)
+    """Tile -> where it stands, of those that are begun and not finished."""
+    in_work: dict[str, int] = field(default_factory=dict, repr=False)
+    """Task -> chips that its worker is done with, of blocks that are not finished."""
+    said: list[str] = field(default_factory=list, repr=False)
+    """What was to be told once, in lines: the latest `MOST_SAID`."""
+    forgotten: int = field(default=0, repr=False)
+    """Lines that were said before those."""
+    pace: Pace = field(default_factory=Pace, repr=False)
+    started: float = field(default_factory=lambda: time.monotonic(), repr=False)
+
+    def say(self, line: str) -> None:
+        """Add a line to what was said."""
+        self.said.append(line)
+        if len(self.said) > MOST_SAID:
+            del self.said[0]
+            self.forgotten += 1
+
+    @property
+    def done(self) -> int:
+        """Chips that the devices are done with; what a lost worker did is no more among them."""
+        return self.encoded + sum(self.in_work.values())
+
+    @property
+    def expected(self) -> int:
+        """Chips to encode of all tiles, those not yet indexed being taken to be like the others."""
+        return round(self.chips * self.tiles / self.indexed) if self.indexed else 0
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self.started
+
+    @property
+    def rate(self) -> float:
+        """Chips a second, of late."""
+        self.pace.note(self.done)
+        return self.pace.a_second
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the last chip is done, as far as one can know."""
+        self.pace.note(self.done)
+        return self.pace.left(self.expected - self.done) if self.how == "running" else None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Tiles and chips, as events and the page tell them."""
+        ends = Counter(tile.status for tile in self.finished)
+        return {
+            "tiles": self.tiles,
+            **{status: ends[status] for status in ("done", "skipped", "failed")},
+            "indexed": self.indexed,
+            "chips": self.chips,
+            "encoded": self.done,
+            "quarantined": self.quarantined,
+            "rejected": self.rejected,
+        }
+
+    def done_of(self, tile: str) -> int:
+        """Chips of a tile that the devices are done with."""
+        found = self.at_work[tile].done
+        return found + sum(chips for key, chips in self.in_work.items() if key.split("-")[1] == tile)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run; what it does not have is None."""
+
+    time: str
+    """UTC, ISO 8601."""
+    event: str
+    """``run_started``, ``tile_started``, ``indexed``, ``embedded`` (a block), ``written`` (a shard), ``published``,
+    ``skipped``, ``failed``, ``retried``, ``quarantined``, ``notice``, ``progress`` (every half minute) or
+    ``run_ended``."""
+    tile: str | None = None
+    block: int | None = None
+    """Number of the block in its tile, from 0."""
+    worker: str | None = None
+    """Address of the worker that did it."""
+    stage: str | None = None
+    """Of what is tried again: ``index``, ``embed``, ``write``, ``examine`` or ``publish``."""
+    reason: str | None = None
+    file: str | None = None
+    """Path or URL of the published file, the first where there are several."""
+    files: list[str] | None = None
+    """Of all of them."""
+    chip: str | None = None
+    """URL of the quarantined chip."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Of tiles, blocks and chips."""
+    dashboard: str | None = None
+    page: str | None = None
+
+
 def left_by(result: RunResult) -> tuple[TileStatus, ...]:
     """What the output holds of the tiles that an interrupted run did not finish; of those not begun there is nothing.
 
@@ -137,87 +311,3 @@ def left_by(result: RunResult) -> tuple[TileStatus, ...]:
     except (InputError, StorageError):
         return ()
     return tuple(tile for tile in found if tile.kind == result.kind and tile.version == result.version)
-
-
-MOST_LISTED = 5
-"""Quarantined chips and failed tiles named in a summary; the receipts hold all."""
-
-
-def describe_tile(result: TileResult) -> str:
-    """One line for a tile that is finished."""
-    if result.status == "failed":
-        return f"{result.tile}  failed: {result.reason}"
-    bad = f", {len(result.quarantined)} quarantined" if result.quarantined else ""
-    bad += f", {len(result.rejected)} rejected" if result.rejected else ""
-    files = " and ".join(result.files or (result.file or "no file",))
-    return f"{result.tile}  {result.status}: {counted(result.chips, 'chip')}{bad}, {files}"
-
-
-def summary(result: RunResult, left: Sequence[TileStatus] = ()) -> str:
-    """The closing lines of a run; `left` is what an output holds of the tiles that it did not finish."""
-    cubes = result.kind == "cube"
-    files, made, pieces = ("cubes", "written", "shards") if cubes else ("files", "encoded", "blocks")
-    some = partial(some_of, where=f": see the receipts in {CUBES}/" if cubes else ": see the receipts")
-    statuses = Counter(tile.status for tile in result.tiles)
-    # What an earlier run finished and this one did not come to is as good as skipped.
-    statuses += Counter({"done": "skipped"}.get(tile.status, tile.status) for tile in left)
-    statuses["not begun" if left else "not finished"] = result.unfinished - len(left)
-    states = ("done", "skipped", "failed", "unfinished", "missing", "changed", "damaged", "not begun", "not finished")
-    tiles = ", ".join(f"{statuses[status]} {status}" for status in states if statuses[status])
-    kept = [tile for tile in left if tile.status == "unfinished"]
-    blocks, of_all = sum(tile.parts_done for tile in kept), sum(tile.parts or 0 for tile in kept)
-    quarantined = result.quarantined | {url: why for tile in left for url, why in tile.quarantined.items()}
-    rejected = len(result.rejected) + sum(len(tile.rejected) for tile in left)
-    chips = result.chips + sum(tile.chips or 0 for tile in left)
-    rate = f" in {describe_seconds(result.seconds)} ({result.chips_per_second:.2f} chips/s)" if result.encoded else ""
-    size = sum(tile.size for tile in result.tiles)
-    a_chip = f", {describe_bytes(size / result.chips)} a chip" if result.chips else ""
-    lines = [
-        f"tiles        {tiles}",
-        f"chips        {chips} in the {files}, {result.encoded} {made} now{rate}",
-        *([f"size         {describe_bytes(size)}{a_chip}"] if cubes else []),
-        *([f"{pieces:<12} {blocks} of {of_all} of the unfinished tiles are kept"] if kept else []),
-        f"quarantined  {len(quarantined)}",
-        *some(f"  {url}  {reason}" for url, reason in quarantined.items()),
-        *([f"rejected     {rejected} (the receipts say why)"] if rejected else []),
-        *some(f"note         {note}" for tile in result.tiles if tile.status == "done" for note in tile.notes),
-        *([f"failed       {statuses['failed']}"] if statuses["failed"] else []),
-        *some(f"  {tile.tile}  {tile.reason}" for tile in result.tiles if tile.status == "failed"),
-        *([f"time         {describe_stages(result)}"] if result.encoded and result.stage_seconds and not cubes else []),
-        *([f"plan         {compare(result, result.expected)}"] if result.encoded and result.expected else []),
-        f"{files:<12} {result.output}",
-    ]
-    if result.interrupted:
-        lines.append("interrupted: the same command goes on from here")
-    elif statuses["failed"]:
-        lines.append("the same command tries the failed tiles again")
-    return "\n".join(map(visible, lines))
-
-
-def compare(result: RunResult, expected: Expected) -> str:
-    """What a plan expected of a run, and what came of it."""
-    # Of other chips than the planned ones, the time says nothing about the plan.
-    same = result.encoded == expected.chips and not result.interrupted and expected.seconds
-    off = f" ({result.seconds / expected.seconds - 1:+.0%})" if same else ""
-    return (
-        f"{counted(expected.chips, 'chip')} in {describe_seconds(expected.seconds)} on "
-        f"{counted(expected.workers, 'worker')}, {describe_bytes(expected.bytes)}; "
-        f"actual {counted(result.encoded, 'chip')} in {describe_seconds(result.seconds)}{off}, "
-        f"{describe_bytes(result.bytes)}"
-    )
-
-
-def describe_stages(result: RunResult) -> str:
-    """Where the workers' time went, and which stage was the limit."""
-    spent = result.stage_seconds
-    busy = spent["device"] / (spent["device"] + spent["wait"]) if spent["device"] else 0.0
-    limit = "device" if busy >= 0.5 else max(("source", "decode"), key=lambda stage: spent[stage])
-    shares = ", ".join(f"{stage} {spent[stage]:.1f} s" for stage in ("source", "decode", "device", "write"))
-    return f"{shares}; device busy {busy:.0%} of its time, the limit was the {limit}"
-
-
-def some_of(lines: Iterator[str], where: str) -> list[str]:
-    """The first of some lines, and how many more there are and where."""
-    listed = list(lines)
-    more = [f"  and {len(listed) - MOST_LISTED} more{where}"] if len(listed) > MOST_LISTED else []
-    return listed[:MOST_LISTED] + more

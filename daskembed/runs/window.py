@@ -27,7 +27,6 @@ from daskembed.runs.fleet import Fleet
 from daskembed.runs.results import TileResult
 from daskembed.runs.work import Following, Observer, Task, Work
 from daskembed.storage.urls import redact
-from daskembed.text import counted
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -252,11 +251,11 @@ def _farewell(tasks: Collection[Task[Any]], pieces: str) -> str:
     publishing = sum(task.publishes for task in tasks)
     blocks = sum(task.number is not None for task in tasks)
     if publishing:
-        tiles = f"{counted(publishing, 'tile')} {'is' if publishing == 1 else 'are'}"
+        tiles = f"{_count(publishing, 'tile')} {'is' if publishing == 1 else 'are'}"
         waits = f"waiting until {tiles} published, which a second Ctrl-C drops"
     else:
         waits = "no tile waits to be published; a cluster of this run is closed, and two more Ctrl-C do not wait for it"
-    return f"interrupted: {counted(blocks, f'unfinished {pieces}')} given up, finished ones are kept; {waits}"
+    return f"interrupted: {_count(blocks, f'unfinished {pieces}')} given up, finished ones are kept; {waits}"
 
 
 def _result(future: Future) -> Any:
@@ -265,6 +264,10 @@ def _result(future: Future) -> Any:
     except TimeoutError:
         # Its worker died after it was done, and nobody came to do it again.
         raise ClusterLostError(f"no worker gave the result of {future.key} within {WORKER_TIMEOUT} s") from None
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _reason(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import pytest
 from conftest import HERE
 from distributed import Client, LocalCluster
 
-from daskembed.runs.progress import Progress
+from daskembed.runs.results import Progress
 from daskembed.runs.tiles import run
 from daskembed.runs.window import DASK_CONFIG
 

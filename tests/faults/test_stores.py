@@ -306,7 +306,7 @@ def test_runs_stop_at_what_stays_and_the_same_run_goes_on(s3_server: str, cases:
         ):
             folder, done = f"stopped-{number}-{cases.stop}", []
 
-            def stop(state: daskembed.runs.progress.Progress) -> None:
+            def stop(state: daskembed.runs.results.Progress) -> None:
                 done.append(state.encoded)  # noqa: B023
                 if state.encoded:
                     proxy.refuse(status, code, matching=matching)  # noqa: B023
@@ -322,7 +322,7 @@ def test_runs_stop_at_what_stays_and_the_same_run_goes_on(s3_server: str, cases:
 
 def test_a_part_that_is_listed_and_not_given_fails_its_tile(s3_server: str, bucket: str) -> None:
     """After two new beginnings, where it would go on for ever."""
-    events: list[daskembed.runs.progress.Event] = []
+    events: list[daskembed.runs.results.Event] = []
     with through(s3_server) as (proxy, dask_client):
         proxy.refuse(404, "NoSuchKey", after=1, matching=r"/parts/.*\.parquet")  # it may be written
         result = daskembed.run(

@@ -27,7 +27,7 @@ from daskembed.runs import fleet, stages
 from daskembed.runs import window as flow
 from daskembed.runs.blocks import BlockSuspects
 from daskembed.runs.options import Options, RunOptions
-from daskembed.runs.progress import Event, Progress
+from daskembed.runs.results import Event, Progress
 from daskembed.runs.tiles import resolve
 from daskembed.testing import write_chips
 
