@@ -14,7 +14,7 @@ from distributed import Client
 from benchmarks.common import CORES, GFLOP_A_CHIP, Row, local_client, product_rate, resident_bytes
 from daskembed import RunResult
 from daskembed.hardware import native_precision
-from daskembed.runs.display import describe_stages
+from daskembed.runs.summary import describe_stages
 from daskembed.runs.tiles import run as run_tiles
 from daskembed.testing import write_chips
 

@@ -19,9 +19,10 @@ import safetensors.torch
 import torch
 
 from daskembed.encoders import clay_v0, clay_v1_5
-from daskembed.encoders.checkpoint import inspect_checkpoint, is_here, load_state, recognise, untrained_state
+from daskembed.encoders.checkpoint import inspect_checkpoint, is_here, load_state, recognise
 from daskembed.encoders.loading import load_encoder
 from daskembed.encoders.protocol import Encoder
+from daskembed.encoders.untrained import untrained_state
 from daskembed.errors import CheckpointError, InputError
 from daskembed.testing import write_checkpoint
 
@@ -323,7 +324,7 @@ def test_all_that_is_wrong_is_said_at_once(state, tmp_path):
 def test_unknown_size(state, tmp_path):
     del state["model.encoder.transformer.layers.3.0.to_qkv.weight"]
     path = save(tmp_path / "a.ckpt", state)
-    assert refusal(path) == (
+    assert refusal(path).startswith(
         f"{path} has dim 256 and 3 layers, which is no size of Clay v0; expected one of "
         "tiny (256, 4), small (768, 12), medium (1024, 24), large (1280, 32)"
     )

@@ -80,10 +80,6 @@ class FakeModel:
 class FakeModule(ModuleType):
     """What `daskembed.encoders.protocol.EncoderModule` asks for, with a model of three numbers a chip."""
 
-    TITLE = "a fake"
-    PREFIX = "model."
-    IGNORED = ()
-    OTHER_MODELS: dict[str, str] = {}  # noqa: RUF012
     SIZES = {"only": 3}  # noqa: RUF012
 
     def __init__(self, name: str) -> None:
@@ -94,8 +90,8 @@ class FakeModule(ModuleType):
     def parameter_shapes(self, size: str) -> dict[str, tuple[int, ...]]:
         return {"weight": (3, 3)}
 
-    def size_of(self, shapes: Any) -> str:
-        return "only"
+    def describe(self, size: str, **options: Any) -> Description:
+        return DESCRIPTION
 
     def metadata(self, place: Place) -> tuple[np.ndarray, np.ndarray]:
         day = place.date.astype("datetime64[D]").astype(np.float32)
@@ -271,7 +267,7 @@ def test_what_is_told_of_pixels_is_noted(owner: Device) -> None:
     reads = [told(5, zero), told(6, gap), told(7)]
     encoded = encode(owner, reads)
     assert list(encoded.noted) == ["red is 0 in 25.0000% of its pixels", None, None]
-    assert "1 in red (nir is masked in 50.0000% of its pixels; --on-nan fill" in encoded.quarantined[1]
+    assert "1 in red (nir is masked in 50.0000% of its pixels; `on_nan='fill'`" in encoded.quarantined[1]
     assert encode(owner, reads, on_nan="fill").noted[1] == "nir is masked in 50.0000% of its pixels"
 
 

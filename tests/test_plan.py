@@ -17,16 +17,16 @@ import daskembed
 from daskembed.cli.main import main
 from daskembed.encoders import clay_v0
 from daskembed.errors import ConflictError, InputError
-from daskembed.runs import display, settings
 from daskembed.runs import plan as planning
 from daskembed.runs import rates as speed
+from daskembed.runs import settings, summary
 from daskembed.runs.blocks import all_blocks
-from daskembed.runs.display import describe_bytes, describe_plan
 from daskembed.runs.expected import recall
 from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.plan import Plan
 from daskembed.runs.rates import Speed
 from daskembed.runs.results import Expected, RunResult, TileResult
+from daskembed.runs.summary import describe_bytes, describe_plan
 from daskembed.runs.tiles import resolve
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
@@ -274,7 +274,7 @@ def test_a_machine_cannot_be_measured_on_bad_chips(chips, tmp_path) -> None:
     shutil.copytree(chips, tmp_path / "chips")
     for path in (tmp_path / "chips").rglob("*.tif"):
         path.write_bytes(b"[hello], world")
-    with pytest.raises(InputError, match=r"chips of 33TUL: none of its first 4 chips .*not a TIFF.*name a --device"):
+    with pytest.raises(InputError, match=r"chips of 33TUL: none of its first 4 chips .*not a TIFF.*name a `device`"):
         daskembed.plan("33TUL", source=str(tmp_path / "chips"), output=str(tmp_path / "out"), **TINY)
 
 
@@ -286,7 +286,7 @@ def test_a_run_knows_its_plan(finished) -> None:
     assert result.expected is not None
     assert (result.expected.chips, result.encoded, result.expected.workers) == (4, 4, 1)
     assert result.expected.bytes == planning.file_bytes(4, (256,))
-    assert "plan         4 chips in " in display.summary(result)
+    assert "plan         4 chips in " in summary.summary(result)
 
 
 def test_a_plan_is_recalled_for_its_own_settings_only(chips, tmp_path) -> None:
@@ -314,13 +314,13 @@ def result_of(encoded: int, seconds: float, **options) -> RunResult:
 
 def test_the_summary_compares() -> None:
     expected = Expected(chips=441, seconds=300.0, bytes=1_200_000, workers=2)
-    lines = display.summary(result_of(441, 330.0, expected=expected)).splitlines()
+    lines = summary.summary(result_of(441, 330.0, expected=expected)).splitlines()
     wanted = "441 chips in 5 min 00 s on 2 workers, 1.2 MB; actual 441 chips in 5 min 30 s (+10%), 1.4 MB"
     assert f"plan         {wanted}" in lines
     # Of other chips than planned, no percentage.
-    assert "actual 100 chips in 2 min 00 s, 1.4 MB" in display.summary(result_of(100, 120.0, expected=expected))
-    assert "plan" not in display.summary(result_of(0, 1.0, expected=expected))
-    assert "plan" not in display.summary(result_of(441, 330.0))
+    assert "actual 100 chips in 2 min 00 s, 1.4 MB" in summary.summary(result_of(100, 120.0, expected=expected))
+    assert "plan" not in summary.summary(result_of(0, 1.0, expected=expected))
+    assert "plan" not in summary.summary(result_of(441, 330.0))
 
 
 # The command

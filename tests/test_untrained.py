@@ -73,5 +73,5 @@ def test_bad_untrained(location):
         inspect_checkpoint(location, clay_v0)
     assert str(error.value) == (
         f"{location} names no untrained weights: expected untrained:SIZE or untrained:SIZE:SEED with SIZE one of "
-        "tiny, small, medium, large"
+        f"{', '.join(clay_v0.SIZES)}"
     )

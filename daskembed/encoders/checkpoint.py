@@ -17,12 +17,12 @@ from daskembed.storage.urls import is_local, local_path, redact
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from daskembed.encoders.protocol import Encoder, EncoderModule
+    from daskembed.encoders.protocol import CompleteModule, Encoder
 
 log = logging.getLogger(__name__)
 
 
-def inspect_checkpoint(location: str, module: EncoderModule) -> tuple[str, str | None, str]:
+def inspect_checkpoint(location: str, module: CompleteModule) -> tuple[str, str | None, str]:
     """Fetch a checkpoint, check its parameters and return its canonical location, SHA-256 and size.
 
     Raises
@@ -41,7 +41,7 @@ def inspect_checkpoint(location: str, module: EncoderModule) -> tuple[str, str |
     return location, digest, _check(_shapes(_read(path, shown, module)), shown, module)
 
 
-def recognise(location: str, modules: Mapping[str, EncoderModule]) -> str | None:
+def recognise(location: str, modules: Mapping[str, CompleteModule]) -> str | None:
     """The encoder that a checkpoint is of, by the names of its parameters; the file's values are not read.
 
     Parameters
@@ -66,7 +66,7 @@ def recognise(location: str, modules: Mapping[str, EncoderModule]) -> str | None
     shown = _shown(location)
     found = set(open_checkpoint(fetch(location)[0], shown))
 
-    def common(module: EncoderModule) -> int:
+    def common(module: CompleteModule) -> int:
         names = {name for size in module.SIZES for name in module.parameter_shapes(size)}
         return len(found & {module.PREFIX + name for name in names})
 
@@ -77,7 +77,7 @@ def recognise(location: str, modules: Mapping[str, EncoderModule]) -> str | None
     return best
 
 
-def load_state(encoder: Encoder, module: EncoderModule) -> dict[str, Tensor]:
+def load_state(encoder: Encoder, module: CompleteModule) -> dict[str, Tensor]:
     """The parameters of an encoder by name, without the prefix, in float32.
 
     Raises
@@ -129,7 +129,7 @@ def is_here(encoder: Encoder) -> bool:
         return False
 
 
-def to_send(encoder: Encoder, module: EncoderModule, most: int) -> Path:
+def to_send(encoder: Encoder, module: CompleteModule, most: int) -> Path:
     """The file of weights for workers that do not see it: the checkpoint, or of one that is too large the encoder.
 
     Parameters
@@ -181,7 +181,7 @@ def _sent_path(sha256: str) -> Path:
     return config.cache_folder() / f"{sha256}.sent"
 
 
-def _read(path: Path, location: str, module: EncoderModule) -> dict[str, Tensor]:
+def _read(path: Path, location: str, module: CompleteModule) -> dict[str, Tensor]:
     """The encoder's tensors by name without the prefix, mapped from the file."""
     import torch
 
@@ -219,7 +219,7 @@ def _is_plain_weight(tensor: Tensor) -> bool:
     )
 
 
-def _check(shapes: dict[str, tuple[int, ...]], location: str, module: EncoderModule) -> str:
+def _check(shapes: dict[str, tuple[int, ...]], location: str, module: CompleteModule) -> str:
     try:
         size = module.size_of(shapes)
     except CheckpointError as error:

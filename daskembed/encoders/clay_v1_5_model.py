@@ -67,15 +67,15 @@ class ClayV15:
         blocks = {k.removeprefix("transformer."): v.to(wide) for k, v in state.items() if k.startswith("transformer.")}
         self.transformer = Transformer(blocks, heads=heads, out="to_out", down="net.3", device=device, dtype=dtype)
 
-    def __call__(self, pixels: Tensor, when_where: Tensor, resolution: Tensor, level: str) -> Tensor:
+    def __call__(self, pixels: Tensor, *metadata: Tensor, level: str) -> Tensor:
         """Embed chips.
 
         Parameters
         ----------
         pixels
             Raw pixels of any real type, shape ``(chip, band, 512, 512)``.
-        when_where, resolution
-            `metadata` of the chips.
+        metadata
+            As the function of that name gives it, of the chips.
         level
             One of the description's.
 
@@ -83,7 +83,7 @@ class ClayV15:
         -------
         float32 tensor of shape ``(chip, *description.shape(level))``.
         """
-        shape = self.description.shape(level)
+        (when_where, resolution), shape = metadata, self.description.shape(level)
         x = self._tokens(pixels, when_where, resolution)
         # All windows at once, on a CPU too: base in bfloat16 took 0.33 s a window by fours and 0.34 s one by one.
         return self._reduce(self.transformer(x), level).reshape(len(pixels), *shape)

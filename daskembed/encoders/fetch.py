@@ -139,15 +139,12 @@ def _from_hub(location: str, folder: Path) -> Path:
     repo, name = match["repo"], match["path"]
     # It reads this variable when it is imported.
     endpoint = os.environ.get("HF_ENDPOINT")
-    who = {"library_name": "daskembed", "library_version": __version__}
+    hub = huggingface_hub.HfApi(endpoint=endpoint, library_name="daskembed", library_version=__version__)
     try:
         url = huggingface_hub.hf_hub_url(repo, name, revision=match["revision"], endpoint=endpoint)
-        told = huggingface_hub.get_hf_file_metadata(url, endpoint=endpoint, **who)
-        path = Path(
-            huggingface_hub.hf_hub_download(
-                repo, name, revision=told.commit_hash or match["revision"], local_dir=folder, endpoint=endpoint, **who
-            )
-        )
+        told = hub.get_hf_file_metadata(url=url)
+        revision = told.commit_hash or match["revision"]
+        path = Path(hub.hf_hub_download(repo, name, revision=revision, local_dir=folder))
     except Exception as error:
         # Its own errors and those of its HTTP library, which has been another one in each of its versions.
         page = f"https://huggingface.co/{repo}/tree/{match['revision']}/{name.rpartition('/')[0]}"

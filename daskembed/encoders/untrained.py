@@ -13,12 +13,12 @@ from daskembed.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from daskembed.encoders.protocol import EncoderModule
+    from daskembed.encoders.protocol import CompleteModule
 
 _UNTRAINED = re.compile(r"untrained:(?P<size>[^:]+)(?::(?P<seed>\d+))?")
 
 
-def parse_untrained(location: str, module: EncoderModule) -> tuple[str, int]:
+def parse_untrained(location: str, module: CompleteModule) -> tuple[str, int]:
     """Size and seed of ``untrained:SIZE[:SEED]``; raises `CheckpointError` for what is of another form."""
     match = _UNTRAINED.fullmatch(location)
     if match is None or match["size"] not in module.SIZES:
@@ -29,7 +29,7 @@ def parse_untrained(location: str, module: EncoderModule) -> tuple[str, int]:
     return match["size"], int(match["seed"] or 0)
 
 
-def untrained_state(module: EncoderModule, size: str, seed: int) -> dict[str, Tensor]:
+def untrained_state(module: CompleteModule, size: str, seed: int) -> dict[str, Tensor]:
     """Seeded noise in the shapes of a size: a pure function of seed, name and shape.
 
     Biases are 0.05 times standard normal noise, LayerNorm weights 1 plus 0.1 times it, and other weights the noise

@@ -53,10 +53,10 @@ from daskembed.output.state import (
     write_receipt,
 )
 from daskembed.runs import preflight as ahead
-from daskembed.runs.display import describe_bytes, describe_seconds
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.results import Progress, RunResult, TileResult
 from daskembed.runs.stages import numbers_notes
+from daskembed.runs.summary import MOST_LISTED, describe_bytes, describe_seconds
 from daskembed.runs.tiles import check_share
 from daskembed.runs.window import DASK_CONFIG
 from daskembed.sources.kinds import list_tile, no_chips, read_headers
@@ -262,8 +262,6 @@ def summary(result: RunResult) -> str:
 
 
 def _some(lines: list[str], where: str) -> list[str]:
-    from daskembed.runs.display import MOST_LISTED
-
     more = [f"  and {len(lines) - MOST_LISTED} more: see {where}"] if len(lines) > MOST_LISTED else []
     return lines[:MOST_LISTED] + more
 
@@ -391,7 +389,7 @@ def _without_offset(job: Job, good: gpd.GeoDataFrame) -> tuple[date, ...]:
             if others := good["source_url"][out & (good["date"] == day)].tolist():
                 raise TileError(
                     f"nothing tells of {url} whether the 1000 that ESA adds to Sentinel-2 is still in its numbers, and "
-                    f"of {others[0]}, of the same date, it is out: a cube says it of a date; --offset-applied yes or "
+                    f"of {others[0]}, of the same date, it is out: a cube says it of a date; `offset_applied` yes or "
                     "no decides"
                 )
     return tuple(sorted(set(good["date"][out])))
@@ -689,5 +687,5 @@ def _refuse_local(job: Job, workers: str) -> None:
         raise InputError(
             f"{' and '.join(local)} {'is a folder' if len(local) == 1 else 'are folders'} of this machine, and workers "
             f"do not see all of that ({workers}): give an object store or a file system that all of them have, or use "
-            "--cluster local"
+            "`cluster='local'`"
         )

@@ -29,6 +29,7 @@ from daskembed.runs.options import Options, RunOptions, documented
 from daskembed.runs.rates import DEVICES, Speed, measure, of_device
 from daskembed.runs.results import Expected
 from daskembed.runs.settings import Settings
+from daskembed.runs.summary import MOST_LISTED, describe_plan
 from daskembed.runs.tiles import resolve
 from daskembed.sources.kinds import list_tile
 from daskembed.sources.protocol import Listing
@@ -68,8 +69,6 @@ class Plan:
     """What of the whole tiles to do is in no chip, and which chips reach beyond them."""
 
     def __repr__(self) -> str:
-        from daskembed.runs.display import MOST_LISTED, describe_plan
-
         head, *lines = describe_plan(self).splitlines()
         more = len(self.missing) - MOST_LISTED
         if more > 0:

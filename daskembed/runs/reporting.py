@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from daskembed.output.state import now
 from daskembed.runs import dashboard
-from daskembed.runs.display import in_notebook
+from daskembed.runs.notebook import in_notebook
 from daskembed.runs.results import Event, Kind, Progress, RunResult, TileProgress, TileResult
 from daskembed.storage.urls import redact
 

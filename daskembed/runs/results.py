@@ -10,6 +10,7 @@ from typing import Literal
 from daskembed.errors import InputError, StorageError
 from daskembed.output.status import status
 from daskembed.output.tile_status import TileStatus
+from daskembed.runs.summary import describe_tile, summary
 
 MOST_SAID = 1000
 """Lines of what was said that `Progress` keeps."""
@@ -46,8 +47,6 @@ class TileResult:
     """Chips in the file of which some values were filled with their band's mean."""
 
     def __repr__(self) -> str:
-        from daskembed.runs.display import describe_tile
-
         return f"<TileResult {describe_tile(self)}>"
 
 
@@ -90,8 +89,6 @@ class RunResult:
     """What was made of the tiles."""
 
     def __repr__(self) -> str:
-        from daskembed.runs.display import summary
-
         return f"<RunResult>\n{summary(self)}"
 
     @property
