@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from daskembed.output.status import status as status
     from daskembed.output.tile_status import OutputStatus as OutputStatus
     from daskembed.output.tile_status import TileStatus as TileStatus
+    from daskembed.output.validate.check import validate as validate
+    from daskembed.output.validate.findings import Finding as Finding
     from daskembed.runs.cubes import write_cubes as write_cubes
     from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan

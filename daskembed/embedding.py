@@ -125,7 +125,7 @@ def embed(
     if missing := [name for name in wanted if name not in cube.coords]:
         raise InputError(f"the cube lacks the coordinates {', '.join(missing)}: daskembed.open_tile sets them")
     if on_nan not in ON_NAN:
-        raise InputError(f"unknown on_nan {on_nan!r}: choose one of {', '.join(ON_NAN)}")
+        raise InputError(f"unknown `on_nan` {on_nan!r}: choose one of {', '.join(ON_NAN)}")
     level = needs.check_level(level)
     shape = encoder.shape(level)
     inner = tuple(needs.levels[level])

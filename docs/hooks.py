@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import daskembed
-from daskembed.cli.main import _parser
+from daskembed.cli.parser import make_parser
+from daskembed.runs.options import RunOptions, default_of, words_of
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -23,14 +24,11 @@ LANGUAGES = {".yaml": "yaml", ".cff": "yaml", ".py": "python", ".txt": "text", "
 """Of text files that are shown as pages; what has another suffix is copied."""
 
 MORE = {
-    "Connecting": ["clusters.connection.connect"],
     "An encoder, a source or an output of your own": [
         "encoders.protocol.EncoderModule",
         "encoders.protocol.Model",
-        "encoders.description.Description",
         "sources.protocol.Source",
-        "sources.protocol.Chip",
-        "output.protocol.Sink",
+        "output.protocol.Format",
     ],
     "Testing": ["testing"],
 }
@@ -63,6 +61,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     markdown = LINK.sub(lambda link: site_link(link, path), markdown)
     markdown = re.sub("<!-- commands: .* -->", lambda _: commands(), markdown)
     markdown = re.sub("<!-- modules: .* -->", lambda _: modules(), markdown)
+    markdown = re.sub("<!-- options: .* -->", lambda _: options(), markdown)
     return re.sub("<!-- api: .* -->", lambda _: exported(), markdown)
 
 
@@ -99,7 +98,7 @@ def content(path: str) -> str | bytes:
 
 def commands() -> str:
     """The reference of all commands, from the parser."""
-    known = _parser()
+    known = make_parser()
     of = next(action.choices for action in known._actions if isinstance(action, argparse._SubParsersAction))
     return "\n\n".join(command(name, one, {} if name == "run" else flags(of["run"])) for name, one in of.items())
 
@@ -143,6 +142,16 @@ def modules() -> str:
         said = ast.get_docstring(ast.parse(path.read_text())) or ""
         name = str(path.relative_to(TOP)).removesuffix("__init__.py")
         lines.append(f"| `{name}` | {said.partition(chr(10))[0].replace('|', chr(92) + '|')} |")
+    return "\n".join(lines)
+
+
+def options() -> str:
+    """The keywords of `daskembed.run`, from the table of options."""
+    lines = ["| keyword | what it means |", "|---|---|"]
+    lines += [
+        f"| `{name}` | {(words.keyword or words.help).replace('|', chr(92) + '|')}{default_of(name)} |"
+        for name, words in words_of(RunOptions).items()
+    ]
     return "\n".join(lines)
 
 

@@ -142,7 +142,7 @@ def test_window_that_does_not_fit(window):
     with pytest.raises(InputError) as error:
         clay_v1_5.describe("tiny", window=window)
     assert str(error.value) == (
-        f"--window {window}: a chip of 512 pixels is cut into windows, and these into patches of 8, without remainder: "
+        f"`window={window}`: a chip of 512 pixels is cut into windows, and these into patches of 8, without remainder: "
         "expected 8, 16, 32, 64, 128, 256 or 512"
     )
 

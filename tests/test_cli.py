@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import json
+import logging
 import os
 import re
 import subprocess
@@ -14,16 +18,20 @@ from typing import Any
 import dask
 import pytest
 
+import daskembed
 from daskembed import config
 from daskembed.cli import live
 from daskembed.cli.main import main
+from daskembed.cli.parser import flag_of, keywords, make_parser
+from daskembed.cli.text import print_event, show_warnings, with_flags
 from daskembed.clusters import presets
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
 from daskembed.output.tile_status import OutputStatus, TileStatus
 from daskembed.runs import notebook, results, summary
 from daskembed.runs import tiles as pipeline
+from daskembed.runs.options import CubeOptions, RunOptions, words_of
 from daskembed.runs.plan import Plan
-from daskembed.runs.results import Progress, RunResult, TileResult
+from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.sources.reading import Rules
 
 HEAVY = {
@@ -798,3 +806,100 @@ def test_results_are_readable_however_many_tiles_there_are() -> None:
         "nothing is left to encode",
     ]
     assert "27WAA" not in repr(Progress(64, "", "", tiles))
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("unknown `on_nan` 'x'", "unknown --on-nan 'x'"),
+        ("`max_quarantined=3`: expected a share", "--max-quarantined 3: expected a share"),
+        ("give `dtype='float32'`", "give --dtype float32"),
+        ("`overwrite=True` replaces it", "--overwrite replaces it"),
+        ("`offset=(-1, 0)`: expected", "--offset -1,0: expected"),
+        ("`cluster_arguments` is for", "--cluster-arg is for"),
+        ("(`Rules(zeros=False)` keeps it)", "(--no-reject-zeros keeps it)"),
+        ("`Rules(nan=False)` `on_nan='fill'`", "--no-reject-nan --on-nan fill"),
+        ("(`Rules(max_cloud=0.3)`)", "(--max-cloud 0.3)"),
+        ("`source='/my chips'` `tiles='33TUL'`", "--source /my chips --tiles 33TUL"),
+        ("name a `device`", "name a --device"),
+        # What is no argument, or not marked as one, stays.
+        ("`dask scheduler` starts one; the level and the `geo` of its footer", None),
+        ("`auto` of `output/` in `on-nan` and on_nan", None),
+        ("`rules=Rules(zeros=False)", None),
+    ],
+)
+def test_arguments_are_shown_as_flags(text: str, shown: str | None) -> None:
+    assert with_flags(text) == (shown or text)
+
+
+def test_only_the_command_says_flags() -> None:
+    """In texts of the library, docstrings but for other programs' flags."""
+    said = {
+        f"{path.name}: {node.value.strip()}"
+        for path in Path(daskembed.__file__).parent.rglob("*.py")
+        if path.parent.name != "cli"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"(?<!-)--[a-z]", node.value)
+    }
+    others = ("--scheduler-file", "--help")
+    assert {one for one in said if not any(flag in one for flag in others)} == set()
+
+
+def test_every_option_has_a_flag(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = help_of(capsys, monkeypatch, "run", "--help")
+    lines = {flag: line for line in text.splitlines() for flag in re.findall(r"^  (--[a-z-]+)", line)}
+    for name, words in words_of(RunOptions).items():
+        if name == "rules":
+            assert {"--reject-zeros", "--reject-nan", "--max-cloud", "--keep-all"} <= lines.keys()
+        elif words.callback:
+            assert flag_of(name) not in lines
+        else:
+            assert flag_of(name) in lines
+            assert words.help in text
+
+
+def test_flags_of_a_plan_and_of_cubes_are_those_of_their_functions() -> None:
+    parser = make_parser()
+    for command, known in (("run", RunOptions), ("plan", RunOptions), ("cube", CubeOptions)):
+        given = parser.parse_args([command, "--tiles", "33TUL", "--output", "out"])
+        callbacks = {name for name, words in words_of(known).items() if words.callback}
+        assert set(keywords(given, known)) == set(known.__annotations__) - callbacks
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "python", "command"),
+    [
+        ("max_quarantined", 3, "`max_quarantined=3`: expected a share", "--max-quarantined 3"),
+        ("dates", "2019", "`dates` '2019': expected START/END", "--dates '2019'"),
+        ("dtype", "int8", "unknown `dtype` 'int8'", "argument --dtype: invalid choice"),
+        ("format", "netcdf", "unknown `format` 'netcdf'", "unknown --format 'netcdf'"),
+        ("workers", "many", "`workers='many'`: expected a number", "--workers many: expected a number"),
+    ],
+)
+def test_python_reads_of_arguments_and_the_shell_of_flags(
+    capsys: pytest.CaptureFixture[str], chips: Path, tmp_path: Path, name: str, value: Any, python: str, command: str
+) -> None:
+    given: dict[str, Any] = {"source": str(chips), "output": str(tmp_path), "checkpoint": "untrained:tiny", name: value}
+    with pytest.raises(InputError) as caught:
+        daskembed.run("33TUL", **given)
+    assert python in str(caught.value)
+    flags = [part for keyword, one in given.items() for part in (flag_of(keyword), str(one))]
+    with contextlib.suppress(SystemExit):  # of the parser
+        assert main(["run", "--tiles", "33TUL", *flags]) == 2
+    assert command in capsys.readouterr().err
+
+
+def test_warnings_and_lines_of_progress_name_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    show_warnings()
+    assert logging.lastResort is not None
+    record = logging.LogRecord("daskembed", logging.WARNING, "", 0, "use `tls=True`", None, None)
+    assert logging.lastResort.format(record) == "use --tls"
+    print_event(Event("now", "failed", reason="check `dates`", counts={"tiles": 1}))
+    assert json.loads(capsys.readouterr().out)["reason"] == "check --dates"
+    with live.show_progress() as tell:
+        tell(Progress(1, "", "none", finished=[replace(FAILED, reason="check `dates`")]))
+        tell(Progress(1, "http://x", "none", finished=[FAILED, replace(FAILED, reason="check `dates`")]))
+    assert "failed: check --dates" in capsys.readouterr().out

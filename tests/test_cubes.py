@@ -28,8 +28,8 @@ from daskembed.output.tile_status import OutputStatus, TileStatus
 from daskembed.output.validate.check import validate
 from daskembed.runs import cubes
 from daskembed.runs.results import Progress
+from daskembed.sensors.bands import MARK
 from daskembed.sources import geotiff
-from daskembed.sources.baseline import MARK
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 from daskembed.testing import landscape, write_chips

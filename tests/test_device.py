@@ -267,7 +267,7 @@ def test_what_is_told_of_pixels_is_noted(owner: Device) -> None:
     reads = [told(5, zero), told(6, gap), told(7)]
     encoded = encode(owner, reads)
     assert list(encoded.noted) == ["red is 0 in 25.0000% of its pixels", None, None]
-    assert "1 in red (nir is masked in 50.0000% of its pixels; --on-nan fill" in encoded.quarantined[1]
+    assert "1 in red (nir is masked in 50.0000% of its pixels; `on_nan='fill'`" in encoded.quarantined[1]
     assert encode(owner, reads, on_nan="fill").noted[1] == "nir is masked in 50.0000% of its pixels"
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import dask
@@ -22,7 +23,8 @@ import rasterio
 import yaml
 from distributed import LocalCluster
 
-from daskembed.cli.main import _parser, main
+import daskembed
+from daskembed.cli.main import main
 from daskembed.testing import write_checkpoint
 
 TOP = Path(__file__).parent.parent
@@ -141,7 +143,7 @@ def run_shell(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
         if words[:2] == ["python", "-m"]:
             del words[:2]
         if words[:1] == ["daskembed"]:
-            _parser().parse_args(words[1:])
+            make_parser().parse_args(words[1:])
         if words and block.run:
             assert words[0] == "daskembed", f"nobody runs: {line}"
             command(words[1:])
@@ -184,7 +186,7 @@ COMMANDS = ("run", "plan", "cube", "clusters", "doctor", "demo", "status", "vali
 
 @pytest.mark.parametrize("page", PAGES)
 def test_flags(page: str) -> None:
-    others = {"--help", "--scheduler-file", "--strict"}
+    others = {"--help", "--scheduler-file", "--smallest", "--strict"}
     named = set(re.findall("`(?:daskembed [a-z]+ )?(--[a-z-]+)", (TOP / page).read_text()))
     assert named - others.union(*map(helped, COMMANDS)) == set()
 
@@ -198,14 +200,30 @@ def test_modules_and_functions(page: str) -> None:
             pkgutil.resolve_name(named)
 
 
-def test_the_command_reference() -> None:
+@pytest.fixture
+def hooks() -> ModuleType:
+    """What the documentation's build adds."""
     spec = importlib.util.spec_from_file_location("hooks", TOP / "docs/hooks.py")
     assert spec
     assert spec.loader
     hooks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hooks)
+    return hooks
+
+
+def test_the_reference_of_python(hooks: ModuleType) -> None:
+    directives = re.findall("^::: (.*)$", hooks.exported(), re.MULTILINE)
+    assert {f"daskembed.{name}" for name in daskembed.__all__[1:]} < set(directives)
+    assert all(map(pkgutil.resolve_name, directives))
+    # What is only imported on first use is found by type checkers, and by the build, where they look.
+    typed = re.findall(r"^    from (\S+) import (\w+) as \2$", Path(daskembed.__file__).read_text(), re.MULTILINE)
+    assert {name: f"daskembed.{home}" for name, home in daskembed._HOME.items()} == {name: home for home, name in typed}
+
+
+def test_the_command_reference(hooks: ModuleType) -> None:
     parts = dict(re.findall(r"^## daskembed (\w+)\n(.*?)(?=^## |\Z)", hooks.commands(), re.MULTILINE | re.DOTALL))
     assert tuple(parts) == COMMANDS
+    assert "| `offset` | pixels (y, x) from a whole tile's corner to the first chip |" in hooks.options()
     assert "| `--tiles FILE|IDS` | file of MGRS tile ids, one a line, or the ids (required) |" in parts["run"]
     assert "--level" not in parts["plan"]
     parts["plan"] += parts["run"]

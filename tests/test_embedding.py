@@ -313,7 +313,7 @@ def test_chip_that_is_not_finite_is_quarantined(loaded: xr.DataArray, encoder: E
     embeddings = daskembed.embed(spoiled(loaded), encoder, level).compute()
     reasons = list(embeddings.coords["quarantined"].values)
     assert list(pd.isna(reasons)) == [True, False, True]
-    assert reasons[1].startswith("has values that are not finite: 3 in vh, 1 in dem (--on-nan fill ")
+    assert reasons[1].startswith("has values that are not finite: 3 in vh, 1 in dem (`on_nan='fill'` ")
     assert list(embeddings.coords["filled"].values) == [0, 0, 0]
     assert np.isnan(embeddings.values[1]).all()
     # One batch: the good chips do not notice their neighbour, down to the last bit.

@@ -8,8 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import dask
+import distributed.nanny  # noqa: F401 (whose defaults are asked for)
 import psutil
 import pytest
+
+from daskembed.clusters import forks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no worker is a fork")
 
@@ -66,28 +70,38 @@ with connect("local", workers=1, cluster_arguments={"env": {"DASK_DASKEMBED__TOR
 
 
 @pytest.mark.parametrize(
-    ("environment", "then", "expected"),
+    ("changed", "expected"),
     [
-        ({}, "", "True {}"),
-        ({}, "os.environ['NEW'] = 'a'", "True {'NEW': 'a'}"),
-        ({"OLD": "a"}, "os.environ['OLD'] = 'b'", "True None"),
-        ({"OLD": "a"}, "del os.environ['OLD']", "True None"),
-        ({}, "os.environ['OMP_NUM_THREADS'] = '4'", "True None"),
-        ({"OMP_NUM_THREADS": "4"}, "", "False None"),
-        ({}, "dask.config.set({'distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_': 0})", "True None"),
+        ({}, {}),
+        ({"NEW": "a"}, {"NEW": "a"}),
+        ({"OLD": "b"}, None),
+        ({"OLD": None}, None),
+        ({"OMP_NUM_THREADS": "4"}, None),
     ],
 )
-def test_an_environment_of_another_moment_is_not_used(environment: dict[str, str], then: str, expected: str) -> None:
-    code = f"""
-import os
-import dask, distributed
-from multiprocessing import forkserver
-from daskembed.clusters.forks import additions, begin
-begin("json")
-{then}
-print(forkserver._forkserver._forkserver_pid is not None, additions())
-"""
-    assert said(python(code, environment)) == [expected]
+def test_an_environment_of_another_moment_is_not_used(
+    changed: dict[str, str | None], expected: dict[str, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLD", "a")
+    for name in forks.ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(forks, "_begun_in", forks.ENVIRONMENT | os.environ)
+    for name, value in changed.items():
+        if value is None:
+            monkeypatch.delenv(name)
+        else:
+            monkeypatch.setenv(name, value)
+    assert forks.additions() == expected
+
+
+def test_workers_that_are_to_be_otherwise_are_no_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "_begun_in", forks.ENVIRONMENT | os.environ)
+    with dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 0}):
+        assert forks.additions() is None
+    monkeypatch.setattr(forks, "_begun_in", None)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "4")
+    forks.begin("json")
+    assert forks.additions() is None
 
 
 def test_a_process_that_loads_ends_with_the_command(tmp_path: Path) -> None:

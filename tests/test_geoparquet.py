@@ -480,7 +480,7 @@ def test_a_value_beyond_float16_is_an_error(output: Storage, value: float) -> No
     with pytest.raises(TileError) as error:
         sink.publish(output, NAME, parts, HALF)
     assert str(error.value) == (
-        f"the embedding of {url_of(1)} has the value {abs(value):g}, and float16 ends at 65504: give --dtype float32"
+        f"the embedding of {url_of(1)} has the value {abs(value):g}, and float16 ends at 65504: give `dtype='float32'`"
     )
     assert not (Path(output.url) / NAME).exists()
 

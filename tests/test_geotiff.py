@@ -244,7 +244,7 @@ def test_dates_are_inclusive(tmp_path: Path) -> None:
 
 
 def test_dates_that_no_name_has_are_an_error_of_the_tile(tile: Path) -> None:
-    with pytest.raises(TileError, match="no chips of tile 33TUL from 2020-01-01 to 2020-12-31: check --dates"):
+    with pytest.raises(TileError, match="no chips of tile 33TUL from 2020-01-01 to 2020-12-31: check `dates`"):
         daskembed.index_tile(TILE, str(tile.parent.parent), dates="2020-01-01/2020-12-31")
 
 
@@ -261,7 +261,7 @@ def test_missing_tile(tile: Path) -> None:
     assert str(error.value) == (
         f"no chips of tile 33TUM: expected claytile_*.tif under {source}/33TUM/ "
         f"or claytile_33TUM_*.tif in {source}/, 33TUM*.zarr in either, 33TUM*.tif, .vrt or .jp2 in either, or a file a "
-        f"band (B02.tif) in a folder below {source}/33TUM/; check the tile id and --source"
+        f"band (B02.tif) in a folder below {source}/33TUM/; check the tile id and `source`"
     )
 
 

@@ -17,6 +17,7 @@ from rasterio.io import MemoryFile
 
 from daskembed import health
 from daskembed.errors import ChipError, ChipRejectedError, SickMachineError, StorageDeniedError, StorageError
+from daskembed.hardware import hardware
 from daskembed.health import fault_of, read_surely
 
 
@@ -34,6 +35,18 @@ COMPLAINT = "from daskembed.health import complaint; print(complaint())"
 
 def test_this_machine_is_well() -> None:
     assert health.complaint() is None
+
+
+def test_a_client_does_its_part_without_torch() -> None:
+    # Which takes longer to load than all else that a client needs.
+    told = pickle.dumps(hardware())
+    code = f"""
+import pickle, sys
+import daskembed.runs.tiles
+from daskembed.health import complaint
+print(complaint(embeds=False), pickle.loads({told!r}).device, "torch" in sys.modules)
+"""
+    assert elsewhere(code) == f"None {hardware().device} False"
 
 
 def test_without_a_driver_of_gdal_a_machine_is_sick() -> None:

@@ -274,7 +274,7 @@ def test_a_machine_cannot_be_measured_on_bad_chips(chips, tmp_path) -> None:
     shutil.copytree(chips, tmp_path / "chips")
     for path in (tmp_path / "chips").rglob("*.tif"):
         path.write_bytes(b"[hello], world")
-    with pytest.raises(InputError, match=r"chips of 33TUL: none of its first 4 chips .*not a TIFF.*name a --device"):
+    with pytest.raises(InputError, match=r"chips of 33TUL: none of its first 4 chips .*not a TIFF.*name a `device`"):
         daskembed.plan("33TUL", source=str(tmp_path / "chips"), output=str(tmp_path / "out"), **TINY)
 
 

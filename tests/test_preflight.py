@@ -291,7 +291,7 @@ def test_chips_in_the_folder_of_a_date_are_a_source_and_told_of(
 ) -> None:
     assert ahead.check_source(Storage(str(chips / "33TUL" / "2019-04-16")), ["33TUL"])
     (warning,) = caplog.messages
-    assert warning.endswith(f"--source takes the folder above the tiles: --source {chips} --tiles 33TUL")
+    assert warning.endswith(f"`source` takes the folder above the tiles: `source='{chips}'` `tiles='33TUL'`")
     caplog.clear()
     (tmp_path / "33TUL" / "chips" / "33TUL").mkdir(parents=True)
     (tmp_path / "33TUL" / "chips" / "33TUL" / CHIP).touch()
@@ -310,7 +310,7 @@ def test_sources_in_a_bucket(s3: str) -> None:
     Storage(f"{s3}/data/chips").put(f"33TUL/2019-04-16/{CHIP}", b"")
     assert ahead.check_source(Storage(f"{s3}/data/chips"), ["33TUL"])
     for wrong, meant in (("data", "data/chips"), ("data/chips/33TUL", "data/chips")):
-        with pytest.raises(InputError, match=rf"--source {s3}/{meant}( |$)"):
+        with pytest.raises(InputError, match=rf"`source='{s3}/{meant}'`"):
             ahead.check_source(Storage(f"{s3}/{wrong}"), ["33TUL"])
     with pytest.raises(StorageUnusableError, match="there is no such bucket"):
         ahead.check_source(Storage("s3://no-such-bucket-of-ours/chips"), ["33TUL"])

@@ -184,7 +184,9 @@ def test_bands_of_another_tile(tmp_path: Path) -> None:
 
 def test_the_encoder_that_needs_fewer_bands_is_named(tmp_path: Path) -> None:
     write_product(tmp_path / TILE)
-    said = r"lacks the files of vh, vv, dem: expected B02.tif, .*; --encoder clay-v1.5 needs those of Sentinel-2 alone"
+    said = (
+        r"lacks the files of vh, vv, dem: expected B02.tif, .*; `encoder='clay-v1.5'` needs those of Sentinel-2 alone"
+    )
     with pytest.raises(TileError, match=said):
         index(tmp_path, V0)
 

@@ -430,7 +430,7 @@ def chosen(chips, output, checkpoint=TINY["checkpoint"], **changed):
         pytest.param(11, 0, 0.1, False, "11 of its 100 chips would newly be quarantined, more than", id="more"),
         pytest.param(11, 50, 0.1, False, "11 of its 100 chips", id="more beside known ones"),
         pytest.param(4, 0, 0.0, False, None, id="few"),
-        pytest.param(5, 0, 0.0, False, "--max-quarantined 0 allows", id="more than few"),
+        pytest.param(5, 0, 0.0, False, "`max_quarantined=0` allows", id="more than few"),
         pytest.param(1, 99, 0.1, True, "and its published file would vanish", id="vanishing"),
         pytest.param(100, 0, 1.0, True, None, id="accepted"),
     ],
@@ -478,7 +478,7 @@ def test_too_many_chips_that_are_newly_bad_fail_a_tile(client, tmp_path, small_b
         path.write_bytes(data[:-200_000])
     result = run()
     assert result.exit_status == 4
-    assert "5 of its 6 chips would newly be quarantined, more than --max-quarantined 0.1" in result.tiles[0].reason
+    assert "5 of its 6 chips would newly be quarantined, more than `max_quarantined=0.1`" in result.tiles[0].reason
     assert Path(first.tiles[0].file).read_bytes() == made
     assert receipt_of(out)["chips"] == 6
     accepted = run(max_quarantined=1)

@@ -39,7 +39,7 @@ from daskembed.sources.reading import Reading, Rules
 from daskembed.storage.stores import Storage
 from daskembed.testing import landscape
 
-KEPT = "(--no-reject-nan --on-nan fill keeps it)"
+KEPT = "(`Rules(nan=False)` `on_nan='fill'` keeps it)"
 TILE = "33TUL"
 DAY = "2019-04-16"
 BANDS = CLAY_V0.names
@@ -207,9 +207,9 @@ def test_offsets_that_leave_no_chip_are_refused(stored: Callable[[str], Path]) -
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"offset": (-1, 0)}, "--offset -1,0: expected pixels of at least 0, such as 0,256"),
-        ({"edge": "wrap"}, "unknown --edge 'wrap': choose one of drop, pad"),
-        ({"rules": Rules(max_cloud=30)}, "--max-cloud 30: expected a share from 0 to 1, such as 0.3"),
+        ({"offset": (-1, 0)}, "`offset=(-1, 0)`: expected pixels of at least 0, such as 0,256"),
+        ({"edge": "wrap"}, "unknown `edge` 'wrap': choose one of drop, pad"),
+        ({"rules": Rules(max_cloud=30)}, "`Rules(max_cloud=30)`: expected a share from 0 to 1, such as 0.3"),
     ],
 )
 def test_ways_of_cutting_that_make_no_sense(given: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_times_of_a_store_are_scenes(pixels: np.ndarray, tmp_path: Path) -> None
         np.testing.assert_array_equal(chip.read(), pixels[:, :512, :512] + 7 * number)
     some = index(tmp_path, dates="2020-03-01/2020-12-31")
     assert list(some["date"]) == [date(2020, 3, 5)]
-    with pytest.raises(TileError, match=f"no scene of tile {TILE} from 2018-01-01 to 2018-12-31: check --dates"):
+    with pytest.raises(TileError, match=f"no scene of tile {TILE} from 2018-01-01 to 2018-12-31: check `dates`"):
         index(tmp_path, dates="2018-01-01/2018-12-31")
 
 
@@ -494,15 +494,15 @@ def test_cloudy_chips_are_rejected(form: str, pixels: np.ndarray, tmp_path: Path
         return found
 
     assert rejected() == {
-        1: "clouds, shadows or nodata in 100.0000% of its pixels (--max-cloud 0.3)",
-        2: "clouds, shadows or nodata in 36.7188% of its pixels (--max-cloud 0.3)",
+        1: "clouds, shadows or nodata in 100.0000% of its pixels (`Rules(max_cloud=0.3)`)",
+        2: "clouds, shadows or nodata in 36.7188% of its pixels (`Rules(max_cloud=0.3)`)",
     }
     assert list(rejected(max_cloud=0.29)) == [1, 2, 4]
     assert list(rejected(max_cloud=0.5)) == [1]
     assert rejected(max_cloud=0.0) == {
-        1: "clouds, shadows or nodata in 100.0000% of its pixels (--max-cloud 0)",
-        2: "clouds, shadows or nodata in 36.7188% of its pixels (--max-cloud 0)",
-        4: "clouds, shadows or nodata in 29.2969% of its pixels (--max-cloud 0)",
+        1: "clouds, shadows or nodata in 100.0000% of its pixels (`Rules(max_cloud=0)`)",
+        2: "clouds, shadows or nodata in 36.7188% of its pixels (`Rules(max_cloud=0)`)",
+        4: "clouds, shadows or nodata in 29.2969% of its pixels (`Rules(max_cloud=0)`)",
     }
     assert rejected(max_cloud=1.01) == rejected(keep_all=True) == {}
 
@@ -510,7 +510,7 @@ def test_cloudy_chips_are_rejected(form: str, pixels: np.ndarray, tmp_path: Path
 @pytest.mark.parametrize(
     ("band", "value", "said", "off"),
     [
-        ("B02", 0, r"B02 is 0 in 0.0004% of its pixels \(--no-reject-zeros keeps it\)", {"zeros": False}),
+        ("B02", 0, r"B02 is 0 in 0.0004% of its pixels \(`Rules\(zeros=False\)` keeps it\)", {"zeros": False}),
         (
             "vv",
             np.nan,
@@ -935,7 +935,7 @@ def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(
     receipt = json.loads((tmp_path / "out/_daskembed/receipts" / f"{TILE}_v001.json").read_text())
     assert receipt["rejected"] == result.rejected
     zero = f"{store}/0005: B12 is 0 in 0.0095% of its pixels"
-    left_out = "10.6 % of the pixels of the image are in no chip (--edge drop, --offset 0,0)"
+    left_out = "10.6 % of the pixels of the image are in no chip (`edge='drop'`, `offset=(0, 0)`)"
     assert receipt["notes"] == [f"{store}: nodata -1", f"{store}: {left_out}", zero]
     told = summary.summary(result)
     assert f"note         {store}: nodata -1\nnote         {store}: {left_out}\n" in told
@@ -975,7 +975,7 @@ def test_images_that_are_cut_alike_share_a_note(pixels: np.ndarray, tmp_path: Pa
     listing = list_tile(TILE, Storage(str(tmp_path)), Reading(edge="pad", offset=(1, 0)))
     assert listing.coverage == (
         f"{tmp_path}/{TILE}.zarr#2019-04-16 and 2 more: 0.0909 % of the pixels of the image are in no chip "
-        "(--edge pad, --offset 1,0)",
+        "(`edge='pad'`, `offset=(1, 0)`)",
         f"{tmp_path}/{TILE}.zarr#2019-04-16 and 2 more: 6 of its 12 chips reach beyond the image: its last pixels fill "
         "them up",
     )
@@ -1048,6 +1048,6 @@ def test_a_plan_counts_the_chips_of_a_whole_tile(stored: Callable[[str], Path], 
         TILE, source=str(stored("Zarr 3")), output=str(tmp_path / "out"), checkpoint="untrained:least", device="cpu"
     )
     assert (planned.chips, planned.chips_to_do) == (6, 6)
-    left_out = "10.6 % of the pixels of the image are in no chip (--edge drop, --offset 0,0)"
+    left_out = "10.6 % of the pixels of the image are in no chip (`edge='drop'`, `offset=(0, 0)`)"
     assert planned.notes == (f"{stored('Zarr 3')}/{TILE}.zarr#{DAY}: {left_out}",)
     assert f"\nnote         {planned.notes[0]}\n" in summary.describe_plan(planned)

@@ -307,7 +307,7 @@ def test_many_quarantined_chips_are_counted(output, capsys):
     assert main(["status", output.url]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert len([line for line in shown if line.startswith("  /")]) == MOST_LISTED
-    assert shown[-1] == "  and 31 more: `daskembed status --quarantined` lists all"
+    assert shown[-1] == "  and 31 more: --quarantined lists all"
 
 
 def test_an_audit_of_a_list(output, tmp_path, capsys):

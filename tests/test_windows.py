@@ -139,7 +139,7 @@ def test_many_windows_are_in_order(chips: Path, client: Client, tmp_path: Path) 
 
 @pytest.mark.parametrize("window", [200, 250, 4, 1024, 0])
 def test_windows_that_do_not_fit_are_refused(window: int) -> None:
-    with pytest.raises(InputError, match=f"--window {window}: .*expected 8, 16, 32, 64, 128, 256 or 512"):
+    with pytest.raises(InputError, match=f"`window={window}`: .*expected 8, 16, 32, 64, 128, 256 or 512"):
         daskembed.load_encoder(**WEIGHTS, window=window)
 
 

@@ -395,7 +395,7 @@ def test_a_value_beyond_float16_is_an_error(output: Storage) -> None:
     )["embeddings"]
     parts = parts_of(output, frame, SHAPES["patch"], (12,))
     with pytest.raises(
-        TileError, match=r"0023\.tif has the value 1e\+06, and float16 ends at 65504: give --dtype float32"
+        TileError, match=r"0023\.tif has the value 1e\+06, and float16 ends at 65504: give `dtype='float32'`"
     ):
         sink.publish(output, NAME, parts, provenance(dtype="float16"))
     assert sink.size(output, NAME) is None
@@ -438,11 +438,11 @@ def test_levels_without_a_grid() -> None:
     with pytest.raises(InputError) as error:
         sink.check_level(description({"mean": mean, "patch": patch}), "mean")
     assert str(error.value) == (
-        "--format zarr needs a grid of patches, and level mean of Clay v9 has none: choose --level patch, or --format "
-        "geoparquet"
+        "`format='zarr'` needs a grid of patches, and level mean of Clay v9 has none: choose `level` patch, or `format="
+        "'geoparquet'`"
     )
     sink.check_level(description({"mean": mean, "patch": patch}), "patch")
-    with pytest.raises(InputError, match="has none: choose --format geoparquet"):
+    with pytest.raises(InputError, match="has none: choose `format='geoparquet'`"):
         sink.check_level(description({"mean": mean}), "mean")
 
 
@@ -459,7 +459,7 @@ def test_formats() -> None:
     assert parse_formats("zarr, geoparquet,zarr") == ("geoparquet", "zarr")
     with pytest.raises(InputError) as error:
         parse_formats("zarr,shape,")
-    assert str(error.value) == ("unknown --format 'shape', '': choose geoparquet or zarr, or both as geoparquet,zarr")
+    assert str(error.value) == ("unknown `format` 'shape', '': choose geoparquet or zarr, or both as geoparquet,zarr")
 
 
 # Complete or absent
@@ -770,7 +770,7 @@ def test_flags_that_are_refused(
 
 
 def test_types_that_are_refused(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="unknown --dtype 'int8': choose one of float32, float16"):
+    with pytest.raises(InputError, match="unknown `dtype` 'int8': choose one of float32, float16"):
         daskembed.run("33TUL", source=str(source), output=str(tmp_path), dtype="int8", **TINY)
 
 

@@ -1,21 +1,19 @@
-"""What the command shows of a run on its way: bars on a terminal, plain lines when piped, or lines of JSON."""
+"""What the command shows of a run on its way: bars on a terminal, plain lines when piped."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
+from daskembed.cli.text import with_flags
 from daskembed.runs.summary import describe_progress, describe_tile, parts_of_progress
 from daskembed.text import visible
 
 if TYPE_CHECKING:
-    from daskembed.runs.results import Event, Progress
+    from daskembed.runs.results import Progress
 
 
 LINE_EVERY = 30
@@ -45,9 +43,9 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
         for result in state.finished[finished:]:
             # Where no cluster is needed, the summary follows at once and has the reasons.
             brief = result.status == "failed" and not state.dashboard
-            say(visible(f"{result.tile}  failed" if brief else describe_tile(result)))
+            say(visible(with_flags(f"{result.tile}  failed" if brief else describe_tile(result))))
         for line in state.said[max(0, said - state.forgotten) :]:
-            say(visible(line))
+            say(visible(with_flags(line)))
         finished, said = len(state.finished), state.forgotten + len(state.said)
         if not console.is_terminal and time.monotonic() >= due and state.how == "running":
             due = time.monotonic() + LINE_EVERY
@@ -70,12 +68,3 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
 
     with Live(Group(bars, line), console=console, refresh_per_second=4, transient=True):
         yield show
-
-
-def print_event(event: Event) -> None:
-    """One line of JSON, at once: whoever collects them may wait for it."""
-    found = asdict(event)
-    counts = found.pop("counts")
-    told = {name: value for name, value in found.items() if value is not None}
-    sys.stdout.write(json.dumps(told | counts) + "\n")
-    sys.stdout.flush()

@@ -1,11 +1,16 @@
-"""The report of `daskembed status` for people."""
+"""The report of `daskembed status`: for people, as JSON, as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from daskembed.cli.text import with_flags
 from daskembed.output.tile_status import OutputStatus, summary
-from daskembed.text import one_line, visible
+from daskembed.text import all_visible, one_line, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +29,7 @@ def show(found: OutputStatus) -> None:
         with wide.capture() as table:
             wide.print(_table(found))
         lines = [line.rstrip() for line in table.get().splitlines()]
-    for line in [*lines, *summary(found)]:
+    for line in [*lines, *map(with_flags, summary(found))]:
         console.print(line, markup=False)
 
 
@@ -47,5 +52,19 @@ def _table(found: OutputStatus) -> Table:
         bad = (str(len(tile.quarantined)), *([str(len(tile.rejected))] if rejected else []))
         cells = (tile.tile, "cube" if tile.kind == "cube" else tile.version, tile.status, chips, blocks, *bad, what)
         # As `Text`, so that brackets in names and reasons are no markup.
-        table.add_row(*(Text(visible(cell)) for cell in cells))
+        table.add_row(*(Text(visible(with_flags(cell))) for cell in cells))
     return table
+
+
+def as_json(found: OutputStatus) -> str:
+    """Everything, as one document."""
+    return json.dumps({**asdict(found), "counts": found.counts}, indent=1)
+
+
+def as_csv(found: OutputStatus) -> str:
+    """The quarantined chips, a line each."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(("tile", "version", "url", "reason"))
+    lines.writerows(all_visible(found.quarantined))
+    return text.getvalue().removesuffix("\n")

@@ -180,16 +180,16 @@ def _check_nothing_asked(
     """What is asked of a cluster that is started cannot be asked of one that runs."""
     if listen is not None:
         raise InputError(
-            f"--listen is for a cluster that is started on this machine; {cluster} listens where it was told to"
+            f"`listen` is for a cluster that is started on this machine; {cluster} listens where it was told to"
         )
     if tls:
         raise InputError(
-            f"--tls is for a cluster that is started on this machine; start the scheduler of {cluster} with "
+            f"`tls` is for a cluster that is started on this machine; start the scheduler of {cluster} with "
             "certificates, name them in Dask's configuration (distributed.comm.tls) and give its tls:// address"
         )
-    for flag, asked in (("--workers", workers), ("--cluster-arg", cluster_arguments)):
+    for name, asked in (("workers", workers), ("cluster_arguments", cluster_arguments)):
         if asked:
-            raise InputError(f"{flag} is for a cluster that is started for the run; {cluster} runs as it was started")
+            raise InputError(f"`{name}` is for a cluster that is started for the run; {cluster} runs as it was started")
 
 
 def await_worker(client: Client, seconds: float) -> None:
@@ -281,8 +281,8 @@ def _warn(client: Client, tls: bool) -> None:
     _log.warning(
         f"warning: who reaches the dashboard, {client.dashboard_link}, sees the run; it is not encrypted"
         if tls
-        else f"warning: anyone who reaches {client.scheduler.address} can execute code as you: use --tls, or leave "
-        "--listen out"
+        else f"warning: anyone who reaches {client.scheduler.address} can execute code as you: use `tls=True`, or "
+        "leave `listen` out"
     )
 
 

@@ -54,7 +54,7 @@ def local(*, n_workers: int | None = None, at_most: int | None = None, **argumen
             f"{MEMORY_A_WORKER / 2**30:.0f} with the released weights: it may be killed"
         )
     if count := gpus():
-        _log.warning(f"this machine has {count} GPU{'s' * (count > 1)}: --cluster local-cuda has a worker for each")
+        _log.warning(f"this machine has {count} GPU{'s' * (count > 1)}: `cluster='local-cuda'` has a worker for each")
     env = {"DASK_DASKEMBED__TORCH_THREADS": str(max(1, cores // sharing))} | arguments.pop("env", {})
     env = (additions() or {}) | env
     chosen = {

@@ -144,7 +144,7 @@ def _check_window(window: int) -> int:
     if window not in choices:
         listed = f"{', '.join(map(str, choices[:-1]))} or {choices[-1]}"
         raise InputError(
-            f"--window {window}: a chip of {CHIP} pixels is cut into windows, and these into patches of {PATCH}, "
+            f"`window={window}`: a chip of {CHIP} pixels is cut into windows, and these into patches of {PATCH}, "
             f"without remainder: expected {listed}"
         )
     return window

@@ -12,7 +12,7 @@ import numpy as np
 from daskembed import __version__
 from daskembed.geo.chips import CHIP
 from daskembed.output.geozarr import metadata, place_attributes
-from daskembed.sources.baseline import MARK
+from daskembed.sensors.bands import MARK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

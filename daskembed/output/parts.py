@@ -145,6 +145,6 @@ def cast_vectors(vectors: NDArray[np.float32], dtype: str, urls: Sequence[str]) 
             row = int(np.argmax(bad))
             raise TileError(
                 f"the embedding of {urls[row]} has the value {np.abs(vectors[row]).max():g}, and {dtype} ends at "
-                f"{np.finfo(dtype).max:g}: give --dtype float32"
+                f"{np.finfo(dtype).max:g}: give `dtype='float32'`"
             )
     return cast

@@ -89,7 +89,7 @@ def parse_formats(text: str) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in FORMATS]:
         raise InputError(
-            f"unknown --format {', '.join(map(repr, unknown))}: choose {' or '.join(FORMATS)}, or both as "
+            f"unknown `format` {', '.join(map(repr, unknown))}: choose {' or '.join(FORMATS)}, or both as "
             f"{','.join(FORMATS)}"
         )
     return tuple(name for name in FORMATS if name in names)
@@ -98,5 +98,5 @@ def parse_formats(text: str) -> tuple[str, ...]:
 def check_dtype(name: str) -> str:
     """Return `name` if values can be published as that."""
     if name not in DTYPES:
-        raise InputError(f"unknown --dtype {name!r}: choose one of {', '.join(DTYPES)}")
+        raise InputError(f"unknown `dtype` {name!r}: choose one of {', '.join(DTYPES)}")
     return name

@@ -69,7 +69,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     if not published and not state:
         raise InputError(
             f"{storage.url} is no output of daskembed: it holds neither {STATE}/ nor files such as "
-            "33TUL_20190401_20190416_v001.gpq; " + (_below(storage) or "give the --output of a run")
+            "33TUL_20190401_20190416_v001.gpq; " + (_below(storage) or "give the `output` of a run")
         )
     parts: dict[_Key, Counter[str]] = {}
     for entry in state:

@@ -98,7 +98,7 @@ def summary(found: OutputStatus) -> list[str]:
         *(f"  {visible(url)}  {one_line(why)}" for _, _, url, why in bad[:MOST_LISTED]),
     ]
     if len(bad) > MOST_LISTED:
-        lines.append(f"  and {len(bad) - MOST_LISTED} more: `daskembed status --quarantined` lists all")
+        lines.append(f"  and {len(bad) - MOST_LISTED} more: `quarantined` lists all")
     rejected = sum(len(tile.rejected) for tile in found.tiles)
     lines += [f"rejected     {rejected}"] if rejected else []
     return lines

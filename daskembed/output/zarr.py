@@ -52,7 +52,7 @@ shuffle 0.803 at 390, zstd alone 0.920 at 235; level 5 is slower and saves less 
 
 A chunk is one window's patches, all components: a vector is 1 ms away. Chunks of 32 x 32 patches need 2.8 ms, chunks of
 64 components 3.1 ms, and the map of three components of a row of chips takes 8 ms with these and 13 ms with ours."""
-_ONE_GRID = "a Zarr store has one grid; give --format geoparquet"
+_ONE_GRID = "a Zarr store has one grid; give `format='geoparquet'`"
 _PLACES = ("source_url", "date", "epsg", *EDGES)
 _MODEL = "https://github.com/Clay-foundation/model"
 # xarray writes fill values in this form, and without the attribute rioxarray knows of no nodata.
@@ -111,8 +111,12 @@ def check_level(description: Description, level: str) -> None:
     if not _has_grid(description.levels[level]):
         able = [name for name, sides in description.levels.items() if _has_grid(sides)]
         raise InputError(
-            f"--format zarr needs a grid of patches, and level {level} of {description.title} has none: "
-            + (f"choose --level {' or '.join(able)}, or --format geoparquet" if able else "choose --format geoparquet")
+            f"`format='zarr'` needs a grid of patches, and level {level} of {description.title} has none: "
+            + (
+                f"choose `level` {' or '.join(able)}, or `format='geoparquet'`"
+                if able
+                else "choose `format='geoparquet'`"
+            )
         )
 
 
@@ -222,7 +226,7 @@ def _find_rows(output: Storage, parts: Sequence[str], sides: Mapping[str, int], 
         one, other = overlap
         raise TileError(
             f"{urls[one]} and {urls[other]} overlap on {days[one]}: a Zarr store has one vector a place and date; give "
-            "--format geoparquet"
+            "`format='geoparquet'`"
         )
     return grid, _Rows(urls, days, np.concatenate(part), np.concatenate(group), np.concatenate(within), y, x)
 

@@ -41,5 +41,5 @@ def check_conflicts(
         if changed:
             raise ConflictError(
                 f"{settings.output.url_of(what)} was made with {'; '.join(changed)}: "
-                "give another --version to keep both, or --overwrite to replace it"
+                "give another `version` to keep both, or `overwrite=True` to replace it"
             )

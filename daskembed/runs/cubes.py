@@ -389,7 +389,7 @@ def _without_offset(job: Job, good: gpd.GeoDataFrame) -> tuple[date, ...]:
             if others := good["source_url"][out & (good["date"] == day)].tolist():
                 raise TileError(
                     f"nothing tells of {url} whether the 1000 that ESA adds to Sentinel-2 is still in its numbers, and "
-                    f"of {others[0]}, of the same date, it is out: a cube says it of a date; --offset-applied yes or "
+                    f"of {others[0]}, of the same date, it is out: a cube says it of a date; `offset_applied` yes or "
                     "no decides"
                 )
     return tuple(sorted(set(good["date"][out])))
@@ -687,5 +687,5 @@ def _refuse_local(job: Job, workers: str) -> None:
         raise InputError(
             f"{' and '.join(local)} {'is a folder' if len(local) == 1 else 'are folders'} of this machine, and workers "
             f"do not see all of that ({workers}): give an object store or a file system that all of them have, or use "
-            "--cluster local"
+            "`cluster='local'`"
         )

@@ -112,7 +112,7 @@ class Fleet:
             address = self._client.scheduler.address
             raise ClusterLostError(
                 f"all workers at {address} have been paused for want of memory for {WORKER_TIMEOUT} s: give them more "
-                "(memory_limit), or fewer --readers"
+                "(memory_limit), or fewer `readers`"
                 if found
                 else f"no worker is left at {address}, and none came within {WORKER_TIMEOUT} s: start workers again"
             )

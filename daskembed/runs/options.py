@@ -36,6 +36,10 @@ class Words(NamedTuple):
     """Title above it in the help."""
     keyword: str | None = None
     """What it is in Python, where that is something else than the command takes."""
+    may_be_no: bool = False
+    """Whether it can be said not to be wanted, too."""
+    callback: bool = False
+    """Whether it is a function, which no command can be given."""
 
 
 def _option(help: str, metavar: str | None = None, *, default: Any = None, **words: Any) -> Any:
@@ -119,8 +123,10 @@ class Options:
         "save Dask's own report of the run; its profiles stay empty, as workers started here are not profiled",
         "FILE.html",
     )
-    progress: Callable[[Progress], None] | None = _option("called with the run's state after every change")
-    events: Callable[[Event], None] | None = _option("called with what happens, one `Event` at a time")
+    progress: Callable[[Progress], None] | None = _option(
+        "called with the run's state after every change", callback=True
+    )
+    events: Callable[[Event], None] | None = _option("called with what happens, one `Event` at a time", callback=True)
 
     @classmethod
     def of(cls, given: Mapping[str, Any], known: type[Any]) -> Options:
@@ -156,8 +162,14 @@ class Options:
 
 
 RULES = {
-    "zeros": Words("leave out chips with a B02 of 0 (default: those cut out of whole tiles)"),
-    "nan": Words("leave out chips with pixels that are not there (default: those cut out of whole tiles)"),
+    "zeros": Words(
+        "leave out chips with a B02 of 0 (default: those cut out of whole tiles)", type=bool, may_be_no=True
+    ),
+    "nan": Words(
+        "leave out chips with pixels that are not there (default: those cut out of whole tiles)",
+        type=bool,
+        may_be_no=True,
+    ),
     "max_cloud": Words(
         "leave out chips of which this share is clouds, shadows or nodata, if SCL is there (default: 0.3)",
         "SHARE",

@@ -56,7 +56,7 @@ def check_source(source: Storage, tiles: Sequence[str]) -> bool:
                     )
                 return True
             if hint := _meant(source, wanted, pool):
-                raise InputError(f"no tile of --tiles is in {source.url}: {hint}")
+                raise InputError(f"no tile of `tiles` is in {source.url}: {hint}")
     except StorageDeniedError:
         return True
     except StorageUnusableError:
@@ -76,7 +76,7 @@ def _missing(source: Storage, tiles: Sequence[str]) -> str:
     """Why a local source is no folder."""
     path = local_path(source.url)
     if path.is_file():
-        hint = _above(path.as_posix()) or f"--source takes the folder above the tiles, such as {path.parent}"
+        hint = _above(path.as_posix()) or f"`source` takes the folder above the tiles, such as {path.parent}"
         return f"{path} is a file: {hint}"
     siblings = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
     found = difflib.get_close_matches(path.name, siblings, n=1)
@@ -94,7 +94,7 @@ def _above(url: str) -> str | None:
     for number, part in enumerate(parts):
         if number and (tile := tile_in(part)):
             above = "/".join(parts[:number]) or "/"
-            return f"--source takes the folder above the tiles: --source {above} --tiles {tile}"
+            return f"`source` takes the folder above the tiles: `source={above!r}` `tiles={tile!r}`"
     return None
 
 
@@ -104,11 +104,11 @@ def _meant(source: Storage, wanted: set[str], pool: ThreadPoolExecutor) -> str |
         return above
     names = set(_names(source))
     if names & {"zarr.json", ".zgroup", ".zmetadata"}:
-        return f"it is a Zarr store: --source takes the folder of stores, each named after its tile, {min(wanted)}.zarr"
+        return f"it is a Zarr store: `source` takes the folder of stores, each named after its tile, {min(wanted)}.zarr"
     folders = source.folders()[:AT_ONCE]
     below = pool.map(lambda folder: any(tile_in(name) in wanted for name in _names(source, folder)), folders)
     if found := [folder for folder, has in zip(folders, below, strict=True) if has]:
-        return f"it is above the folder of the tiles: --source {source.url_of(found[0])}"
+        return f"it is above the folder of the tiles: `source={source.url_of(found[0])!r}`"
     return None
 
 

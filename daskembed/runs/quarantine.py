@@ -39,9 +39,9 @@ def check_quarantined(
         + (
             ", and its published file would vanish"
             if vanishing
-            else f", more than --max-quarantined {allowed:g} allows"
+            else f", more than `max_quarantined={allowed:g}` allows"
         )
         + f": {url} {new[url]} ({count} such{f', {len(new) - count} of other kinds' if others else ''}); look at the "
         "store and at the machines, and run the same command again; if the chips are as bad as that, "
-        "--max-quarantined 1 accepts it"
+        "`max_quarantined=1` accepts it"
     )

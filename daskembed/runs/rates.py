@@ -138,7 +138,7 @@ def measure(settings: Settings, listing: Listing) -> Speed:
         said = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise InputError(
             f"the speed of this machine could not be measured on chips of {listing.tile}: "
-            f"{said or f'exit status {child.returncode}'}; name a --device to plan without"
+            f"{said or f'exit status {child.returncode}'}; name a `device` to plan without"
         )
     found = json.loads(child.stdout)
     busy = found.pop("busy_seconds")

@@ -64,7 +64,7 @@ def run(tiles: str | Iterable[str], **options: Unpack[RunOptions]) -> RunResult:
     chosen = asked.cluster
     if not isinstance(chosen, str) and (asked.cluster_arguments or asked.workers):
         raise InputError(
-            "cluster_arguments and workers are for a cluster that is started for the run, not for a client"
+            "`cluster_arguments` and `workers` are for a cluster that is started for the run, not for a client"
         )
     start: dict[str, Any] = {
         "cluster_arguments": asked.cluster_arguments,
@@ -143,7 +143,7 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
     formats, dtype = parse_formats(asked.format), check_dtype(asked.dtype)
     share = check_share(asked.max_quarantined)
     if asked.on_nan not in ON_NAN:
-        raise InputError(f"unknown --on-nan {asked.on_nan!r}: choose one of {', '.join(ON_NAN)}")
+        raise InputError(f"unknown `on_nan` {asked.on_nan!r}: choose one of {', '.join(ON_NAN)}")
     check_precision(asked.precision)
 
     def check_level(needs: Description) -> str:
@@ -183,7 +183,7 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
 def check_share(share: object) -> float:
     """Return a share of chips; raise `InputError` if it is none."""
     if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1:
-        raise InputError(f"--max-quarantined {share}: expected a share from 0 to 1, such as 0.1")
+        raise InputError(f"`max_quarantined={share!r}`: expected a share from 0 to 1, such as 0.1")
     return float(share)
 
 

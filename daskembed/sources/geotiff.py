@@ -263,7 +263,7 @@ def _within(day: date, dates: tuple[date, date]) -> bool:
 
 
 def _none_within(tile: str, dates: tuple[date, date]) -> TileError:
-    return TileError(f"no chips of tile {tile} from {dates[0]} to {dates[1]}: check --dates")
+    return TileError(f"no chips of tile {tile} from {dates[0]} to {dates[1]}: check `dates`")
 
 
 def _oneline(error: BaseException) -> str:
@@ -409,7 +409,7 @@ def _check_blocks(dataset: Any) -> None:
 def _check_values(pixels: NDArray[np.generic], bands: tuple[int, ...], nodata: Sequence[float | None]) -> None:
     """Damaged strips that inflate without an error mostly hold floats with random exponents."""
     numbers, mask = part_masks(pixels)
-    # Values that are not finite are for --on-nan to judge, the others still for this. Looking for the bands is slower.
+    # Values that are not finite are for `on_nan` to judge, the others still for this. Looking for the bands is slower.
     extremes = np.array([numbers.min(), numbers.max()], np.float64)
     if np.isfinite(extremes).all() and np.abs(extremes).max() <= LARGEST:
         return

@@ -129,7 +129,7 @@ class Scene:
         grid = self.grid
         if grid.uncovered:
             share, edge = f"{100 * grid.uncovered:.3g} %", EDGE[grid.pad]
-            cut = f"--edge {edge}, --offset {grid.offset[0]},{grid.offset[1]}"
+            cut = f"`edge={edge!r}`, `offset={grid.offset}`"
             yield f"{share} of the pixels of the image are in no chip ({cut})"
         if grid.padded:
             yield f"{grid.padded} of its {grid.count} chips reach beyond the image: its last pixels fill them up"
@@ -444,7 +444,7 @@ def grid_of(shape: tuple[int, int], reading: Reading) -> ChipGrid:
     if not grid.count:
         raise ChipError(
             f"has {shape[0]} x {shape[1]} pixels: no chip of {CHIP} x {CHIP} fits in at the offset "
-            f"{reading.offset[0]},{reading.offset[1]} (--edge pad takes parts of chips)"
+            f"{reading.offset[0]},{reading.offset[1]} (`edge='pad'` takes parts of chips)"
         )
     if grid.count > MOST_CHIPS:
         raise ChipError(
@@ -514,7 +514,7 @@ def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: 
     wanted = [one for one in found if one.scene is None or _within(one.scene.date, reading.dates)]
     if not any(one.scene for one in wanted):
         assert reading.dates is not None
-        raise TileError(f"no scene of tile {tile} from {reading.dates[0]} to {reading.dates[1]}: check --dates")
+        raise TileError(f"no scene of tile {tile} from {reading.dates[0]} to {reading.dates[1]}: check `dates`")
     entries: list[Entry] = []
     units: list[tuple[object, ...]] = []
     for one in wanted:

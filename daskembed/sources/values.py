@@ -165,7 +165,7 @@ def settle(
             raise ChipError(
                 f"has {stored} without a scale in {band.name}: the encoder was trained on a mean of {band.mean:g} "
                 f"(standard deviation {band.std:g}), which these cannot be; write the original numbers, or take these "
-                "as they are with --numbers stored"
+                "as they are with `numbers='stored'`"
             )
         digital = not (free or applied) and stored.kind == "f" and band.mean > 10 * _LARGEST_REFLECTANCE
         expected = band.mean if digital else None
@@ -196,7 +196,7 @@ def _are_values(
     raise ChipError(
         f"has {tags} in {band.name}, stored as {kind}: the encoder was trained on a mean of {band.mean:g} (standard "
         f"deviation {band.std:g}), which {either} {'and' if stored else 'nor'} the values they stand for can be; say "
-        "which to take with --numbers stored or --numbers values"
+        "which to take with `numbers='stored'` or `numbers='values'`"
     )
 
 
@@ -354,7 +354,7 @@ def _check_digital(
         raise ChipError(
             f"has no number above {found.max():.3g} in {name}: it looks like reflectance, the encoder takes digital "
             f"numbers, of which the mean is {scale.expected:g}; write those (of Sentinel-2 reflectance times 10,000), "
-            "or take these as they are with --numbers stored"
+            "or take these as they are with `numbers='stored'`"
         )
 
 

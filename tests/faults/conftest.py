@@ -41,7 +41,7 @@ class Command:
         """Start it in a session of its own, so that all its processes can be killed together."""
         self.log.write_bytes(b"")
         env = os.environ | {
-            "PYTHONPATH": str(HERE.parent),
+            "PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "DASK_DASKEMBED__ENCODER": "faults.counting",
             "DASK_DASKEMBED__TORCH_THREADS": "1",
             "COUNTING_LOG": str(self.log),
