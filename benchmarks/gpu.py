@@ -16,6 +16,7 @@ from daskembed.encoders import clay_v0
 from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.description import Place
+from daskembed.sources.chip import ReadChip
 from daskembed.testing.landscape import landscape
 
 BATCHES = (8, 32, 64, 128)
@@ -107,7 +108,7 @@ def _blocks(name: str, size: str, rate: float, batch: int) -> Row:
     level = next(iter(needs.levels))
 
     def encode() -> None:
-        device.encode([lambda: pixels] * count, places(encoder, count), level=level, on_nan="quarantine")
+        device.encode([lambda: ReadChip(pixels, [])] * count, places(encoder, count), level=level, on_nan="quarantine")
 
     encode()
     before, start = timings.seconds()["device"], time.perf_counter()

@@ -60,8 +60,8 @@ from daskembed.runs.results import Progress, RunResult, TileResult
 from daskembed.runs.stages import check_quarantined, numbers_notes
 from daskembed.runs.tiles import check_share
 from daskembed.runs.window import DASK_CONFIG
+from daskembed.sources.chip import Chip
 from daskembed.sources.kinds import list_tile, no_chips, read_headers
-from daskembed.sources.protocol import Chip
 from daskembed.sources.reading import Reading, Rules, yes_or_no
 from daskembed.storage.local_files import target
 from daskembed.storage.stores import Storage
@@ -411,7 +411,7 @@ def lay_out(job: Job, index: gpd.GeoDataFrame) -> tuple[Layout | None, list[Shar
 
 def _without_offset(job: Job, good: gpd.GeoDataFrame) -> tuple[date, ...]:
     """Dates of whose images Sentinel-2's offset was there and is out; raises `TileError` if nobody knows of others."""
-    scales = [getattr(chip, "scene", chip).scales for chip in good["chip"]]
+    scales = [chip.scales for chip in good["chip"]]
     out = np.array([any(scale.taken_out or scale.offset_applied for scale in bands) for bands in scales], np.bool_)
     if job.reading.offset_applied is None:
         said = np.array([any(scale.numbers.added and scale.remark for scale in bands) for bands in scales], np.bool_)

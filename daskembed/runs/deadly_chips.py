@@ -17,9 +17,6 @@ from daskembed.errors import SickMachineError
 from daskembed.health import is_want_of_memory
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from daskembed.encoders.protocol import Encoder
     from daskembed.runs.stages import Block
 
@@ -105,13 +102,14 @@ def _embed_zeros(encoder: Encoder, level: str) -> None:
     from daskembed.compute.device import get_device
     from daskembed.encoders.description import Place
     from daskembed.geo.chips import CHIP
+    from daskembed.sources.chip import ReadChip
 
     needs = encoder.description
     degrees = np.zeros((1, (CHIP // needs.window) ** 2))
     place = Place(degrees, degrees, np.array(["2020-01-01T12"], "datetime64[s]"), np.array([needs.sensor.gsd]))
 
-    def zeros() -> NDArray[np.generic]:
-        return np.zeros((len(needs.bands), CHIP, CHIP), np.float32)
+    def zeros() -> ReadChip:
+        return ReadChip(np.zeros((len(needs.bands), CHIP, CHIP), np.float32), [])
 
     get_device(encoder).encode([zeros], place, level=level, on_nan="fill")
 

@@ -30,7 +30,7 @@ from daskembed.runs.settings import Settings
 from daskembed.runs.stages import block_folder
 from daskembed.runs.tiles import check_conflicts, resolve
 from daskembed.sources.kinds import list_tile
-from daskembed.sources.protocol import Listing
+from daskembed.sources.listing import Listing
 from daskembed.sources.reading import Rules
 from daskembed.storage.stores import Storage
 
@@ -272,8 +272,7 @@ def _sizes_to_do(settings: Settings, listing: Listing) -> list[int]:
     """Bytes of a tile's chips that no finished block holds; all chips are taken to be usable."""
     present = settings.output.entries(block_folder(settings, listing.tile, listing.fingerprint))
     done = {int(Path(entry.path).stem) for entry in present}
-    units = listing.units or [(entry.path,) for entry in listing.entries]
-    ends = block_ends(units, settings.chips_a_block)
+    ends = block_ends(listing.units, settings.chips_a_block)
     return [
         entry.size
         for block, (start, end) in enumerate(pairwise((0, *ends)))

@@ -21,8 +21,8 @@ import numpy as np
 from dask.optimization import cull
 
 from daskembed import __version__
-from daskembed.cube import open_tile
-from daskembed.embedding import embed, set_aside
+from daskembed.cube import ChipBlock, open_tile
+from daskembed.embedding import embed
 from daskembed.errors import InputError, StorageUnusableError, TileError, exact
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import at_tile, metres_of_unit, place_of
@@ -34,7 +34,7 @@ from daskembed.runs import deadly_chips as trial
 from daskembed.runs.results import TileResult
 from daskembed.sources.frame import EDGES
 from daskembed.sources.kinds import list_tile, read_headers
-from daskembed.sources.protocol import Listing
+from daskembed.sources.listing import Listing
 from daskembed.table import to_geodataframe, window_shares, window_urls
 from daskembed.timings import metered, timed
 
@@ -80,6 +80,9 @@ class Block:
     """Of its chips."""
     graph: bytes
     key: Any
+    """Of the partition in the graph."""
+    source: Any
+    """Of its chips there, a `ChipBlock`."""
 
     @property
     def chips(self) -> int:
@@ -88,11 +91,10 @@ class Block:
 
     def compute(self, without: Mapping[str, str] | None = None) -> gpd.GeoDataFrame:
         """The partition, computed in this thread; the chips of `without` (URL -> reason) are quarantined untouched."""
-        token = set_aside.set(without or {})
-        try:
-            frame: gpd.GeoDataFrame = dask.get(pickle.loads(self.graph), self.key)
-        finally:
-            set_aside.reset(token)
+        graph = pickle.loads(self.graph)
+        if without:
+            graph[self.source] = ChipBlock(dask.get(graph, self.source).chips, without)
+        frame: gpd.GeoDataFrame = dask.get(graph, self.key)
         return frame
 
 
@@ -217,10 +219,9 @@ def check_quarantined(
 
 def numbers_notes(listing: Listing, index: gpd.GeoDataFrame) -> list[str]:
     """What is done to the files' numbers."""
-    notes = [f"{url}: {scene.note}" for url, scene in listing.scenes.items() if getattr(scene, "note", "")]
+    notes = [f"{scene.url}: {scene.note}" for scene in listing.scenes if scene.note]
     # Of ready-made chips most have the same to say.
-    ready = [] if listing.scenes else index["chip"].dropna()
-    said = Counter(str(getattr(chip, "note", "")) for chip in ready)
+    said = Counter[str](() if listing.scenes else (chip.note for chip in index["chip"].dropna()))
     return notes + [f"{count} chips: {note}" for note, count in said.items() if note]
 
 
@@ -289,7 +290,8 @@ def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: 
     for number, (partition, end) in enumerate(zip(frame.to_delayed(), ends, strict=True)):
         graph, _ = cull(partition.dask, [partition.key])
         block_urls = tuple(urls[sum(block.chips for block in blocks) : end])
-        blocks.append(Block(number, f"{folder}/{number:05d}.parquet", block_urls, pickle.dumps(graph), partition.key))
+        path, source = f"{folder}/{number:05d}.parquet", (cube.data.name, number, 0, 0, 0)
+        blocks.append(Block(number, path, block_urls, pickle.dumps(graph), partition.key, source))
     return blocks
 
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from daskembed.errors import InputError
 from daskembed.sensors.bands import CLAY_V0, Sensor
-
-if TYPE_CHECKING:
-    pass
-
 
 EDGE = ("drop", "pad")
 
