@@ -92,11 +92,21 @@ def read_header(
         raise ChipError(
             f"has {entry.size:,} bytes, expected at most {MOST_BYTES:,}: a chip without compression has 27 MB"
         )
-    # GDAL swallows what is raised beneath it: that is raised again once GDAL has given up.
     failures: list[Exception] = []
-    fetch = keeping(lambda start, end: storage.get_listed(entry, start, end, fresh=fresh), entry.size)
-    file = RangedReader(fetch, entry.size, failures.append)
+    kept = keeping(lambda start, end: storage.get_listed(entry, start, end, fresh=fresh), entry.size)
+
+    def fetch(start: int, end: int) -> bytes:
+        try:
+            return kept(start, end)
+        except Exception as error:
+            # GDAL swallows what is raised beneath it: that is raised again once GDAL has given up.
+            failures.append(error)
+            return b""
+
+    file = RangedReader(fetch, entry.size)
     start = file.read(4)
+    if failures:
+        raise failures[-1]
     if start not in TIFF_SIGNATURES:
         found = "is empty" if not start else f"is not a TIFF: it starts with {start!r}"
         raise ChipError(f"{found}; expected a GeoTIFF of {len(reading.sensor.bands)} bands")
