@@ -22,8 +22,9 @@ NAMES = {
     "fleet": "64 pretended workers on one scheduler: how much of their sum a run gets, by block size",
     "write": "parts and publishing, as a share of the job and with the memory they take",
     "whole": "a whole tile from Zarr and GeoTIFF, in storage blocks of several sizes: time and memory",
-    "baseline": "ours against a plain DataLoader, eager attention and one write at the end",
+    "baseline": "ours against a plain DataLoader, attention written out and one write at the end, in two precisions",
     "plan": "what `plan` expects of the demo and of a tile of 441 chips, and what their runs take",
+    "start": "the command on 16 chips: where the time beside its work goes",
     "gpu": "everything about one GPU, parity first",
 }
 
@@ -37,11 +38,12 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=list(NAMES), metavar="NAME")
+    parser.add_argument("--smallest", action="store_true", help="see that it runs: the numbers mean nothing then")
     parser.add_argument("--json", type=Path, help="append the numbers to this file, a line a run")
     options = parser.parse_args()
     about = machine()
     print("  ".join(f"{key} {value}" for key, value in about.items()), flush=True)
-    rows = importlib.import_module(f"benchmarks.{options.name}").run()
+    rows = importlib.import_module(f"benchmarks.{options.name}").run(smallest=options.smallest)
     print_table(rows)
     if options.json:
         line = {"benchmark": options.name, "time": datetime.now(UTC).isoformat(), "machine": about, "rows": rows}

@@ -1,10 +1,14 @@
-"""Ours against the plain way: a DataLoader, eager float32 attention written out, everything written at the end."""
+"""Ours against the plain way: a DataLoader, attention written out, everything written at the end.
+
+The plain way is that of the model's own repository, whose command for embeddings computes in ``bf16-mixed``.
+"""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import geopandas as gpd
@@ -15,16 +19,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.common import CORES, Row
+from benchmarks.common import CORES, Row, local_client
 from benchmarks.job import write_many
-from daskembed.clusters.connection import connect
 from daskembed.encoders import clay_v0
-from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.clay_v0_model import ClayV0
+from daskembed.encoders.loading import get_encoder_module
 from daskembed.encoders.transformer import Block, Transformer
+from daskembed.encoders.untrained import untrained_state
 from daskembed.runs.tiles import run as run_tiles
 
 CHIPS, ROUNDS = 8, 3
+PRECISIONS = {"bf16-mixed": "bf16", "float32": "fp32"}
+"""What the plain way calls it, and what we do."""
 
 
 class _Eager(Transformer):
@@ -51,30 +57,37 @@ class _Chips(Dataset[tuple[Tensor, str]]):
             return torch.from_numpy(dataset.read()), str(self.paths[place])
 
 
-def run() -> list[Row]:
-    """The two in turn, models loaded beforehand; the ratio of each pair of rounds."""
+def run(*, smallest: bool = False) -> list[Row]:
+    """The two in turn, in each precision, models loaded beforehand; the ratio of each pair of rounds."""
     torch.set_num_threads(CORES)
-    model = ClayV0(untrained_state(clay_v0, "small", 0), device=torch.device("cpu"), dtype=torch.float32)
+    size, count, rounds = ("tiny", 1, 1) if smallest else ("small", CHIPS, ROUNDS)
+    state = untrained_state(get_encoder_module("clay-v0"), size, 0)
+    model = clay_v0.build(state, clay_v0.describe(size), device=torch.device("cpu"), dtype=torch.float32)
     model.transformer.__class__ = _Eager
-    plain, ours = [], []
-    with tempfile.TemporaryDirectory() as folder, connect("local") as client:
-        chips = write_many(Path(folder) / "chips", {"33TUM": 2, "33TUL": CHIPS})
-        options = {"source": str(chips), "checkpoint": "untrained:small", "cluster": client}
-        run_tiles("33TUM", output=f"{folder}/warm", **options)
-        for number in range(ROUNDS):
-            start = time.perf_counter()
-            result = run_tiles("33TUL", output=f"{folder}/{number}", **options)
-            assert result.exit_status == 0
-            ours.append(CHIPS / (time.perf_counter() - start))
-            start = time.perf_counter()
-            _embed_plainly(model, sorted((chips / "33TUL").rglob("*.tif")), Path(folder) / "plain.parquet")
-            plain.append(CHIPS / (time.perf_counter() - start))
-    ratios = [a / b for a, b in zip(ours, plain, strict=True)]
-    named = {"plain, float32, chips/s": plain, "ours, native precision, chips/s": ours, "ratio": ratios}
-    return [
-        {"what": name, "median": statistics.median(values), "min": min(values), "max": max(values)}
-        for name, values in named.items()
-    ]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder, local_client(smallest=smallest) as client:
+        chips = write_many(Path(folder) / "chips", {"33TUM": 1, "33TUL": count})
+        paths = sorted((chips / "33TUL").rglob("*.tif"))
+        for name, precision in PRECISIONS.items():
+            embed = partial(
+                run_tiles, source=str(chips), checkpoint=f"untrained:{size}", precision=precision, cluster=client
+            )
+            embed("33TUM", output=f"{folder}/{precision}-warm")
+            plain, ours = [], []
+            for number in range(rounds):
+                start = time.perf_counter()
+                result = embed("33TUL", output=f"{folder}/{precision}-{number}")
+                assert result.exit_status == 0, result
+                ours.append(count / (time.perf_counter() - start))
+                start = time.perf_counter()
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                    _embed_plainly(model, paths, Path(folder) / "plain.parquet")
+                plain.append(count / (time.perf_counter() - start))
+            ratios = [a / b for a, b in zip(ours, plain, strict=True)]
+            for what, values in {"plain, chips/s": plain, "ours, chips/s": ours, "ratio": ratios}.items():
+                middle = statistics.median(values)
+                rows.append({"precision": name, "what": what, "median": middle, "min": min(values), "max": max(values)})
+    return rows
 
 
 @torch.inference_mode()
@@ -82,7 +95,7 @@ def _embed_plainly(model: ClayV0, paths: list[Path], file: Path) -> None:
     urls, vectors = [], []
     for pixels, names in DataLoader(_Chips(paths), batch_size=4, num_workers=0):
         place = torch.zeros(len(pixels), 2), torch.zeros(len(pixels), 3)
-        vectors.append(model(pixels, *place, level="mean"))
+        vectors.append(model(pixels, *place, level="mean").float())
         urls += names
     embeddings = list(np.concatenate([batch.numpy() for batch in vectors]))
     frame = gpd.GeoDataFrame({"source_url": urls, "embeddings": embeddings})

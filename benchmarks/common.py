@@ -6,19 +6,22 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from distributed import Client, LocalCluster
 
+from daskembed.clusters.connection import connect
 from daskembed.encoders import clay_v0
-from daskembed.encoders.checkpoint import untrained_state
 from daskembed.encoders.description import Place
 from daskembed.encoders.loading import get_encoder_module
 from daskembed.encoders.protocol import Encoder, Model
+from daskembed.encoders.untrained import untrained_state
 from daskembed.geo.chips import CHIP
 from daskembed.testing import landscape
 
@@ -92,6 +95,20 @@ def build(encoder: Encoder, device: str = "cpu") -> Model:
     dtype = torch.bfloat16 if encoder.precision == "bf16" else torch.float32
     state = untrained_state(module, encoder.size, 0)
     return module.build(state, encoder.description, device=torch.device(device), dtype=dtype)
+
+
+@contextmanager
+def local_client(*, smallest: bool) -> Iterator[Client]:
+    """Of a cluster as `daskembed run` starts it; where all is to be small, of one within this process."""
+    if not smallest:
+        with connect("local") as client:
+            yield client
+        return
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
 
 
 def print_table(rows: list[Row]) -> None:

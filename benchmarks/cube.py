@@ -25,7 +25,7 @@ SENTINEL_2 = 10
 Read = Callable[[int], Any]
 
 
-def run() -> list[Row]:
+def run(*, smallest: bool = False) -> list[Row]:
     """The real chips beside the repository where they are, else synthetic ones; pixels must be identical.
 
     As all is from memory, "kept" is with what the package's workers ask of the allocator: not to give memory back after
@@ -33,9 +33,10 @@ def run() -> list[Row]:
     """
     real = sorted((Path(__file__).parent.parent.parent / "shared" / "data" / "chips").rglob("*.tif"))
     with tempfile.TemporaryDirectory() as folder:
-        paths = real or write_chips(Path(folder), rows=3, cols=4)
+        paths = (real or write_chips(Path(folder), rows=3, cols=4))[: 2 if smallest else None]
         files = [path.read_bytes() for path in paths]
     print(f"{len(files)} {'real' if real else 'synthetic'} chips")
+    repeats = 1 if smallest else 5
     chips = [decode_chip(data, BANDS).astype(np.float32) for data in files]
     blosc.set_nthreads(1)
     cases: dict[str, tuple[int, Read]] = {
@@ -51,10 +52,10 @@ def run() -> list[Row]:
             "Zstandard 3": _cube(chips, [ZstdCodec(level=3)]),
             "no compression": _cube(chips, []),
         }
-        rates = {name: [_rate(read, len(chips))] for name, (_, read) in cases.items()}
+        rates = {name: [_rate(read, len(chips), repeats)] for name, (_, read) in cases.items()}
         keep_freed_memory()
         for name, (_, read) in cases.items():
-            rates[name].append(_rate(read, len(chips)))
+            rates[name].append(_rate(read, len(chips), repeats))
         exact = {
             name: all(np.array_equal(read(number), chip, equal_nan=True) for number, chip in enumerate(chips))
             for name, (_, read) in cases.items()
@@ -74,8 +75,8 @@ def run() -> list[Row]:
     ]
 
 
-def _rate(read: Read, chips: int) -> float:
-    return chips / median_seconds(lambda: [read(number) for number in range(chips)])
+def _rate(read: Read, chips: int, repeats: int) -> float:
+    return chips / median_seconds(lambda: [read(number) for number in range(chips)], repeats)
 
 
 def _blosc(itemsize: int, **other: Any) -> BloscCodec:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,26 @@ from daskembed.testing import write_chips
 BANDS = tuple(range(1, 14))
 
 
-def run() -> list[Row]:
+def run(*, smallest: bool = False) -> list[Row]:
     """The real chips beside the repository where they are, else synthetic ones; pixels must be identical."""
     real = sorted((Path(__file__).parent.parent.parent / "shared" / "data" / "chips").rglob("*.tif"))
     with tempfile.TemporaryDirectory() as folder:
-        paths = real or write_chips(Path(folder), rows=3, cols=4)
+        paths = (real or write_chips(Path(folder), rows=3, cols=4))[: 1 if smallest else None]
         files = [path.read_bytes() for path in paths]
     size = sum(map(len, files)) / len(files) / 1e6
     print(f"{len(files)} {'real' if real else 'synthetic'} chips, {size:.1f} MB each")
+    repeats = 1 if smallest else 5
     wanted = [decode_chip(data, BANDS) for data in files]
     rows: list[Row] = []
     for name, decode in _decoders().items():
         exact = all(np.array_equal(decode(data), pixels, equal_nan=True) for data, pixels in zip(files, wanted))
-        one = median_seconds(lambda decode=decode: [decode(data) for data in files], repeats=5) / len(files)
 
-        def pooled(decode: Callable[[bytes], Any] = decode) -> None:
-            list(pool.map(decode, files * 2))
+        def decode_all(mapped: Callable[..., Iterable[object]], decode: Callable[[bytes], Any] = decode) -> None:
+            list(mapped(decode, files * 2))
 
+        one = median_seconds(partial(decode_all, map), repeats=repeats) / len(files) / 2
         with ThreadPoolExecutor(CORES) as pool:
-            many = median_seconds(pooled, repeats=5) / len(files) / 2
+            many = median_seconds(partial(decode_all, pool.map), repeats=repeats) / len(files) / 2
         rows.append(
             {
                 "library": name,

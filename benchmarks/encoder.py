@@ -13,26 +13,28 @@ from daskembed.hardware import keep_freed_memory
 CASES = (("clay-v0", "small", "bf16"), ("clay-v0", "small", "fp32"), ("clay-v1.5", "large", "bf16"))
 
 
-def run() -> list[Row]:
+def run(*, smallest: bool = False) -> list[Row]:
     """The released sizes on the CPU; products and encoder alternate, five rounds."""
     torch.set_num_threads(CORES)
     keep_freed_memory()
-    return [_measure(*case) for case in CASES]
+    cases = [(name, "tiny", precision) for name, _, precision in CASES] if smallest else CASES
+    return [_measure(*case, rounds=1 if smallest else 5) for case in cases]
 
 
-def _measure(name: str, size: str, precision: str) -> Row:
+def _measure(name: str, size: str, precision: str, *, rounds: int) -> Row:
     encoder = describe(name, size, precision=precision)
     model, given = build(encoder), inputs(encoder, CPU_BATCH)
     level = next(iter(encoder.description.levels))
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     rates, chips = [], []
 
     @torch.inference_mode()
     def encode() -> None:
         model(*given, level=level)
 
-    for _ in range(5):
-        rates.append(product_rate(torch.bfloat16 if precision == "bf16" else torch.float32))
-        chips.append(CPU_BATCH / median_seconds(encode, repeats=3))
+    for _ in range(rounds):
+        rates.append(product_rate(dtype, 256 if size == "tiny" else 4096))
+        chips.append(CPU_BATCH / median_seconds(encode, repeats=min(3, rounds)))
     efficiency = [c * encoder.description.flop / 1e9 / r for c, r in zip(chips, rates, strict=True)]
     return {
         "encoder": f"{name} {size}",

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import dask
 from distributed import Client
@@ -31,24 +32,26 @@ CASES = [(64, RATE, 500), (32, RATE, 500), (16, RATE, 500), (8, RATE, 200), (64,
 """Chips a block, chips/s of a worker (0: at once) and tiles."""
 
 
-def run() -> list[Row]:
+def run(*, smallest: bool = False) -> list[Row]:
     """Workers sleep instead of encoding and write nothing: scheduler, client and messages are left."""
     with tempfile.TemporaryDirectory() as folder:
-        chips = write_tiles(Path(folder) / "chips", max(tiles for _, _, tiles in CASES), chips_a_tile=1)
+        cases = [(64, RATE, 4)] if smallest else CASES
+        chips = write_tiles(Path(folder) / "chips", max(tiles for *_, tiles in cases), chips_a_tile=1)
         whole = write_tiles(Path(folder) / "whole", 1, chips_a_tile=CHIPS_A_TILE)
-        return [_measure(Path(folder), chips, whole, *case) for case in CASES]
+        return [_measure(Path(folder), chips, whole, *case) for case in cases]
 
 
 def _measure(folder: Path, chips: list[str], whole: list[str], chips_a_block: int, rate: int, tiles: int) -> Row:
-    settings.CHIPS_A_BLOCK = chips_a_block
+    settings.CHIPS_A_BLOCK = chips_a_block  # type: ignore[attr-defined]
     blocks = folder / "blocks.pickle"
     blocks.write_bytes(pickle.dumps(_blocks(folder, whole, chips_a_block)))
     scheduler_file = folder / f"{chips_a_block}-{rate}.json"
     env = os.environ | {"OMP_NUM_THREADS": "1", "FLEET_RATE": str(rate), "FLEET_BLOCKS": str(blocks)}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": env}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": env}
     flags = ["--no-dashboard", "--port", "0", "--host", "127.0.0.1", "--scheduler-file", str(scheduler_file)]
     scheduler = subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_scheduler", *flags], **quiet)
     while not scheduler_file.exists():
+        assert scheduler.poll() is None, "the scheduler does not start"
         time.sleep(0.1)
     hosts = [
         subprocess.Popen([sys.executable, "-m", "benchmarks.fleet_worker", str(scheduler_file)], **quiet)
@@ -56,7 +59,7 @@ def _measure(folder: Path, chips: list[str], whole: list[str], chips_a_block: in
     ]
     try:
         with dask.config.set(DASK_CONFIG), Client(scheduler_file=str(scheduler_file)) as client:
-            client.wait_for_workers(WORKERS)
+            client.wait_for_workers(WORKERS, timeout=300)
             before = cpu_seconds(scheduler.pid), time.process_time()
             result = run_tiles(
                 chips[1 : tiles + 1],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import pickle
 import sys
@@ -10,12 +11,12 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from distributed import Worker, get_worker
 
-from daskembed.output.receipts import Receipt
-from daskembed.runs import stages
+from daskembed.output.state import Receipt
+from daskembed.runs import blocks, stages
+from daskembed.runs.settings import Settings
 
 WORKERS = 16
 """Of one process."""
@@ -24,21 +25,41 @@ RATE = float(os.environ.get("FLEET_RATE", "0"))
 _devices: dict[str, threading.Lock] = {}
 
 
-def index(settings: Any, tile: str, finished: Any, files: Any) -> tuple[stages.Indexed, list[stages.Block]]:
-    """What the real one said of a tile of 441 chips, under another tile's paths."""
-    indexed, blocks = pickle.loads(Path(os.environ["FLEET_BLOCKS"]).read_bytes())
-    return indexed, [replace(block, path=f"{tile}/{block.number}") for block in blocks]
+@functools.cache
+def _whole() -> tuple[stages.Indexed, list[blocks.Block]]:
+    """What the real index says of a whole tile."""
+    found: tuple[stages.Indexed, list[blocks.Block]] = pickle.loads(Path(os.environ["FLEET_BLOCKS"]).read_bytes())
+    return found
 
 
-def embed_block(block: stages.Block, *, settings: Any) -> None:
+def index(settings: Settings, tile: str, *earlier: object) -> tuple[stages.Indexed, list[blocks.Block]]:
+    """What the real one said of a whole tile, under another tile's paths."""
+    indexed, whole = _whole()
+    return indexed, [replace(block, path=f"{tile}/{block.number}") for block in whole]
+
+
+def embed_block(block: blocks.Block, *, settings: Settings) -> None:
     """Hold the worker's device as long as the block's chips take."""
     with _devices.setdefault(get_worker().address, threading.Lock()):
         time.sleep(block.chips / RATE if RATE else 0)
 
 
-def publish(settings: Any, tile: str, indexed: stages.Indexed, started: str, files: Any) -> Receipt:
+def publish(settings: Settings, tile: str, indexed: stages.Indexed, started: str, *earlier: object) -> Receipt:
     """A receipt, and nothing else."""
-    return Receipt(tile, settings.version, None, 0, None, 441, {}, {}, {}, "", started, started)
+    return Receipt(
+        tile=tile,
+        version=settings.version,
+        files=[],
+        chips=sum(block.chips for block in _whole()[1]),
+        quarantined={},
+        rejected={},
+        filled={},
+        notes=[],
+        settings=settings.identity,
+        listing=indexed.listing,
+        started=started,
+        finished=started,
+    )
 
 
 async def serve(scheduler_file: str) -> None:
@@ -52,5 +73,6 @@ async def serve(scheduler_file: str) -> None:
 
 
 if __name__ == "__main__":
-    stages.index, stages.embed_block, stages.publish = index, embed_block, publish
+    for room, function in ((stages, index), (blocks, embed_block), (stages, publish)):
+        setattr(room, function.__name__, function)
     asyncio.run(serve(sys.argv[1]))

@@ -13,35 +13,37 @@ from benchmarks.common import Row, build, describe, inputs, median_seconds, plac
 from daskembed import timings
 from daskembed.compute.device import Device
 from daskembed.encoders import clay_v0
-from daskembed.encoders.checkpoint import untrained_state
-from daskembed.encoders.clay_v0_model import ClayV0
 from daskembed.encoders.description import Place
+from daskembed.encoders.loading import get_encoder_module
+from daskembed.encoders.untrained import untrained_state
 from daskembed.sources.chip import ReadChip
 from daskembed.testing.landscape import landscape
 
 BATCHES = (8, 32, 64, 128)
 
 
-def run() -> list[Row]:
+def run(*, smallest: bool = False) -> list[Row]:
     """A table of limits and what was reached of them; stops at once if the numbers are wrong."""
     if not torch.cuda.is_available():
         sys.exit("no GPU here: this benchmark is for a machine that has one")
     rows = parity("cuda")
-    rate = product_rate(torch.bfloat16, 8192, "cuda")
-    rows += [_row("limit: product of 8192 x 8192 in bf16", rate / 1e3, "TFLOP/s", 1.0), _copies()]
+    side = 512 if smallest else 8192
+    rate = product_rate(torch.bfloat16, side, "cuda")
+    rows += [_row(f"limit: product of {side} x {side} in bf16", rate / 1e3, "TFLOP/s", 1.0), _copies()]
     for name, size in (("clay-v0", "small"), ("clay-v1.5", "large")):
-        rows += _encoder(name, size, rate)
-        rows += [_blocks(name, size, rate, batch) for batch in (32, 128)]
+        chosen = "tiny" if smallest else size
+        rows += _encoder(name, chosen, rate, BATCHES[:1] if smallest else BATCHES)
+        rows += [_blocks(name, chosen, rate, batch) for batch in ((1,) if smallest else (32, 128))]
     return rows
 
 
-def _encoder(name: str, size: str, rate: float) -> list[Row]:
+def _encoder(name: str, size: str, rate: float, batches: tuple[int, ...]) -> list[Row]:
     described = describe(name, size)
     model, rows = build(described, "cuda"), []
     level, blocks = next(iter(described.description.levels)), model.transformer  # type: ignore[attr-defined]
     for way, step in (("eager", blocks._run), ("compiled", blocks._run_compiled)):
         blocks._step = step
-        for batch in BATCHES:
+        for batch in batches:
             given = inputs(described, batch, "cuda")
 
             @torch.inference_mode()
@@ -72,12 +74,13 @@ def parity(device: str) -> list[Row]:
 
     wanted = np.load(tests / "data" / "expected.npz")["tiny_mean"]
     seeds, lat, lon, days = zip(*SCENES, strict=True)
-    centres = np.array([lat, lon], np.float64)[:, :, None]
-    place = clay_v0.metadata(Place(*centres, np.array(days, "datetime64[s]"), np.full(len(days), 10.0)))
+    lats, lons = np.array([lat, lon], np.float64)[:, :, None]
+    place = clay_v0.metadata(Place(lats, lons, np.array(days, "datetime64[s]"), np.full(len(days), 10.0)))
     pixels = torch.from_numpy(np.stack([landscape(512, 512, seed=seed) for seed in seeds])).to(device)
     rows = []
     for precision, dtype, limit in (("fp32", torch.float32, 2e-6), ("bf16", torch.bfloat16, 5e-3)):
-        model = ClayV0(untrained_state(clay_v0, "tiny", 0), device=torch.device(device), dtype=dtype)
+        state = untrained_state(get_encoder_module("clay-v0"), "tiny", 0)
+        model = clay_v0.build(state, clay_v0.describe("tiny"), device=torch.device(device), dtype=dtype)
         with torch.inference_mode():
             found = (
                 model(pixels, *(torch.from_numpy(values).to(device) for values in place), level="mean").cpu().numpy()

@@ -11,37 +11,37 @@ from pathlib import Path
 import torch
 from distributed import Client
 
-from benchmarks.common import CORES, GFLOP_A_CHIP, Row, product_rate, resident_bytes
+from benchmarks.common import CORES, GFLOP_A_CHIP, Row, local_client, product_rate, resident_bytes
 from daskembed import RunResult
-from daskembed.clusters.connection import connect
 from daskembed.hardware import native_precision
-from daskembed.runs.display import describe_stages
+from daskembed.runs.summary import describe_stages
 from daskembed.runs.tiles import run as run_tiles
 from daskembed.testing import write_chips
 
 CHIPS = 64
 
 
-def run() -> list[Row]:
+def run(*, smallest: bool = False) -> list[Row]:
     """`small`, 64 chips of one tile, after a tile that warms the workers up."""
     dtype = torch.bfloat16 if native_precision() == "bf16" else torch.float32
     torch.set_num_threads(CORES)
+    count, checkpoint, product = (2, "untrained:tiny", 256) if smallest else (CHIPS, "untrained:small", 4096)
     rows = []
-    with tempfile.TemporaryDirectory() as folder, connect("local") as client:
-        chips = write_many(Path(folder) / "chips", {"33TUM": 2, "33TUL": CHIPS})
-        run_tiles("33TUM", source=str(chips), output=f"{folder}/warm", checkpoint="untrained:small", cluster=client)
+    with tempfile.TemporaryDirectory() as folder, local_client(smallest=smallest) as client:
+        chips = write_many(Path(folder) / "chips", {"33TUM": 2, "33TUL": count})
+        run_tiles("33TUM", source=str(chips), output=f"{folder}/warm", checkpoint=checkpoint, cluster=client)
         for level in ("mean", "group"):
-            rate = product_rate(dtype)
+            rate = product_rate(dtype, product)
             with peak_memory(client) as peaks:
                 result = run_tiles(
                     "33TUL",
                     source=str(chips),
                     output=f"{folder}/{level}",
-                    checkpoint="untrained:small",
+                    checkpoint=checkpoint,
                     level=level,
                     cluster=client,
                 )
-            rate = (rate + product_rate(dtype)) / 2
+            rate = (rate + product_rate(dtype, product)) / 2
             print(f"{level}: {describe_stages(result)}", flush=True)
             rows.append(row(level, result, rate, max(peaks.values())))
     return rows

@@ -15,9 +15,10 @@ from daskembed.sources.chip import ReadChip
 PIXELS = np.zeros((13, 8, 8), np.float32)
 
 
-def run() -> list[Row]:
+def run(*, smallest: bool = False) -> list[Row]:
     """Reading twice as fast as the device (it should never wait), and twice as slow (reading at full width)."""
-    return [measure(read_ms=200.0), measure(read_ms=800.0)]
+    size = {"chips": 4, "blocks": 2} if smallest else {}
+    return [measure(read_ms=200.0, **size), measure(read_ms=800.0, **size)]
 
 
 def measure(*, read_ms: float, readers: int = 16, chips: int = 64, blocks: int = 4) -> Row:

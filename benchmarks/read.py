@@ -24,14 +24,14 @@ from daskembed.testing import write_chips
 LATENCY = 0.05
 
 
-def run() -> list[Row]:
+def run(*, smallest: bool = False) -> list[Row]:
     """Index 16 chips and read them with 1, 4 and 16 readers; requests are counted by kind."""
-    rows = []
+    rows, side = [], 1 if smallest else 4
     with tempfile.TemporaryDirectory() as folder, s3_server() as (url, requests):
         storage = Storage(url)
-        for path in write_chips(Path(folder), rows=4, cols=4):
+        for path in write_chips(Path(folder), rows=side, cols=side):
             storage.put(f"33TUL/2019-04-16/{path.name}", path.read_bytes())
-        for readers in (1, 4, 16):
+        for readers in (1, 4, 16)[: 1 if smallest else None]:
             requests.clear()
             start = time.perf_counter()
             index = index_tile("33TUL", url, readers=readers)
@@ -59,7 +59,7 @@ def run() -> list[Row]:
 def s3_server() -> Iterator[tuple[str, Counter[str]]]:
     """An S3 server that waits before each answer: the URL of a bucket in it, and its requests by kind."""
     import boto3
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
     backend, requests = DomainDispatcherApplication(create_backend_app), Counter[str]()
 
@@ -73,6 +73,7 @@ def s3_server() -> Iterator[tuple[str, Counter[str]]]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server("127.0.0.1", 0, delayed, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    before = dict(os.environ)
     os.environ |= {
         "AWS_ACCESS_KEY_ID": "benchmark",
         "AWS_SECRET_ACCESS_KEY": "benchmark",
@@ -80,7 +81,11 @@ def s3_server() -> Iterator[tuple[str, Counter[str]]]:
         "AWS_ALLOW_HTTP": "true",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
     }
-    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
-    client.create_bucket(Bucket="bench")
-    yield "s3://bench/tiles", requests
-    server.shutdown()
+    try:
+        client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
+        client.create_bucket(Bucket="bench")
+        yield "s3://bench/tiles", requests
+    finally:
+        server.shutdown()
+        os.environ.clear()
+        os.environ |= before

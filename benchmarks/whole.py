@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -25,53 +26,57 @@ SIDE = 10_980
 FORMS = ("Zarr, chunks of 512", "Zarr, chunks of 2048", "GeoTIFF, blocks of 512", "GeoTIFF, strips")
 
 
-def run() -> list[Row]:
+def run(*, smallest: bool = False) -> list[Row]:
     """Each form is made of the same pixels, in uint16, and embedded by one worker of two threads."""
     with tempfile.TemporaryDirectory() as folder:
         pattern = np.round(np.clip(landscape(1024, 1024), 1, 65535)).astype(np.uint16)
-        return [_measure(Path(folder) / str(number), form, pattern) for number, form in enumerate(FORMS)]
+        side = 512 if smallest else SIDE
+        return [
+            _measure(Path(folder) / str(number), form, pattern, side, processes=not smallest)
+            for number, form in enumerate(FORMS)
+        ]
 
 
-def write(folder: Path, form: str, pattern: np.ndarray) -> int:
-    """Write the tile in a form, a few rows in memory at a time; gives its bytes."""
+def write(folder: Path, form: str, pattern: np.ndarray, side: int) -> int:
+    """Write a tile of `side` pixels in a form, a few rows in memory at a time; gives its bytes."""
     folder.mkdir(parents=True)
     west, north = 300_000.0, 5_100_000.0
     if form.startswith("Zarr"):
-        side = int(form.rpartition(" ")[2])
-        repeats = -(-SIDE // 1024)
-        pixels = da.tile(da.from_array(pattern, chunks=(13, 1024, 1024)), (1, repeats, repeats))[:, :SIDE, :SIDE]
+        chunk = int(form.rpartition(" ")[2])
+        repeats = -(-side // 1024)
+        pixels = da.tile(da.from_array(pattern, chunks=(13, 1024, 1024)), (1, repeats, repeats))[:, :side, :side]
         cube = xr.DataArray(
-            pixels.rechunk((13, side, side))[None],
+            pixels.rechunk((13, chunk, chunk))[None],
             dims=("time", "band", "y", "x"),
             coords={
                 "time": np.array(["2019-04-16"], "datetime64[ns]"),
                 "band": list(CLAY_V0.names),
-                "y": north - 5 - 10 * np.arange(SIDE),
-                "x": west + 5 + 10 * np.arange(SIDE),
+                "y": north - 5 - 10 * np.arange(side),
+                "x": west + 5 + 10 * np.arange(side),
             },
             attrs={"crs": "EPSG:32633"},
         )
         cube.to_dataset(name="pixels").assign_attrs(crs="EPSG:32633").to_zarr(folder / "33TUL.zarr")
     else:
-        profile = {"tiled": True, "blockxsize": 512, "blockysize": 512} if "512" in form else {"blockysize": 1}
-        profile |= {"driver": "GTiff", "crs": "EPSG:32633", "interleave": "pixel", "compress": "deflate"}
+        profile: dict[str, Any] = {"driver": "GTiff", "crs": "EPSG:32633", "interleave": "pixel", "compress": "deflate"}
+        profile |= {"tiled": True, "blockxsize": 512, "blockysize": 512} if "512" in form else {"blockysize": 1}
         profile |= {"transform": Affine(10, 0, west, 0, -10, north), "bigtiff": "yes", "zlevel": 1}
         with rasterio.open(
-            folder / "33TUL.tif", "w", width=SIDE, height=SIDE, count=13, dtype="uint16", **profile
+            folder / "33TUL.tif", "w", width=side, height=side, count=13, dtype="uint16", **profile
         ) as file:
             file.descriptions = CLAY_V0.names
             file.update_tags(date="2019-04-16")
-            for top in range(0, SIDE, 512):
-                height = min(512, SIDE - top)
-                rows = np.tile(pattern[:, top % 1024 :][:, :height], (1, 1, -(-SIDE // 1024)))[:, :, :SIDE]
-                file.write(rows, window=Window(0, top, SIDE, height))
+            for top in range(0, side, 512):
+                height = min(512, side - top)
+                rows = np.tile(pattern[:, top % 1024 :][:, :height], (1, 1, -(-side // 1024)))[:, :, :side]
+                file.write(rows, window=Window(0, top, side, height))
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _measure(folder: Path, form: str, pattern: np.ndarray) -> Row:
-    size = write(folder / "tile", form, pattern)
+def _measure(folder: Path, form: str, pattern: np.ndarray, side: int, *, processes: bool) -> Row:
+    size = write(folder / "tile", form, pattern, side)
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=processes, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
         (worker,) = client.run(lambda: psutil.Process().pid).values()
@@ -94,7 +99,7 @@ def _measure(folder: Path, form: str, pattern: np.ndarray) -> Row:
         seconds = time.perf_counter() - start
         done.set()
         watching.join()
-    assert (result.exit_status, result.chips) == (0, 441), result.tiles
+    assert (result.exit_status, result.chips) == (0, (side // 512) ** 2), result.tiles
     return {
         "form": form,
         "GB": size / 1e9,

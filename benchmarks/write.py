@@ -7,23 +7,22 @@ from pathlib import Path
 
 import dask
 
-from benchmarks.common import Row
+from benchmarks.common import Row, local_client
 from benchmarks.job import peak_memory, write_many
-from daskembed.clusters.connection import connect
 from daskembed.runs.tiles import run as run_tiles
 
 CHIPS = 1323
 
 
-def run() -> list[Row]:
+def run(*, smallest: bool = False) -> list[Row]:
     """Every level of `small`'s shape."""
     rows = []
     with (
         tempfile.TemporaryDirectory() as folder,
         dask.config.set({"daskembed.encoder": "benchmarks.fake_encoder"}),
-        connect("local") as client,
+        local_client(smallest=smallest) as client,
     ):
-        chips = write_many(Path(folder) / "chips", {"33TUL": CHIPS})
+        chips = write_many(Path(folder) / "chips", {"33TUL": 2 if smallest else CHIPS})
         for level in ("mean", "patch", "group"):
             with peak_memory(client) as peaks:
                 result = run_tiles(

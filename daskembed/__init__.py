@@ -10,19 +10,47 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from daskembed.clusters.connection import connect as connect
     from daskembed.cube import open_tile as open_tile
     from daskembed.embedding import embed as embed
+    from daskembed.encoders.description import Description as Description
     from daskembed.encoders.loading import load_encoder as load_encoder
     from daskembed.encoders.protocol import Encoder as Encoder
+    from daskembed.errors import CheckpointError as CheckpointError
+    from daskembed.errors import ChipError as ChipError
+    from daskembed.errors import ChipRejectedError as ChipRejectedError
+    from daskembed.errors import ClusterLostError as ClusterLostError
+    from daskembed.errors import ConflictError as ConflictError
+    from daskembed.errors import DaskembedError as DaskembedError
+    from daskembed.errors import InputError as InputError
+    from daskembed.errors import LockLostError as LockLostError
+    from daskembed.errors import SickMachineError as SickMachineError
+    from daskembed.errors import StorageDeniedError as StorageDeniedError
+    from daskembed.errors import StorageError as StorageError
+    from daskembed.errors import StorageUnusableError as StorageUnusableError
+    from daskembed.errors import TileError as TileError
     from daskembed.index import index_tile as index_tile
     from daskembed.output.open import open_embeddings as open_embeddings
+    from daskembed.output.status import status as status
+    from daskembed.output.tile_status import OutputStatus as OutputStatus
+    from daskembed.output.tile_status import TileStatus as TileStatus
+    from daskembed.output.validate.check import validate as validate
+    from daskembed.output.validate.findings import Finding as Finding
     from daskembed.runs.cubes import write_cubes as write_cubes
+    from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
     from daskembed.runs.plan import plan as plan
+    from daskembed.runs.rates import Speed as Speed
+    from daskembed.runs.results import Event as Event
+    from daskembed.runs.results import Expected as Expected
+    from daskembed.runs.results import Progress as Progress
     from daskembed.runs.results import RunResult as RunResult
     from daskembed.runs.results import TileResult as TileResult
     from daskembed.runs.tiles import run as run
+    from daskembed.sources.chip import Chip as Chip
+    from daskembed.sources.reading import Rules as Rules
     from daskembed.table import to_geodataframe as to_geodataframe
+    from daskembed.vectors import VectorDtype as VectorDtype
 
 __version__ = "0.1.0"
 
@@ -30,16 +58,44 @@ _HOME = {
     "index_tile": "index",
     "open_tile": "cube",
     "embed": "embedding",
-    "Encoder": "encoders.protocol",
     "load_encoder": "encoders.loading",
     "to_geodataframe": "table",
     "open_embeddings": "output.open",
     "run": "runs.tiles",
     "plan": "runs.plan",
     "write_cubes": "runs.cubes",
-    "Plan": "runs.plan",
+    "connect": "clusters.connection",
+    "status": "output.status",
+    "validate": "output.validate.check",
+    "Encoder": "encoders.protocol",
+    "Description": "encoders.description",
+    "Chip": "sources.chip",
+    "VectorDtype": "vectors",
+    "Rules": "sources.reading",
+    "RunOptions": "runs.options",
     "RunResult": "runs.results",
     "TileResult": "runs.results",
+    "Progress": "runs.results",
+    "Event": "runs.results",
+    "Plan": "runs.plan",
+    "Speed": "runs.rates",
+    "Expected": "runs.results",
+    "OutputStatus": "output.tile_status",
+    "TileStatus": "output.tile_status",
+    "Finding": "output.validate.findings",
+    "DaskembedError": "errors",
+    "InputError": "errors",
+    "CheckpointError": "errors",
+    "ConflictError": "errors",
+    "ChipError": "errors",
+    "ChipRejectedError": "errors",
+    "TileError": "errors",
+    "ClusterLostError": "errors",
+    "SickMachineError": "errors",
+    "LockLostError": "errors",
+    "StorageError": "errors",
+    "StorageUnusableError": "errors",
+    "StorageDeniedError": "errors",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -13,9 +13,10 @@ import xarray as xr
 from dask.base import tokenize
 
 from daskembed.errors import ChipError, InputError
+from daskembed.geo.cells import EDGES
 from daskembed.geo.chips import CHIP
 from daskembed.sources.chip import Chip, ReadChip
-from daskembed.sources.frame import EDGES, INDEX_COLUMNS
+from daskembed.sources.frame import INDEX_COLUMNS
 
 if TYPE_CHECKING:
     import geopandas as gpd

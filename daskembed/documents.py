@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import types
 from dataclasses import MISSING, fields, is_dataclass
@@ -150,3 +151,8 @@ def read_yaml(path: Path) -> Any:
     with path.open("rb") as file:
         data = file.read(4 * MOST_YAML + 1)
     return parse_yaml(data[: 4 * MOST_YAML].decode() if len(data) <= 4 * MOST_YAML else " " * (MOST_YAML + 1))
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of a value as JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

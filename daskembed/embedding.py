@@ -15,10 +15,10 @@ from daskembed.cube import CHIPS_A_BLOCK, ChipBlock
 from daskembed.encoders.description import Place
 from daskembed.errors import InputError
 from daskembed.fates import FATE_DTYPES
+from daskembed.geo.cells import EDGES, window_bounds
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import metres_of_unit, to_lonlat
 from daskembed.sources.chip import ReadChip
-from daskembed.sources.frame import EDGES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,13 +57,10 @@ def _windows(cube: xr.DataArray, across: int) -> _Windows:
     if not all(edge in cube.coords for edge in EDGES) or "epsg" not in cube.coords:
         lat, lon = (cube.coords[name].to_numpy().reshape(count, 1) for name in ("lat", "lon"))
         return _Windows(lat, lon, np.full((count, 1), None, object), np.full(count, np.nan))
-    west, south, east, north = (cube.coords[edge].to_numpy()[:, None] for edge in EDGES)
-    row, col = np.divmod(np.arange(across**2), across)
-    width, height = (east - west) / across, (north - south) / across
-    top, left = north - row * height, west + col * width
-    bounds = np.stack([left, top - height, left + width, top], axis=-1)
+    chips = np.stack([cube.coords[edge].to_numpy() for edge in EDGES], axis=1)
+    bounds = window_bounds(chips, across)
     lat, lon = np.empty((2, count, across**2))
-    footprint, resolution = np.empty((count, across**2), object), (east - west)[:, 0] / CHIP
+    footprint, resolution = np.empty((count, across**2), object), (chips[:, 2] - chips[:, 0]) / CHIP
     epsg = cube.coords["epsg"].to_numpy()
     for code in np.unique(epsg):
         rows = epsg == code
@@ -75,7 +72,9 @@ def _windows(cube: xr.DataArray, across: int) -> _Windows:
     return _Windows(lat, lon, footprint, resolution)
 
 
-def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: str = "quarantine") -> xr.DataArray:
+def embed(
+    cube: xr.DataArray, encoder: Encoder, level: str | None = None, *, on_nan: str = "quarantine"
+) -> xr.DataArray:
     """Embeddings of chips, lazily: one task a block reads its chips and encodes them.
 
     Parameters
@@ -86,7 +85,7 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
     encoder
         From `daskembed.load_encoder`.
     level
-        One of the encoder's, such as ``mean``; see `Description.levels`.
+        One of the encoder's, such as ``mean``, its first by default; see `Description.levels`.
     on_nan
         What to do with a chip that has values that are not finite: ``quarantine`` it, or ``fill`` them with their
         band's mean.
@@ -124,7 +123,8 @@ def embed(cube: xr.DataArray, encoder: Encoder, level: str = "mean", *, on_nan: 
     if missing := [name for name in wanted if name not in cube.coords]:
         raise InputError(f"the cube lacks the coordinates {', '.join(missing)}: daskembed.open_tile sets them")
     if on_nan not in ON_NAN:
-        raise InputError(f"unknown on_nan {on_nan!r}: choose one of {', '.join(ON_NAN)}")
+        raise InputError(f"unknown `on_nan` {on_nan!r}: choose one of {', '.join(ON_NAN)}")
+    level = needs.check_level(level)
     shape = encoder.shape(level)
     inner = tuple(needs.levels[level])
 

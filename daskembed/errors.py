@@ -28,8 +28,8 @@ class DaskembedError(Exception):
         pass
 
 
-class InputError(DaskembedError):
-    """A tile name, flag, path or configuration that is refused before any chip is read."""
+class InputError(DaskembedError, ValueError):
+    """A tile name, argument, path or configuration that is refused before any chip is read."""
 
 
 class CheckpointError(InputError):

@@ -1,4 +1,7 @@
-"""What this machine has: its device, its cores, its memory."""
+"""What this machine has: its device, its cores, its memory.
+
+Torch is loaded by what asks it: a client learns what its workers have without a second and more for it.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import psutil
-import torch
 
 from daskembed import config
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     Read = Callable[[], NDArray[np.generic]]
@@ -26,11 +29,15 @@ _MALLOPT = {-1: 2**30, -3: 2**25, -8: 1}
 
 def torch_device() -> torch.device:
     """The process's device: its first GPU where there is one, else the CPU."""
+    import torch
+
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def native_precision() -> str:
     """``bf16`` where the device multiplies bfloat16 natively, else ``fp32``."""
+    import torch
+
     if torch.cuda.is_available():
         native = torch.cuda.get_device_capability()[0] >= 8
     else:
@@ -64,6 +71,8 @@ def usable_cores() -> int:
 
 def hardware() -> Hardware:
     """What this process computes with."""
+    import torch
+
     cores = usable_cores()
     if torch.cuda.is_available():
         found = torch.cuda.get_device_properties(0)
@@ -73,6 +82,8 @@ def hardware() -> Hardware:
 
 def set_torch_threads() -> None:
     """Give torch its threads: Dask's nanny sets OMP_NUM_THREADS=1, which would leave all cores but one idle."""
+    import torch
+
     # By its own name first: Dask's nanny replaces what a worker has read of its environment by the client's settings.
     asked = os.environ.get("DASK_DASKEMBED__TORCH_THREADS") or config.get("torch-threads")
     torch.set_num_threads(int(asked or usable_cores()))

@@ -39,12 +39,14 @@ _IMAGE = (
 _Read = TypeVar("_Read")
 
 
-def complaint() -> str | None:
+def complaint(*, embeds: bool = True) -> str | None:
     """What this process cannot do that every tile needs, and what to look at; None if it is well.
 
-    A PROJ database that another program's variables name is done without, where rasterio brings one.
+    A PROJ database that another program's variables name is done without, where rasterio brings one. Torch, which takes
+    longest to load, is tried where chips are embedded.
     """
-    for what, prove in (("PROJ and GDAL", _prove_rasters), ("pyproj", _prove_pyproj), ("torch", _prove_torch)):
+    trials = {"PROJ and GDAL": _prove_rasters, "pyproj": _prove_pyproj} | ({"torch": _prove_torch} if embeds else {})
+    for what, prove in trials.items():
         if (said := _tried(prove)) is not None:
             return _describe(what, said)
     return None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
 from typing import TYPE_CHECKING
 
 from daskembed.geo.mgrs import check_tile
 from daskembed.sources.kinds import list_tile, read_headers
-from daskembed.sources.reading import NO_RULES, Reading, Rules
+from daskembed.sources.reading import NO_RULES, Reading, Rules, parse_dates
 from daskembed.storage.stores import Storage
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def index_tile(
     source: str,
     *,
     encoder: Encoder | None = None,
-    dates: tuple[date, date] | None = None,
+    dates: str | None = None,
     offset: tuple[int, int] = (0, 0),
     edge: str = "drop",
     rules: Rules = NO_RULES,
@@ -42,7 +41,7 @@ def index_tile(
     encoder
         Whose bands are read; by default the 13 of Clay v0.
     dates
-        First and last acquisition date wanted, both inclusive.
+        ``START/END``, the first and the last acquisition date wanted, such as ``2022-01-01/2022-12-31``.
     offset
         Pixels (y, x) from a whole tile's north-west corner to that of its first chip.
     edge
@@ -79,7 +78,12 @@ def index_tile(
         If the source does not answer.
     """
     reading = Reading(
-        dates=dates, offset=offset, edge=edge, rules=rules, numbers=numbers, offset_applied=offset_applied
+        dates=None if dates is None else parse_dates(dates),
+        offset=offset,
+        edge=edge,
+        rules=rules,
+        numbers=numbers,
+        offset_applied=offset_applied,
     )
     if encoder is not None:
         reading = replace(reading, sensor=encoder.description.sensor, resolution=encoder.description.resolution)

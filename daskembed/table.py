@@ -16,9 +16,9 @@ import pyarrow as pa
 from daskembed.cube import INSIDE
 from daskembed.errors import InputError
 from daskembed.fates import FATE_DTYPES, Fate
+from daskembed.geo.cells import EDGES, window_bounds
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import bounding_box, box
-from daskembed.sources.frame import EDGES
 from daskembed.vectors import VectorArray
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def _rows(embeddings: xr.DataArray) -> gpd.GeoDataFrame:
     places = {name: np.repeat(coords[name].to_numpy(), windows) for name in ("epsg", *EDGES) if name in coords}
     if "window" in embeddings.dims:
         footprints = coords["footprint"].to_numpy().reshape(-1)
-        places |= _window_bounds(places, math.isqrt(windows))
+        chips = np.stack([coords[edge].to_numpy() for edge in EDGES], axis=1)
+        places |= dict(zip(EDGES, window_bounds(chips, math.isqrt(windows)).reshape(-1, 4).T, strict=True))
         urls = window_urls(urls, windows)
     dates = coords["date"].to_numpy().astype("datetime64[D]").astype(object)
     return gpd.GeoDataFrame(
@@ -122,14 +123,6 @@ def window_shares(inside: NDArray[np.integer[Any]], windows: int) -> NDArray[np.
     starts = side * np.stack(np.divmod(np.arange(windows), across), axis=1)
     shares: NDArray[np.float64] = np.prod(np.clip(inside[:, None] - starts, 0, side) / side, axis=-1)
     return shares.reshape(-1)
-
-
-def _window_bounds(places: dict[str, NDArray[Any]], across: int) -> dict[str, NDArray[Any]]:
-    west, north = places["west"], places["north"]
-    width, height = (places["east"] - west) / across, (north - places["south"]) / across
-    row, col = np.divmod(np.arange(len(west)) % across**2, across)
-    top, left = north - row * height, west + col * width
-    return {"west": left, "south": top - height, "east": left + width, "north": top}
 
 
 def block_frame(

@@ -22,6 +22,11 @@ def visible(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """`visible` text without its line breaks: messages of libraries have some."""
+    return visible(" ".join(text.split()))
+
+
 def all_visible(value: Any) -> Any:
     """Lists and mappings, in each other, with `visible` text."""
     if isinstance(value, dict):

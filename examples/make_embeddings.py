@@ -51,8 +51,9 @@ def main() -> None:
     frame = daskembed.to_geodataframe(embeddings)
     print(f"embeddings  {dict(embeddings.sizes)}; partitions: {frame.npartitions}; nothing is computed yet")
 
-    # A cluster as `daskembed run --cluster local` starts it. Any other Dask client would do.
-    with connect("local"):
+    # A cluster as `daskembed run --cluster local` starts it. Any other Dask client would do. Its client is not Dask's
+    # default: without `as_current`, threads of this process would compute.
+    with connect("local") as client, client.as_current():
         table = frame.compute()
 
     # A quarantined chip has no vector. In this frame vectors are flat Arrow lists; the array knows their shape.

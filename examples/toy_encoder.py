@@ -10,9 +10,6 @@ import torch
 from daskembed.encoders.description import Description, Place
 from daskembed.sensors.bands import CLAY_V0
 
-TITLE, CHECKPOINT, PREFIX = "a toy", "untrained:only", "toy."
-IGNORED: tuple[str, ...] = ()
-OTHER_MODELS: dict[str, str] = {}
 SIZES = {"only": 4}  # patches across
 
 
@@ -20,15 +17,11 @@ def parameter_shapes(size: str) -> dict[str, tuple[int, ...]]:
     return {"scale.weight": (len(CLAY_V0.bands),)}
 
 
-def size_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return "only"
-
-
 def describe(size: str, *, sensor: str | None = None, window: int | None = None) -> Description:
     side, dim = SIZES[size], 2 * len(CLAY_V0.bands)
     levels = {"mean": {"embedding": dim}, "patch": {"row": side, "col": side, "embedding": dim}}
     fills = tuple(band.mean for band in CLAY_V0.bands)
-    return Description(TITLE, CLAY_V0, 10.0, 512, levels, fills, flop=10 * 512 * 512 * len(fills))
+    return Description("a toy", CLAY_V0, 10.0, 512, levels, fills, flop=10 * 512 * 512 * len(fills))
 
 
 def metadata(place: Place) -> tuple[np.ndarray, ...]:

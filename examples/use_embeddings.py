@@ -40,7 +40,8 @@ def read(folder: Path) -> tuple[gpd.GeoDataFrame, np.ndarray]:
 
 def cosine(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
     """Cosine of the angle between `query` and each of `vectors`, (n, embedding)."""
-    return vectors @ query / (np.linalg.norm(vectors, axis=-1) * np.linalg.norm(query))
+    cosines: np.ndarray = vectors @ query / (np.linalg.norm(vectors, axis=-1) * np.linalg.norm(query))
+    return cosines
 
 
 def main() -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Read when torch and Dask are first imported. Tests run beside each other: each has one core, and does not spin on it.
+os.environ |= {"OMP_WAIT_POLICY": "passive", "DASK_DASKEMBED__TORCH_THREADS": "1"}
+
 import contextlib
 import uuid
 from collections import Counter
@@ -10,16 +15,37 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import dask
+import distributed.deploy.local
+import least  # noqa: F401 (adds its sizes to the encoders)
 import pytest
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
+from daskembed.clusters import forks
 from daskembed.storage import stores as storage_module
+from daskembed.storage.opening import open_store
 from daskembed.testing import FaultyProxy, write_chips
 
 # A busy machine is no reason to fail.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+class Forked(distributed.Nanny):  # type: ignore[misc]
+    """Forks of a process have its environment, which is of the beginning: they are given the present one."""
+
+    def __init__(self, *arguments: Any, env: dict[str, str] | None = None, **options: Any) -> None:
+        super().__init__(*arguments, env=os.environ | (env or {}), **options)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_are_forked() -> Iterator[None]:
+    forks.begin("daskembed.runs.forked")
+    forked = {"distributed.worker.multiprocessing-method": "forkserver", "distributed.worker.preload": ["least"]}
+    with dask.config.set(forked), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed.deploy.local, "Nanny", Forked)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +109,7 @@ def lying(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         def begin(lies: dict[str, tuple[int, bytes]], times: int = 1) -> Lying:
             proxy = stack.enter_context(Lying(s3_server, lies, times))
             monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-            monkeypatch.setattr(storage_module, "open_store", storage_module.open_store.__wrapped__)
+            monkeypatch.setattr(storage_module, "open_store", open_store.__wrapped__)
             return proxy
 
         yield begin

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import ast
+import contextlib
+import json
+import logging
 import os
 import re
 import subprocess
@@ -14,19 +17,21 @@ from typing import Any
 
 import dask
 import pytest
-from rich.console import Console
-from rich.live import Live
 
 import daskembed
 from daskembed import config
+from daskembed.cli import live
 from daskembed.cli.main import main
+from daskembed.cli.parser import flag_of, keywords, make_parser
+from daskembed.cli.text import print_event, show_warnings, with_flags
 from daskembed.clusters import presets
 from daskembed.errors import ConflictError, InputError, StorageDeniedError, StorageError
-from daskembed.output.status import OutputStatus, TileStatus
-from daskembed.runs import display, results
+from daskembed.output.tile_status import OutputStatus, TileStatus
+from daskembed.runs import notebook, results, summary
 from daskembed.runs import tiles as pipeline
+from daskembed.runs.options import CubeOptions, RunOptions, words_of
 from daskembed.runs.plan import Plan
-from daskembed.runs.results import Progress, RunResult, TileResult
+from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.sources.reading import Rules
 
 HEAVY = {
@@ -68,20 +73,6 @@ def test_help_is_quick(arguments: tuple[str, ...]) -> None:
     assert {"daskembed.cli.main", "daskembed.config"} <= imported
     assert not {name.partition(".")[0] for name in imported} & HEAVY
     assert done.stdout.startswith("daskembed 0." if arguments == ("--version",) else "usage: daskembed")
-
-
-def test_import_is_quick() -> None:
-    code = "import sys, daskembed; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {name.partition(".")[0] for name in done.stdout.split()} & HEAVY
-
-
-def test_public_names_are_found() -> None:
-    assert set(daskembed.__all__) == set(dir(daskembed))
-    for name in daskembed.__all__:
-        assert getattr(daskembed, name) is not None
-    with pytest.raises(AttributeError, match="has no attribute 'embedd'"):
-        daskembed.embedd  # noqa: B018
 
 
 def help_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
@@ -252,7 +243,7 @@ def test_clusters_are_a_line_each(capsys: pytest.CaptureFixture[str], monkeypatc
 def test_exit_status(capsys: pytest.CaptureFixture[str], calls: list[Any], result: RunResult, status: int) -> None:
     calls.append(result)
     assert main(["run", "--tiles", "27WXN"]) == status
-    assert capsys.readouterr().out == f"{display.summary(result)}\n"
+    assert capsys.readouterr().out == f"{summary.summary(result)}\n"
 
 
 @pytest.mark.parametrize(
@@ -476,7 +467,7 @@ def test_refusal_of_the_command_itself(tmp_path: Path) -> None:
     ],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert display.describe_seconds(seconds) == text
+    assert summary.describe_seconds(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -493,7 +484,7 @@ def test_durations(seconds: float, text: str) -> None:
     ],
 )
 def test_line_of_a_tile(result: TileResult, text: str) -> None:
-    assert display.describe_tile(result) == text
+    assert summary.describe_tile(result) == text
 
 
 @pytest.fixture
@@ -502,12 +493,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
     still = SimpleNamespace(monotonic=lambda: now[0])
     monkeypatch.setattr(results, "time", still)
-    monkeypatch.setattr(display, "time", still)
+    monkeypatch.setattr(live, "time", still)
+    monkeypatch.setattr(notebook, "time", still)
     return now
 
 
 def parts_of(state: Progress) -> list[str]:
-    return display.describe_progress(state).split(" · ")
+    return summary.describe_progress(state).split(" · ")
 
 
 def test_line_of_a_run_on_its_way(clock: list[float]) -> None:
@@ -566,7 +558,7 @@ def test_a_lost_workers_chips_are_done_no_more(clock: list[float]) -> None:
 def lines_of(result: RunResult, left: tuple[TileStatus, ...] = ()) -> dict[str, str]:
     """The lines of a summary by their first word; indented ones belong to the one above."""
     lines: dict[str, str] = {}
-    for line in display.summary(result, left).splitlines():
+    for line in summary.summary(result, left).splitlines():
         if line.startswith("  "):
             lines[list(lines)[-1]] += f"\n{line.strip()}"
         else:
@@ -658,7 +650,7 @@ def test_summary_names_only_some() -> None:
     ],
 )
 def test_limit_of_a_run(spent: dict[str, float], limit: str, busy: str) -> None:
-    text = display.describe_stages(result_of(encoded=1, stage_seconds=spent))
+    text = summary.describe_stages(result_of(encoded=1, stage_seconds=spent))
     assert text.endswith(f"device busy {busy} of its time, the limit was the {limit}")
 
 
@@ -672,7 +664,7 @@ def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_piped_progress_is_a_line_a_tile(capsys: pytest.CaptureFixture[str]) -> None:
     long = TileResult("27WXP", "failed", reason=f"[red]{'no chips of it ' * 20}[/red]")
     state = Progress(3, "http://127.0.0.1:8787/status", "2 x CPU")
-    with display.show_progress() as tell:
+    with live.show_progress() as tell:
         tell(state)
         state.indexed = 1
         tell(state)
@@ -685,7 +677,7 @@ def test_piped_progress_is_a_line_a_tile(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out.splitlines() == [
         "dashboard: http://127.0.0.1:8787/status",
         "workers: 2 x CPU",
-        *(display.describe_tile(result) for result in (DONE, BAD, long)),
+        *(summary.describe_tile(result) for result in (DONE, BAD, long)),
         "a worker is gone",
     ]
 
@@ -693,45 +685,46 @@ def test_piped_progress_is_a_line_a_tile(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.usefixtures("no_terminal")
 def test_piped_progress_is_a_line_every_half_minute_too(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
     state = Progress(1, "http://127.0.0.1:8787/status", "", indexed=1, chips=100)
-    with display.show_progress() as tell:
+    with live.show_progress() as tell:
         for _ in range(100):
             tell(state)
             clock[0] += 1
             state.in_work = {"embed-27WXN-0-x": int(clock[0]) - 1000}
     lines = capsys.readouterr().out.splitlines()[2:]
     assert [line.split(" · ")[1:4] for line in lines] == [
-        [f"chips {seconds}/100", "1.00 chips/s", display.describe_seconds(seconds) + " elapsed"]
+        [f"chips {seconds}/100", "1.00 chips/s", summary.describe_seconds(seconds) + " elapsed"]
         for seconds in (30, 60, 90)
     ]
 
 
-def test_live_progress_is_a_bar_of_chips_and_a_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_live_progress_is_a_bar_of_tiles_and_one_of_chips(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, clock: list[float]
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "100")
-    update, shown = Live.update, []
-
-    def keeping(self: Live, renderable: Any, **options: Any) -> None:
-        lines = io.StringIO()
-        Console(file=lines, width=100, color_system=None, force_terminal=True).print(renderable)
-        shown.append(lines.getvalue().splitlines())
-        update(self, renderable, **options)
-
-    monkeypatch.setattr(Live, "update", keeping)
+    for name, value in {"FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
     half = {"embed-27WXN-0-x": 3}
-    with display.show_progress() as tell:
-        tell(Progress(3, "http://127.0.0.1:8787/status", "2 x CPU"))
-        tell(Progress(3, "", "", [DONE], indexed=3, chips=12, encoded=3, in_work=half))
-    out = capsys.readouterr().out
-    assert "dashboard: http://127.0.0.1:8787/status" in out
-    assert display.describe_tile(DONE) in out
-    (empty, first), (bar, second), (last,) = shown
-    assert "━" not in empty
-    assert bar.count("━") == 39, "a half of 78"
-    assert first.startswith("tiles 0/3 · chips 0/0+")
-    assert second.startswith("tiles 1/3 · chips 6/12 ·")
-    assert last == ""
+    with live.show_progress() as tell:
+        tell(Progress(4, "http://127.0.0.1:8787/status", "2 x CPU"))
+        state = Progress(4, "", "", [DONE], indexed=3, chips=9, encoded=3, in_work=half, quarantined=2)
+        clock[0] += 10
+        tell(state)
+    out = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out).replace("\r", "")
+    assert {"dashboard: http://127.0.0.1:8787/status", summary.describe_tile(DONE)} < set(out.splitlines())
+    (tiles, done_tiles), (chips, done_chips) = (
+        re.findall(rf"{name} (━*)╸? +(\d\S*)", out)[-1] for name in ("tiles", "chips")
+    )
+    # Of a tile that is not indexed as many chips are expected as of the others.
+    assert (len(tiles), len(chips)) == (live.WIDTH // 4, live.WIDTH // 2)
+    assert (done_tiles, done_chips) == ("1/4", "6/9+")
+    assert out.rstrip().endswith("0.60 chips/s · 10 s elapsed · 10 s left · 2 quarantined")
+
+
+@pytest.mark.usefixtures("no_terminal")
+def test_bars_are_gone_at_the_end(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with live.show_progress() as tell:
+        tell(Progress(1, "", "2 x CPU"))
+    assert capsys.readouterr().out.endswith("\x1b[1A\x1b[2K")
 
 
 class FakeCell:
@@ -757,7 +750,7 @@ def cell(monkeypatch: pytest.MonkeyPatch) -> FakeCell:
 
 
 def test_a_notebook_gets_links_and_a_bar_of_chips(cell: FakeCell, clock: list[float]) -> None:
-    tell = display.in_notebook()
+    tell = notebook.in_notebook()
     assert tell is not None
     state = Progress(2, "http://a/status?<", "2 x CPU", page="http://a/daskembed", indexed=2, chips=8, encoded=2)
     tell(state)
@@ -781,9 +774,9 @@ def test_elsewhere_there_is_no_notebook(monkeypatch: pytest.MonkeyPatch, shell: 
     ipython = ModuleType("IPython")
     vars(ipython)["get_ipython"] = lambda: shell
     monkeypatch.setitem(sys.modules, "IPython", ipython)
-    assert display.in_notebook() is None
+    assert notebook.in_notebook() is None
     monkeypatch.delitem(sys.modules, "IPython")
-    assert display.in_notebook() is None
+    assert notebook.in_notebook() is None
 
 
 # What functions give back, in a shell or notebook
@@ -813,3 +806,100 @@ def test_results_are_readable_however_many_tiles_there_are() -> None:
         "nothing is left to encode",
     ]
     assert "27WAA" not in repr(Progress(64, "", "", tiles))
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("unknown `on_nan` 'x'", "unknown --on-nan 'x'"),
+        ("`max_quarantined=3`: expected a share", "--max-quarantined 3: expected a share"),
+        ("give `dtype='float32'`", "give --dtype float32"),
+        ("`overwrite=True` replaces it", "--overwrite replaces it"),
+        ("`offset=(-1, 0)`: expected", "--offset -1,0: expected"),
+        ("`cluster_arguments` is for", "--cluster-arg is for"),
+        ("(`Rules(zeros=False)` keeps it)", "(--no-reject-zeros keeps it)"),
+        ("`Rules(nan=False)` `on_nan='fill'`", "--no-reject-nan --on-nan fill"),
+        ("(`Rules(max_cloud=0.3)`)", "(--max-cloud 0.3)"),
+        ("`source='/my chips'` `tiles='33TUL'`", "--source /my chips --tiles 33TUL"),
+        ("name a `device`", "name a --device"),
+        # What is no argument, or not marked as one, stays.
+        ("`dask scheduler` starts one; the level and the `geo` of its footer", None),
+        ("`auto` of `output/` in `on-nan` and on_nan", None),
+        ("`rules=Rules(zeros=False)", None),
+    ],
+)
+def test_arguments_are_shown_as_flags(text: str, shown: str | None) -> None:
+    assert with_flags(text) == (shown or text)
+
+
+def test_only_the_command_says_flags() -> None:
+    """In texts of the library, docstrings but for other programs' flags."""
+    said = {
+        f"{path.name}: {node.value.strip()}"
+        for path in Path(daskembed.__file__).parent.rglob("*.py")
+        if path.parent.name != "cli"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"(?<!-)--[a-z]", node.value)
+    }
+    others = ("--scheduler-file", "--help")
+    assert {one for one in said if not any(flag in one for flag in others)} == set()
+
+
+def test_every_option_has_a_flag(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = help_of(capsys, monkeypatch, "run", "--help")
+    lines = {flag: line for line in text.splitlines() for flag in re.findall(r"^  (--[a-z-]+)", line)}
+    for name, words in words_of(RunOptions).items():
+        if name == "rules":
+            assert {"--reject-zeros", "--reject-nan", "--max-cloud", "--keep-all"} <= lines.keys()
+        elif words.callback:
+            assert flag_of(name) not in lines
+        else:
+            assert flag_of(name) in lines
+            assert words.help in text
+
+
+def test_flags_of_a_plan_and_of_cubes_are_those_of_their_functions() -> None:
+    parser = make_parser()
+    for command, known in (("run", RunOptions), ("plan", RunOptions), ("cube", CubeOptions)):
+        given = parser.parse_args([command, "--tiles", "33TUL", "--output", "out"])
+        callbacks = {name for name, words in words_of(known).items() if words.callback}
+        assert set(keywords(given, known)) == set(known.__annotations__) - callbacks
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "python", "command"),
+    [
+        ("max_quarantined", 3, "`max_quarantined=3`: expected a share", "--max-quarantined 3"),
+        ("dates", "2019", "`dates` '2019': expected START/END", "--dates '2019'"),
+        ("dtype", "int8", "unknown `dtype` 'int8'", "argument --dtype: invalid choice"),
+        ("format", "netcdf", "unknown `format` 'netcdf'", "unknown --format 'netcdf'"),
+        ("workers", "many", "`workers='many'`: expected a number", "--workers many: expected a number"),
+    ],
+)
+def test_python_reads_of_arguments_and_the_shell_of_flags(
+    capsys: pytest.CaptureFixture[str], chips: Path, tmp_path: Path, name: str, value: Any, python: str, command: str
+) -> None:
+    given: dict[str, Any] = {"source": str(chips), "output": str(tmp_path), "checkpoint": "untrained:tiny", name: value}
+    with pytest.raises(InputError) as caught:
+        daskembed.run("33TUL", **given)
+    assert python in str(caught.value)
+    flags = [part for keyword, one in given.items() for part in (flag_of(keyword), str(one))]
+    with contextlib.suppress(SystemExit):  # of the parser
+        assert main(["run", "--tiles", "33TUL", *flags]) == 2
+    assert command in capsys.readouterr().err
+
+
+def test_warnings_and_lines_of_progress_name_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    show_warnings()
+    assert logging.lastResort is not None
+    record = logging.LogRecord("daskembed", logging.WARNING, "", 0, "use `tls=True`", None, None)
+    assert logging.lastResort.format(record) == "use --tls"
+    print_event(Event("now", "failed", reason="check `dates`", counts={"tiles": 1}))
+    assert json.loads(capsys.readouterr().out)["reason"] == "check --dates"
+    with live.show_progress() as tell:
+        tell(Progress(1, "", "none", finished=[replace(FAILED, reason="check `dates`")]))
+        tell(Progress(1, "http://x", "none", finished=[FAILED, replace(FAILED, reason="check `dates`")]))
+    assert "failed: check --dates" in capsys.readouterr().out

@@ -19,10 +19,11 @@ from distributed import Client, LocalCluster
 from distributed.core import Status
 
 from daskembed import config
+from daskembed.cli.parser import cluster_arguments
 from daskembed.clusters import connection as clusters
-from daskembed.clusters import machine
+from daskembed.clusters import this_machine
 from daskembed.clusters.connection import connect
-from daskembed.clusters.presets import copy_preset, is_installed, parse_arguments, parse_workers, presets, read_preset
+from daskembed.clusters.presets import copy_preset, is_installed, parse_workers, presets, read_preset
 from daskembed.errors import InputError
 from daskembed.runs import window as flow
 
@@ -262,7 +263,7 @@ def test_cluster_whose_workers_are_refused(
 
 
 def test_gpus_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "DEVICES", tmp_path)
+    monkeypatch.setattr(this_machine, "DEVICES", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     module = ModuleType("dask_cuda")
     module.LocalCUDACluster = NoMachines  # type: ignore[attr-defined]
@@ -272,12 +273,12 @@ def test_gpus_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             "the cluster 'local-cuda' has a worker for each GPU, and this machine shows none"
         )
         assert refusal("local-cuda").endswith(
-            ": use --cluster local; on a machine with one it needs dask-cuda (pip install 'daskembed[cuda]')"
+            ": use `cluster='local'`; on a machine with one it needs dask-cuda (pip install 'daskembed[cuda]')"
         )
     (tmp_path / "nvidia0").touch()
     assert "no machine of this kind; it needs an NVIDIA GPU" in refusal("local-cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "or CUDA_VISIBLE_DEVICES hides it): use --cluster local; " in refusal("local-cuda")
+    assert "or CUDA_VISIBLE_DEVICES hides it): use `cluster='local'`; " in refusal("local-cuda")
     monkeypatch.setitem(sys.modules, "dask_cuda", None)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert refusal("local-cuda").startswith("the cluster 'local-cuda' needs dask-cuda (pip install 'daskembed[cuda]')")
@@ -355,13 +356,13 @@ def test_plugins_that_are_not_there_start_no_cluster(tmp_path: Path, name: str, 
     ],
 )
 def test_arguments_of_the_command_line(pairs: list[str], arguments: dict[str, Any]) -> None:
-    assert parse_arguments(pairs) == arguments
+    assert cluster_arguments(pairs) == arguments
 
 
 @pytest.mark.parametrize("pair", ["n_workers", "=2", "", "a..b=2", "a b=2", "a=[1"])
 def test_arguments_that_are_none(pair: str) -> None:
     with pytest.raises(InputError, match=rf"--cluster-arg {re.escape(repr(pair))}: ") as error:
-        parse_arguments(["n_workers=2", pair])
+        cluster_arguments(["n_workers=2", pair])
     assert "\n" not in str(error.value)
 
 
@@ -374,7 +375,7 @@ def test_sizes(workers: int | str, bounds: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("workers", [0, -1, "many", "", "0..4", "4..1", "1..", "..4", "1...4", "1.5"])
 def test_sizes_that_are_none(workers: int | str) -> None:
-    with pytest.raises(InputError, match=re.escape(f"--workers {workers}: expected a number from 1, ")):
+    with pytest.raises(InputError, match=re.escape(f"`workers={workers!r}`: expected a number from 1, ")):
         parse_workers(workers)
 
 
@@ -383,7 +384,7 @@ def test_arguments_asked_for_go_over_those_of_the_file(tmp_path: Path, failing_c
     path = write_preset(tmp_path, **{"class": failing_class, "arguments": mine})
     with (
         pytest.raises(InputError, match="quota exceeded") as error,
-        connect(path, arguments={"region": "b", "options": {"nthreads": 2}}),
+        connect(path, cluster_arguments={"region": "b", "options": {"nthreads": 2}}),
     ):
         pass
     assert str({"n_workers": 9, "options": {"name": "x", "nthreads": 2}, "region": "b"}) in str(error.value)
@@ -400,7 +401,7 @@ def test_size_asked_for_is_the_first_size(tmp_path: Path, kind: str) -> None:
 
 def test_size_of_a_class_that_takes_none(tmp_path: Path, failing_class: str) -> None:
     path = write_preset(tmp_path, **{"class": failing_class})
-    with pytest.raises(InputError, match=r"--workers 2 is for a cluster that takes n_workers, which .*Cluster of"):
+    with pytest.raises(InputError, match=r"`workers=2` is for a cluster that takes n_workers, which .*Cluster of"):
         connect(path, workers=2).__enter__()
 
 
@@ -448,11 +449,15 @@ def test_address_of_a_scheduler() -> None:
 
 @pytest.mark.parametrize("cluster", ["tcp://127.0.0.1:1", "scheduler.json"])
 @pytest.mark.parametrize(
-    ("flag", "asked"),
-    [("--workers", {"workers": 2}), ("--cluster-arg", {"arguments": {"n_workers": 2}}), ("--tls", {"tls": True})],
+    ("name", "asked"),
+    [
+        ("workers", {"workers": 2}),
+        ("cluster_arguments", {"cluster_arguments": {"n_workers": 2}}),
+        ("tls", {"tls": True}),
+    ],
 )
-def test_nothing_can_be_asked_of_a_cluster_that_runs(cluster: str, flag: str, asked: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=f"{flag} is for a cluster that is started .*{cluster}"):
+def test_nothing_can_be_asked_of_a_cluster_that_runs(cluster: str, name: str, asked: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"`{name}` is for a cluster that is started .*{cluster}"):
         connect(cluster, **asked).__enter__()
 
 
@@ -502,11 +507,13 @@ def test_local_starts_processes_that_have_their_threads(monkeypatch: pytest.Monk
         return [type(handler).__name__ for handler in logging.getLogger("distributed").handlers]
 
     # As in a run, settings have been read here before: what is set for the workers must outlast that.
+    monkeypatch.delenv("DASK_DASKEMBED__TORCH_THREADS")
+    monkeypatch.delitem(dask.config.config["daskembed"], "torch_threads")
     assert config.get("torch-threads") is None
     cores = dask.system.cpu_count()
     # Two workers: one alone would have all cores anyway.
-    monkeypatch.setattr(machine, "CORES_A_WORKER", max(1, cores // 2))
-    workers = cores // local.CORES_A_WORKER
+    monkeypatch.setattr(this_machine, "CORES_A_WORKER", max(1, cores // 2))
+    workers = cores // this_machine.CORES_A_WORKER
     with connect("local") as client:
         client.wait_for_workers(workers, timeout=60)
         found = list(client.run(torch_threads).values())
@@ -534,7 +541,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, i
     def make(cores: int, gigabytes: float) -> Path:
         monkeypatch.setattr(dask.system, "cpu_count", lambda: cores)
         monkeypatch.setattr(distributed.system, "memory_limit", lambda: int(gigabytes * 2**30))
-        monkeypatch.setattr(machine, "DEVICES", tmp_path)
+        monkeypatch.setattr(this_machine, "DEVICES", tmp_path)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         return tmp_path
 
@@ -566,7 +573,7 @@ def test_local_shares_cores_and_memory(
     share: int,
 ) -> None:
     machine(cores, gigabytes)
-    machine.local()
+    this_machine.local()
     assert started[0]["n_workers"] == workers
     assert started[0]["threads_per_worker"] == 2
     assert started[0]["env"]["DASK_DASKEMBED__TORCH_THREADS"] == str(share)
@@ -576,7 +583,7 @@ def test_local_shares_cores_and_memory(
 
 def test_local_takes_arguments(machine: Callable[[int, int], Path], started: list[dict[str, Any]]) -> None:
     machine(8, 64)
-    machine.local(memory_limit="8GiB", threads_per_worker=3)
+    this_machine.local(memory_limit="8GiB", threads_per_worker=3)
     assert started[0]["memory_limit"] == "8GiB"
     assert started[0]["threads_per_worker"] == 3
     assert started[0]["n_workers"] == 1
@@ -589,7 +596,7 @@ def test_local_shares_among_the_workers_asked_for(
     machine: Callable[[int, int], Path], started: list[dict[str, Any]], asked: dict[str, int], workers: int
 ) -> None:
     machine(8, 64)
-    machine.local(**asked)
+    this_machine.local(**asked)
     assert started[0]["n_workers"] == workers
     assert started[0]["env"]["DASK_DASKEMBED__TORCH_THREADS"] == "2"
     assert started[0]["memory_limit"] == 16 * 2**30
@@ -611,7 +618,7 @@ def test_local_says_when_memory_is_short(
     machine: Callable[[int, int], Path], started: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     machine(8, 1.5)
-    machine.local()
+    this_machine.local()
     assert started[0]["n_workers"] == 1
     assert caplog.messages == [
         "warning: a worker has 1.5 GiB of this machine's memory and takes about 2 with the released weights: it may be "
@@ -623,8 +630,8 @@ def test_local_says_when_memory_is_short(
     ("devices", "visible", "said"),
     [
         (["nvidiactl", "nvidia-uvm", "null"], None, []),
-        (["nvidia0", "nvidiactl"], None, ["this machine has 1 GPU: --cluster local-cuda has a worker for each"]),
-        (["nvidia0", "nvidia1"], "0", ["this machine has 2 GPUs: --cluster local-cuda has a worker for each"]),
+        (["nvidia0", "nvidiactl"], None, ["this machine has 1 GPU: `cluster='local-cuda'` has a worker for each"]),
+        (["nvidia0", "nvidia1"], "0", ["this machine has 2 GPUs: `cluster='local-cuda'` has a worker for each"]),
         (["nvidia0"], "", []),
         (["nvidia0"], "-1", []),
     ],
@@ -643,5 +650,5 @@ def test_local_says_that_there_are_gpus(
         (folder / name).touch()
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    machine.local()
+    this_machine.local()
     assert caplog.messages == said

@@ -82,10 +82,6 @@ class FakeModel:
 class FakeModule(ModuleType):
     """What `daskembed.encoders.protocol.EncoderModule` asks for, with a model of three numbers a chip."""
 
-    TITLE = "a fake"
-    PREFIX = "model."
-    IGNORED = ()
-    OTHER_MODELS: dict[str, str] = {}  # noqa: RUF012
     SIZES = {"only": 3}  # noqa: RUF012
 
     def __init__(self, name: str) -> None:
@@ -96,8 +92,8 @@ class FakeModule(ModuleType):
     def parameter_shapes(self, size: str) -> dict[str, tuple[int, ...]]:
         return {"weight": (3, 3)}
 
-    def size_of(self, shapes: Any) -> str:
-        return "only"
+    def describe(self, size: str, **options: Any) -> Description:
+        return DESCRIPTION
 
     def metadata(self, place: Place) -> tuple[np.ndarray, np.ndarray]:
         day = place.date.astype("datetime64[D]").astype(np.float32)
@@ -280,7 +276,7 @@ def test_what_is_told_of_pixels_is_noted(owner: Device) -> None:
     reads = [found(5, zero), found(6, gap), found(7)]
     encoded = encode(owner, reads)
     assert told(encoded, "noted") == ["red is 0 in 25.0000% of its pixels", None, None]
-    assert "1 in red (nir is masked in 50.0000% of its pixels; --on-nan fill" in encoded.fates[1].quarantined
+    assert "1 in red (nir is masked in 50.0000% of its pixels; `on_nan='fill'`" in encoded.fates[1].quarantined
     assert encode(owner, reads, on_nan="fill").fates[1].noted == "nir is masked in 50.0000% of its pixels"
 
 

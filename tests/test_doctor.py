@@ -11,7 +11,7 @@ import torch
 
 from daskembed.cli import demo, doctor
 from daskembed.cli.main import main
-from daskembed.clusters import machine
+from daskembed.clusters import this_machine
 
 
 def test_doctor_tells_what_is_here_and_no_secret(
@@ -52,7 +52,7 @@ def test_doctor_tells_what_is_here_and_no_secret(
 def test_a_gpu_that_torch_does_not_use_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("torch uses this machine's GPU")
-    monkeypatch.setattr(machine, "DEVICES", tmp_path)
+    monkeypatch.setattr(this_machine, "DEVICES", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert doctor._torch()["gpu"] == "none"
     (tmp_path / "nvidia0").touch()

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from daskembed.clusters.presets import parse_arguments, read_preset
+from daskembed.cli.parser import cluster_arguments
+from daskembed.clusters.presets import read_preset
 from daskembed.documents import DEEPEST, MOST_YAML, parse_as, parse_json, parse_object, parse_yaml, read_yaml
 from daskembed.errors import InputError
 from daskembed.sensors.table import get_sensor
@@ -112,7 +113,7 @@ def test_yaml_that_would_cost_much(name: str, tmp_path: Path) -> None:
             read(str(path))
         assert len(str(error.value)) < 1000
     with pytest.raises(InputError):
-        parse_arguments([f"a={text}"])
+        cluster_arguments([f"a={text}"])
 
 
 def test_yaml_of_plain_values() -> None:

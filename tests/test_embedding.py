@@ -23,12 +23,12 @@ import daskembed
 from daskembed import embedding
 from daskembed.compute import device
 from daskembed.encoders import clay_v0
-from daskembed.encoders.checkpoint import untrained_state
-from daskembed.encoders.clay_v0_model import ClayV0
+from daskembed.encoders.clay_v0 import LEVELS
 from daskembed.encoders.description import Place
-from daskembed.encoders.levels import LEVELS
 from daskembed.encoders.protocol import Encoder
+from daskembed.encoders.untrained import untrained_state
 from daskembed.errors import InputError
+from daskembed.sensors.bands import CLAY_V0
 from daskembed.sources import geotiff
 from daskembed.testing import refuse_to_compute
 
@@ -38,7 +38,7 @@ SHAPES = {"mean": (256,), "patch": (16, 16, 256), "group": (6, 16, 16, 256)}
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return daskembed.load_encoder("untrained:tiny", precision="fp32", batch_size=4, readers=2)
+    return daskembed.load_encoder("untrained:least", precision="fp32", batch_size=4, readers=2)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,9 @@ def expected(loaded: xr.DataArray) -> dict[str, np.ndarray]:
 
 
 def encode_directly(loaded: xr.DataArray, level: str) -> np.ndarray:
-    model = ClayV0(untrained_state(clay_v0, "tiny", 0), device=torch.device("cpu"), dtype=torch.float32)
+    model = clay_v0.build(
+        untrained_state(clay_v0, "least", 0), clay_v0.describe("least"), device=torch.device("cpu"), dtype=torch.float32
+    )
     lat, lon, day = (loaded.coords[name].to_numpy() for name in ("lat", "lon", "date"))
     latlon, time = clay_v0.metadata(Place(lat[:, None], lon[:, None], day, np.full(len(lat), 10.0)))
     with torch.inference_mode():
@@ -200,7 +202,7 @@ def test_embeddings_are_the_encoders(
 def test_embeddings_do_not_depend_on_blocks_and_batches(
     index: gpd.GeoDataFrame, expected: dict[str, np.ndarray], chips_a_block: int, batch_size: int
 ) -> None:
-    encoder = daskembed.load_encoder("untrained:tiny", precision="fp32", batch_size=batch_size, readers=1)
+    encoder = daskembed.load_encoder("untrained:least", precision="fp32", batch_size=batch_size, readers=1)
     embeddings = daskembed.embed(daskembed.open_tile(index, chips_a_block=chips_a_block), encoder)
     assert relative_error(embeddings.values, expected["mean"]) < 1e-6
 
@@ -274,13 +276,13 @@ def names(embeddings: xr.DataArray) -> tuple[str, ...]:
 
 
 def test_same_work_same_names(index: gpd.GeoDataFrame, cube: xr.DataArray, encoder: Encoder) -> None:
-    again = daskembed.load_encoder("untrained:tiny:0", precision="fp32", batch_size=4, readers=2)
+    again = daskembed.load_encoder("untrained:least:0", precision="fp32", batch_size=4, readers=2)
     reopened = daskembed.open_tile(index, chips_a_block=2)
     assert names(daskembed.embed(reopened, again)) == names(daskembed.embed(cube, encoder))
 
 
 def test_other_work_other_names(index: gpd.GeoDataFrame, cube: xr.DataArray, encoder: Encoder) -> None:
-    other = daskembed.load_encoder("untrained:tiny:1", precision="fp32", batch_size=4, readers=2)
+    other = daskembed.load_encoder("untrained:least:1", precision="fp32", batch_size=4, readers=2)
     later = cube.assign_coords(date=("chip", cube.date.values + np.timedelta64(1, "D")))
     works = [
         daskembed.embed(cube, encoder),
@@ -311,7 +313,7 @@ def test_chip_that_is_not_finite_is_quarantined(loaded: xr.DataArray, encoder: E
     embeddings = daskembed.embed(spoiled(loaded), encoder, level).compute()
     reasons = list(embeddings.coords["quarantined"].values)
     assert list(pd.isna(reasons)) == [True, False, True]
-    assert reasons[1].startswith("has values that are not finite: 3 in vh, 1 in dem (--on-nan fill ")
+    assert reasons[1].startswith("has values that are not finite: 3 in vh, 1 in dem (`on_nan='fill'` ")
     assert list(embeddings.coords["filled"].values) == [0, 0, 0]
     assert np.isnan(embeddings.values[1]).all()
     # One batch: the good chips do not notice their neighbour, down to the last bit.
@@ -322,7 +324,7 @@ def test_chip_that_is_not_finite_is_quarantined(loaded: xr.DataArray, encoder: E
 @pytest.mark.parametrize("level", ["mean", "patch"])
 def test_values_that_are_not_finite_are_filled(loaded: xr.DataArray, encoder: Encoder, level: str) -> None:
     bad = spoiled(loaded)
-    means = np.array([mean for mean, _ in clay_v0.STATISTICS.values()], np.float32)
+    means = np.array([band.mean for band in CLAY_V0.bands], np.float32)
     mended = bad.copy(data=np.where(np.isfinite(bad.values), bad.values, means[:, None, None]))
     embeddings = daskembed.embed(bad, encoder, level, on_nan="fill").compute()
     assert pd.isna(embeddings.coords["quarantined"].values).all()

@@ -22,11 +22,11 @@ import pytest
 import shapely
 
 from daskembed.errors import TileError
+from daskembed.geo.cells import EDGES
 from daskembed.output import geoparquet as sink
 from daskembed.output import parts as parts_module
 from daskembed.output.parts import Notes, read_notes, write_part
-from daskembed.output.protocol import Published, get_sink
-from daskembed.sources.frame import EDGES
+from daskembed.output.protocol import Published, get_format
 from daskembed.storage.stores import Storage
 from daskembed.table import block_frame
 
@@ -119,7 +119,7 @@ def published(output: Storage, level: str) -> tuple[Path, np.ndarray]:
 
 
 def test_sink_by_name() -> None:
-    assert get_sink("geoparquet") is sink
+    assert get_format("geoparquet") is sink
     assert sink.SUFFIX == ".gpq"
 
 
@@ -480,7 +480,7 @@ def test_a_value_beyond_float16_is_an_error(output: Storage, value: float) -> No
     with pytest.raises(TileError) as error:
         sink.publish(output, NAME, parts, HALF)
     assert str(error.value) == (
-        f"the embedding of {url_of(1)} has the value {abs(value):g}, and float16 ends at 65504: give --dtype float32"
+        f"the embedding of {url_of(1)} has the value {abs(value):g}, and float16 ends at 65504: give `dtype='float32'`"
     )
     assert not (Path(output.url) / NAME).exists()
 

@@ -233,8 +233,8 @@ def test_dates_are_inclusive(tmp_path: Path) -> None:
     write_chip(tmp_path / TILE / "claytile_early.tif", tags={"date": "2018-01-01"})
 
     def indexed(first: str, last: str) -> list[str]:
-        dates = (date.fromisoformat(first), date.fromisoformat(last))
-        return [str(day) for day in daskembed.index_tile(TILE, str(tmp_path), dates=dates)["date"]]
+        index = daskembed.index_tile(TILE, str(tmp_path), dates=f"{first}/{last}")
+        return [str(day) for day in index["date"]]
 
     assert indexed("2019-04-01", "2019-04-16") == list(days[:2])
     assert indexed("2019-04-02", "2019-04-29") == list(days[1:2])
@@ -245,14 +245,13 @@ def test_dates_are_inclusive(tmp_path: Path) -> None:
 
 
 def test_dates_that_no_name_has_are_an_error_of_the_tile(tile: Path) -> None:
-    dates = (date(2020, 1, 1), date(2020, 12, 31))
-    with pytest.raises(TileError, match="no chips of tile 33TUL from 2020-01-01 to 2020-12-31: check --dates"):
-        daskembed.index_tile(TILE, str(tile.parent.parent), dates=dates)
+    with pytest.raises(TileError, match="no chips of tile 33TUL from 2020-01-01 to 2020-12-31: check `dates`"):
+        daskembed.index_tile(TILE, str(tile.parent.parent), dates="2020-01-01/2020-12-31")
 
 
 def test_quarantined_chips_stay_in_an_index_of_dates(tile: Path) -> None:
     write_chip(tile / name_of(2), tags={})
-    index = daskembed.index_tile(TILE, str(tile.parent.parent), dates=(date(2019, 4, 16), date(2019, 4, 16)))
+    index = daskembed.index_tile(TILE, str(tile.parent.parent), dates="2019-04-16/2019-04-16")
     assert list(index["quarantined"].notna()) == [False, True]
 
 
@@ -263,7 +262,7 @@ def test_missing_tile(tile: Path) -> None:
     assert str(error.value) == (
         f"no chips of tile 33TUM: expected claytile_*.tif under {source}/33TUM/ "
         f"or claytile_33TUM_*.tif in {source}/, 33TUM*.zarr in either, 33TUM*.tif, .vrt or .jp2 in either, or a file a "
-        f"band (B02.tif) in a folder below {source}/33TUM/; check the tile id and --source"
+        f"band (B02.tif) in a folder below {source}/33TUM/; check the tile id and `source`"
     )
 
 

@@ -16,10 +16,11 @@ import daskembed
 from daskembed.cli.main import main as cli
 from daskembed.errors import StorageUnusableError, TileError
 from daskembed.runs import dashboard, reporting, stages
+from daskembed.runs.blocks import Block
 from daskembed.runs.results import Event
 from daskembed.testing import write_chips
 
-TINY = {"checkpoint": "untrained:tiny:0", "precision": "fp32"}
+TINY = {"checkpoint": "untrained:least:0", "precision": "fp32"}
 SHOWN = "https://store.example/bucket/chip.tif"
 SECRET = "https://me:hunter2@store.example/bucket/chip.tif?X-Amz-Signature=abcdef"
 
@@ -56,7 +57,7 @@ def run(client: Client, source: Path, tmp_path: Path, tiles: str = "33TUL") -> l
 
 def test_the_command_prints_one_line_of_json_an_event(capsys, cluster, client, source, tmp_path):
     command = ["run", "--tiles", "33TUL,33TUM,33TUN", "--source", str(source), "--output", str(tmp_path / "out")]
-    command += ["--checkpoint", "untrained:tiny:0", "--precision", "fp32", "--cluster", "tcp://scheduler"]
+    command += ["--checkpoint", "untrained:least:0", "--precision", "fp32", "--cluster", "tcp://scheduler"]
     command += ["--log-format", "json"]
     with pytest.MonkeyPatch.context() as patch:
         # The address of a cluster within this process is no tcp:// one.
@@ -99,15 +100,15 @@ def test_what_an_earlier_run_finished_is_told(client, source, tmp_path):
 
 
 def test_what_is_tried_again_is_told_with_stage_and_block(client, source, tmp_path, monkeypatch):
-    compute = stages.Block.compute
+    compute = Block.compute
     failures = [f"no answer from {SECRET}"]
 
-    def fail_once(block: stages.Block) -> Any:
+    def fail_once(block: Block) -> Any:
         if failures:
             raise OSError(failures.pop())
         return compute(block)
 
-    monkeypatch.setattr(stages.Block, "compute", fail_once)
+    monkeypatch.setattr(Block, "compute", fail_once)
     events = run(client, source, tmp_path)
     (retried,) = [event for event in events if event.event == "retried"]
     assert (retried.tile, retried.stage, retried.block) == ("33TUL", "embed", 0)
@@ -126,7 +127,7 @@ def test_no_secret_of_a_url_is_told(client, source, tmp_path, monkeypatch):
 
 
 def test_no_secret_of_a_quarantined_chip_is_told(client, source, tmp_path, monkeypatch):
-    def find(*_: Any) -> tuple[stages.Indexed, list[stages.Block]]:
+    def find(*_: Any) -> tuple[stages.Indexed, list[Block]]:
         return stages.Indexed("listing", {SECRET: f"is gone: {SECRET}"}, ()), []
 
     monkeypatch.setattr(stages, "index", find)
@@ -177,19 +178,19 @@ def test_the_page_has_the_chips_set_aside_with_reasons(cluster, client, source, 
 
 def test_a_worker_that_took_too_much_memory_is_told_of_in_a_line(cluster, client, source, tmp_path, monkeypatch):
     """What the nanny and the scheduler say of such a worker, without one."""
-    compute = stages.Block.compute
+    compute = Block.compute
     gone = {"action": "remove-worker", "worker": "tcp://10.0.0.7:1", "expected": False}
 
-    def lose(block: stages.Block) -> Any:
+    def lose(block: Block) -> Any:
         cluster.scheduler.log_event("worker-restart-memory", {"worker": gone["worker"], "pid": 7, "rss": 7.9e9})
         cluster.scheduler.log_event("all", gone | {"processing-tasks": {"embed-33TUL-0-x", "embed-33TUL-1-x", "other"}})
         cluster.scheduler.log_event("all", gone | {"processing-tasks": set()})
         cluster.scheduler.log_event("all", gone | {"processing-tasks": set(), "expected": True})
-        monkeypatch.setattr(stages.Block, "compute", compute)
+        monkeypatch.setattr(Block, "compute", compute)
         time.sleep(2.5)  # the run looks once a second
         return compute(block)
 
-    monkeypatch.setattr(stages.Block, "compute", lose)
+    monkeypatch.setattr(Block, "compute", lose)
     notices = [event.reason for event in run(client, source, tmp_path) if event.event == "notice"]
     assert notices == [
         "worker tcp://10.0.0.7:1 took 7.9 GB of memory, more than its limit allows, and was stopped: the 2 tasks that "

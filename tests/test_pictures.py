@@ -30,7 +30,7 @@ from daskembed.runs.results import Event, Progress
 from daskembed.testing import write_chips
 
 TILES = ("33TUL", "33TUM")
-TINY = {"checkpoint": "untrained:tiny:0", "precision": "fp32"}
+TINY = {"checkpoint": "untrained:least:0", "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
@@ -389,12 +389,12 @@ def _stop_after(chips: int, until: Path) -> None:
 
 def _hold(until: Path) -> None:
     """On a worker: embed nothing before a file is there."""
-    from daskembed.runs import stages
+    from daskembed.runs.blocks import Block
 
-    compute = stages.Block.compute
+    compute = Block.compute
 
     def slowly(self, without=None):
         wait_until(until.exists)
         return compute(self, without)
 
-    stages.Block.compute = slowly  # type: ignore[method-assign]
+    Block.compute = slowly  # type: ignore[method-assign]

@@ -17,17 +17,21 @@ import daskembed
 from daskembed.cli.main import main
 from daskembed.encoders import clay_v0
 from daskembed.errors import ConflictError, InputError
-from daskembed.runs import display, settings, stages
 from daskembed.runs import plan as planning
 from daskembed.runs import rates as speed
-from daskembed.runs.display import describe_bytes, describe_plan
+from daskembed.runs import settings, summary
+from daskembed.runs.blocks import all_blocks
+from daskembed.runs.expected import recall
+from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.plan import Plan
 from daskembed.runs.rates import Speed
 from daskembed.runs.results import Expected, RunResult, TileResult
+from daskembed.runs.summary import describe_bytes, describe_plan
+from daskembed.runs.tiles import resolve
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 
-TINY = {"checkpoint": "untrained:tiny", "precision": "bf16"}
+TINY = {"checkpoint": "untrained:least", "precision": "bf16"}
 SPEED = Speed(2.0, "device", first_seconds=10.0, start_seconds=90.0, basis="made up")
 PLAN = Plan(
     output="/out",
@@ -135,14 +139,9 @@ def test_chips_in_finished_blocks_are_done(chips, tmp_path, monkeypatch) -> None
     first = daskembed.plan("33TUL", device="cpu", **given)
     assert (first.chips_a_block, first.chips_to_do) == (3, 4)
     listing = planning.list_tile("33TUL", Storage(str(chips)), Reading())
-    _, wanted = planning.resolve(
-        "33TUL",
-        **dict.fromkeys(("level", "batch_size", "readers", "dates", "version")),
-        on_nan=None,
-        **given,
-    )
+    wanted = resolve(Options.of(given, RunOptions))("bf16")
     index = daskembed.index_tile("33TUL", str(chips))
-    last = stages.all_blocks(wanted, "33TUL", index, listing.fingerprint)[1]
+    last = all_blocks(wanted, "33TUL", index, listing.fingerprint)[1]
     wanted.output.put(last.path, b"a part")
     second = daskembed.plan("33TUL", device="cpu", **given)
     assert (second.chips, second.chips_to_do, second.to_do) == (4, 3, ("33TUL",))
@@ -239,12 +238,11 @@ def test_speed_follows_the_precision(chips, tmp_path) -> None:
 
 
 def test_auto_precision_is_the_devices_own(chips, tmp_path) -> None:
-    given = {"source": str(chips), "output": str(tmp_path / "out"), "checkpoint": "untrained:tiny"}
-    none = dict.fromkeys(("level", "batch_size", "readers", "dates", "version", "on_nan"))
-    fp32, bf16 = (planning.resolve("33TUL", precision=one, **given, **none)[1] for one in ("fp32", "bf16"))
+    given = {"source": str(chips), "output": str(tmp_path / "out"), "checkpoint": "untrained:least"}
+    fp32, bf16 = map(resolve(Options.of(given, RunOptions)), ("fp32", "bf16"))
     daskembed.plan("33TUL", device="t4", **given)
-    assert planning.recall(fp32) is not None
-    assert planning.recall(bf16) is None
+    assert recall(fp32) is not None
+    assert recall(bf16) is None
 
 
 def test_refuses_a_device_that_it_does_not_know() -> None:
@@ -276,7 +274,7 @@ def test_a_machine_cannot_be_measured_on_bad_chips(chips, tmp_path) -> None:
     shutil.copytree(chips, tmp_path / "chips")
     for path in (tmp_path / "chips").rglob("*.tif"):
         path.write_bytes(b"[hello], world")
-    with pytest.raises(InputError, match=r"chips of 33TUL: none of its first 4 chips .*not a TIFF.*name a --device"):
+    with pytest.raises(InputError, match=r"chips of 33TUL: none of its first 4 chips .*not a TIFF.*name a `device`"):
         daskembed.plan("33TUL", source=str(tmp_path / "chips"), output=str(tmp_path / "out"), **TINY)
 
 
@@ -288,26 +286,24 @@ def test_a_run_knows_its_plan(finished) -> None:
     assert result.expected is not None
     assert (result.expected.chips, result.encoded, result.expected.workers) == (4, 4, 1)
     assert result.expected.bytes == planning.file_bytes(4, (256,))
-    assert "plan         4 chips in " in display.summary(result)
+    assert "plan         4 chips in " in summary.summary(result)
 
 
 def test_a_plan_is_recalled_for_its_own_settings_only(chips, tmp_path) -> None:
-    none = dict.fromkeys(("batch_size", "readers", "dates", "on_nan"))
-
     def settings_of(level: str, version: str = "1"):
-        given = {"source": str(chips), "output": str(tmp_path / "out"), **TINY, **none}
-        return planning.resolve("33TUL", level=level, version=version, **given)[1]
+        given = {"source": str(chips), "output": str(tmp_path / "out"), "level": level, "version": version, **TINY}
+        return resolve(Options.of(given, RunOptions))("bf16")
 
-    assert planning.recall(settings_of("mean")) is None
+    assert recall(settings_of("mean")) is None
     daskembed.plan(
         "33TUL", source=str(chips), output=str(tmp_path / "out"), version="1", level="mean", device="cpu", **TINY
     )
-    assert planning.recall(settings_of("mean")) is not None
-    assert planning.recall(settings_of("patch")) is None
-    assert planning.recall(settings_of("mean", "2")) is None
+    assert recall(settings_of("mean")) is not None
+    assert recall(settings_of("patch")) is None
+    assert recall(settings_of("mean", "2")) is None
     (kept,) = (tmp_path / "cache" / "daskembed" / "plans").iterdir()
     kept.write_text('{"chips": 4}')
-    assert planning.recall(settings_of("mean")) is None
+    assert recall(settings_of("mean")) is None
 
 
 def result_of(encoded: int, seconds: float, **options) -> RunResult:
@@ -318,13 +314,13 @@ def result_of(encoded: int, seconds: float, **options) -> RunResult:
 
 def test_the_summary_compares() -> None:
     expected = Expected(chips=441, seconds=300.0, bytes=1_200_000, workers=2)
-    lines = display.summary(result_of(441, 330.0, expected=expected)).splitlines()
+    lines = summary.summary(result_of(441, 330.0, expected=expected)).splitlines()
     wanted = "441 chips in 5 min 00 s on 2 workers, 1.2 MB; actual 441 chips in 5 min 30 s (+10%), 1.4 MB"
     assert f"plan         {wanted}" in lines
     # Of other chips than planned, no percentage.
-    assert "actual 100 chips in 2 min 00 s, 1.4 MB" in display.summary(result_of(100, 120.0, expected=expected))
-    assert "plan" not in display.summary(result_of(0, 1.0, expected=expected))
-    assert "plan" not in display.summary(result_of(441, 330.0))
+    assert "actual 100 chips in 2 min 00 s, 1.4 MB" in summary.summary(result_of(100, 120.0, expected=expected))
+    assert "plan" not in summary.summary(result_of(0, 1.0, expected=expected))
+    assert "plan" not in summary.summary(result_of(441, 330.0))
 
 
 # The command
@@ -372,13 +368,13 @@ def test_describe_bytes(number, text) -> None:
 )
 def test_a_machine_that_is_there_needs_not_boot(flags, start, chips, tmp_path, capsys) -> None:
     asked = ["--tiles", "33TUL", "--source", str(chips), "--output", str(tmp_path / "out")]
-    assert main(["plan", *asked, "--checkpoint", "untrained:tiny", *flags]) == 0
+    assert main(["plan", *asked, "--checkpoint", "untrained:least", *flags]) == 0
     assert start in capsys.readouterr().out
 
 
 def test_the_command_takes_the_flags_of_run(chips, tmp_path, capsys) -> None:
     flags = ["--tiles", "33TUL,22JGS", "--source", str(chips), "--output", str(tmp_path / "out"), "--level", "group"]
-    flags += ["--checkpoint", "untrained:tiny", "--cluster", "coiled", "--precision", "bf16", "--batch-size", "8"]
+    flags += ["--checkpoint", "untrained:least", "--cluster", "coiled", "--precision", "bf16", "--batch-size", "8"]
     flags += ["--readers", "4", "--version", "7", "--on-nan", "fill", "--dates", "2019-01-01/2019-12-31", "--overwrite"]
     flags += ["--listen", "0.0.0.0", "--tls"]
     assert main(["plan", *flags, "--device", "a10g", "--workers", "1..20", "--price-per-hour", "1.5"]) == 0
@@ -395,7 +391,7 @@ def test_the_command_takes_the_flags_of_run(chips, tmp_path, capsys) -> None:
 
 def test_the_command_refuses_what_the_run_would_refuse(finished, folder, capsys) -> None:
     made, _ = finished
-    flags = ["plan", "--tiles", "33TUL", "--output", str(folder / "out"), "--checkpoint", "untrained:tiny"]
+    flags = ["plan", "--tiles", "33TUL", "--output", str(folder / "out"), "--checkpoint", "untrained:least"]
     source = ["--source", str(made / "chips"), "--device", "a10g"]
     assert main([*flags, *source, "--level", "patch"]) == 2
     assert "level mean, not patch" in capsys.readouterr().err

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
-from test_receipts import RECEIPT
+from test_state import RECEIPT
 
 import daskembed
 from daskembed.cli.main import main
 from daskembed.clusters import connection as clusters
 from daskembed.errors import InputError, StorageUnusableError
 from daskembed.runs import preflight as ahead
+from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.tiles import resolve
 from daskembed.sources.kinds import list_tile
 from daskembed.storage.stores import Storage
@@ -234,15 +235,14 @@ def test_finished_tiles_and_tiles_without_chips_need_no_cluster(
 
 
 def test_quarantined_chips_that_are_to_be_tried_again_are_left_to_do(chips: Path, tmp_path: Path) -> None:
-    unset = dict.fromkeys(("level", "batch_size", "readers", "dates", "version", "on_nan"))
-    options: dict[str, Any] = {"source": str(chips), "output": str(tmp_path), "checkpoint": "untrained:tiny", **unset}
-    _, settings = resolve("33TUL", precision="fp32", **options)
+    options = {"source": str(chips), "output": str(tmp_path), "checkpoint": "untrained:tiny"}
+    settings = resolve(Options.of(options, RunOptions))("fp32")
     listing = list_tile("33TUL", settings.source, settings.reading).fingerprint
     receipt = replace(RECEIPT, tile="33TUL", files=[], settings=settings.identity, listing=listing)
     for retry, quarantined, left in ((False, True, False), (True, False, False), (True, True, True)):
         asked = replace(settings, retry_quarantined=retry)
         known = {"33TUL": receipt if quarantined else replace(receipt, quarantined={})}
-        done = ahead.settled(asked, ["33TUL"], known, {}, any_precision=False)
+        done = ahead.settled(asked, ["33TUL"], known, {})
         assert (done is None) == left, (retry, quarantined)
 
 
@@ -291,7 +291,7 @@ def test_chips_in_the_folder_of_a_date_are_a_source_and_told_of(
 ) -> None:
     assert ahead.check_source(Storage(str(chips / "33TUL" / "2019-04-16")), ["33TUL"])
     (warning,) = caplog.messages
-    assert warning.endswith(f"--source takes the folder above the tiles: --source {chips} --tiles 33TUL")
+    assert warning.endswith(f"`source` takes the folder above the tiles: `source='{chips}'` `tiles='33TUL'`")
     caplog.clear()
     (tmp_path / "33TUL" / "chips" / "33TUL").mkdir(parents=True)
     (tmp_path / "33TUL" / "chips" / "33TUL" / CHIP).touch()
@@ -310,7 +310,7 @@ def test_sources_in_a_bucket(s3: str) -> None:
     Storage(f"{s3}/data/chips").put(f"33TUL/2019-04-16/{CHIP}", b"")
     assert ahead.check_source(Storage(f"{s3}/data/chips"), ["33TUL"])
     for wrong, meant in (("data", "data/chips"), ("data/chips/33TUL", "data/chips")):
-        with pytest.raises(InputError, match=rf"--source {s3}/{meant}( |$)"):
+        with pytest.raises(InputError, match=rf"`source='{s3}/{meant}'`"):
             ahead.check_source(Storage(f"{s3}/{wrong}"), ["33TUL"])
     with pytest.raises(StorageUnusableError, match="there is no such bucket"):
         ahead.check_source(Storage("s3://no-such-bucket-of-ours/chips"), ["33TUL"])

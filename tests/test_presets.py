@@ -137,7 +137,7 @@ def test_ssh_publishes_what_local_does(by_ssh: dict[str, Any], chips: Path, tmp_
 def test_ssh_workers_are_processes_of_sshd_and_end_with_the_cluster(
     sshd: psutil.Process, by_ssh: dict[str, Any]
 ) -> None:
-    with connect("ssh", arguments=by_ssh) as client:
+    with connect("ssh", cluster_arguments=by_ssh) as client:
         client.wait_for_workers(2, timeout=60)
         workers = client.run(os.getpid)
         assert set(workers.values()) <= {process.pid for process in sshd.children(recursive=True)}
@@ -153,7 +153,7 @@ def test_ssh_workers_are_processes_of_sshd_and_end_with_the_cluster(
 
 def test_ssh_that_lets_nobody_in(by_ssh: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "key.pub").write_text("")
-    with pytest.raises(InputError) as caught, connect("ssh", arguments=by_ssh):
+    with pytest.raises(InputError) as caught, connect("ssh", cluster_arguments=by_ssh):
         pass
     message = str(caught.value)
     assert message.startswith("the cluster 'ssh' did not start: ")
@@ -165,7 +165,7 @@ def test_ssh_of_which_a_worker_is_refused(sshd: psutil.Process, by_ssh: dict[str
     wrong = by_ssh["connect_options"] | {"port": free_port()}
     by_ssh |= {"hosts": ["127.0.0.1"] * 2, "connect_options": [by_ssh["connect_options"], wrong]}
     with pytest.raises(InputError, match=r"^the cluster 'ssh' did not start: .*Connect call failed"):
-        connect("ssh", arguments=by_ssh).__enter__()
+        connect("ssh", cluster_arguments=by_ssh).__enter__()
     await_state(lambda: not sshd.children(recursive=True), "the end of the scheduler")
 
 
@@ -197,7 +197,7 @@ def test_slurm_that_takes_no_job_says_why(
     sbatch: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, workers: int | str | None
 ) -> None:
     with pytest.raises(InputError) as caught:
-        connect("slurm", arguments=LOCAL_SCHEDULER, workers=workers).__enter__()
+        connect("slurm", cluster_arguments=LOCAL_SCHEDULER, workers=workers).__enter__()
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith("the cluster 'slurm' did not start, its workers were refused: ")
@@ -210,7 +210,7 @@ def test_slurm_that_takes_no_job_says_why(
 
 def test_slurm_that_takes_one_job_of_two_goes_on_with_it(sbatch: Path, caplog: pytest.LogCaptureFixture) -> None:
     (sbatch / "free").touch()
-    with connect("slurm", arguments=LOCAL_SCHEDULER, workers=2) as client:
+    with connect("slurm", cluster_arguments=LOCAL_SCHEDULER, workers=2) as client:
         (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert said.startswith("warning: the cluster 'slurm' has 1 of 2 workers, the others were refused: RuntimeError")
         assert client.cluster.job_script()
@@ -219,7 +219,7 @@ def test_slurm_that_takes_one_job_of_two_goes_on_with_it(sbatch: Path, caplog: p
 
 def test_slurm_that_refuses_a_later_job_says_so(sbatch: Path, caplog: pytest.LogCaptureFixture) -> None:
     (sbatch / "free").touch()
-    with connect("slurm", arguments=LOCAL_SCHEDULER, workers=1) as client:
+    with connect("slurm", cluster_arguments=LOCAL_SCHEDULER, workers=1) as client:
         client.cluster.scale(3)
         await_state(lambda: [record for record in caplog.records if record.levelname == "WARNING"], "a warning")
     (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -329,7 +329,7 @@ def test_slurm_jobs_have_a_gpu_each_publish_what_local_does_and_end(
         "job_script_prologue": [f"export {name}={value}" for name, value in TORCH_THREADS.items()],
         "log_directory": str(tmp_path / "logs"),
     }
-    with connect("slurm", arguments=arguments) as client:
+    with connect("slurm", cluster_arguments=arguments) as client:
         client.wait_for_workers(2, timeout=120)
         assert set(client.run(os.getenv, "SLURM_JOB_ID").values()) == squeue("RUNNING")
         assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["0", "1"]

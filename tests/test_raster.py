@@ -21,8 +21,8 @@ TILE = "33TUL"
 SENTINEL_2 = CLAY_V0.names[:10]
 EARTH_SEARCH = ("blue", "green", "red", "rededge1", "rededge2", "rededge3", "nir", "nir08", "swir16", "swir22")
 COARSE = ("B05", "B06", "B07", "B8A", "B11", "B12")
-V1_5 = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", precision="fp32")
-V0 = daskembed.load_encoder("untrained:tiny", precision="fp32")
+V1_5 = daskembed.load_encoder("untrained:least", encoder="clay-v1.5", precision="fp32")
+V0 = daskembed.load_encoder("untrained:least", precision="fp32")
 
 
 def write(path: Path, value: int, *, metres: int = 10, names: Any = None, count: int = 1) -> Path:
@@ -132,7 +132,7 @@ def test_bands_beside_other_tiles(tmp_path: Path) -> None:
 def test_a_band_of_a_sensor_with_one_is_the_raster(tmp_path: Path) -> None:
     sensor = tmp_path / "grey.yaml"
     sensor.write_text("{name: grey, gsd: 10, bands: [{name: pan, mean: 1, std: 1, wavelength: 0.6}]}")
-    encoder = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor=str(sensor), precision="fp32")
+    encoder = daskembed.load_encoder("untrained:least", encoder="clay-v1.5", sensor=str(sensor), precision="fp32")
     write(tmp_path / f"{TILE}_20190416_pan.tif", 7)
     frame = index(tmp_path, encoder)
     assert list(frame["source_url"]) == [f"{tmp_path}/{TILE}_20190416_pan.tif#2019-04-16/0001"]
@@ -184,7 +184,9 @@ def test_bands_of_another_tile(tmp_path: Path) -> None:
 
 def test_the_encoder_that_needs_fewer_bands_is_named(tmp_path: Path) -> None:
     write_product(tmp_path / TILE)
-    said = r"lacks the files of vh, vv, dem: expected B02.tif, .*; --encoder clay-v1.5 needs those of Sentinel-2 alone"
+    said = (
+        r"lacks the files of vh, vv, dem: expected B02.tif, .*; `encoder='clay-v1.5'` needs those of Sentinel-2 alone"
+    )
     with pytest.raises(TileError, match=said):
         index(tmp_path, V0)
 

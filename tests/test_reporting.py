@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from daskembed.runs import display, results
+from daskembed.cli import live
+from daskembed.runs import results
 from daskembed.runs.reporting import PROGRESS_EVERY, Report
 from daskembed.runs.results import Event, Progress
 from daskembed.storage.stores import Storage
@@ -16,7 +17,7 @@ PAUSED = "Dask has paused workers that are short of memory: "
 
 def test_a_trouble_that_comes_and_goes_is_told_now_and_then(tmp_path: Path) -> None:
     events: list[Event] = []
-    report = Report(None, 1, Storage(str(tmp_path)), "001", None, events.append, "")
+    report = Report(None, "embeddings", ["33TUL"], Storage(str(tmp_path)), "001", None, events.append, "")
     start, said = report.state.started, report.state.said
 
     def look(second: int, trouble: str) -> None:
@@ -45,7 +46,7 @@ def test_what_was_said_does_not_grow_without_end(
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     state = Progress(1, "", "2 x CPU")
-    with display.show_progress() as tell:
+    with live.show_progress() as tell:
         for number in range(20):
             state.say(f"line {number}")
             tell(state)

@@ -46,10 +46,13 @@ def test_a_sensor_that_calls_a_band_blue_has_not_the_13_bands() -> None:
 @pytest.mark.parametrize(
     ("descriptions", "said"),
     [
-        (BANDS[:10], "vh, vv, dem are missing; .*; --encoder clay-v1.5 needs those of Sentinel-2 alone$"),
-        (BANDS[:12], "dem is missing; .*; --encoder clay-v1.5 needs those of Sentinel-2 alone$"),
-        ((None,) * 10, "has 10 bands, expected 13: .* dem; --encoder clay-v1.5 needs those of Sentinel-2 alone$"),
-        (("vv", "vh"), "B02, .* are missing; .*; --encoder clay-v1.5 --sensor sentinel-1-rtc needs vv and vh alone$"),
+        (BANDS[:10], "vh, vv, dem are missing; .*; `encoder='clay-v1.5'` needs those of Sentinel-2 alone$"),
+        (BANDS[:12], "dem is missing; .*; `encoder='clay-v1.5'` needs those of Sentinel-2 alone$"),
+        ((None,) * 10, "has 10 bands, expected 13: .* dem; `encoder='clay-v1.5'` needs those of Sentinel-2 alone$"),
+        (
+            ("vv", "vh"),
+            "B02, .* are missing; .*; `encoder='clay-v1.5'` `sensor='sentinel-1-rtc'` needs vv and vh alone$",
+        ),
         (BANDS[1:10], "B02, vh, vv, dem are missing; .* or no descriptions at all$"),
         ((None,) * 9, "has 9 bands, expected 13: .* dem$"),
     ],

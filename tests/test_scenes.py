@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import shutil
@@ -29,8 +30,8 @@ from rasterio.transform import Affine
 import daskembed
 from daskembed import embedding
 from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputError, StorageError, TileError
-from daskembed.output.validate.geoparquet import validate
-from daskembed.runs import display, settings, stages
+from daskembed.output.validate.check import validate
+from daskembed.runs import settings, stages, summary
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.sources import cutting, pieces, rasterfile, scene
 from daskembed.sources.kinds import list_tile
@@ -38,7 +39,7 @@ from daskembed.sources.reading import Reading, Rules
 from daskembed.storage.stores import Storage
 from daskembed.testing import landscape
 
-KEPT = "(--no-reject-nan --on-nan fill keeps it)"
+KEPT = "(`Rules(nan=False)` `on_nan='fill'` keeps it)"
 TILE = "33TUL"
 DAY = "2019-04-16"
 BANDS = CLAY_V0.names
@@ -137,12 +138,24 @@ def write_bands(folder: Path, pixels: np.ndarray, names: Any = BANDS, **profile:
         write_raster(folder / f"{name}.tif", band[None], names=None, tags={}, **profile)
 
 
+@pytest.fixture(scope="module")
+def stored(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Writes the pixels in a form, once for all tests, which are not to change it: its folder."""
+
+    @functools.cache
+    def write(form: str) -> Path:
+        folder = tmp_path_factory.mktemp("stored")
+        FORMS[form](folder, np.maximum(np.round(pixels), 1) if form == "uint16 GeoTIFF" else pixels)
+        return folder
+
+    return write
+
+
 @pytest.mark.parametrize("form", FORMS)
-def test_chips_are_the_pixels(form: str, pixels: np.ndarray, tmp_path: Path) -> None:
+def test_chips_are_the_pixels(form: str, pixels: np.ndarray, stored: Callable[[str], Path]) -> None:
     if form == "uint16 GeoTIFF":
         pixels = np.maximum(np.round(pixels), 1)
-    FORMS[form](tmp_path, pixels)
-    frame = index(tmp_path)
+    frame = index(stored(form))
     assert numbers_of(frame) == [1, 2, 3, 4, 5, 6]
     assert set(frame["date"]) == {date(2019, 4, 16)}
     assert list(frame["source_url"]) == sorted(frame["source_url"])
@@ -156,9 +169,10 @@ def test_chips_are_the_pixels(form: str, pixels: np.ndarray, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "form", ["striped GeoTIFF", "Zarr 3", "Zarr 3 of large chunks", "odd chunks", "one file a band"]
 )
-def test_an_offset_moves_the_grid(form: str, offset: tuple[int, int], pixels: np.ndarray, tmp_path: Path) -> None:
-    FORMS[form](tmp_path, pixels)
-    frame = index(tmp_path, offset=offset)
+def test_an_offset_moves_the_grid(
+    form: str, offset: tuple[int, int], pixels: np.ndarray, stored: Callable[[str], Path]
+) -> None:
+    frame = index(stored(form), offset=offset)
     assert len(frame) == ((HEIGHT - offset[0]) // 512) * ((WIDTH - offset[1]) // 512)
     for number, chip in zip(numbers_of(frame), frame["chip"], strict=True):
         np.testing.assert_array_equal(chip.read(), cut(pixels, number, offset))
@@ -167,9 +181,8 @@ def test_an_offset_moves_the_grid(form: str, offset: tuple[int, int], pixels: np
 
 
 @pytest.mark.parametrize("form", ["large tiles", "Zarr 3"])
-def test_chips_at_the_edge_are_padded_with_it(form: str, pixels: np.ndarray, tmp_path: Path) -> None:
-    FORMS[form](tmp_path, pixels)
-    frame = index(tmp_path, edge="pad")
+def test_chips_at_the_edge_are_padded_with_it(form: str, pixels: np.ndarray, stored: Callable[[str], Path]) -> None:
+    frame = index(stored(form), edge="pad")
     assert len(frame) == 3 * 4
     last = frame["chip"].iloc[-1].read()
     assert last.shape == (13, 512, 512)
@@ -179,25 +192,24 @@ def test_chips_at_the_edge_are_padded_with_it(form: str, pixels: np.ndarray, tmp
     right, below = 64 / 512, 76 / 512
     shares = [1, 1, 1, right, 1, 1, 1, right, below, below, below, below * right]
     np.testing.assert_allclose(frame["coverage"], shares)
-    assert set(index(tmp_path)["coverage"]) == {1.0}
+    assert set(index(stored(form))["coverage"]) == {1.0}
     cube = daskembed.open_tile(frame)
     assert list(zip(cube["inside_y"].values, cube["inside_x"].values, strict=True))[3::4] == [(512, 64)] * 2 + [
         (76, 64)
     ]
 
 
-def test_offsets_that_leave_no_chip_are_refused(pixels: np.ndarray, tmp_path: Path) -> None:
-    FORMS["Zarr 3"](tmp_path, pixels)
+def test_offsets_that_leave_no_chip_are_refused(stored: Callable[[str], Path]) -> None:
     with pytest.raises(TileError, match=r"has 1100 x 1600 pixels: no chip of 512 x 512 fits in at the offset 700,0"):
-        index(tmp_path, offset=(700, 0))
+        index(stored("Zarr 3"), offset=(700, 0))
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"offset": (-1, 0)}, "--offset -1,0: expected pixels of at least 0, such as 0,256"),
-        ({"edge": "wrap"}, "unknown --edge 'wrap': choose one of drop, pad"),
-        ({"rules": Rules(max_cloud=30)}, "--max-cloud 30: expected a share from 0 to 1, such as 0.3"),
+        ({"offset": (-1, 0)}, "`offset=(-1, 0)`: expected pixels of at least 0, such as 0,256"),
+        ({"edge": "wrap"}, "unknown `edge` 'wrap': choose one of drop, pad"),
+        ({"rules": Rules(max_cloud=30)}, "`Rules(max_cloud=30)`: expected a share from 0 to 1, such as 0.3"),
     ],
 )
 def test_ways_of_cutting_that_make_no_sense(given: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -210,10 +222,9 @@ def test_ways_of_cutting_that_make_no_sense(given: dict[str, Any], said: str, tm
     [("Zarr 3 of large chunks", 4), ("large tiles", 4), ("striped GeoTIFF", 2), ("odd strips", 2), ("odd chunks", 12)],
 )
 def test_what_is_stored_together_is_read_once(
-    form: str, most: int, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, most: int, stored: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also by many readers at once: the blocks of Zarr chunks of 1024 hold 4 chips each, a strip all of a row."""
-    FORMS[form](tmp_path, pixels)
     read, seen = pieces._read_piece, []
 
     def counting(of: scene.Scene, rows: slice, cols: slice) -> pieces.Pixels:
@@ -221,8 +232,8 @@ def test_what_is_stored_together_is_read_once(
         return read(of, rows, cols)
 
     monkeypatch.setattr(pieces, "_read_piece", counting)
-    frame = index(tmp_path)
-    encoder = daskembed.load_encoder("untrained:tiny", precision="fp32", readers=4)
+    frame = index(stored(form))
+    encoder = daskembed.load_encoder("untrained:least", precision="fp32", readers=4)
     embeddings = daskembed.embed(daskembed.open_tile(frame), encoder).compute(scheduler="synchronous")
     assert np.isfinite(embeddings.values).all()
     assert len(seen) == len(set(seen)) <= most
@@ -240,21 +251,27 @@ def write_chip_files(folder: Path, pixels: np.ndarray) -> None:
 
 
 def embeddings_of(folder: Path, precision: str, level: str) -> xr.DataArray:
-    encoder = daskembed.load_encoder("untrained:tiny", precision=precision)
+    encoder = daskembed.load_encoder("untrained:least", precision=precision)
     return daskembed.embed(daskembed.open_tile(index(folder)), encoder, level).compute(scheduler="synchronous")
+
+
+@pytest.fixture(scope="module")
+def chip_files(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pixels as files of chips; not to be changed."""
+    folder = tmp_path_factory.mktemp("chips")
+    write_chip_files(folder, pixels)
+    return folder
 
 
 @pytest.mark.parametrize("form", ["striped GeoTIFF", "Zarr 3 of large chunks"])
 @pytest.mark.parametrize("level", ["mean", "patch"])
-def test_embeddings_are_those_of_chips(form: str, level: str, pixels: np.ndarray, tmp_path: Path) -> None:
-    write_chip_files(tmp_path / "chips", pixels)
-    FORMS[form](tmp_path / "whole", pixels)
-    chips, whole = (embeddings_of(tmp_path / name, "fp32", level) for name in ("chips", "whole"))
+def test_embeddings_are_those_of_chips(form: str, level: str, chip_files: Path, stored: Callable[[str], Path]) -> None:
+    chips, whole = (embeddings_of(folder, "fp32", level) for folder in (chip_files, stored(form)))
     error = np.linalg.norm(whole.values - chips.values) / np.linalg.norm(chips.values)
     assert error <= 1e-6
     for name in ("lat", "lon", "epsg", "date", "west", "north"):
         np.testing.assert_array_equal(whole.coords[name].values, chips.coords[name].values)
-    chips, whole = (embeddings_of(tmp_path / name, "bf16", level) for name in ("chips", "whole"))
+    chips, whole = (embeddings_of(folder, "bf16", level) for folder in (chip_files, stored(form)))
     np.testing.assert_array_equal(whole.values, chips.values)
 
 
@@ -275,7 +292,7 @@ def test_a_fill_value_of_zarr_2_is_no_nodata(pixels: np.ndarray, tmp_path: Path)
 def test_a_blue_of_zero_is_a_value_of_other_sensors(pixels: np.ndarray, tmp_path: Path) -> None:
     holed = np.clip(pixels[:4] // 10, 1, 255)
     holed[:, 10, 10] = 0
-    encoder = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor="naip", precision="fp32")
+    encoder = daskembed.load_encoder("untrained:least", encoder="clay-v1.5", sensor="naip", precision="fp32")
     write_raster(tmp_path / f"{TILE}.tif", holed, names=encoder.description.bands)
     index(tmp_path, encoder=encoder)["chip"][0].read()
     with pytest.raises(ChipRejectedError, match="B02 is 0"):
@@ -328,10 +345,10 @@ def test_times_of_a_store_are_scenes(pixels: np.ndarray, tmp_path: Path) -> None
     assert list(frame["source_url"]) == [f"{store}#{day}/0001" for day in days]
     for number, chip in enumerate(frame["chip"]):
         np.testing.assert_array_equal(chip.read(), pixels[:, :512, :512] + 7 * number)
-    some = index(tmp_path, dates=(date(2020, 3, 1), date(2020, 12, 31)))
+    some = index(tmp_path, dates="2020-03-01/2020-12-31")
     assert list(some["date"]) == [date(2020, 3, 5)]
-    with pytest.raises(TileError, match=f"no scene of tile {TILE} from 2018-01-01 to 2018-12-31: check --dates"):
-        index(tmp_path, dates=(date(2018, 1, 1), date(2018, 12, 31)))
+    with pytest.raises(TileError, match=f"no scene of tile {TILE} from 2018-01-01 to 2018-12-31: check `dates`"):
+        index(tmp_path, dates="2018-01-01/2018-12-31")
 
 
 def test_two_times_of_one_day_are_told_apart(pixels: np.ndarray, tmp_path: Path) -> None:
@@ -477,15 +494,15 @@ def test_cloudy_chips_are_rejected(form: str, pixels: np.ndarray, tmp_path: Path
         return found
 
     assert rejected() == {
-        1: "clouds, shadows or nodata in 100.0000% of its pixels (--max-cloud 0.3)",
-        2: "clouds, shadows or nodata in 36.7188% of its pixels (--max-cloud 0.3)",
+        1: "clouds, shadows or nodata in 100.0000% of its pixels (`Rules(max_cloud=0.3)`)",
+        2: "clouds, shadows or nodata in 36.7188% of its pixels (`Rules(max_cloud=0.3)`)",
     }
     assert list(rejected(max_cloud=0.29)) == [1, 2, 4]
     assert list(rejected(max_cloud=0.5)) == [1]
     assert rejected(max_cloud=0.0) == {
-        1: "clouds, shadows or nodata in 100.0000% of its pixels (--max-cloud 0)",
-        2: "clouds, shadows or nodata in 36.7188% of its pixels (--max-cloud 0)",
-        4: "clouds, shadows or nodata in 29.2969% of its pixels (--max-cloud 0)",
+        1: "clouds, shadows or nodata in 100.0000% of its pixels (`Rules(max_cloud=0)`)",
+        2: "clouds, shadows or nodata in 36.7188% of its pixels (`Rules(max_cloud=0)`)",
+        4: "clouds, shadows or nodata in 29.2969% of its pixels (`Rules(max_cloud=0)`)",
     }
     assert rejected(max_cloud=1.01) == rejected(keep_all=True) == {}
 
@@ -493,7 +510,7 @@ def test_cloudy_chips_are_rejected(form: str, pixels: np.ndarray, tmp_path: Path
 @pytest.mark.parametrize(
     ("band", "value", "said", "off"),
     [
-        ("B02", 0, r"B02 is 0 in 0.0004% of its pixels \(--no-reject-zeros keeps it\)", {"zeros": False}),
+        ("B02", 0, r"B02 is 0 in 0.0004% of its pixels \(`Rules\(zeros=False\)` keeps it\)", {"zeros": False}),
         (
             "vv",
             np.nan,
@@ -802,13 +819,13 @@ def test_pieces_are_kept_where_giving_them_up_makes_no_room(pixels: np.ndarray, 
     assert ("done",) not in cache._found
 
 
-def test_chunks_that_are_too_large_are_refused(pixels: np.ndarray, tmp_path: Path, monkeypatch: Any) -> None:
+def test_chunks_that_are_too_large_are_refused(stored: Callable[[str], Path], monkeypatch: Any) -> None:
+    folder = stored("Zarr 3 of large chunks")
     monkeypatch.setattr(scene, "MOST_PIECE_BYTES", 10_000_000)
-    FORMS["Zarr 3 of large chunks"](tmp_path, pixels)
     with pytest.raises(
         TileError, match=r"is stored in blocks of 1024 x 1024 pixels, of which 0\.1 GB would have to be"
     ):
-        index(tmp_path)
+        index(folder)
 
 
 def upload(url: str, folder: Path) -> None:
@@ -817,9 +834,8 @@ def upload(url: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["striped GeoTIFF", "Zarr 3 sharded", "one file a band"])
-def test_whole_tiles_in_a_bucket(form: str, pixels: np.ndarray, tmp_path: Path, s3: str) -> None:
-    FORMS[form](tmp_path, pixels)
-    upload(f"{s3}/tiles", tmp_path)
+def test_whole_tiles_in_a_bucket(form: str, pixels: np.ndarray, stored: Callable[[str], Path], s3: str) -> None:
+    upload(f"{s3}/tiles", stored(form))
     frame = daskembed.index_tile(TILE, f"{s3}/tiles")
     assert all(url.startswith(f"{s3}/tiles/") for url in frame["source_url"])
     for number, chip in zip(numbers_of(frame), frame["chip"], strict=True):
@@ -830,12 +846,10 @@ def test_whole_tiles_in_a_bucket(form: str, pixels: np.ndarray, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("form", ["large tiles", "one file a band"])
-def test_a_cube_of_a_whole_tile_has_all_its_pixels(form: str, pixels: np.ndarray, tmp_path: Path) -> None:
-    FORMS[form](tmp_path / "whole", pixels)
-    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster, Client(cluster) as client:
-        result = daskembed.write_cubes(
-            TILE, source=str(tmp_path / "whole"), output=str(tmp_path / "cubes"), cluster=client
-        )
+def test_a_cube_of_a_whole_tile_has_all_its_pixels(
+    form: str, pixels: np.ndarray, stored: Callable[[str], Path], client: Client, tmp_path: Path
+) -> None:
+    result = daskembed.write_cubes(TILE, source=str(stored(form)), output=str(tmp_path / "cubes"), cluster=client)
     assert result.exit_status == 0
     cube = xr.open_zarr(tmp_path / "cubes" / f"{TILE}.zarr")["pixels"]
     np.testing.assert_array_equal(cube[0].values, pixels)
@@ -881,7 +895,7 @@ def client() -> Any:
 
 
 def run(source: Path, output: Path, client: Client, **options: Any) -> Any:
-    chosen = {"checkpoint": "untrained:tiny", "precision": "fp32", "cluster": client} | options
+    chosen = {"checkpoint": "untrained:least", "precision": "fp32", "cluster": client} | options
     return daskembed.run(TILE, source=str(source), output=str(output), **chosen)
 
 
@@ -891,7 +905,7 @@ def test_a_refused_tile_counts_as_its_chips_where_a_file_would_become_shorter(
     stored = np.maximum(np.round(pixels), 1).astype(np.int16)
     write_raster(tmp_path / f"{TILE}_20190416.tif", stored, tags={})
     bad = write_raster(tmp_path / f"{TILE}_20190501.tif", stored[:12], names=None, tags={})
-    encoder = daskembed.load_encoder("untrained:tiny", precision="fp32")
+    encoder = daskembed.load_encoder("untrained:least", precision="fp32")
     places = Storage(str(tmp_path)), Storage(str(tmp_path / "out"))
     chosen = settings.Settings(*places, encoder, "mean", "quarantine", Reading(), "001", 64)
     found = stages._look(chosen, TILE, None, [], {})
@@ -921,9 +935,9 @@ def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(
     receipt = json.loads((tmp_path / "out/_daskembed/receipts" / f"{TILE}_v001.json").read_text())
     assert receipt["rejected"] == result.rejected
     zero = f"{store}/0005: B12 is 0 in 0.0095% of its pixels"
-    left_out = "10.6 % of the pixels of the image are in no chip (--edge drop, --offset 0,0)"
+    left_out = "10.6 % of the pixels of the image are in no chip (`edge='drop'`, `offset=(0, 0)`)"
     assert receipt["notes"] == [f"{store}: nodata -1", f"{store}: {left_out}", zero]
-    told = display.summary(result)
+    told = summary.summary(result)
     assert f"note         {store}: nodata -1\nnote         {store}: {left_out}\n" in told
     assert "rejected     1 (the receipts say why)" in told
     # The dates of its name are those in the file.
@@ -961,7 +975,7 @@ def test_images_that_are_cut_alike_share_a_note(pixels: np.ndarray, tmp_path: Pa
     listing = list_tile(TILE, Storage(str(tmp_path)), Reading(edge="pad", offset=(1, 0)))
     assert listing.coverage == (
         f"{tmp_path}/{TILE}.zarr#2019-04-16 and 2 more: 0.0909 % of the pixels of the image are in no chip "
-        "(--edge pad, --offset 1,0)",
+        "(`edge='pad'`, `offset=(1, 0)`)",
         f"{tmp_path}/{TILE}.zarr#2019-04-16 and 2 more: 6 of its 12 chips reach beyond the image: its last pixels fill "
         "them up",
     )
@@ -1002,7 +1016,7 @@ def test_a_raster_that_lies_elsewhere_is_refused(pixels: np.ndarray, tmp_path: P
 
 def test_chips_of_a_raster_beyond_its_tile_are_told(tmp_path: Path) -> None:
     """An image of more than the tile is taken whole, and the receipt says how much of it is elsewhere."""
-    naip = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor="naip", precision="fp32")
+    naip = daskembed.load_encoder("untrained:least", encoder="clay-v1.5", sensor="naip", precision="fp32")
     wide = np.zeros((4, 512, 13_000), np.uint8)
     write_raster(tmp_path / f"{TILE}.tif", wide, names=("red", "green", "blue", "nir"), compress="deflate")
     frame = index(tmp_path, encoder=naip)
@@ -1015,7 +1029,7 @@ def test_chips_of_a_raster_beyond_its_tile_are_told(tmp_path: Path) -> None:
 
 def test_pixels_of_feet(tmp_path: Path) -> None:
     """Of New York's state plane in US survey feet, at tile 18TWL; the encoder is told metres."""
-    naip = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor="naip", precision="fp32")
+    naip = daskembed.load_encoder("untrained:least", encoder="clay-v1.5", sensor="naip", precision="fp32")
     place = {"crs": "EPSG:2263", "transform": Affine(3, 0, 980_000, 0, -3, 200_000)}
     write_raster(tmp_path / "18TWL.tif", np.zeros((4, 512, 512), np.uint8), names=naip.description.bands, **place)
     frame = daskembed.index_tile("18TWL", str(tmp_path), encoder=naip)
@@ -1029,12 +1043,11 @@ def test_pixels_of_feet(tmp_path: Path) -> None:
         daskembed.index_tile("18TWL", str(tmp_path))
 
 
-def test_a_plan_counts_the_chips_of_a_whole_tile(pixels: np.ndarray, tmp_path: Path) -> None:
-    FORMS["Zarr 3"](tmp_path, pixels)
+def test_a_plan_counts_the_chips_of_a_whole_tile(stored: Callable[[str], Path], tmp_path: Path) -> None:
     planned = daskembed.plan(
-        TILE, source=str(tmp_path), output=str(tmp_path / "out"), checkpoint="untrained:tiny", device="cpu"
+        TILE, source=str(stored("Zarr 3")), output=str(tmp_path / "out"), checkpoint="untrained:least", device="cpu"
     )
     assert (planned.chips, planned.chips_to_do) == (6, 6)
-    left_out = "10.6 % of the pixels of the image are in no chip (--edge drop, --offset 0,0)"
-    assert planned.notes == (f"{tmp_path}/{TILE}.zarr#{DAY}: {left_out}",)
-    assert f"\nnote         {planned.notes[0]}\n" in display.describe_plan(planned)
+    left_out = "10.6 % of the pixels of the image are in no chip (`edge='drop'`, `offset=(0, 0)`)"
+    assert planned.notes == (f"{stored('Zarr 3')}/{TILE}.zarr#{DAY}: {left_out}",)
+    assert f"\nnote         {planned.notes[0]}\n" in summary.describe_plan(planned)

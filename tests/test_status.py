@@ -17,11 +17,12 @@ from rich.console import Console
 
 import daskembed
 from daskembed.cli.main import main
+from daskembed.cli.status import show
 from daskembed.errors import InputError
-from daskembed.output import status as module
 from daskembed.output.protocol import Published
-from daskembed.output.receipts import TileRecord, read_receipt, receipt_path, record_path, write_receipt, write_record
-from daskembed.output.status import TileStatus, status
+from daskembed.output.state import TileRecord, read_receipt, receipt_path, record_path, write_receipt, write_record
+from daskembed.output.status import status
+from daskembed.output.tile_status import MOST_LISTED, TileStatus
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_chips
 
@@ -52,7 +53,7 @@ def made(chips, tmp_path_factory) -> Path:
             "33TUL,22JGS",
             source=str(folder / "chips"),
             output=str(folder / "out"),
-            checkpoint="untrained:tiny",
+            checkpoint="untrained:least",
             precision="fp32",
             cluster=client,
         )
@@ -294,7 +295,7 @@ def test_a_terminal_gets_a_table_as_wide_as_itself(output, monkeypatch):
         "rich.console.Console", lambda **extra: Console(file=screen, force_terminal=True, width=70, **extra)
     )
     write_record(output, replace(RECORD, tile="33TUN", status="failed", reason="y" * 300))
-    module.show(status(output.url))
+    show(status(output.url))
     table = screen.getvalue().partition("tiles  ")[0].splitlines()
     assert "33TUN" in screen.getvalue()
     assert screen.getvalue().count("y") >= 300
@@ -305,8 +306,8 @@ def test_many_quarantined_chips_are_counted(output, capsys):
     change_receipt(output, quarantined={f"/chips/{number}.tif": "bad" for number in range(50)})
     assert main(["status", output.url]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert len([line for line in shown if line.startswith("  /")]) == module.MOST_LISTED
-    assert shown[-1] == "  and 31 more: `daskembed status --quarantined` lists all"
+    assert len([line for line in shown if line.startswith("  /")]) == MOST_LISTED
+    assert shown[-1] == "  and 31 more: --quarantined lists all"
 
 
 def test_an_audit_of_a_list(output, tmp_path, capsys):

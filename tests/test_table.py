@@ -22,7 +22,7 @@ import shapely
 import xarray as xr
 
 import daskembed
-from daskembed.encoders.levels import LEVELS
+from daskembed.encoders.clay_v0 import LEVELS
 from daskembed.errors import InputError
 from daskembed.output import geoparquet, parts
 from daskembed.output import open as opening
@@ -362,7 +362,7 @@ def test_no_published_files(output: Storage) -> None:
     with pytest.raises(InputError) as error:
         daskembed.open_embeddings(output.url)
     assert str(error.value) == (
-        f"no published files (*.gpq) in {output.url}: make them with `daskembed run --output {output.url}`"
+        f"no published files (*.gpq) in {output.url}: make them with daskembed.run(..., output={output.url!r})"
     )
 
 

@@ -9,12 +9,13 @@ import pytest
 
 from daskembed.cli.main import main
 from daskembed.errors import every_error
-from daskembed.output.receipts import Receipt, write_receipt
+from daskembed.output.state import Receipt, write_receipt
 from daskembed.output.status import status
-from daskembed.output.validate.geoparquet import Finding
-from daskembed.runs.display import describe_plan, progress_as_html, summary
+from daskembed.output.validate.findings import Finding
+from daskembed.runs.notebook import progress_as_html
 from daskembed.runs.plan import Plan
 from daskembed.runs.results import Progress, RunResult, TileResult
+from daskembed.runs.summary import describe_plan, summary
 from daskembed.storage.stores import Storage
 from daskembed.text import all_visible, visible
 

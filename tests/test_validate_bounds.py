@@ -20,10 +20,10 @@ import shapely
 import daskembed
 from daskembed.errors import InputError
 from daskembed.geo import wkb
-from daskembed.output.receipts import receipt_path
+from daskembed.output.state import receipt_path
 from daskembed.output.status import status
 from daskembed.output.validate.bounds import MOST_ROWS
-from daskembed.output.validate.geoparquet import validate
+from daskembed.output.validate.check import validate
 
 NAME = "33TUL_20190416_20190416_v001.gpq"
 BOX = shapely.box(12.4, 46.0, 12.5, 46.1)

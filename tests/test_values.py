@@ -30,7 +30,7 @@ TILE, DAY, WEST, NORTH = "33TUL", "2019-04-16", 300_000.0, 5_100_000.0
 BANDS = CLAY_V0.names
 RGBN = ("red", "green", "blue", "nir")
 KEEP = Rules(keep_all=True)
-KEPT = "(--no-reject-nan --on-nan fill keeps it)"
+KEPT = "(`Rules(nan=False)` `on_nan='fill'` keeps it)"
 BASELINE_4 = "S2A_MSIL2A_20220305T100031_N0400_R122_T33TUL_20220305T134015.SAFE"
 
 
@@ -85,7 +85,7 @@ FORMS = {"chip": as_chip, "raster": as_raster, "zarr": as_zarr}
 
 
 def encoder_of(sensor: str) -> Any:
-    return daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor=sensor, precision="fp32")
+    return daskembed.load_encoder("untrained:least", encoder="clay-v1.5", sensor=sensor, precision="fp32")
 
 
 def chip_of(folder: Path | str, sensor: str | None = None, **options: Any) -> Any:
@@ -141,7 +141,9 @@ def test_what_the_encoder_was_trained_on_is_taken(
     [("B02", "uint8", 1e-4, "neither the numbers stored nor the values"), ("naip", "int8", 1e3, "neither")],
 )
 def test_what_can_be_meant_in_no_way_is_refused(sensor: str, kind: str, scale: float, what: str) -> None:
-    with pytest.raises(ChipError, match=f"in .*, stored as {kind}: .* {what} .* --numbers stored or --numbers values"):
+    with pytest.raises(
+        ChipError, match=f"in .*, stored as {kind}: .* {what} .* `numbers='stored'` or `numbers='values'`"
+    ):
         one_band(sensor, kind, scale, 0.0)
     assert one_band(sensor, kind, scale, 0.0, numbers="values")
     assert not one_band(sensor, kind, scale, 0.0, numbers="stored")
@@ -159,7 +161,9 @@ def test_what_can_be_meant_in_no_way_is_refused(sensor: str, kind: str, scale: f
     ],
 )
 def test_what_can_be_meant_in_two_ways_is_refused(sensor: str, kind: str, scale: float, offset: float) -> None:
-    with pytest.raises(ChipError, match=r"both the numbers stored and the values .* --numbers stored or --numbers val"):
+    with pytest.raises(
+        ChipError, match=r"both the numbers stored and the values .* `numbers='stored'` or `numbers='val"
+    ):
         one_band(sensor, kind, scale, offset)
     assert one_band(sensor, kind, scale, offset, numbers="values")
     assert not one_band(sensor, kind, scale, offset, numbers="stored")
@@ -167,7 +171,7 @@ def test_what_can_be_meant_in_two_ways_is_refused(sensor: str, kind: str, scale:
 
 @pytest.mark.parametrize(("sensor", "kind"), [("B02", "uint8"), ("landsat-c2l2-sr", "int8"), ("modis", "uint8")])
 def test_integers_that_the_encoder_cannot_take_are_refused(sensor: str, kind: str) -> None:
-    with pytest.raises(ChipError, match=f"has {kind} without a scale in .* --numbers stored"):
+    with pytest.raises(ChipError, match=f"has {kind} without a scale in .* `numbers='stored'`"):
         one_band(sensor, kind, 1.0, 0.0)
     one_band(sensor, kind, 1.0, 0.0, numbers="stored")
 
@@ -293,7 +297,7 @@ LATE, EARLY = date(2022, 3, 5), date(2019, 4, 16)
         ("/a.tif", LATE, {}, None, False, False, "nothing tells"),
         ("/a.tif", EARLY, {}, None, True, False, "nothing tells"),
         ("/a.tif", LATE, {}, "yes", True, False, ""),
-        ("/a.tif", LATE, {}, "no", False, True, "--offset-applied no"),
+        ("/a.tif", LATE, {}, "no", False, True, "`offset_applied='no'`"),
         ("/a.tif", EARLY, {"PROCESSING_BASELINE": "05.00"}, None, False, True, "processing baseline 05.00"),
         ("/a.tif", LATE, {"PROCESSING_BASELINE": "03.01"}, None, True, False, ""),
         ("/a.tif", EARLY, {"PROCESSING_BASELINE": "02.09"}, "no", False, False, ""),
@@ -309,10 +313,10 @@ LATE, EARLY = date(2022, 3, 5), date(2019, 4, 16)
         ),
         ("/a.tif", EARLY, {"processing:version": "05.00"}, None, False, False, "nothing tells"),
         ("/a.tif", LATE, {"processing:version": "03.01"}, None, True, False, ""),
-        ("/a.tif", LATE, {"s2:processing_baseline": "05.09"}, "no", False, True, "--offset-applied no"),
+        ("/a.tif", LATE, {"s2:processing_baseline": "05.09"}, "no", False, True, "`offset_applied='no'`"),
         ("/a.tif", EARLY, {}, "no", False, False, "of images before 2022-01-25 only those have the 1000"),
         ("/a.tif", EARLY, {}, "no", True, False, "of images before 2022-01-25 only those have the 1000"),
-        ("/a.tif", EARLY, {"s2:processing_baseline": "05.00"}, "no", False, True, "--offset-applied no"),
+        ("/a.tif", EARLY, {"s2:processing_baseline": "05.00"}, "no", False, True, "`offset_applied='no'`"),
         ("/a.tif", LATE, {"processing_baseline": "99.99"}, None, False, False, "nothing tells"),
         ("/a.tif", LATE, {"earthsearch:boa_offset_applied": "True"}, None, False, False, "nothing tells"),
         (
@@ -378,7 +382,7 @@ def test_one_file_tells_for_all_bands_of_a_scene(tmp_path: Path) -> None:
 def test_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     told = {"B02": {"PROCESSING_BASELINE": "03.01"}, "B03": {"PROCESSING_BASELINE": "04.00"}}
     scene(tmp_path, told)
-    found = r"of the processing baselines 03\.01 \(.*B02\.tif\) and 04\.00 \(.*B03\.tif\): .* --offset-applied yes"
+    found = r"of the processing baselines 03\.01 \(.*B02\.tif\) and 04\.00 \(.*B03\.tif\): .* `offset_applied='yes'`"
     with pytest.raises(TileError, match=found):
         chip_of(tmp_path, "sentinel-2-l2a")
     stored = pixels_of(bands=BANDS[:10]).round()
@@ -648,7 +652,7 @@ def test_blocks_that_were_never_written_are_told_from_zeros(interleave: str, tmp
 def test_classes_that_are_missing_are_unclear(gap: float, tmp_path: Path) -> None:
     classes = np.full((1, 512, 512), 4, np.float32)
     classes[:, :256] = gap
-    said = "clouds, shadows or nodata in 50.0000% of its pixels (--max-cloud 0.3)"
+    said = "clouds, shadows or nodata in 50.0000% of its pixels (`Rules(max_cloud=0.3)`)"
     both = np.concatenate([pixels_of(), classes])
     as_raster(tmp_path / "raster", both, [*BANDS, "SCL"], nodata=gap)
     as_zarr(tmp_path / "zarr", both, [*BANDS, "SCL"])

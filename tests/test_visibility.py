@@ -150,7 +150,7 @@ def test_large_embeddings_are_announced(elsewhere: Elsewhere, remote: str, caplo
     # 6 x 16 x 16 vectors of 256 float32 each.
     assert [record.getMessage() for record in caplog.records if record.name.startswith("daskembed")] == [
         f"warning: the workers do not see {elsewhere.mine / 'out'}, so 1.6 MB a chip come back through this machine, "
-        "1 GB for 1 full tiles: an --output on an object store spares that"
+        "1 GB for 1 full tiles: an `output` on an object store spares that"
     ]
 
 

@@ -18,15 +18,16 @@ from distributed import Client, LocalCluster
 import daskembed
 from daskembed.compute import device
 from daskembed.errors import InputError, TileError
-from daskembed.output.validate.geoparquet import validate
+from daskembed.output.validate.check import validate
 from daskembed.runs import stages
-from daskembed.runs import tiles as pipeline
+from daskembed.runs.options import Options, RunOptions
+from daskembed.runs.tiles import resolve
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.testing import landscape
 
 TILE = "33TUL"
 ENCODER = "clay-v1.5"
-WEIGHTS: dict[str, Any] = {"checkpoint": "untrained:tiny", "encoder": ENCODER, "precision": "fp32"}
+WEIGHTS: dict[str, Any] = {"checkpoint": "untrained:least", "encoder": ENCODER, "precision": "fp32"}
 SENTINEL2 = CLAY_V0.names[:10]
 
 
@@ -77,10 +78,8 @@ def test_padded_windows_are_told_as_the_rows_are(tmp_path: Path) -> None:
     """Those that reach beyond the image, each with its own share, under the `source_url` of its row."""
     write_ten_bands(tmp_path, landscape(600, 700)[:10], SENTINEL2)
     rows = compute(daskembed.to_geodataframe(embed(tmp_path, edge="pad")))
-    _, settings = pipeline.resolve(
-        TILE, source=str(tmp_path), output=str(tmp_path), level="cls", batch_size=None, readers=None, dates=None,
-        version=None, on_nan=None, edge="pad", **WEIGHTS,
-    )  # fmt: skip
+    asked = {"source": str(tmp_path), "output": str(tmp_path), "level": "cls", "edge": "pad", **WEIGHTS}
+    settings = resolve(Options.of(asked, RunOptions))("fp32")
     found = stages.index(replace(settings, carried=True), TILE, None, [])
     assert found is not None
     told = {row: share for shares in found[0].padded.values() for row, share in shares.items()}
@@ -140,7 +139,7 @@ def test_many_windows_are_in_order(chips: Path, client: Client, tmp_path: Path) 
 
 @pytest.mark.parametrize("window", [200, 250, 4, 1024, 0])
 def test_windows_that_do_not_fit_are_refused(window: int) -> None:
-    with pytest.raises(InputError, match=f"--window {window}: .*expected 8, 16, 32, 64, 128, 256 or 512"):
+    with pytest.raises(InputError, match=f"`window={window}`: .*expected 8, 16, 32, 64, 128, 256 or 512"):
         daskembed.load_encoder(**WEIGHTS, window=window)
 
 
@@ -180,7 +179,7 @@ def test_another_resolution_is_the_files_own(tmp_path: Path, chips: Path) -> Non
     pixels = landscape(512, 512)[:10]
     write_ten_bands(tmp_path, pixels, SENTINEL2)
     fine = compute(embed(tmp_path))
-    v0 = daskembed.load_encoder("untrained:tiny", precision="fp32")
+    v0 = daskembed.load_encoder("untrained:least", precision="fp32")
     with pytest.raises(TileError, match=r"has the bands B02 .* B12: vh, vv, dem are missing"):
         embed(tmp_path, "mean", encoder=v0)
     with rasterio.open(tmp_path / f"{TILE}_20190416.tif", "r+") as file:
@@ -190,7 +189,7 @@ def test_another_resolution_is_the_files_own(tmp_path: Path, chips: Path) -> Non
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("size", ["tiny", "base"])
+@pytest.mark.parametrize("size", ["tiny", pytest.param("base", marks=pytest.mark.faults)])
 def test_real_chips_through_the_whole_flow(size: str, shared: Path, tmp_path: Path, client: Client) -> None:
     golden = np.load(shared / f"golden/clay-v1.5-{size}-seed0.npz")
     expected = dict(zip(golden["windows"], golden["cls"], strict=True))
@@ -216,8 +215,8 @@ def test_real_chips_through_the_whole_flow(size: str, shared: Path, tmp_path: Pa
 
 def test_a_folder_of_both_encoders_is_read_by_encoder(chips: Path, client: Client, tmp_path: Path) -> None:
     given: dict[str, Any] = {"source": str(chips), "output": str(tmp_path), "cluster": client, "precision": "fp32"}
-    daskembed.run(TILE, **given, checkpoint="untrained:tiny", version="001")
-    daskembed.run(TILE, **given, checkpoint="untrained:tiny", encoder=ENCODER, version="002")
+    daskembed.run(TILE, **given, checkpoint="untrained:least", version="001")
+    daskembed.run(TILE, **given, checkpoint="untrained:least", encoder=ENCODER, version="002")
     for name, rows, dim in (("clay-v0", 4, 256), (ENCODER, 16, 192)):
         frame = compute(daskembed.open_embeddings(str(tmp_path), encoder=name))
         assert len(frame) == rows

@@ -16,7 +16,7 @@ import zarr
 
 import daskembed
 from daskembed.errors import ChipError, TileError
-from daskembed.output.validate.geoparquet import validate
+from daskembed.output.validate.check import validate
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.storage.zarr_metadata import CODECS_2, CODECS_3, check_metadata
 

@@ -30,10 +30,12 @@ from daskembed.encoders.description import Description
 from daskembed.errors import ConflictError, InputError, StorageError, TileError
 from daskembed.output import geoparquet
 from daskembed.output import zarr as sink
+from daskembed.output.geozarr import digest
 from daskembed.output.parts import write_part
-from daskembed.output.protocol import Published, get_sink, parse_formats
-from daskembed.output.receipts import published_files, read_receipt, receipt_path, write_receipt
-from daskembed.output.validate.geoparquet import files_of, validate
+from daskembed.output.protocol import Published, get_format, parse_formats
+from daskembed.output.published import published_files
+from daskembed.output.state import read_receipt, receipt_path, write_receipt
+from daskembed.output.validate.check import files_of, validate
 from daskembed.runs import settings
 from daskembed.runs import tiles as pipeline
 from daskembed.sensors.bands import CLAY_V0
@@ -46,7 +48,7 @@ FILE = NAME.replace(".zarr", ".gpq")
 DAYS = (date(2019, 4, 1), date(2019, 4, 16))
 WEST, NORTH, CHIP = 299_995.0, 5_100_005.0, 5120.0
 ROOT = f"{NAME}/zarr.json"
-TINY: dict[str, Any] = {"checkpoint": "untrained:tiny", "precision": "fp32"}
+TINY: dict[str, Any] = {"checkpoint": "untrained:least", "precision": "fp32"}
 
 
 def provenance(level: str = "patch", **more: Any) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def objects(output: Storage) -> dict[str, bytes]:
 
 
 def test_sink_by_name() -> None:
-    assert get_sink("zarr") is sink
+    assert get_format("zarr") is sink
     assert sink.SUFFIX == ".zarr"
 
 
@@ -393,7 +395,7 @@ def test_a_value_beyond_float16_is_an_error(output: Storage) -> None:
     )["embeddings"]
     parts = parts_of(output, frame, SHAPES["patch"], (12,))
     with pytest.raises(
-        TileError, match=r"0023\.tif has the value 1e\+06, and float16 ends at 65504: give --dtype float32"
+        TileError, match=r"0023\.tif has the value 1e\+06, and float16 ends at 65504: give `dtype='float32'`"
     ):
         sink.publish(output, NAME, parts, provenance(dtype="float16"))
     assert sink.size(output, NAME) is None
@@ -436,11 +438,11 @@ def test_levels_without_a_grid() -> None:
     with pytest.raises(InputError) as error:
         sink.check_level(description({"mean": mean, "patch": patch}), "mean")
     assert str(error.value) == (
-        "--format zarr needs a grid of patches, and level mean of Clay v9 has none: choose --level patch, or --format "
-        "geoparquet"
+        "`format='zarr'` needs a grid of patches, and level mean of Clay v9 has none: choose `level` patch, or `format="
+        "'geoparquet'`"
     )
     sink.check_level(description({"mean": mean, "patch": patch}), "patch")
-    with pytest.raises(InputError, match="has none: choose --format geoparquet"):
+    with pytest.raises(InputError, match="has none: choose `format='geoparquet'`"):
         sink.check_level(description({"mean": mean}), "mean")
 
 
@@ -457,7 +459,7 @@ def test_formats() -> None:
     assert parse_formats("zarr, geoparquet,zarr") == ("geoparquet", "zarr")
     with pytest.raises(InputError) as error:
         parse_formats("zarr,shape,")
-    assert str(error.value) == ("unknown --format 'shape', '': choose geoparquet or zarr, or both as geoparquet,zarr")
+    assert str(error.value) == ("unknown `format` 'shape', '': choose geoparquet or zarr, or both as geoparquet,zarr")
 
 
 # Complete or absent
@@ -562,6 +564,7 @@ Storage.put = deadly
 """
 
 
+@pytest.mark.faults
 def test_a_publish_that_is_killed(output: Storage) -> None:
     expected, _ = make(output)
     shutil.copytree(output.url, f"{output.url}-killed")
@@ -711,6 +714,7 @@ with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_
 """
 
 
+@pytest.mark.faults
 def test_a_run_that_is_killed_while_it_publishes(client: Any, source: Path, tmp_path: Path, made: Path) -> None:
     out = tmp_path / "out"
     environment = os.environ | {"DASK_DASKEMBED__TORCH_THREADS": "2"}
@@ -758,7 +762,7 @@ def test_a_run_to_a_bucket(s3: str, source: Path, made: Path) -> None:
 def test_flags_that_are_refused(
     flags: list[str], message: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["--tiles", "33TUL", "--source", str(source), "--checkpoint", "untrained:tiny", "--level", "mean"]
+    given = ["--tiles", "33TUL", "--source", str(source), "--checkpoint", "untrained:least", "--level", "mean"]
     for command in ("run", "plan"):
         assert main([command, *given, "--output", str(tmp_path / "out"), *flags]) == 2
         assert message in capsys.readouterr().err
@@ -766,7 +770,7 @@ def test_flags_that_are_refused(
 
 
 def test_types_that_are_refused(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="unknown --dtype 'int8': choose one of float32, float16"):
+    with pytest.raises(InputError, match="unknown `dtype` 'int8': choose one of float32, float16"):
         daskembed.run("33TUL", source=str(source), output=str(tmp_path), dtype="int8", **TINY)
 
 
@@ -785,7 +789,7 @@ def found_in(output: Storage) -> list[tuple[str, str]]:
 def seal(output: Storage) -> None:
     """Make the receipt fit the store."""
     found = {entry.path.removeprefix(f"{STORE}/"): output.get(entry.path) for entry in output.entries(STORE)}
-    sha256 = sink.digest({path: hashlib.sha256(data).hexdigest() for path, data in found.items()})
+    sha256 = digest({path: hashlib.sha256(data).hexdigest() for path, data in found.items()})
     receipt = read_receipt(output, receipt_path("33TUL", "001"))
     files = [receipt.files[0], Published(STORE, sum(map(len, found.values())), sha256)]
     write_receipt(output, replace(receipt, files=files))

@@ -6,10 +6,11 @@ import shutil
 import sys
 from pathlib import Path
 
+from daskembed.cli.live import show_progress
 from daskembed.encoders.loading import ENCODERS, get_encoder_module
 from daskembed.geo.chips import CHIP
-from daskembed.runs.display import show_progress, summary
 from daskembed.runs.results import left_by
+from daskembed.runs.summary import summary
 from daskembed.runs.tiles import run
 from daskembed.testing.landscape import write_chips
 

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from daskembed import config
-from daskembed.clusters.machine import gpus
-from daskembed.runs.display import describe_bytes
+from daskembed.clusters.this_machine import gpus
+from daskembed.runs.summary import describe_bytes
 
 PACKAGES = (
     *("daskembed", "dask", "distributed", "numpy", "pandas", "geopandas", "pyarrow", "rasterio", "xarray", "zarr"),

@@ -1,4 +1,4 @@
 """Clusters started, connected to, proved and closed."""
 
 # The class of the preset `local`, and so of cluster files that were copied from it.
-from daskembed.clusters.machine import local as local
+from daskembed.clusters.this_machine import local as local

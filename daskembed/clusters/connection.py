@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daskembed.clusters.machine import LOOPBACK
-from daskembed.clusters.machine import local as local
+from daskembed.clusters.forks import additions
 from daskembed.clusters.presets import find_class, read_preset
 from daskembed.clusters.starting import check_asked, start, takes
+from daskembed.clusters.this_machine import LOOPBACK
+from daskembed.clusters.this_machine import local as local
 from daskembed.documents import parse_object
 from daskembed.errors import InputError
 
@@ -34,17 +35,22 @@ def shares_files(cluster: str) -> bool | None:
     return None if _is_scheduler(cluster) else read_preset(cluster).get("shares_files")
 
 
+def may_fork(cluster: str) -> bool:
+    """Whether workers of `cluster` may be forks: it is the one of this package on this machine's CPU."""
+    return not _is_scheduler(cluster) and read_preset(cluster)["class"] == "daskembed.clusters.local"
+
+
 def check_connection(
     cluster: str,
     *,
-    arguments: Mapping[str, Any] | None = None,
+    cluster_arguments: Mapping[str, Any] | None = None,
     workers: int | str | None = None,
     listen: str | None = None,
     tls: bool = False,
 ) -> None:
     """Raise the `InputError` of `connect` that can be told without starting or asking anything."""
     if _is_scheduler(cluster):
-        _check_nothing_asked(cluster, arguments, workers, listen, tls)
+        _check_nothing_asked(cluster, cluster_arguments, workers, listen, tls)
         _scheduler_address(cluster)
     else:
         check_asked(read_preset(cluster), cluster, workers=workers, listen=listen, tls=tls)
@@ -54,7 +60,7 @@ def check_connection(
 def connect(
     cluster: str,
     *,
-    arguments: Mapping[str, Any] | None = None,
+    cluster_arguments: Mapping[str, Any] | None = None,
     workers: int | str | None = None,
     listen: str | None = None,
     tls: bool = False,
@@ -68,7 +74,7 @@ def connect(
     cluster
         Name of a preset, path of a YAML file like one, address of a running scheduler (``tcp://``, ``tls://``), or
         path of the ``.json`` file that ``dask scheduler --scheduler-file`` writes.
-    arguments
+    cluster_arguments
         Of the preset's class: these go over the preset's own, nested mappings key by key.
     workers
         How many: a number, or ``1..20`` for as many within these bounds as there is work for. None means what the
@@ -88,19 +94,24 @@ def connect(
 
     with contextlib.ExitStack() as stack:
         stack.callback(quiet.quieten())
-        yield stack.enter_context(_connect(cluster, arguments, workers, listen, tls))
+        yield stack.enter_context(_connect(cluster, cluster_arguments, workers, listen, tls))
 
 
 @contextlib.contextmanager
 def _connect(
-    cluster: str, arguments: Mapping[str, Any] | None, workers: int | str | None, listen: str | None, tls: bool
+    cluster: str,
+    cluster_arguments: Mapping[str, Any] | None,
+    workers: int | str | None,
+    listen: str | None,
+    tls: bool,
 ) -> Iterator[Client]:
+    import dask
     import distributed
 
     from daskembed.clusters import quiet
 
     if _is_scheduler(cluster):
-        _check_nothing_asked(cluster, arguments, workers, listen, tls)
+        _check_nothing_asked(cluster, cluster_arguments, workers, listen, tls)
         address = _scheduler_address(cluster)
         if address.startswith("tls://"):
             _check_certificates(address)
@@ -110,8 +121,10 @@ def _connect(
         return
     preset = read_preset(cluster)
     plugins = [find_class(name, cluster, preset)() for name in preset.get("plugins", [])]
+    forked = may_fork(cluster) and additions() is not None
     with (
-        start(preset, cluster, arguments=arguments, workers=workers, listen=listen, tls=tls) as started,
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"} if forked else {}),
+        start(preset, cluster, arguments=cluster_arguments, workers=workers, listen=listen, tls=tls) as started,
         _client(
             started, f"the scheduler of the cluster {cluster!r} does not answer", "the cluster is closed"
         ) as client,
@@ -158,21 +171,25 @@ def _scheduler_address(cluster: str) -> str:
 
 
 def _check_nothing_asked(
-    cluster: str, arguments: Mapping[str, Any] | None, workers: int | str | None, listen: str | None, tls: bool
+    cluster: str,
+    cluster_arguments: Mapping[str, Any] | None,
+    workers: int | str | None,
+    listen: str | None,
+    tls: bool,
 ) -> None:
     """What is asked of a cluster that is started cannot be asked of one that runs."""
     if listen is not None:
         raise InputError(
-            f"--listen is for a cluster that is started on this machine; {cluster} listens where it was told to"
+            f"`listen` is for a cluster that is started on this machine; {cluster} listens where it was told to"
         )
     if tls:
         raise InputError(
-            f"--tls is for a cluster that is started on this machine; start the scheduler of {cluster} with "
+            f"`tls` is for a cluster that is started on this machine; start the scheduler of {cluster} with "
             "certificates, name them in Dask's configuration (distributed.comm.tls) and give its tls:// address"
         )
-    for flag, asked in (("--workers", workers), ("--cluster-arg", arguments)):
+    for name, asked in (("workers", workers), ("cluster_arguments", cluster_arguments)):
         if asked:
-            raise InputError(f"{flag} is for a cluster that is started for the run; {cluster} runs as it was started")
+            raise InputError(f"`{name}` is for a cluster that is started for the run; {cluster} runs as it was started")
 
 
 def await_worker(client: Client, seconds: float) -> None:
@@ -222,12 +239,12 @@ def check_versions(client: Client) -> None:
         )
 
 
-def check(cluster: str, *, arguments: Mapping[str, Any] | None = None) -> str:
+def check(cluster: str, *, cluster_arguments: Mapping[str, Any] | None = None) -> str:
     """Try a cluster: start it with one worker, do one trivial task there, close it, and say what it computes with.
 
     Parameters
     ----------
-    cluster, arguments
+    cluster, cluster_arguments
         As of `connect`. A running cluster, and one whose class takes no number of workers, is tried as it is.
 
     Raises
@@ -239,7 +256,7 @@ def check(cluster: str, *, arguments: Mapping[str, Any] | None = None) -> str:
     if not _is_scheduler(cluster):
         preset = read_preset(cluster)
         number = 1 if takes(find_class(preset["class"], cluster, preset), "n_workers") else None
-    with connect(cluster, arguments=arguments, workers=number) as client:
+    with connect(cluster, cluster_arguments=cluster_arguments, workers=number) as client:
         await_worker(client, WORKER_TIMEOUT)
         check_versions(client)
         found = client.submit(hardware, pure=False).result(timeout=WORKER_TIMEOUT)
@@ -264,8 +281,8 @@ def _warn(client: Client, tls: bool) -> None:
     _log.warning(
         f"warning: who reaches the dashboard, {client.dashboard_link}, sees the run; it is not encrypted"
         if tls
-        else f"warning: anyone who reaches {client.scheduler.address} can execute code as you: use --tls, or leave "
-        "--listen out"
+        else f"warning: anyone who reaches {client.scheduler.address} can execute code as you: use `tls=True`, or "
+        "leave `listen` out"
     )
 
 

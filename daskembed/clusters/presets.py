@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from daskembed.documents import parse_yaml, read_yaml
+from daskembed.documents import read_yaml
 from daskembed.errors import InputError, did_you_mean
 
 SUFFIXES = (".yaml", ".yml")
@@ -83,7 +83,7 @@ def read_preset(cluster: str) -> dict[str, Any]:
 
 
 def copy_preset(name: str, path: str) -> None:
-    """Copy a preset to a file of the caller's, to be edited and given as ``--cluster``; replaces none.
+    """Copy a preset to a file of the caller's, to be edited and given as `cluster`; replaces none.
 
     Raises
     ------
@@ -111,32 +111,6 @@ def is_installed(preset: Mapping[str, Any]) -> bool:
     return all(find_spec(name.partition(".")[0]) for name in (preset["class"], *preset.get("requires", [])))
 
 
-def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
-    """Arguments of a cluster class from ``key=value``: values are YAML, dots in a key lead into nested mappings.
-
-    Raises
-    ------
-    InputError
-        If one is not that.
-    """
-    import dask
-
-    parsed: list[dict[str, Any]] = []
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        names = key.split(".")
-        if not equals or not all(name.isidentifier() for name in names):
-            raise InputError(f"--cluster-arg {pair!r}: expected KEY=VALUE, such as n_workers=2")
-        try:
-            value = parse_yaml(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"--cluster-arg {pair!r}: {text!r} is not YAML: {' '.join(str(error).split())}") from None
-        for name in reversed(names):
-            value = {name: value}
-        parsed.append(value)
-    return dict(dask.config.merge(*parsed))
-
-
 def parse_workers(workers: int | str) -> tuple[int, int]:
     """Fewest and most workers of ``4`` or ``1..20``.
 
@@ -151,7 +125,7 @@ def parse_workers(workers: int | str) -> tuple[int, int]:
     except ValueError:
         found = 0, 0
     if not 1 <= found[0] <= found[1]:
-        raise InputError(f"--workers {workers}: expected a number from 1, or the fewest and the most, such as 1..20")
+        raise InputError(f"`workers={workers!r}`: expected a number from 1, or the fewest and the most, such as 1..20")
     return found
 
 

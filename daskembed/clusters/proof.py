@@ -36,7 +36,7 @@ class _Proof(WorkerPlugin):  # type: ignore[misc]
 
 
 def prove_workers(client: Client) -> bool:
-    """Have this process, all workers and those that join later prove that they can do the work.
+    """Have this process, all workers and those that join later prove that they can do their work.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def prove_workers(client: Client) -> bool:
     InputError
         If this process or a worker that is there cannot; names which, and why.
     """
-    if (said := complaint()) is not None:
+    if (said := complaint(embeds=False)) is not None:
         raise InputError(f"this machine cannot do the work: {said}")
     found = client.run(complaint, on_error="return")
     answers = {worker: one for worker, one in found.items() if not isinstance(one, OSError)}

@@ -13,8 +13,8 @@ from concurrent.futures import Future, wait
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from daskembed.clusters.machine import DEVICES, gpus, local
 from daskembed.clusters.presets import find_class, parse_workers
+from daskembed.clusters.this_machine import DEVICES, gpus, local
 from daskembed.errors import InputError
 from daskembed.text import visible
 
@@ -125,7 +125,7 @@ def check_asked(
         needs = f"; on a machine with one it needs {preset['install']}" if "install" in preset else ""
         raise InputError(
             f"the cluster {name!r} has a worker for each GPU, and this machine shows none (no {DEVICES}/nvidia0, or "
-            f"CUDA_VISIBLE_DEVICES hides it): use --cluster local{needs}"
+            f"CUDA_VISIBLE_DEVICES hides it): use `cluster='local'`{needs}"
         )
     cluster_class = find_class(preset["class"], name, preset)
     if (listen is not None or tls) and not _is_of_this_machine(cluster_class):
@@ -136,7 +136,7 @@ def check_asked(
         )
     if workers is not None and parse_workers(workers) and not takes(cluster_class, "n_workers"):
         raise InputError(
-            f"--workers {workers} is for a cluster that takes n_workers, which {preset['class']} of the cluster "
+            f"`workers={workers!r}` is for a cluster that takes n_workers, which {preset['class']} of the cluster "
             f"{name!r} does not; say it in its own arguments"
         )
     return cluster_class
@@ -348,4 +348,4 @@ def _temporary_certificates() -> Security:
     try:
         return Security.temporary()
     except ImportError:
-        raise InputError("--tls needs cryptography, which is not installed: pip install 'daskembed[tls]'") from None
+        raise InputError("`tls` needs cryptography, which is not installed: pip install 'daskembed[tls]'") from None

@@ -161,7 +161,7 @@ class Device:
             bands = [f"{count} in {band}" for count, band in counts if count]
             why = summarise(one for one in found if one.missing and one.what not in ("is NaN", "is infinite"))
             raise ChipError(
-                f"has values that are not finite: {', '.join(bands)} ({f'{why}; ' if why else ''}--on-nan fill puts "
+                f"has values that are not finite: {', '.join(bands)} ({f'{why}; ' if why else ''}`on_nan='fill'` puts "
                 "the bands' means there)"
             )
         means = self._fill_values[:, None, None].astype(pixels.dtype)

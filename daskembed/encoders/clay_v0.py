@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from daskembed.encoders.description import Description, Place
-from daskembed.encoders.levels import LEVELS
 from daskembed.errors import CheckpointError, InputError
 from daskembed.geo.chips import CHIP
 from daskembed.sensors.bands import CLAY_V0
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 
     from daskembed.encoders.clay_v0_model import ClayV0
 
-STATISTICS = {band.name: (band.mean, band.std) for band in CLAY_V0.bands}
-"""Mean and standard deviation of each band."""
-BANDS = tuple(STATISTICS)
 GROUPS = {"rgb": (2, 1, 0), "rededge": (3, 4, 5, 7), "nir": (6,), "swir": (8, 9), "sar": (10, 11), "dem": (12,)}
 """Band group -> the indices of its bands; the order is the group axis of level ``group``."""
 SIZES = {
@@ -37,9 +33,13 @@ SIZES = {
 }
 """Size -> (dim, depth, heads, MLP ratio)."""
 HEAD_DIM, PATCH, SIDE = 64, 32, 16
+LEVELS: dict[str, tuple[str, ...]] = {
+    "mean": ("embedding",),
+    "patch": ("row", "col", "embedding"),
+    "group": ("group", "row", "col", "embedding"),
+}
+"""The dimensions of one chip's embedding at each level, the chip's own left out."""
 
-TITLE = "Clay v0"
-CHECKPOINT = "hf://made-with-clay/Clay@2033cf5/v0/Clay_v0.1_epoch-24_val-loss-0.46.ckpt"
 IGNORED = ("model.decoder.",)
 """Prefixes of a checkpoint's keys that belong to the training and are not read."""
 TITLE = "Clay v0"
@@ -102,7 +102,7 @@ def describe(size: str, *, sensor: str | None = None, window: int | None = None)
         For any sensor but Clay's own 13 bands, and any window but the chip.
     """
     if sensor is not None:
-        raise InputError(f"sensor {sensor!r}: {TITLE} reads the bands {' '.join(BANDS)} and no other sensor's")
+        raise InputError(f"sensor {sensor!r}: {TITLE} reads the bands {' '.join(CLAY_V0.names)} and no other sensor's")
     if window not in (None, CHIP):
         raise InputError(f"window {window}: {TITLE} sees a whole chip of {CHIP} pixels at once")
     dim = SIZES[size][0]
@@ -113,7 +113,7 @@ def describe(size: str, *, sensor: str | None = None, window: int | None = None)
         resolution=CLAY_V0.gsd,
         window=CHIP,
         levels={level: {name: sides[name] for name in names} for level, names in LEVELS.items()},
-        fill_values=tuple(mean for mean, _ in STATISTICS.values()),
+        fill_values=tuple(band.mean for band in CLAY_V0.bands),
         flop=_flop(size),
         labels={"group": tuple(GROUPS)},
     )
@@ -124,30 +124,7 @@ def _flop(size: str) -> int:
     dim, depth, heads, ratio = SIZES[size]
     inner, tokens = heads * HEAD_DIM, len(GROUPS) * SIDE**2 + 2
     layer = tokens * (4 * dim * inner + 2 * dim * dim * ratio + 2 * tokens * inner)
-    return 2 * (depth * layer + SIDE**2 * PATCH**2 * len(BANDS) * dim)
-
-
-def sincos(index: NDArray[np.float64], pairs: int) -> NDArray[np.float64]:
-    """``[sin(index * omega), cos(index * omega)]`` with omega_k = 10000^-(k/(n-1)), n = `pairs`.
-
-    The divisor is n - 1, not n as in Vaswani et al. 2017: the reference's weights were trained with it.
-    """
-    omega = 10000.0 ** -(np.arange(pairs) / (pairs - 1))
-    angle = np.multiply.outer(index, omega)
-    return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
-
-
-def encodings(dim: int) -> NDArray[np.float32]:
-    """Position and band encoding of every token, shape ``(group, row * col, dim)``.
-
-    The first half of `dim` encodes the position (column, then row), the second half the ordinal of the band group.
-    """
-    row, col = np.divmod(np.arange(SIDE * SIDE, dtype=np.float64), SIDE)
-    position = np.concatenate([sincos(col, dim // 8), sincos(row, dim // 8)], axis=-1)
-    band = sincos(np.arange(len(GROUPS), dtype=np.float64), dim // 4)
-    shape = (len(GROUPS), SIDE * SIDE, dim // 2)
-    both = [np.broadcast_to(position, shape), np.broadcast_to(band[:, None], shape)]
-    return np.concatenate(both, axis=-1).astype(np.float32)
+    return 2 * (depth * layer + SIDE**2 * PATCH**2 * len(CLAY_V0.bands) * dim)
 
 
 def metadata(place: Place) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -180,4 +157,5 @@ def build(state: Mapping[str, Tensor], description: Description, *, device: torc
     """The encoder on a device; see `daskembed.encoders.clay_v0_model`."""
     from daskembed.encoders.clay_v0_model import ClayV0
 
-    return ClayV0(state, device=device, dtype=dtype)
+    _, _, heads, _ = SIZES[size_of({name: tuple(tensor.shape) for name, tensor in state.items()})]
+    return ClayV0(state, description.sensor.bands, GROUPS, heads=heads, device=device, dtype=dtype)

@@ -32,10 +32,8 @@ SIZES = {
 }
 """Size -> (dim, depth, heads, head dim, MLP ratio)."""
 PATCH, WINDOW, SENSOR = 8, 256, "sentinel-2-l2a"
-WAVE, WAVE_HEADS, WAVE_HIDDEN = 128, 4, 2048
+WAVE, WAVE_HIDDEN = 128, 2048
 """Dimensions of the transformer that makes a band's kernel of its wavelength."""
-LOWEST_POWER = 1e-10
-"""What linear power is raised to before its decibels are taken: -100 dB."""
 
 PREFIX = "model.encoder."
 IGNORED = ("model.decoder.", "model.teacher.", "model.proj.", "model.mrl.", "model.mrl_loss.")
@@ -146,7 +144,7 @@ def _check_window(window: int) -> int:
     if window not in choices:
         listed = f"{', '.join(map(str, choices[:-1]))} or {choices[-1]}"
         raise InputError(
-            f"--window {window}: a chip of {CHIP} pixels is cut into windows, and these into patches of {PATCH}, "
+            f"`window={window}`: a chip of {CHIP} pixels is cut into windows, and these into patches of {PATCH}, "
             f"without remainder: expected {listed}"
         )
     return window
@@ -195,4 +193,5 @@ def build(
     """The encoder on a device; see `daskembed.encoders.clay_v1_5_model`."""
     from daskembed.encoders.clay_v1_5_model import ClayV15
 
-    return ClayV15(state, description, device=device, dtype=dtype)
+    _, _, heads, *_ = SIZES[size_of({name: tuple(tensor.shape) for name, tensor in state.items()})]
+    return ClayV15(state, description, patch=PATCH, heads=heads, device=device, dtype=dtype)

@@ -9,11 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daskembed.encoders.clay_v0 import sincos
-from daskembed.encoders.clay_v1_5 import LOWEST_POWER, PATCH, SIZES, WAVE, WAVE_HEADS, size_of
 from daskembed.encoders.description import Description
-from daskembed.encoders.transformer import Transformer
+from daskembed.encoders.transformer import Transformer, sincos
 from daskembed.geo.chips import CHIP
+
+LOWEST_POWER = 1e-10
+"""What linear power is raised to before its decibels are taken: -100 dB."""
+WAVE_HEADS = 4
+"""Attention heads of the transformer that makes a band's kernel of its wavelength."""
 
 
 class ClayV15:
@@ -25,6 +28,10 @@ class ClayV15:
         Parameters by name, without the prefix, in float32.
     description
         Of `describe`, for the sensor and the window.
+    patch
+        Pixels along each side of what a token is of.
+    heads
+        Attention heads.
     device
         Where it runs.
     dtype
@@ -32,9 +39,17 @@ class ClayV15:
     """
 
     def __init__(
-        self, state: Mapping[str, Tensor], description: Description, *, device: torch.device, dtype: torch.dtype
+        self,
+        state: Mapping[str, Tensor],
+        description: Description,
+        *,
+        patch: int,
+        heads: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
-        dim, _, heads, *_ = SIZES[size_of({name: tuple(tensor.shape) for name, tensor in state.items()})]
+        dim = state["cls_token"].shape[-1]
+        self.patch = patch
         # Everything but the products runs in float32, or wider where the products do.
         wide = torch.promote_types(dtype, torch.float32)
         self.dtype, self.wide, self.description = dtype, wide, description
@@ -48,19 +63,19 @@ class ClayV15:
         pairs = (dim - 8) // 4
         exponent = 2 * (torch.arange(pairs) / (pairs - 1)) / (dim - 8)
         self.omega = (1 / 10000**exponent).to(device)
-        self.steps = torch.arange(description.window // PATCH, dtype=torch.float32, device=device)
+        self.steps = torch.arange(description.window // patch, dtype=torch.float32, device=device)
         blocks = {k.removeprefix("transformer."): v.to(wide) for k, v in state.items() if k.startswith("transformer.")}
         self.transformer = Transformer(blocks, heads=heads, out="to_out", down="net.3", device=device, dtype=dtype)
 
-    def __call__(self, pixels: Tensor, when_where: Tensor, resolution: Tensor, level: str) -> Tensor:
+    def __call__(self, pixels: Tensor, *metadata: Tensor, level: str) -> Tensor:
         """Embed chips.
 
         Parameters
         ----------
         pixels
             Raw pixels of any real type, shape ``(chip, band, 512, 512)``.
-        when_where, resolution
-            `metadata` of the chips.
+        metadata
+            As the function of that name gives it, of the chips.
         level
             One of the description's.
 
@@ -68,7 +83,7 @@ class ClayV15:
         -------
         float32 tensor of shape ``(chip, *description.shape(level))``.
         """
-        shape = self.description.shape(level)
+        (when_where, resolution), shape = metadata, self.description.shape(level)
         x = self._tokens(pixels, when_where, resolution)
         # All windows at once, on a CPU too: base in bfloat16 took 0.33 s a window by fours and 0.34 s one by one.
         return self._reduce(self.transformer(x), level).reshape(len(pixels), *shape)
@@ -81,14 +96,14 @@ class ClayV15:
     def _tokens(self, pixels: Tensor, when_where: Tensor, resolution: Tensor) -> Tensor:
         """Class token and encoded patches of each window, ``(chip * window, token, dim)``."""
         chips, window = len(pixels), self.description.window
-        side, across = window // PATCH, CHIP // window
+        patch, side, across = self.patch, window // self.patch, CHIP // window
         values = pixels.to(self.wide)
         if self.description.sensor.decibels:
             values = 10 * torch.log10(values.clamp(min=LOWEST_POWER))
         normal = ((values - self.mean) / self.std).to(self.dtype)
-        # A convolution of stride 8 is a product with the unfolded patches:
+        # A convolution with a stride of its kernel's width is a product with the unfolded patches:
         # (chip, window row, window col, row, col, band, y, x).
-        patches = normal.view(chips, -1, across, side, PATCH, across, side, PATCH).permute(0, 2, 5, 3, 6, 1, 4, 7)
+        patches = normal.view(chips, -1, across, side, patch, across, side, patch).permute(0, 2, 5, 3, 6, 1, 4, 7)
         projected = F.linear(patches.reshape(chips * across**2, side**2, -1), *self.projection)
         x = torch.cat([self.cls_token.expand(len(projected), 1, -1), projected.to(self.wide)], dim=1)
         grid = x[:, 1:].view(chips, across**2, side, side, -1)
@@ -106,7 +121,7 @@ class ClayV15:
 
 
 def make_kernels(state: Mapping[str, Tensor], description: Description) -> tuple[Tensor, Tensor]:
-    """Kernels ``(dim, band * 8 * 8)`` and bias ``(dim,)`` of the patch embedding, generated from the wavelengths."""
+    """Kernels ``(dim, band * y * x)`` and bias ``(dim,)`` of the patch embedding, generated from the wavelengths."""
     generator, layer = "patch_embedding.weight_generator", "patch_embedding.weight_generator.encoder.layers.0"
 
     def linear(x: Tensor, name: str) -> Tensor:
@@ -117,7 +132,7 @@ def make_kernels(state: Mapping[str, Tensor], description: Description) -> tuple
 
     tokens = state[f"{generator}.weight_tokens"]
     wavelengths = np.array([band.wavelength for band in description.sensor.bands], dtype=np.float64)
-    waves = torch.from_numpy(sincos(wavelengths, WAVE // 2)).to(tokens)
+    waves = torch.from_numpy(sincos(wavelengths, tokens.shape[-1] // 2)).to(tokens)
     hidden = F.gelu(linear(waves, "patch_embedding.fclayer.l1"))
     waves = waves + F.gelu(linear(hidden, "patch_embedding.fclayer.l2"))
 
@@ -130,5 +145,6 @@ def make_kernels(state: Mapping[str, Tensor], description: Description) -> tuple
 
     weights = linear(out[len(tokens) : -1] + waves, f"{generator}.fc_weight")
     # (band, dim * y * x) as the reference has it; a patch's pixels come as (band, y, x).
-    kernels = weights.view(len(waves), -1, PATCH**2).transpose(0, 1).flatten(1)
-    return 0.02 * kernels, linear(out[-1], f"{generator}.fc_bias")
+    bias = linear(out[-1], f"{generator}.fc_bias")
+    kernels = weights.view(len(waves), len(bias), -1).transpose(0, 1).flatten(1)
+    return 0.02 * kernels, bias

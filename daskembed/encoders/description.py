@@ -44,8 +44,10 @@ class Description:
         """Names of the bands, in the encoder's order."""
         return self.sensor.names
 
-    def check_level(self, level: str) -> str:
-        """Return `level` if it is one of the encoder's; raises `InputError` if not."""
+    def check_level(self, level: str | None) -> str:
+        """Return `level` if it is one of the encoder's, its first for None; raises `InputError` if it is none."""
+        if level is None:
+            return next(iter(self.levels))
         if level not in self.levels:
             raise InputError(f"unknown level {level!r}: {self.title} has {', '.join(self.levels)}")
         return level

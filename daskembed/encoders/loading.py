@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Mapping
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from daskembed import config
 from daskembed.encoders.description import Description as Description
 from daskembed.encoders.description import Place as Place
-from daskembed.encoders.protocol import Encoder, EncoderModule
+from daskembed.encoders.protocol import CompleteModule, Encoder
 from daskembed.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
-    pass
+    from daskembed.encoders import clay_v0, clay_v1_5
 
+    _CHECKED: tuple[CompleteModule, ...] = (clay_v0, clay_v1_5)
+    """Every encoder's module, for the type checker to compare with what is asked of it."""
 
 ENCODERS = {
     "clay-v0": "daskembed.encoders.clay_v0",
@@ -24,8 +28,8 @@ ENCODERS = {
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
-def get_encoder_module(name: str) -> EncoderModule:
-    """The module of an encoder.
+def get_encoder_module(name: str) -> CompleteModule:
+    """The module of an encoder, with defaults for what it does not say.
 
     Parameters
     ----------
@@ -35,10 +39,10 @@ def get_encoder_module(name: str) -> EncoderModule:
     Raises
     ------
     InputError
-        If there is none of that name.
+        If there is none of that name, or it is no encoder's.
     """
     try:
-        return cast(EncoderModule, importlib.import_module(ENCODERS.get(name, name)))
+        module = importlib.import_module(ENCODERS.get(name, name))
     except ModuleNotFoundError as error:
         if error.name is None or not name.startswith(error.name):
             raise  # of what the module imports
@@ -46,6 +50,35 @@ def get_encoder_module(name: str) -> EncoderModule:
             f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}, or a module that can be imported from here"
             f"{did_you_mean(name, ENCODERS)}"
         ) from None
+    if missing := [needed for needed in _NEEDED if not hasattr(module, needed)]:
+        raise InputError(
+            f"the module {name} is no encoder: it has no {', '.join(missing)}; "
+            "examples/add_your_own_encoder.md says what an encoder's module has"
+        )
+    given = {needed: getattr(module, needed) for needed in _NEEDED}
+    given |= {name: getattr(module, name, default) for name, default in _defaults(module).items()}
+    return cast(CompleteModule, SimpleNamespace(**given))
+
+
+_NEEDED = ("SIZES", "parameter_shapes", "describe", "build")
+
+
+def _defaults(module: ModuleType) -> dict[str, Any]:
+    """What `CompleteModule` has beside that, for an encoder that says nothing of it."""
+
+    def size_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
+        sizes: Mapping[str, Any] = module.SIZES
+        return max(sizes, key=lambda size: len(shapes.items() & module.parameter_shapes(size).items()))
+
+    return {
+        "TITLE": module.__name__,
+        "CHECKPOINT": None,
+        "PREFIX": "",
+        "IGNORED": (),
+        "OTHER_MODELS": {},
+        "size_of": size_of,
+        "metadata": lambda place: (),
+    }
 
 
 def load_encoder(
@@ -59,6 +92,8 @@ def load_encoder(
     readers: int | None = None,
 ) -> Encoder:
     """Check a checkpoint and describe the encoder in it; workers load its weights when they first need them.
+
+    None takes the configuration's value.
 
     Parameters
     ----------
@@ -79,8 +114,6 @@ def load_encoder(
         Threads of a worker that read and decode chips; 16 beside a GPU and 8 beside a CPU where the configuration
         says nothing either.
 
-    None takes the configuration's value.
-
     Raises
     ------
     CheckpointError
@@ -88,6 +121,23 @@ def load_encoder(
     InputError
         If the encoder is unknown, or cannot take the sensor or the window.
     """
+    chosen = check_precision(precision or config.get("precision"))
+    encoder_of = find_encoder(
+        checkpoint, encoder=encoder, sensor=sensor, window=window, batch_size=batch_size, readers=readers
+    )
+    return encoder_of(resolve_precision(chosen))
+
+
+def find_encoder(
+    checkpoint: str | None = None,
+    *,
+    encoder: str | None = None,
+    sensor: str | None = None,
+    window: int | None = None,
+    batch_size: int | None = None,
+    readers: int | None = None,
+) -> Callable[[str], Encoder]:
+    """`load_encoder` but for the precision, of which ``auto`` is decided later: call what this gives with it."""
     from daskembed.encoders.checkpoint import inspect_checkpoint, recognise
 
     given = checkpoint or config.get("checkpoint")
@@ -99,18 +149,13 @@ def load_encoder(
     name = _named(checkpoint, encoder)
     name = str(name or recognise(str(given), {known: get_encoder_module(known) for known in ENCODERS}))
     module = get_encoder_module(name)
-    location = str(given or module.CHECKPOINT)
-    location, sha256, size = inspect_checkpoint(location, module)
-    return Encoder(
-        name=name,
-        checkpoint=location,
-        sha256=sha256,
-        size=size,
-        precision=resolve_precision(precision or config.get("precision")),
-        batch_size=chips,
-        readers=threads,
-        description=module.describe(size, sensor=sensor, window=window),
-    )
+    location = given or module.CHECKPOINT
+    if location is None:
+        size = next(iter(module.SIZES))
+        raise InputError(f"{module.TITLE} has no released checkpoint: give one, or untrained:{size} to try things out")
+    location, sha256, size = inspect_checkpoint(str(location), module)
+    description = module.describe(size, sensor=sensor, window=window)
+    return lambda precision: Encoder(name, location, sha256, size, precision, chips, threads, description)
 
 
 def foresee(
@@ -143,11 +188,16 @@ def _named(checkpoint: str | None, encoder: str | None) -> str | None:
     return str(name or next(iter(ENCODERS)))
 
 
-def resolve_precision(precision: str) -> str:
-    """``auto`` as this machine's device answers it; ``bf16`` and ``fp32`` as they are."""
+def check_precision(precision: str) -> str:
+    """Return ``auto``, ``bf16`` or ``fp32``; raises `InputError` for anything else."""
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    if precision != "auto":
+    return precision
+
+
+def resolve_precision(precision: str) -> str:
+    """``auto`` as this machine's device answers it; ``bf16`` and ``fp32`` as they are."""
+    if check_precision(precision) != "auto":
         return precision
     from daskembed.hardware import native_precision
 

@@ -36,37 +36,52 @@ class Model(Protocol):
 
 
 class EncoderModule(Protocol):
-    """What a module of this package gives to be an encoder."""
+    """What a module must have to be an encoder; what else it can say of itself is in `CompleteModule`."""
 
-    TITLE: str
-    """For people, such as ``Clay v0``."""
-    CHECKPOINT: str
-    """Where its released weights are; see `load_encoder`."""
-    PREFIX: str
-    """What the names of its parameters begin with in a checkpoint."""
-    IGNORED: tuple[str, ...]
-    """Prefixes of a checkpoint's keys that are not read."""
-    OTHER_MODELS: Mapping[str, str]
-    """Keys that only another model's encoder has, and which model that is."""
-    SIZES: Mapping[str, Any]
-    """Size -> whatever the module makes it of."""
+    @property
+    def SIZES(self) -> Mapping[str, Any]:  # noqa: N802
+        """Size -> whatever the module makes it of."""
 
     def parameter_shapes(self, size: str) -> dict[str, tuple[int, ...]]:
         """Names and shapes of a size's parameters."""
 
-    def size_of(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
-        """The size that has these parameters."""
-
     def describe(self, size: str, *, sensor: str | None = None, window: int | None = None) -> Description:
         """What it needs and gives; raises `InputError` for a sensor or window that it cannot take."""
-
-    def metadata(self, place: Place) -> tuple[NDArray[np.float32], ...]:
-        """What the model is told of place and time: arrays whose first axis is the chip."""
 
     def build(
         self, state: Mapping[str, torch.Tensor], description: Description, *, device: torch.device, dtype: torch.dtype
     ) -> Model:
         """Put the parameters, in float32 and by name without the prefix, on a device."""
+
+
+class CompleteModule(EncoderModule, Protocol):
+    """An encoder's module with what it left to the defaults; `get_encoder_module` gives it."""
+
+    @property
+    def TITLE(self) -> str:  # noqa: N802
+        """For people, such as ``Clay v0``; by default the module's name."""
+
+    @property
+    def CHECKPOINT(self) -> str | None:  # noqa: N802
+        """Where its released weights are, see `load_encoder`; by default nowhere, so that one must be given."""
+
+    @property
+    def PREFIX(self) -> str:  # noqa: N802
+        """What the names of its parameters begin with in a checkpoint; by default nothing."""
+
+    @property
+    def IGNORED(self) -> tuple[str, ...]:  # noqa: N802
+        """Prefixes of a checkpoint's keys that are not read; by default none."""
+
+    @property
+    def OTHER_MODELS(self) -> Mapping[str, str]:  # noqa: N802
+        """Keys that only another model's encoder has, and which model that is; by default none."""
+
+    def size_of(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        """The size that has these parameters; by default the one that has most of them."""
+
+    def metadata(self, place: Place) -> tuple[NDArray[np.float32], ...]:
+        """What the model is told of place and time: arrays whose first axis is the chip; by default nothing."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -144,3 +146,13 @@ def _attend_by_powers(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
     else:
         # Scores beyond +-64 leave the range in which a power of 2 keeps its precision.
         out[...] = F.scaled_dot_product_attention(q[None], k[None], v[None], scale=math.log(2))[0]
+
+
+def sincos(index: NDArray[np.float64], pairs: int) -> NDArray[np.float64]:
+    """``[sin(index * omega), cos(index * omega)]`` with omega_k = 10000^-(k/(n-1)), n = `pairs`.
+
+    The divisor is n - 1, not n as in Vaswani et al. 2017: the reference's weights were trained with it.
+    """
+    omega = 10000.0 ** -(np.arange(pairs) / (pairs - 1))
+    angle = np.multiply.outer(index, omega)
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 CHIP = 512
 """Pixels along each side of a chip: what is read, quarantined and numbered at a time, whatever the encoder."""
-CHIPS_A_TILE = 441
-"""Chips of 512 x 512 pixels of 10 m in a whole tile: 21 x 21."""
+CHIPS_ACROSS = 21
+"""Chips of 512 pixels of 10 m along each side of a tile."""
+CHIPS_A_TILE = CHIPS_ACROSS**2
 
 
 @dataclass(frozen=True)

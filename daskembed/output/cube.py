@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,14 @@ import numpy as np
 
 from daskembed import __version__
 from daskembed.geo.chips import CHIP
-from daskembed.output.geozarr import Grid, metadata
-from daskembed.sources.baseline import MARK
+from daskembed.output.geozarr import metadata, place_attributes
+from daskembed.sensors.bands import MARK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from daskembed.geo.cells import Grid
+    from daskembed.output.state import Note
 
 
 PIXELS = "pixels"
@@ -23,7 +27,7 @@ PIXELS = "pixels"
 CHIPS_A_SHARD = 4
 """Along each side of a shard: 218 MB of pixels. A task takes 0.5 to 0.7 GB, with what zarr needs to encode them."""
 
-COMPRESSION = {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "typesize": 4}
+COMPRESSION: dict[str, Any] = {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "typesize": 4}
 """Of Blosc. Of float32 whose values are whole, bitshuffle leaves little more than of uint16: `benchmarks/cube.py`."""
 
 
@@ -64,7 +68,7 @@ def _encoding(bands: int) -> dict[str, Any]:
         "chunks": (1, bands, CHIP, CHIP),
         "shards": (1, bands, side, side),
         # LZ4 does not notice every damage: with a checksum, a damaged chip is quarantined instead of embedded.
-        "compressors": [BloscCodec(**COMPRESSION), Crc32cCodec()],  # type: ignore[arg-type]
+        "compressors": [BloscCodec(**COMPRESSION), Crc32cCodec()],
         "fill_value": float("nan"),
         "dimension_names": ("time", "band", "y", "x"),
     }
@@ -79,6 +83,11 @@ def cube_metadata(tile: str, layout: Layout) -> dict[str, bytes]:
         days=np.array(layout.dates, "datetime64[D]"),
         labels={"band": layout.bands},
         about={"title": f"chips of tile {tile}", "tile": tile, "daskembed": __version__} | applied,
-        attributes=layout.grid.attributes,
+        attributes=place_attributes(layout.grid),
         encoding={"shape": layout.shape, **_encoding(len(layout.bands))},
     )
+
+
+def intact(notes: Mapping[str, Note], present: Mapping[str, int]) -> dict[str, Note]:
+    """Those of some shards whose objects are there."""
+    return {key: note for key, note in notes.items() if present.get(f"{PIXELS}/{key}", 0) == note.size}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyproj
 
+from daskembed.documents import json_digest
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from daskembed.geo.cells import Grid
 
 ROOT = "zarr.json"
 """Without it there is no store to open: it is the last object to be written, and the first to go."""
@@ -30,36 +34,18 @@ CONVENTIONS = [
 ]
 
 
-@dataclass(frozen=True)
-class Grid:
-    """The cells of a store: pixels, or patches."""
-
-    epsg: int
-    west: float
-    """Of the westernmost cells, their western edge, in the CRS's unit; likewise `north`."""
-    north: float
-    step_x: float
-    """Width of a cell, in the CRS's unit; likewise `step_y`."""
-    step_y: float
-    height: int
-    """Cells from north to south."""
-    width: int
-    """Cells from west to east."""
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """Of GeoZarr's conventions proj and spatial."""
-        south, east = self.north - self.height * self.step_y, self.west + self.width * self.step_x
-        return {
-            "zarr_conventions": CONVENTIONS,
-            "proj:code": f"EPSG:{self.epsg}",
-            "spatial:dimensions": ["y", "x"],
-            "spatial:transform_type": "affine",
-            "spatial:transform": [self.step_x, 0.0, self.west, 0.0, -self.step_y, self.north],
-            "spatial:shape": [self.height, self.width],
-            "spatial:bbox": [self.west, south, east, self.north],
-            "spatial:registration": "pixel",
-        }
+def place_attributes(grid: Grid) -> dict[str, Any]:
+    """Of GeoZarr's conventions proj and spatial."""
+    return {
+        "zarr_conventions": CONVENTIONS,
+        "proj:code": f"EPSG:{grid.epsg}",
+        "spatial:dimensions": ["y", "x"],
+        "spatial:transform_type": "affine",
+        "spatial:transform": [grid.step_x, 0.0, grid.west, 0.0, -grid.step_y, grid.north],
+        "spatial:shape": [grid.height, grid.width],
+        "spatial:bbox": grid.bounds.tolist(),
+        "spatial:registration": "pixel",
+    }
 
 
 def metadata(
@@ -95,7 +81,7 @@ def metadata(
 
     memory: dict[str, Any] = {}
     store = MemoryStore(memory)
-    told = {"Conventions": "CF-1.11", **grid.attributes, "zarr_conventions": [*conventions, *CONVENTIONS]}
+    told = {"Conventions": "CF-1.11", **place_attributes(grid), "zarr_conventions": [*conventions, *CONVENTIONS]}
     root = zarr.create_group(store, attributes=told | dict(about))
 
     def coordinate(name: str, values: Any, dtype: str, dimensions: tuple[str, ...], **attributes: Any) -> None:
@@ -135,3 +121,13 @@ def metadata(
         zarr.consolidate_metadata(store)
     objects = {path: bytes(made.to_bytes()) for path, made in memory.items()}
     return {path: objects[path] for path in sorted(objects, key=lambda path: (path == ROOT, path))}
+
+
+def digest(objects: Mapping[str, str]) -> str:
+    """What stands for the SHA-256 of a store: that of the lines ``PATH SHA256`` of its objects, by path."""
+    return hashlib.sha256("".join(f"{path} {objects[path]}\n" for path in sorted(objects)).encode()).hexdigest()
+
+
+def cube_digest(objects: Mapping[str, str]) -> str:
+    """As `digest`, of a cube: that of the same as JSON, which is what the receipts of cubes have had from the first."""
+    return json_digest(sorted(objects.items()))

@@ -21,7 +21,7 @@ import psutil
 
 from daskembed.documents import parse_object
 from daskembed.errors import InputError, LockLostError, StorageError, UnconditionalError
-from daskembed.output.receipts import STATE, mark, probe_path
+from daskembed.output.state import STATE, mark, probe_path
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 
@@ -127,7 +127,7 @@ def _writable(output: Storage) -> Iterator[None]:
             local_path(output.url).mkdir(parents=True, exist_ok=True)
         yield
     except (StorageError, OSError) as error:
-        raise InputError(f"the output {output.url} cannot be written: {error}; give another --output") from None
+        raise InputError(f"the output {output.url} cannot be written: {error}; give another `output`") from None
 
 
 def _take(lock: Lock, mine: _Holder, version: str | None) -> bool:
@@ -164,7 +164,7 @@ def _take(lock: Lock, mine: _Holder, version: str | None) -> bool:
 def _at_work(output: Storage, other: _Holder) -> str:
     return (
         f"another run is at work on {output.url}: on {other.host} since {other.started} (process {other.process}); "
-        f"wait for it, or give another --version or --output. If it is dead, the output is free {LEASE} s after its "
+        f"wait for it, or give another `version` or `output`. If it is dead, the output is free {LEASE} s after its "
         "last sign of life"
     )
 

@@ -22,7 +22,7 @@ from daskembed.documents import parse_object
 from daskembed.errors import InputError
 from daskembed.geo import wkb
 from daskembed.geo.footprints import box
-from daskembed.output.receipts import check_version
+from daskembed.output.published import check_version
 from daskembed.storage.stores import Storage
 from daskembed.vectors import VectorDtype
 
@@ -36,7 +36,7 @@ PARTITION_BYTES = 128 * 2**20
 
 
 def open_embeddings(
-    url: str,
+    output: str,
     *,
     columns: list[str] | None = None,
     encoder: str | None = None,
@@ -47,8 +47,8 @@ def open_embeddings(
 
     Parameters
     ----------
-    url
-        The run's ``--output``.
+    output
+        Folder or URL of the published files.
     columns
         Columns to read; all by default.
     encoder, level
@@ -71,10 +71,10 @@ def open_embeddings(
     """
     import dask_geopandas
 
-    storage = Storage(url)
+    storage = Storage(output)
     names = [entry.path for entry in storage.entries(recursive=False) if entry.path.endswith(".gpq")]
     if not names:
-        raise InputError(_nothing(storage, url))
+        raise InputError(_nothing(storage, output))
     if version is not None:
         names = [name for name in names if name.endswith(f"_v{check_version(version)}.gpq")]
     with ThreadPoolExecutor(16) as pool:
@@ -133,7 +133,7 @@ class _Look:
         return tuple(str(value) for value in known if value is not None)
 
 
-def _nothing(storage: Storage, url: str) -> str:
+def _nothing(storage: Storage, output: str) -> str:
     """Why there is nothing to open."""
     stores = [name for name in storage.folders() if name.endswith(".zarr")]
     if stores:
@@ -141,7 +141,7 @@ def _nothing(storage: Storage, url: str) -> str:
             f"{storage.url} holds Zarr stores and no GeoParquet files: open one with "
             f"xarray.open_zarr({storage.url_of(stores[0])!r})"
         )
-    return f"no published files (*.gpq) in {storage.url}: make them with `daskembed run --output {url}`"
+    return f"no published files (*.gpq) in {storage.url}: make them with daskembed.run(..., output={output!r})"
 
 
 def _mixture(opened: dict[str, _Look]) -> str:

@@ -1,4 +1,4 @@
-"""Parts of a tile: the embeddings of one block in one file, from which the sinks make what is published."""
+"""Parts of a tile: the embeddings of one block in one file, from which the formats make what is published."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import shapely
 from daskembed.documents import parse_object
 from daskembed.errors import TileError
 from daskembed.fates import Fates
-from daskembed.sources.frame import EDGES
+from daskembed.geo.cells import EDGES
 from daskembed.table import fates_of
 from daskembed.timings import timed
 
@@ -125,6 +125,6 @@ def cast_vectors(vectors: NDArray[np.float32], dtype: str, urls: Sequence[str]) 
             row = int(np.argmax(bad))
             raise TileError(
                 f"the embedding of {urls[row]} has the value {np.abs(vectors[row]).max():g}, and {dtype} ends at "
-                f"{np.finfo(dtype).max:g}: give --dtype float32"
+                f"{np.finfo(dtype).max:g}: give `dtype='float32'`"
             )
     return cast

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
     from daskembed.encoders.description import Description
+    from daskembed.output import geoparquet, zarr
     from daskembed.storage.stores import Storage
 
-SINKS = {"geoparquet": "daskembed.output.geoparquet", "zarr": "daskembed.output.zarr"}
-"""Format -> the module that implements `Sink`."""
+FORMATS = {"geoparquet": "daskembed.output.geoparquet", "zarr": "daskembed.output.zarr"}
+"""Format -> the module that implements `Format`."""
 DTYPES = ("float32", "float16")
 """Types of the values that can be published."""
 
@@ -31,10 +32,10 @@ class Published:
     size: int
     """Bytes; of all its objects."""
     sha256: str
-    """Of the file; of a store as `daskembed.output.zarr.digest` makes it of its objects'."""
+    """Of the file; of a store as `daskembed.output.geozarr.digest` makes it of its objects'."""
 
 
-class Sink(Protocol):
+class Format(Protocol):
     """What a format can do; modules implement it with plain functions that run on the workers."""
 
     SUFFIX: str
@@ -69,29 +70,33 @@ class Sink(Protocol):
         """Remove a file, whether it is complete or not."""
 
 
-def get_sink(name: str) -> Sink:
+if TYPE_CHECKING:
+    _CHECKED: tuple[Format, ...] = (geoparquet, zarr)
+
+
+def get_format(name: str) -> Format:
     """The module of a format."""
-    return cast(Sink, importlib.import_module(SINKS[name]))
+    return cast(Format, importlib.import_module(FORMATS[name]))
 
 
-def sink_of(file: str) -> Sink:
+def format_of(file: str) -> Format:
     """The module of the format of a published file, by its name."""
-    return next(sink for sink in map(get_sink, SINKS) if file.endswith(sink.SUFFIX))
+    return next(kind for kind in map(get_format, FORMATS) if file.endswith(kind.SUFFIX))
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
-    """The formats of a list such as ``geoparquet,zarr``, each once, in the order of `SINKS`."""
+    """The formats of a list such as ``geoparquet,zarr``, each once, in the order of `FORMATS`."""
     names = [name.strip() for name in text.split(",")]
-    if unknown := [name for name in names if name not in SINKS]:
+    if unknown := [name for name in names if name not in FORMATS]:
         raise InputError(
-            f"unknown --format {', '.join(map(repr, unknown))}: choose {' or '.join(SINKS)}, or both as "
-            f"{','.join(SINKS)}"
+            f"unknown `format` {', '.join(map(repr, unknown))}: choose {' or '.join(FORMATS)}, or both as "
+            f"{','.join(FORMATS)}"
         )
-    return tuple(name for name in SINKS if name in names)
+    return tuple(name for name in FORMATS if name in names)
 
 
 def check_dtype(name: str) -> str:
     """Return `name` if values can be published as that."""
     if name not in DTYPES:
-        raise InputError(f"unknown --dtype {name!r}: choose one of {', '.join(DTYPES)}")
+        raise InputError(f"unknown `dtype` {name!r}: choose one of {', '.join(DTYPES)}")
     return name

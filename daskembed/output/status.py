@@ -6,33 +6,27 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, TypeVar
+from dataclasses import replace
+from typing import Literal, TypeVar
 
 from daskembed.errors import InputError
 from daskembed.geo.mgrs import check_tile, read_tiles
-from daskembed.output.receipts import (
+from daskembed.output.published import list_published
+from daskembed.output.state import (
+    CUBES,
     RECEIPTS,
     RECORDS,
     STATE,
     Receipt,
     TileRecord,
-    list_published,
     parts_folder,
     read_receipt,
     read_record,
 )
+from daskembed.output.status_cubes import judge_cubes
+from daskembed.output.tile_status import OutputStatus, TileStatus
 from daskembed.storage.stores import Storage
-from daskembed.text import visible
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
-STATES = ("done", "unfinished", "failed", "missing", "changed", "damaged")
-KINDS = {"embeddings": "tiles", "cube": "cubes"}
-MOST_LISTED = 20
-"""Quarantined chips named for people; the CSV has all."""
 _TILE = r"(?P<tile>\d\d[A-Z]{3})"
 _VERSION = r"_v(?P<version>[0-9A-Za-z]+)"
 _STATE_FILE = re.compile(_TILE + _VERSION + r"\.json")
@@ -40,74 +34,6 @@ _PART = re.compile(re.escape(f"{STATE}/parts/") + _TILE + _VERSION + r"/(?P<key>
 
 _Key = tuple[str, str]
 _Kept = TypeVar("_Kept", Receipt, TileRecord)
-
-
-@dataclass(frozen=True, repr=False)
-class TileStatus:
-    """What an output holds of one version of a tile."""
-
-    tile: str
-    version: str
-    status: Literal["done", "unfinished", "failed", "missing", "changed", "damaged"]
-    """``missing`` and ``changed`` are finished tiles of which a file is gone or of another size than the receipt says;
-    ``missing`` is a tile that was asked for and never begun, too; ``damaged`` is one whose receipt or record cannot be
-    read."""
-    files: list[str] = field(default_factory=list)
-    """Names of the published files, one a format; they may be an earlier run's."""
-    chips: int | None = None
-    """Chips in the files, as the receipt says; None without a receipt."""
-    parts_done: int = 0
-    """Blocks of which the part is written; 0 once the tile is finished."""
-    parts: int | None = None
-    """Blocks in all; None if nothing says how many."""
-    quarantined: dict[str, str] = field(default_factory=dict)
-    """URL -> reason; of an unfinished tile only the chips whose headers are bad."""
-    rejected: dict[str, str] = field(default_factory=dict)
-    """URL -> the rule that it breaks; of finished tiles."""
-    reason: str | None = None
-    """Why it failed, or what is not as it should be."""
-    kind: Literal["embeddings", "cube"] = "embeddings"
-    """What it holds; a cube's blocks are shards, and it has no version."""
-
-    def __repr__(self) -> str:
-        bad = f", {len(self.quarantined)} quarantined" if self.quarantined else ""
-        bad += f", {len(self.rejected)} rejected" if self.rejected else ""
-        why = f": {_line(self.reason)}" if self.reason else "" if self.chips is None else f": {self.chips} chips{bad}"
-        version = " cube" if self.kind == "cube" else f" v{self.version}" if self.version else ""
-        return f"<TileStatus {self.tile}{version} {self.status}{why}>"
-
-
-@dataclass(frozen=True, repr=False)
-class OutputStatus:
-    """What an output holds."""
-
-    output: str
-    """Its URL or absolute path."""
-    tiles: tuple[TileStatus, ...]
-    """In the order of tile and version, then the cubes by tile."""
-
-    def __repr__(self) -> str:
-        more = [f"  and {len(self.tiles) - MOST_LISTED} more"] if len(self.tiles) > MOST_LISTED else []
-        tiles = [f"  {tile.tile} {tile.version} {tile.status}" for tile in self.tiles[:MOST_LISTED]]
-        return "\n".join([f"<OutputStatus> {visible(self.output)}", *tiles, *more, *summary(self)])
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Status -> number of tiles, of those statuses that occur."""
-        seen: Counter[str] = Counter(tile.status for tile in self.tiles)
-        return {state: seen[state] for state in STATES if seen[state]}
-
-    @property
-    def sound(self) -> bool:
-        """Whether all tiles are done, and their files as their receipts say."""
-        return all(tile.status == "done" for tile in self.tiles)
-
-    @property
-    def quarantined(self) -> tuple[tuple[str, str, str, str], ...]:
-        """Tile, version, URL and reason of each quarantined chip."""
-        return tuple(
-            (tile.tile, tile.version, url, why) for tile in self.tiles for url, why in sorted(tile.quarantined.items())
-        )
 
 
 def status(output: str, tiles: str | Iterable[str] | None = None, version: str | None = None) -> OutputStatus:
@@ -119,7 +45,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     Parameters
     ----------
     output
-        The run's ``--output``.
+        Folder or URL of the published files.
     tiles
         A file of tile ids, ids separated by commas, or an iterable of ids: only these, and those of them that were
         never begun are told as ``missing``.
@@ -143,7 +69,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     if not published and not state:
         raise InputError(
             f"{storage.url} is no output of daskembed: it holds neither {STATE}/ nor files such as "
-            "33TUL_20190401_20190416_v001.gpq; " + (_below(storage) or "give the --output of a run")
+            "33TUL_20190401_20190416_v001.gpq; " + (_below(storage) or "give the `output` of a run")
         )
     parts: dict[_Key, Counter[str]] = {}
     for entry in state:
@@ -164,9 +90,6 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     ]
     kind: Literal["embeddings", "cube"] = "embeddings"
     if version is None:
-        from daskembed.output.cube_state import CUBES
-        from daskembed.output.status_cubes import judge_cubes
-
         found += judge_cubes(storage, paths, wanted)
         embedded = published or parts or any(path.startswith((f"{RECEIPTS}/", f"{RECORDS}/")) for path in paths)
         if not embedded and any(path.startswith(f"{CUBES}/") for path in paths):
@@ -286,68 +209,3 @@ def _newest(sizes: dict[str, int]) -> list[str]:
     """Of the files of each format the one whose name is the last."""
     names = {name.rpartition(".")[2]: name for name in sorted(sizes)}
     return [names[suffix] for suffix in sorted(names)]
-
-
-def show(found: OutputStatus) -> None:
-    """Print a table and a summary for people; where the output is no terminal, plain lines as long as they need be."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
-    if console.is_terminal:
-        console.print(_table(found), soft_wrap=False)
-        lines = []
-    else:
-        wide = Console(highlight=False, width=100_000)
-        with wide.capture() as table:
-            wide.print(_table(found))
-        lines = [line.rstrip() for line in table.get().splitlines()]
-    for line in [*lines, *summary(found)]:
-        console.print(line, markup=False)
-
-
-def _table(found: OutputStatus) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("tile", "version", "status"):
-        table.add_column(name, no_wrap=True)
-    rejected = any(tile.rejected for tile in found.tiles)
-    for name in ("chips", "blocks", "quarantined", *(["rejected"] if rejected else [])):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("file, reason", overflow="fold")
-    for tile in found.tiles:
-        unfinished = tile.status in ("unfinished", "failed")
-        blocks = f"{tile.parts_done} of {'?' if tile.parts is None else tile.parts}" if unfinished else ""
-        chips = "" if tile.chips is None else str(tile.chips)
-        what = _line(tile.reason or " ".join(tile.files) or ("no file" if tile.status == "done" else ""))
-        bad = (str(len(tile.quarantined)), *([str(len(tile.rejected))] if rejected else []))
-        cells = (tile.tile, "cube" if tile.kind == "cube" else tile.version, tile.status, chips, blocks, *bad, what)
-        # As `Text`, so that brackets in names and reasons are no markup.
-        table.add_row(*(Text(visible(cell)) for cell in cells))
-    return table
-
-
-def summary(found: OutputStatus) -> list[str]:
-    """The closing lines: how many tiles of each status, and the quarantined chips."""
-    bad = found.quarantined
-    counted = {kind: replace(found, tiles=tuple(t for t in found.tiles if t.kind == kind)).counts for kind in KINDS}
-    lines = [
-        *(
-            f"{name:<12} {', '.join(f'{count} {state}' for state, count in counted[kind].items()) or 'none'}"
-            for kind, name in KINDS.items()
-            if counted[kind] or not (found.tiles or kind == "cube")
-        ),
-        f"quarantined  {len(bad)}",
-        *(f"  {visible(url)}  {_line(why)}" for _, _, url, why in bad[:MOST_LISTED]),
-    ]
-    if len(bad) > MOST_LISTED:
-        lines.append(f"  and {len(bad) - MOST_LISTED} more: `daskembed status --quarantined` lists all")
-    rejected = sum(len(tile.rejected) for tile in found.tiles)
-    lines += [f"rejected     {rejected}"] if rejected else []
-    return lines
-
-
-def _line(text: str) -> str:
-    """`text` without its line breaks: messages of libraries have some."""
-    return visible(" ".join(text.split()))

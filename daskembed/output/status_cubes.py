@@ -10,10 +10,9 @@ from dataclasses import replace
 from functools import partial
 
 from daskembed.errors import InputError
-from daskembed.output.cube_state import CUBES, failure_path, read_receipt, receipt_path
 from daskembed.output.geozarr import ROOT
-from daskembed.output.receipts import read_record
-from daskembed.output.status import TileStatus
+from daskembed.output.state import CUBES, read_cube_receipt, read_record, record_path
+from daskembed.output.tile_status import TileStatus
 from daskembed.storage.local_files import target
 from daskembed.storage.stores import Storage
 
@@ -48,8 +47,8 @@ def _judge(storage: Storage, tile: str, known: set[str], notes: int) -> TileStat
     cube = f"{tile}.zarr"
     as_cube = partial(TileStatus, tile, "", kind="cube")
     try:
-        receipt = read_receipt(storage, receipt_path(tile))
-        failure = read_record(storage, path) if (path := failure_path(tile)) in known else None
+        receipt = read_cube_receipt(storage, tile)
+        failure = read_record(storage, path) if (path := record_path(tile, None)) in known else None
     except FileNotFoundError:
         failure = None  # a run at work began the tile since it was listed
     except InputError as error:

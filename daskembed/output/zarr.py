@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 import pyproj
 
 from daskembed.documents import MOST_JSON, parse_json
-from daskembed.errors import InputError, StorageError, TileError, exact
-from daskembed.output.geozarr import ROOT, Grid, metadata
+from daskembed.errors import InputError, StorageError, TileError
+from daskembed.geo.cells import EDGES, common_grid, find_overlap
+from daskembed.geo.chips import CHIP
+from daskembed.output.geozarr import ROOT, digest, metadata
 from daskembed.output.parts import cast_vectors
 from daskembed.output.protocol import Published
-from daskembed.sources.frame import EDGES
 from daskembed.storage.urls import is_local
 from daskembed.timings import timed
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daskembed.encoders.description import Description
+    from daskembed.geo.cells import Grid
     from daskembed.storage.stores import Storage
 
 SUFFIX = ".zarr"
@@ -50,8 +52,7 @@ shuffle 0.803 at 390, zstd alone 0.920 at 235; level 5 is slower and saves less 
 
 A chunk is one window's patches, all components: a vector is 1 ms away. Chunks of 32 x 32 patches need 2.8 ms, chunks of
 64 components 3.1 ms, and the map of three components of a row of chips takes 8 ms with these and 13 ms with ours."""
-_GRID_ERROR = 1e-3
-"""Cells by which a chip may be off the grid: half a pixel is 0.016."""
+_ONE_GRID = "a Zarr store has one grid; give `format='geoparquet'`"
 _PLACES = ("source_url", "date", "epsg", *EDGES)
 _MODEL = "https://github.com/Clay-foundation/model"
 # xarray writes fill values in this form, and without the attribute rioxarray knows of no nodata.
@@ -110,8 +111,12 @@ def check_level(description: Description, level: str) -> None:
     if not _has_grid(description.levels[level]):
         able = [name for name, sides in description.levels.items() if _has_grid(sides)]
         raise InputError(
-            f"--format zarr needs a grid of patches, and level {level} of {description.title} has none: "
-            + (f"choose --level {' or '.join(able)}, or --format geoparquet" if able else "choose --format geoparquet")
+            f"`format='zarr'` needs a grid of patches, and level {level} of {description.title} has none: "
+            + (
+                f"choose `level` {' or '.join(able)}, or `format='geoparquet'`"
+                if able
+                else "choose `format='geoparquet'`"
+            )
         )
 
 
@@ -122,7 +127,8 @@ def check_chips(index: gpd.GeoDataFrame, description: Description, level: str) -
     good = index[index["quarantined"].isna()]
     if len(good):
         bounds = good[list(EDGES)].to_numpy(np.float64)
-        lay_out(list(good["source_url"]), good["epsg"].to_numpy(), bounds, across * sides["row"], across * sides["col"])
+        cells = (across * sides["row"], across * sides["col"])
+        common_grid(list(good["source_url"]), good["epsg"].to_numpy(), bounds, cells, pixels=CHIP, why=_ONE_GRID)
 
 
 def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[str, Any]) -> Published:
@@ -147,7 +153,7 @@ def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[s
     """
     with timed("write"):
         sides = dict(zip(provenance["dims"], _row_shape(output, parts[0]), strict=True))
-        grid, rows = _find_rows(output, parts, sides)
+        grid, rows = _find_rows(output, parts, sides, provenance.get("window", CHIP))
         days = np.unique(rows.days)
         layout = _lay_out_variable(grid, len(days), sides, provenance.get("dtype", "float32"))
         # One of another level may have files where this one needs folders.
@@ -171,11 +177,6 @@ def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[s
     )
 
 
-def digest(objects: Mapping[str, str]) -> str:
-    """What stands for the SHA-256 of a store: that of the lines ``PATH SHA256`` of its objects, by path."""
-    return hashlib.sha256("".join(f"{path} {objects[path]}\n" for path in sorted(objects)).encode()).hexdigest()
-
-
 def size(output: Storage, name: str) -> int | None:
     """Bytes of a store's objects, from their listing; None if it has no root, as while it is written."""
     entries = output.entries(name)
@@ -186,7 +187,7 @@ def read_provenance(output: Storage, name: str) -> dict[str, Any] | None:
     """What a store's attributes say under ``daskembed``; None if it was not made by this package."""
     try:
         found = parse_json(output.get(f"{name}/{ROOT}", most=MOST_JSON))["attributes"]["daskembed"]
-    except (FileNotFoundError, InputError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -195,70 +196,6 @@ def remove(output: Storage, name: str) -> None:
     """Remove a store, its root first."""
     output.delete([f"{name}/{ROOT}"])
     output.delete([entry.path for entry in output.entries(name)])
-
-
-def lay_out(
-    urls: Sequence[str], epsg: NDArray[Any], bounds: NDArray[np.float64], rows: int, cols: int
-) -> tuple[Grid, NDArray[np.int64], NDArray[np.int64]]:
-    """The grid that some squares of `rows` x `cols` cells share, and each one's first cell.
-
-    Parameters
-    ----------
-    urls
-        What they are called in errors.
-    epsg
-        Code of the CRS of each.
-    bounds
-        West, south, east and north of each, ``(square, 4)``.
-    rows, cols
-        Cells of a square.
-
-    Returns
-    -------
-    Grid
-        That just holds all of them.
-    arrays
-        Row and column of the north-western cell of each.
-
-    Raises
-    ------
-    TileError
-        If one has another CRS, another size or is off the grid of the first.
-    """
-    if len(other := np.flatnonzero(epsg != epsg[0])):
-        raise TileError(
-            f"{urls[other[0]]} is in EPSG:{epsg[other[0]]}, {urls[0]} in EPSG:{epsg[0]}: a Zarr store has one grid; "
-            "give --format geoparquet"
-        )
-    west, south, east, north = bounds.T
-    step_x, step_y = (east - west) / cols, (north - south) / rows
-    off = (np.abs(step_x / step_x[0] - 1) * cols > _GRID_ERROR) | (np.abs(step_y / step_y[0] - 1) * rows > _GRID_ERROR)
-    if off.any():
-        bad = int(np.argmax(off))
-        raise TileError(
-            f"{urls[bad]} has cells of {exact(step_x[bad])} x {exact(step_y[bad])}, {urls[0]} of "
-            f"{exact(step_x[0])} x {exact(step_y[0])}: a Zarr store has one grid; give --format geoparquet"
-        )
-    x, y = (west - west[0]) / step_x[0], (north[0] - north) / step_y[0]
-    off = (np.abs(x - np.round(x)) > _GRID_ERROR) | (np.abs(y - np.round(y)) > _GRID_ERROR)
-    if off.any():
-        bad = int(np.argmax(off))
-        raise TileError(
-            f"{urls[bad]} lies {x[bad]:.3f} cells east and {y[bad]:.3f} south of {urls[0]}, not a whole number: a Zarr "
-            "store has one grid; give --format geoparquet"
-        )
-    across, down = np.round(x).astype(np.int64), np.round(y).astype(np.int64)
-    left, top = int(across.argmin()), int(down.argmin())
-    grid = Grid(
-        epsg=int(epsg[0]),
-        west=float(west[left]),
-        north=float(north[top]),
-        step_x=float(step_x[left]),
-        step_y=float(step_y[top]),
-        height=int(np.ptp(down)) + rows,
-        width=int(np.ptp(across)) + cols,
-    )
-    return grid, down - down.min(), across - across.min()
 
 
 def _has_grid(sides: Mapping[str, int]) -> bool:
@@ -270,7 +207,7 @@ def _row_shape(output: Storage, part: str) -> tuple[int, ...]:
         return tuple(file.schema_arrow.field("embeddings").type.shape)
 
 
-def _find_rows(output: Storage, parts: Sequence[str], sides: Mapping[str, int]) -> tuple[Grid, _Rows]:
+def _find_rows(output: Storage, parts: Sequence[str], sides: Mapping[str, int], pixels: int) -> tuple[Grid, _Rows]:
     tables, part, group, within = [], [], [], []
     for number, path in enumerate(parts):
         with pq.ParquetFile(output.open_reader(path)) as file:
@@ -282,24 +219,16 @@ def _find_rows(output: Storage, parts: Sequence[str], sides: Mapping[str, int]) 
     table = pa.concat_tables(tables)
     urls = table["source_url"].to_pylist()
     bounds = np.stack([table[edge].to_numpy() for edge in EDGES], axis=1)
-    grid, y, x = lay_out(urls, table["epsg"].to_numpy(), bounds, sides["row"], sides["col"])
+    cells = (sides["row"], sides["col"])
+    grid, y, x = common_grid(urls, table["epsg"].to_numpy(), bounds, cells, pixels=pixels, why=_ONE_GRID)
     days = table["date"].to_numpy().astype("datetime64[D]")
-    rows = _Rows(urls, days, np.concatenate(part), np.concatenate(group), np.concatenate(within), y, x)
-    _check_apart(grid, rows, sides)
-    return grid, rows
-
-
-def _check_apart(grid: Grid, rows: _Rows, sides: Mapping[str, int]) -> None:
-    for day in np.unique(rows.days):
-        owners = np.full((grid.height, grid.width), -1)
-        for row in np.flatnonzero(rows.days == day):
-            cells = owners[rows.y[row] : rows.y[row] + sides["row"], rows.x[row] : rows.x[row] + sides["col"]]
-            if cells.max() >= 0:
-                raise TileError(
-                    f"{rows.urls[row]} and {rows.urls[cells.max()]} overlap on {day}: a Zarr store has one vector a "
-                    "place and date; give --format geoparquet"
-                )
-            cells[...] = row
+    if overlap := find_overlap(y, x, cells, days):
+        one, other = overlap
+        raise TileError(
+            f"{urls[one]} and {urls[other]} overlap on {days[one]}: a Zarr store has one vector a place and date; give "
+            "`format='geoparquet'`"
+        )
+    return grid, _Rows(urls, days, np.concatenate(part), np.concatenate(group), np.concatenate(within), y, x)
 
 
 def _lay_out_variable(grid: Grid, times: int, sides: Mapping[str, int], dtype: str) -> _Layout:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import queue
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -23,41 +22,41 @@ import numpy as np
 
 from daskembed import __version__, config
 from daskembed.clusters.connection import WORKER_TIMEOUT
+from daskembed.documents import json_digest
 from daskembed.errors import (
     ChipError,
     ClusterLostError,
     DaskembedError,
     InputError,
     LockLostError,
+    StorageError,
     StorageUnusableError,
     TileError,
-    exact,
 )
+from daskembed.geo.cells import EDGES, common_grid, find_overlap
 from daskembed.geo.chips import CHIP
 from daskembed.geo.mgrs import tiles_of
-from daskembed.output.cube import CHIPS_A_SHARD, COMPRESSION, PIXELS, Layout, cube_metadata, encode_shard
-from daskembed.output.cube_state import (
+from daskembed.output.cube import CHIPS_A_SHARD, COMPRESSION, PIXELS, Layout, cube_metadata, encode_shard, intact
+from daskembed.output.geozarr import ROOT, cube_digest
+from daskembed.output.state import (
     CUBES,
     CubeReceipt,
-    KeptNote,
     Note,
-    digest,
-    digest_of,
-    failure_path,
-    intact,
-    keep_failure,
-    note_path,
+    delete_record,
+    now,
+    probe_path,
+    read_cube_receipt,
     read_notes,
-    read_receipt,
-    receipt_path,
+    sweep,
+    write_failure,
+    write_note,
     write_receipt,
 )
-from daskembed.output.geozarr import ROOT, Grid
-from daskembed.output.receipts import now, probe_path, sweep
 from daskembed.runs import preflight as ahead
-from daskembed.runs.display import describe_bytes, describe_seconds
+from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.results import Progress, RunResult, TileResult
-from daskembed.runs.stages import check_quarantined, numbers_notes
+from daskembed.runs.stages import numbers_notes
+from daskembed.runs.summary import MOST_LISTED, describe_bytes, describe_seconds
 from daskembed.runs.tiles import check_share
 from daskembed.runs.window import DASK_CONFIG
 from daskembed.sources.chip import Chip
@@ -93,7 +92,7 @@ class Job:
     readers: int = READERS
     """Threads of a task that read chips."""
     max_quarantined: float = 0.1
-    """Share of a tile's chips whose headers may newly be bad; `daskembed.runs.stages.FEW` may in any case."""
+    """Share of a tile's chips whose headers may newly be bad; `daskembed.runs.quarantine.FEW` may in any case."""
     lock: Lock | None = None
     """Held by the run; whoever makes or unmakes a cube sees to it that it still is."""
 
@@ -212,13 +211,13 @@ def write_cubes(
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
     chosen = cluster if cluster is not None else config.get("cluster")
     if isinstance(chosen, str):
-        check_connection(chosen, arguments=cluster_arguments, workers=workers)
+        check_connection(chosen, cluster_arguments=cluster_arguments, workers=workers)
     there = ahead.check_source(job.source, names)
     with lock.hold(job.output, None) as check:
         if not there:
             failed = tuple(TileResult(tile, "failed", reason=no_chips(tile, job.source)) for tile in names)
             for result in failed:
-                keep_failure(job.output, result.tile, str(result.reason))
+                _keep_failure(job.output, result.tile, str(result.reason))
             return RunResult(job.output.url, failed, 0, 0, 0.0, interrupted=False, stage_seconds={})
         job = replace(job, lock=check)
         sweep(job.output, None)
@@ -228,7 +227,7 @@ def write_cubes(
             _refuse_local(job, f"of the cluster {chosen!r}")
         with (
             dask.config.set(DASK_CONFIG),
-            connect(chosen, arguments=cluster_arguments, workers=workers) as client,
+            connect(chosen, cluster_arguments=cluster_arguments, workers=workers) as client,
         ):
             return _run_on(client, job, names, check, progress)
 
@@ -263,8 +262,6 @@ def summary(result: RunResult) -> str:
 
 
 def _some(lines: list[str], where: str) -> list[str]:
-    from daskembed.runs.display import MOST_LISTED
-
     more = [f"  and {len(lines) - MOST_LISTED} more: see {where}"] if len(lines) > MOST_LISTED else []
     return lines[:MOST_LISTED] + more
 
@@ -287,10 +284,10 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
     except InputError as error:
         # It was there when the run began.
         raise StorageUnusableError(f"{error} any more, or it cannot be seen from this worker") from None
-    cube, state = f"{tile}.zarr", receipt_path(tile)
-    job.output.delete([failure_path(tile)])
+    cube = f"{tile}.zarr"
+    delete_record(job.output, tile, None)
     listing = list_tile(tile, job.source, job.reading)
-    before = read_receipt(job.output, state)
+    before = read_cube_receipt(job.output, tile)
     present = {entry.path.removeprefix(f"{cube}/"): entry.size for entry in job.output.entries(cube)}
     litter = {path for path in present if target(path) is not None}
     known = intact({} if before is None else before.shards, present)
@@ -360,50 +357,23 @@ def lay_out(job: Job, index: gpd.GeoDataFrame) -> tuple[Layout | None, list[Shar
     good = index[index["quarantined"].isna()]
     if good.empty:
         return None, []
-    first = good.iloc[0]
-    step_x, step_y = (first["east"] - first["west"]) / CHIP, (first["north"] - first["south"]) / CHIP
-
-    def refuse(row: Any, found: str, expected: str) -> None:
-        raise TileError(
-            f"{row.source_url} {found}, but {first['source_url']} {expected}: a cube has one grid; "
-            "remove what does not belong to the tile"
-        )
-
-    for row in good.itertuples():
-        if row.epsg != first["epsg"]:
-            refuse(row, f"is in EPSG:{row.epsg}", f"in EPSG:{first['epsg']}")
-        here = (row.east - row.west) / CHIP, (row.north - row.south) / CHIP
-        if not np.allclose(here, (step_x, step_y), rtol=1e-6, atol=0):
-            refuse(
-                row,
-                f"has pixels of {exact(here[0])} x {exact(here[1])}",
-                f"of {exact(step_x)} x {exact(step_y)} in units of EPSG:{row.epsg}",
-            )
-        off = np.array([(row.west - first["west"]) / step_x, (first["north"] - row.north) / step_y])
-        if np.abs(off - CHIP * np.round(off / CHIP)).max() > 0.01:
-            refuse(
-                row,
-                f"lies {exact(off[0])} pixels east and {exact(off[1])} south of it",
-                f"calls for multiples of {CHIP}",
-            )
-    west, north = float(good["west"].min()), float(good["north"].max())
-    cols = np.round((good["west"].to_numpy() - west) / step_x / CHIP).astype(int)
-    rows = np.round((north - good["north"].to_numpy()) / step_y / CHIP).astype(int)
+    urls = list(good["source_url"])
+    why = "a cube has one grid; remove what does not belong to the tile"
+    bounds = good[list(EDGES)].to_numpy(np.float64)
+    epsg = good["epsg"].to_numpy()
+    grid, y, x = common_grid(urls, epsg, bounds, (CHIP, CHIP), pixels=CHIP, every=CHIP, why=why)
+    rows, cols = y // CHIP, x // CHIP
+    if overlap := find_overlap(rows, cols, (1, 1), good["date"].to_numpy()):
+        one, other = (urls[number] for number in overlap)
+        raise TileError(f"{one} and {other} are of one place and date: a cube has room for one; remove one")
     dates = tuple(sorted(set(good["date"])))
     bands = good["chip"].iloc[0].bands
     inside = np.array([chip.inside for chip in good["chip"]])
     height, width = (CHIP * np.stack([rows, cols], axis=1) + inside).max(axis=0).tolist()
-    grid = Grid(int(first["epsg"]), west, north, step_x, step_y, height, width)
-    layout = Layout(grid, dates, bands, _without_offset(job, good))
-    taken: dict[tuple[int, int, int], str] = {}
+    layout = Layout(replace(grid, height=height, width=width), dates, bands, _without_offset(job, good))
     shards: dict[str, list[tuple[int, int, Any]]] = {}
     for row, y, x in zip(good.itertuples(), rows.tolist(), cols.tolist(), strict=True):
         time = dates.index(row.date)
-        other = taken.setdefault((time, y, x), row.source_url)
-        if other != row.source_url:
-            raise TileError(
-                f"{row.source_url} and {other} are of one place and date: a cube has room for one; remove one"
-            )
         key = f"c/{time}/0/{y // CHIPS_A_SHARD}/{x // CHIPS_A_SHARD}"
         shards.setdefault(key, []).append((y % CHIPS_A_SHARD, x % CHIPS_A_SHARD, row))
     return layout, [_shard(job, key, rows) for key, rows in sorted(shards.items())]
@@ -419,7 +389,7 @@ def _without_offset(job: Job, good: gpd.GeoDataFrame) -> tuple[date, ...]:
             if others := good["source_url"][out & (good["date"] == day)].tolist():
                 raise TileError(
                     f"nothing tells of {url} whether the 1000 that ESA adds to Sentinel-2 is still in its numbers, and "
-                    f"of {others[0]}, of the same date, it is out: a cube says it of a date; --offset-applied yes or "
+                    f"of {others[0]}, of the same date, it is out: a cube says it of a date; `offset_applied` yes or "
                     "no decides"
                 )
     return tuple(sorted(set(good["date"][out])))
@@ -427,7 +397,7 @@ def _without_offset(job: Job, good: gpd.GeoDataFrame) -> tuple[date, ...]:
 
 def _shard(job: Job, key: str, rows: list[tuple[int, int, Any]]) -> Shard:
     made_of = [job.settings, [(y, x, row.source_url, int(row.size), row.etag) for y, x, row in rows]]
-    return Shard(key, tuple((y, x, row.chip) for y, x, row in rows), digest_of(made_of))
+    return Shard(key, tuple((y, x, row.chip) for y, x, row in rows), json_digest(made_of))
 
 
 def write_shard(job: Job, tile: str, bands: int, shard: Shard) -> Note:
@@ -445,7 +415,7 @@ def write_shard(job: Job, tile: str, bands: int, shard: Shard) -> Note:
         chips=len(shard.chips) - len(quarantined),
         quarantined=quarantined,
     )
-    job.output.put(note_path(tile, shard.key), json.dumps(asdict(KeptNote(**vars(note), shard=shard.key))).encode())
+    write_note(job.output, tile, shard.key, note)
     return note
 
 
@@ -495,7 +465,7 @@ def finish_tile(job: Job, plan: Plan, notes: Mapping[str, Note]) -> CubeReceipt:
         file=f"{begun.tile}.zarr" if chips else None,
         chips=chips,
         size=sum(size for size, _ in objects.values()),
-        sha256=digest({path: sha256 for path, (_, sha256) in objects.items()}),
+        sha256=cube_digest({path: sha256 for path, (_, sha256) in objects.items()}),
         quarantined=quarantined,
         finished=now(),
         shards=shards,
@@ -508,7 +478,10 @@ def finish_tile(job: Job, plan: Plan, notes: Mapping[str, Note]) -> CubeReceipt:
     return receipt
 
 
-# Receipts and notes.
+def _keep_failure(output: Storage, tile: str, reason: str) -> None:
+    # Of a store that fails just now, the other tiles need not hear.
+    with contextlib.suppress(StorageError):
+        write_failure(output, tile, None, reason)
 
 
 def _software() -> dict[str, str]:
@@ -630,7 +603,7 @@ class _Flow:
             for other in others:
                 del self._tasks[other]
             self._client.cancel(others)
-            keep_failure(self._job.output, tile.name, reason)
+            _keep_failure(self._job.output, tile.name, reason)
             self._end(TileResult(tile.name, "failed", reason=reason))
             return
         then(tile, future, result)
@@ -714,5 +687,5 @@ def _refuse_local(job: Job, workers: str) -> None:
         raise InputError(
             f"{' and '.join(local)} {'is a folder' if len(local) == 1 else 'are folders'} of this machine, and workers "
             f"do not see all of that ({workers}): give an object store or a file system that all of them have, or use "
-            "--cluster local"
+            "`cluster='local'`"
         )

@@ -18,7 +18,7 @@ from daskembed.health import is_want_of_memory
 
 if TYPE_CHECKING:
     from daskembed.encoders.protocol import Encoder
-    from daskembed.runs.stages import Block
+    from daskembed.runs.blocks import Block
 
 START_LIMIT = 1800
 """Seconds that the process may take until it has loaded the encoder and embedded zeros."""

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
-from daskembed import config
 from daskembed.clusters.presets import parse_workers
 from daskembed.cube import block_ends
-from daskembed.documents import parse_as
 from daskembed.encoders.loading import resolve_precision
 from daskembed.errors import InputError, TileError, did_you_mean
 from daskembed.geo.mgrs import tiles_of
-from daskembed.output.protocol import get_sink
-from daskembed.output.receipts import published_files, read_receipts
+from daskembed.output.protocol import get_format
+from daskembed.output.published import published_files
+from daskembed.output.state import read_receipts
 from daskembed.runs import preflight as ahead
+from daskembed.runs.blocks import block_folder
+from daskembed.runs.conflicts import check_conflicts
+from daskembed.runs.expected import keep
+from daskembed.runs.options import Options, RunOptions, documented
 from daskembed.runs.rates import DEVICES, Speed, measure, of_device
 from daskembed.runs.results import Expected
 from daskembed.runs.settings import Settings
-from daskembed.runs.stages import block_folder
-from daskembed.runs.tiles import check_conflicts, resolve
+from daskembed.runs.summary import MOST_LISTED, describe_plan
+from daskembed.runs.tiles import resolve
 from daskembed.sources.kinds import list_tile
 from daskembed.sources.listing import Listing
-from daskembed.sources.reading import Rules
 from daskembed.storage.stores import Storage
 
 COMPRESSED, FILE_BYTES, ROW_BYTES = 0.83, 8_000, 70
@@ -68,8 +69,6 @@ class Plan:
     """What of the whole tiles to do is in no chip, and which chips reach beyond them."""
 
     def __repr__(self) -> str:
-        from daskembed.runs.display import MOST_LISTED, describe_plan
-
         head, *lines = describe_plan(self).splitlines()
         more = len(self.missing) - MOST_LISTED
         if more > 0:
@@ -102,55 +101,32 @@ class Plan:
         return None if self.price_per_hour is None else self.workers * self.hours * self.price_per_hour
 
 
+@documented(RunOptions)
 def plan(
     tiles: str | Iterable[str],
     *,
-    source: str | None = None,
-    output: str | None = None,
-    encoder: str | None = None,
-    checkpoint: str | None = None,
-    sensor: str | None = None,
-    window: int | None = None,
-    level: str | None = None,
-    cluster: str | None = None,
-    precision: str | None = None,
-    batch_size: int | None = None,
-    readers: int | None = None,
-    dates: str | None = None,
-    version: str | None = None,
-    on_nan: str | None = None,
-    max_quarantined: float | None = None,
-    retry_quarantined: bool = False,
-    format: str | None = None,
-    dtype: str | None = None,
-    offset: tuple[int, int] | None = None,
-    edge: str | None = None,
-    rules: Rules | None = None,
-    numbers: str | None = None,
-    offset_applied: str | None = None,
-    overwrite: bool = False,
     device: str | None = None,
-    workers: int | str = 1,
     price_per_hour: float | None = None,
+    **options: Unpack[RunOptions],
 ) -> Plan:
     """What `daskembed.run` will take with the same arguments; starts no cluster and writes nothing to the output.
 
     The source and the output are listed and receipts are read. Without a `device` some chips are embedded on this
     machine for about ten seconds, in a process of their own. The plan is kept in the folder of downloaded checkpoints,
-    where a run on this machine finds it to compare itself with.
+    where a run on this machine finds it to compare itself with. `workers` are machines as fast as that, of ``1..20``
+    the most, of None one; those of the cluster ``local`` are one machine. ``auto`` precision is what `device`, or this
+    machine, computes natively.
 
     Parameters
     ----------
-    tiles, source, output, encoder, checkpoint, sensor, window, level, cluster, precision, batch_size, readers, dates,
-    version, on_nan, max_quarantined, retry_quarantined, format, dtype, offset, edge, rules, numbers,
-    offset_applied, overwrite
-        See `daskembed.run`. Here ``auto`` precision is what `device`, or this machine, computes natively.
+    tiles
+        A file of tile ids, ids separated by commas, or an iterable of ids.
     device
         Key of `daskembed.runs.rates.DEVICES`; None measures this machine.
-    workers
-        How many machines as fast as that; of ``1..20`` the most. Those of the cluster ``local`` are one machine.
     price_per_hour
         Of one such machine, in any currency.
+    options
+        See `daskembed.runs.options.Options`.
 
     Raises
     ------
@@ -164,40 +140,17 @@ def plan(
             f"unknown device {device!r}: choose one of {', '.join(DEVICES)}, or leave it out to measure"
             f"{did_you_mean(device, DEVICES)}"
         )
-    asked = precision or config.get("precision")
-    if device is not None and asked == "auto":
-        asked = "bf16" if DEVICES[device].bf16 else "fp32"
-    most = parse_workers(workers)[1]
+    asked = Options.of(options, RunOptions)
+    precision = asked.precision
+    if device is not None and precision == "auto":
+        precision = "bf16" if DEVICES[device].bf16 else "fp32"
+    most = parse_workers(asked.workers or 1)[1]
     names = tiles_of(tiles)
-    ahead.check_source(Storage(source or config.get("source")), names)
-    names, settings = resolve(
-        names,
-        source=source,
-        output=output,
-        encoder=encoder,
-        checkpoint=checkpoint,
-        sensor=sensor,
-        window=window,
-        level=level,
-        precision=resolve_precision(asked),
-        batch_size=batch_size,
-        readers=readers,
-        dates=dates,
-        version=version,
-        on_nan=on_nan,
-        max_quarantined=max_quarantined,
-        retry_quarantined=retry_quarantined,
-        format=format,
-        dtype=dtype,
-        offset=offset,
-        edge=edge,
-        rules=rules,
-        numbers=numbers,
-        offset_applied=offset_applied,
-    )
+    ahead.check_source(Storage(asked.source), names)
+    settings = resolve(asked)(resolve_precision(precision))
     receipts = read_receipts(settings.output, names, settings.version)
     published = published_files(settings.output, settings.version)
-    if not overwrite:
+    if not asked.overwrite:
         check_conflicts(settings, names, receipts, published)
     with ThreadPoolExecutor(16) as pool:
         listed = dict(zip(names, pool.map(lambda tile: _list(settings, tile), names), strict=True))
@@ -212,7 +165,7 @@ def plan(
     to_do = {tile: listing for tile, listing in listings.items() if tile not in done}
     with ThreadPoolExecutor(16) as pool:
         sizes = [size for found in pool.map(lambda one: _sizes_to_do(settings, one), to_do.values()) for size in found]
-    speed, local = None, (cluster or config.get("cluster")) == "local"
+    speed, local = None, asked.cluster == "local"
     if sizes and device is None:
         speed = measure(settings, next(iter(to_do.values())))
     elif sizes and device is not None:
@@ -240,7 +193,7 @@ def plan(
         price_per_hour=price_per_hour,
         notes=tuple(note for listing in to_do.values() for note in listing.coverage),
     )
-    _keep(settings, made)
+    keep(settings, Expected(made.chips_to_do, made.seconds, made.bytes_to_write[made.level], made.workers))
     return made
 
 
@@ -253,9 +206,9 @@ def _tile_bytes(settings: Settings, level: str, chips: int) -> int:
     """Of all its files, with formats that cannot hold the level left out."""
     description = settings.encoder.description
     able = 0
-    for sink in map(get_sink, settings.formats):
+    for kind in map(get_format, settings.formats):
         with contextlib.suppress(InputError):
-            sink.check_level(description, level)
+            kind.check_level(description, level)
             able += 1
     return able * file_bytes(chips, description.shape(level), settings.dtype)
 
@@ -279,25 +232,3 @@ def _sizes_to_do(settings: Settings, listing: Listing) -> list[int]:
         if block not in done
         for entry in listing.entries[start:end]
     ]
-
-
-def _path(settings: Settings) -> Path:
-    """Not in the output: that a run is planned must neither make it nor need the right to write there."""
-    key = json.dumps([settings.output.url, settings.version, settings.identity], sort_keys=True)
-    return config.cache_folder() / "plans" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-
-
-def _keep(settings: Settings, made: Plan) -> None:
-    path = _path(settings)
-    expected = Expected(made.chips_to_do, made.seconds, made.bytes_to_write[made.level], made.workers)
-    with contextlib.suppress(OSError):  # the plan is as good without a run that looks back at it
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(expected)))
-
-
-def recall(settings: Settings) -> Expected | None:
-    """What the latest plan on this machine expected of a run with these settings; None if there is none."""
-    try:
-        return parse_as(Expected, _path(settings).read_text())
-    except (OSError, ValueError):
-        return None

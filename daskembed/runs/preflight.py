@@ -6,7 +6,6 @@ import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 
 if TYPE_CHECKING:
-    from daskembed.output.receipts import Receipt
+    from daskembed.output.state import Receipt
     from daskembed.runs.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ def check_source(source: Storage, tiles: Sequence[str]) -> bool:
                     )
                 return True
             if hint := _meant(source, wanted, pool):
-                raise InputError(f"no tile of --tiles is in {source.url}: {hint}")
+                raise InputError(f"no tile of `tiles` is in {source.url}: {hint}")
     except StorageDeniedError:
         return True
     except StorageUnusableError:
@@ -77,7 +76,7 @@ def _missing(source: Storage, tiles: Sequence[str]) -> str:
     """Why a local source is no folder."""
     path = local_path(source.url)
     if path.is_file():
-        hint = _above(path.as_posix()) or f"--source takes the folder above the tiles, such as {path.parent}"
+        hint = _above(path.as_posix()) or f"`source` takes the folder above the tiles, such as {path.parent}"
         return f"{path} is a file: {hint}"
     siblings = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
     found = difflib.get_close_matches(path.name, siblings, n=1)
@@ -95,7 +94,7 @@ def _above(url: str) -> str | None:
     for number, part in enumerate(parts):
         if number and (tile := tile_in(part)):
             above = "/".join(parts[:number]) or "/"
-            return f"--source takes the folder above the tiles: --source {above} --tiles {tile}"
+            return f"`source` takes the folder above the tiles: `source={above!r}` `tiles={tile!r}`"
     return None
 
 
@@ -105,12 +104,18 @@ def _meant(source: Storage, wanted: set[str], pool: ThreadPoolExecutor) -> str |
         return above
     names = set(_names(source))
     if names & {"zarr.json", ".zgroup", ".zmetadata"}:
-        return f"it is a Zarr store: --source takes the folder of stores, each named after its tile, {min(wanted)}.zarr"
+        return f"it is a Zarr store: `source` takes the folder of stores, each named after its tile, {min(wanted)}.zarr"
     folders = source.folders()[:AT_ONCE]
     below = pool.map(lambda folder: any(tile_in(name) in wanted for name in _names(source, folder)), folders)
     if found := [folder for folder, has in zip(folders, below, strict=True) if has]:
-        return f"it is above the folder of the tiles: --source {source.url_of(found[0])}"
+        return f"it is above the folder of the tiles: `source={source.url_of(found[0])!r}`"
     return None
+
+
+def precision_of(receipts: Mapping[str, Receipt]) -> str:
+    """What all that is there was made with; ``fp32`` where that is several things, or nothing."""
+    kinds = {receipt.settings.get("precision") for receipt in receipts.values()}
+    return str(kinds.pop() or "fp32") if len(kinds) == 1 else "fp32"
 
 
 def settled(
@@ -118,8 +123,6 @@ def settled(
     tiles: Sequence[str],
     receipts: Mapping[str, Receipt],
     published: Mapping[str, Mapping[str, int]],
-    *,
-    any_precision: bool,
 ) -> dict[str, Receipt | str] | None:
     """What has become of all tiles already, if nothing is left to do: their receipts, or why there are no chips.
 
@@ -129,8 +132,6 @@ def settled(
         What is to be done with which tiles.
     receipts, published
         Receipts by tile, names and bytes of published files by tile.
-    any_precision
-        Whether files of either precision are what is wanted, as long as all are of one.
 
     Returns
     -------
@@ -139,9 +140,6 @@ def settled(
     """
     from daskembed.sources.kinds import list_tile
 
-    kinds = {receipt.settings.get("precision") for receipt in receipts.values()}
-    if any_precision and len(kinds) == 1 and (precision := kinds.pop()):
-        settings = replace(settings, encoder=replace(settings.encoder, precision=str(precision)))
     identity = settings.identity
     fitting = {
         tile: receipt
@@ -173,3 +171,8 @@ def settled(
     except (StorageError, InputError):
         return None
     return {tile: found[tile] for tile in tiles}
+
+
+def no_cluster(*, nothing_left: bool) -> str:
+    """What is said in place of the workers where none are needed."""
+    return f"{'nothing is left to do' if nothing_left else 'no chips of any tile'}: no cluster is started"

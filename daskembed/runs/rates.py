@@ -138,7 +138,7 @@ def measure(settings: Settings, listing: Listing) -> Speed:
         said = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise InputError(
             f"the speed of this machine could not be measured on chips of {listing.tile}: "
-            f"{said or f'exit status {child.returncode}'}; name a --device to plan without"
+            f"{said or f'exit status {child.returncode}'}; name a `device` to plan without"
         )
     found = json.loads(child.stdout)
     busy = found.pop("busy_seconds")
@@ -157,7 +157,7 @@ def _measure(given: bytes) -> dict[str, float | str]:
     import pandas as pd
 
     from daskembed import timings
-    from daskembed.runs import stages
+    from daskembed.runs.blocks import Block, all_blocks, embed_block
     from daskembed.sources.kinds import read_headers
 
     settings: Settings
@@ -169,13 +169,13 @@ def _measure(given: bytes) -> dict[str, float | str]:
         raise InputError(f"none of its first {len(index)} chips can be used: {index['quarantined'].iloc[0]}")
     repeated = pd.concat([good] * -(-settings.chips_a_block // len(good)), ignore_index=True)
 
-    def block_of(chips: int) -> stages.Block:
+    def block_of(chips: int) -> Block:
         sized = replace(settings, chips_a_block=chips)
-        return stages.all_blocks(sized, sample.tile, repeated[:chips], sample.fingerprint)[0]
+        return all_blocks(sized, sample.tile, repeated[:chips], sample.fingerprint)[0]
 
-    def seconds_of(block: stages.Block) -> float:
+    def seconds_of(block: Block) -> float:
         start = time.perf_counter()
-        stages.embed_block(block, settings=settings)
+        embed_block(block, settings=settings)
         return time.perf_counter() - start
 
     size = 1
@@ -189,7 +189,7 @@ def _measure(given: bytes) -> dict[str, float | str]:
     def work() -> int:
         blocks = 0
         while time.perf_counter() < start + seconds:
-            stages.embed_block(block, settings=settings)
+            embed_block(block, settings=settings)
             blocks += 1
         return blocks
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-from daskembed.output.receipts import now
+from daskembed.output.state import now
 from daskembed.runs import dashboard
-from daskembed.runs.display import in_notebook
-from daskembed.runs.results import Event, Progress, TileProgress, TileResult
+from daskembed.runs.notebook import in_notebook
+from daskembed.runs.results import Event, Kind, Progress, RunResult, TileProgress, TileResult
 from daskembed.storage.urls import redact
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ class Report:
     ----------
     client
         Of the cluster; None if none is needed.
+    kind
+        What is made of the tiles.
     tiles
-        How many are wanted.
+        Which are wanted.
     output, version
         Where they are published, and as what.
     progress, events
@@ -42,15 +44,17 @@ class Report:
     def __init__(
         self,
         client: Client | None,
-        tiles: int,
+        kind: Kind,
+        tiles: Sequence[str],
         output: Storage,
         version: str,
         progress: Callable[[Progress], None] | None,
         events: Callable[[Event], None] | None,
         workers: str,
     ) -> None:
-        self.state = Progress(tiles, client.dashboard_link if client else "", workers, output=output.url)
+        self.state = Progress(len(tiles), client.dashboard_link if client else "", workers, output=output.url)
         self._client: Any = client
+        self._kind, self._tiles, self._indexed = kind, tiles, set[str]()
         self._output, self._version, self._events = redact(output.url), version, events
         self._progress = progress or (None if events else in_notebook())
         self._started, self._by, self._told = now(), dict[str, str](), 0.0
@@ -136,7 +140,8 @@ class Report:
         self.emit("tile_started", tile, reason=damage or None)
 
     def indexed(self, tile: str, quarantined: Mapping[str, str], chips: int, blocks: int, key: str) -> None:
-        """The chips of a tile are known; so many are to be encoded."""
+        """The chips of a tile are known; so many are to be done, in so many blocks."""
+        self._indexed.add(tile)
         self.state.indexed += 1
         self.state.chips += chips
         self.state.quarantined += len(quarantined)
@@ -144,22 +149,32 @@ class Report:
         self.emit("indexed", tile, key, counts={"blocks": blocks, "chips": chips})
         self._set_aside(tile, "quarantined", quarantined)
 
-    def embedded(self, tile: str, chips: int, key: str, block: int) -> None:
+    def block_done(self, event: Literal["embedded", "written"], tile: str, chips: int, key: str, block: int) -> None:
         """A block is finished."""
         self.state.encoded += chips
         self.state.at_work[tile].done += chips
         self.state.in_work.pop(key, None)
-        self.emit("embedded", tile, key, block, counts={"chips": chips})
+        self.emit(event, tile, key, block, counts={"chips": chips})
 
     def index_again(self, tile: str) -> None:
         """What was known of a tile holds no more."""
+        self._indexed.discard(tile)
         self.state.indexed -= 1
         self.state.quarantined -= self.state.at_work[tile].quarantined
+
+    def retried(
+        self, tile: str, stage: str, reason: str, key: str, block: int | None = None, worker: str | None = None
+    ) -> None:
+        """A task is tried again; `worker` is the last of those that died of it."""
+        last = {} if worker is None else {"worker": worker}
+        self.emit("retried", tile, key, block, **({"stage": stage, "reason": reason} | last))
 
     def finished(
         self, result: TileResult, known: Mapping[str, str], key: str | None = None, block: int | None = None
     ) -> None:
         """A tile is finished; of its quarantined chips some were known."""
+        if result.tile not in self._indexed:
+            self.state.indexed += 1
         self.state.finished.append(result)
         self.state.at_work.pop(result.tile, None)
         self.state.quarantined += len(result.quarantined) - len(known)
@@ -175,6 +190,31 @@ class Report:
         told["files"] = [redact(file) for file in result.files] or None
         event = "published" if result.status == "done" else result.status
         self.emit(event, result.tile, key, counts=counts, **told)
+
+    def conclude(self, results: Iterable[TileResult]) -> RunResult:
+        """Tell of tiles for which no cluster is needed; each result is asked for when its tile's turn has come."""
+        self.begin()
+        for result in results:
+            self.tile_started(result.tile)
+            self.finished(result, {})
+        self.end("over")
+        return self.result(0.0, interrupted=False, stage_seconds={})
+
+    def result(self, seconds: float, *, interrupted: bool, stage_seconds: dict[str, float]) -> RunResult:
+        """What became of the run."""
+        finished = {tile.tile for tile in self.state.finished}
+        return RunResult(
+            output=self.state.output,
+            tiles=tuple(self.state.finished),
+            unfinished=len(self._tiles) - len(finished),
+            encoded=self.state.encoded,
+            seconds=seconds,
+            interrupted=interrupted,
+            stage_seconds=stage_seconds,
+            remaining=tuple(tile for tile in self._tiles if tile not in finished),
+            version=self._version,
+            kind=self._kind,
+        )
 
     def emit(
         self, event: str, tile: str | None = None, key: str | None = None, block: int | None = None, **what: Any

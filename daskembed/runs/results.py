@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Literal
 
 from daskembed.errors import InputError, StorageError
-from daskembed.output.status import TileStatus, status
+from daskembed.output.status import status
+from daskembed.output.tile_status import TileStatus
+from daskembed.runs.summary import describe_tile, summary
 
 MOST_SAID = 1000
 """Lines of what was said that `Progress` keeps."""
 WINDOW = 120
 """Seconds over which `Pace` takes its mean."""
+Kind = Literal["embeddings", "cube"]
+"""What is made of a tile, in the words of `daskembed.output.status.TileStatus`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,8 +47,6 @@ class TileResult:
     """Chips in the file of which some values were filled with their band's mean."""
 
     def __repr__(self) -> str:
-        from daskembed.runs.display import describe_tile
-
         return f"<TileResult {describe_tile(self)}>"
 
 
@@ -82,10 +85,10 @@ class RunResult:
     """Tiles that an interrupted run did not finish."""
     version: str = "001"
     """Of the files."""
+    kind: Kind = "embeddings"
+    """What was made of the tiles."""
 
     def __repr__(self) -> str:
-        from daskembed.runs.display import summary
-
         return f"<RunResult>\n{summary(self)}"
 
     @property

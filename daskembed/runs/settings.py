@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from datetime import date
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
 from daskembed.cube import CHIPS_A_BLOCK
 from daskembed.encoders.protocol import Encoder
-from daskembed.errors import InputError
 from daskembed.sensors.bands import CLAY_V0, UNSAID, Sensor
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
@@ -40,7 +38,7 @@ class Settings:
     chips_a_block: int
     """Chips of one task."""
     formats: tuple[str, ...] = ("geoparquet",)
-    """Keys of `daskembed.output.protocol.SINKS`: a file of each a tile."""
+    """Keys of `daskembed.output.protocol.FORMATS`: a file of each a tile."""
     dtype: str = "float32"
     """Of the values in the files."""
     max_quarantined: float = 0.1
@@ -118,14 +116,3 @@ def chips_a_block(encoder: Encoder, level: str) -> int:
     """Chips of one task of an encoder: `CHIPS_A_BLOCK`, or fewer where their vectors are large."""
     vector_bytes = 4 * math.prod(encoder.shape(level))
     return min(CHIPS_A_BLOCK, max(1, BLOCK_BYTES // vector_bytes))
-
-
-def parse_dates(text: str) -> tuple[date, date]:
-    """First and last date of ``START/END``, both inclusive; raises `InputError` if it is not that."""
-    try:
-        start, end = (date.fromisoformat(part) for part in text.split("/"))
-    except ValueError:
-        raise InputError(f"--dates {text!r}: expected START/END, such as 2022-01-01/2022-12-31") from None
-    if start > end:
-        raise InputError(f"--dates {text!r}: the start is after the end")
-    return start, end

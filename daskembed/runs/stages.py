@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import math
-import pickle
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
-from itertools import accumulate
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import dask
 import numpy as np
-from dask.optimization import cull
 
-from daskembed import __version__
-from daskembed.cube import ChipBlock, open_tile
-from daskembed.embedding import embed
 from daskembed.errors import InputError, StorageUnusableError, TileError, exact
+from daskembed.geo.cells import EDGES
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import at_tile, metres_of_unit, place_of
-from daskembed.health import kind_of
-from daskembed.output.parts import read_notes, write_part
-from daskembed.output.protocol import Published, get_sink, sink_of
-from daskembed.output.receipts import Receipt, TileRecord, delete_record, now, parts_folder, write_receipt, write_record
-from daskembed.runs import deadly_chips as trial
+from daskembed.output.parts import read_notes
+from daskembed.output.protocol import Published, format_of, get_format
+from daskembed.output.state import Receipt, TileRecord, delete_record, now, parts_folder, write_receipt, write_record
+from daskembed.runs.blocks import Block, all_blocks
+from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.results import TileResult
-from daskembed.sources.frame import EDGES
 from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.listing import Listing
-from daskembed.table import to_geodataframe, window_shares, window_urls
+from daskembed.table import window_shares, window_urls
 from daskembed.timings import metered, timed
 
 if TYPE_CHECKING:
@@ -44,8 +34,6 @@ if TYPE_CHECKING:
     from daskembed.runs.settings import Settings
     from daskembed.storage.stores import Storage
 
-FEW = 4
-"""Chips of a tile that may newly be quarantined whatever share of it they are."""
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -63,39 +51,6 @@ class Indexed:
     padded: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """URL of a chip that reaches beyond the image -> ``source_url`` of each of its rows that do -> share of the row's
     pixels that are in the image."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """One task of a tile, from its chips to its part: a partition of the tile's lazy frame, cut out of its graph.
-
-    The ten small tasks of which Dask makes a partition would cost the scheduler ten times as much, and blocks share
-    nothing. The graph is pickled once, by the worker that made it: client and scheduler only pass it on.
-    """
-
-    number: int
-    path: str
-    """Of the part, below the output."""
-    urls: tuple[str, ...]
-    """Of its chips."""
-    graph: bytes
-    key: Any
-    """Of the partition in the graph."""
-    source: Any
-    """Of its chips there, a `ChipBlock`."""
-
-    @property
-    def chips(self) -> int:
-        """How many chips it has."""
-        return len(self.urls)
-
-    def compute(self, without: Mapping[str, str] | None = None) -> gpd.GeoDataFrame:
-        """The partition, computed in this thread; the chips of `without` (URL -> reason) are quarantined untouched."""
-        graph = pickle.loads(self.graph)
-        if without:
-            graph[self.source] = ChipBlock(dask.get(graph, self.source).chips, without)
-        frame: gpd.GeoDataFrame = dask.get(graph, self.key)
-        return frame
 
 
 def index(
@@ -150,8 +105,8 @@ def _look(
     if finished is not None and finished.holds(listing.fingerprint, retry_quarantined=settings.retry_quarantined):
         return None
     found = read_headers(listing, settings.reading, readers=settings.encoder.readers or 16)
-    for sink in map(get_sink, settings.formats):
-        sink.check_chips(found, settings.encoder.description, settings.level)
+    for kind in map(get_format, settings.formats):
+        kind.check_chips(found, settings.encoder.description, settings.level)
     bad = found[found["quarantined"].notna()]
     quarantined = dict(zip(bad["source_url"], bad["quarantined"], strict=True))
     # Of a file that is published already, a whole tile that is refused would take as many chips away as it had.
@@ -180,41 +135,6 @@ def _padded(settings: Settings, index: gpd.GeoDataFrame) -> dict[str, dict[str, 
         shares = window_shares(np.array([chip.inside]), windows or 1).round(4).tolist()
         found[url] = {row: share for row, share in zip(rows, shares, strict=True) if share < 1}
     return found
-
-
-def check_quarantined(
-    allowed: float, quarantined: Mapping[str, str], known: Mapping[str, str], chips: int, *, vanishing: bool
-) -> None:
-    """Raise `TileError` if so many chips would newly be quarantined that the machine or the store may be at fault.
-
-    Parameters
-    ----------
-    allowed
-        Share of a tile's chips that may be; `FEW` may in any case, and with 1 all.
-    quarantined, known
-        URL -> reason, of the chips that would be, and of those that an earlier run quarantined.
-    chips
-        How many the tile has.
-    vanishing
-        Whether there is a published file now and would be none.
-    """
-    new = {url: why for url, why in quarantined.items() if url not in known or kind_of(known[url]) != kind_of(why)}
-    if not new or allowed == 1 or not (vanishing or len(new) > max(FEW, allowed * chips)):
-        return
-    kinds = {url: kind_of(why) for url, why in new.items()}
-    (commonest, count), *others = Counter(kinds.values()).most_common()
-    url = next(url for url, kind in kinds.items() if kind == commonest)
-    raise TileError(
-        f"{len(new)} of its {chips} chips would newly be quarantined"
-        + (
-            ", and its published file would vanish"
-            if vanishing
-            else f", more than --max-quarantined {allowed:g} allows"
-        )
-        + f": {url} {new[url]} ({count} such{f', {len(new) - count} of other kinds' if others else ''}); look at the "
-        "store and at the machines, and run the same command again; if the chips are as bad as that, "
-        "--max-quarantined 1 accepts it"
-    )
 
 
 def numbers_notes(listing: Listing, index: gpd.GeoDataFrame) -> list[str]:
@@ -276,72 +196,6 @@ def record(settings: Settings, tile: str, indexed: Indexed | None, failure: str 
     write_record(settings.output, found)
 
 
-def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: str) -> list[Block]:
-    """The blocks of a tile in the order of their rows; computes nothing."""
-    if not index["quarantined"].isna().any():
-        return []
-    cube = open_tile(index, chips_a_block=settings.chips_a_block)
-    frame = to_geodataframe(embed(cube, settings.encoder, settings.level, on_nan=settings.on_nan))
-    # Which chips are in a block depends on those whose headers are bad.
-    bad = index.loc[index["quarantined"].notna(), "source_url"]
-    folder = block_folder(settings, tile, listing, sorted(bad))
-    urls, ends = cube.coords["source_url"].to_numpy(), accumulate(cube.chunksizes["chip"])
-    blocks: list[Block] = []
-    for number, (partition, end) in enumerate(zip(frame.to_delayed(), ends, strict=True)):
-        graph, _ = cull(partition.dask, [partition.key])
-        block_urls = tuple(urls[sum(block.chips for block in blocks) : end])
-        path, source = f"{folder}/{number:05d}.parquet", (cube.data.name, number, 0, 0, 0)
-        blocks.append(Block(number, path, block_urls, pickle.dumps(graph), partition.key, source))
-    return blocks
-
-
-def block_folder(settings: Settings, tile: str, listing: str, without: Sequence[str] = ()) -> str:
-    """Folder of a tile's parts below the output: only parts of these settings, chips and size of blocks are in it.
-
-    `without` are the URLs of those chips of the listing that are in no block.
-    """
-    left_out = [list(without)] if without else []
-    key = _digest(settings.identity, settings.version, listing, settings.chips_a_block, __version__, *left_out)
-    return f"{parts_folder(tile, settings.version)}/{key}"
-
-
-@metered()
-def embed_block(block: Block, *, settings: Settings) -> bytes | None:
-    """On a worker: make a block's part; gives its bytes if parts are carried, else None."""
-    return _write(settings, block, block.compute())
-
-
-@metered()
-def embed_gently(settings: Settings, block: Block, without: Mapping[str, str], returns: int) -> bytes | None:
-    """`embed_block` where workers died of the block: with ever less memory, and without the chips of `without`."""
-    from daskembed.compute.device import get_device
-
-    get_device(settings.encoder).take_less(returns)
-    return _write(settings, block, block.compute(without))
-
-
-def examine(settings: Settings, block: Block) -> dict[str, str]:
-    """On a worker: find the chips of a block of which a process dies, by trying each in a process of its own.
-
-    Returns
-    -------
-    dict
-        URL -> reason.
-    """
-    return trial.deadly_chips(block, settings.encoder, settings.level)
-
-
-def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame) -> bytes | None:
-    shape = settings.encoder.description.row_shape(settings.level)
-    if settings.carried:
-        part = io.BytesIO()
-        write_part(frame, part, shape)
-        return part.getvalue()
-    with settings.output.open_writer(block.path) as file:
-        write_part(frame, file, shape)
-    return None
-
-
 @metered()
 def publish(
     settings: Settings,
@@ -378,9 +232,9 @@ def publish(
         chips_beyond = [shares for url, shares in indexed.padded.items() if url not in left_out]
         if chips_beyond:
             made["padded"] = {row: share for shares in chips_beyond for row, share in shares.items()}
-        for sink in map(get_sink, settings.formats):
+        for kind in map(get_format, settings.formats):
             settings.confirm()
-            published.append(sink.publish(output, name + sink.SUFFIX, indexed.parts, made))
+            published.append(kind.publish(output, name + kind.SUFFIX, indexed.parts, made))
     receipt = Receipt(
         tile=tile,
         version=settings.version,
@@ -406,7 +260,7 @@ def tidy(output: Storage, receipt: Receipt, files: list[str]) -> None:
     """Remove a finished tile's parts and the files that its own replaced."""
     for name in files:
         if name not in receipt.names:
-            sink_of(name).remove(output, name)
+            format_of(name).remove(output, name)
     parts = output.entries(parts_folder(receipt.tile, receipt.version))
     output.delete([entry.path for entry in parts])
     delete_record(output, receipt.tile, receipt.version)
@@ -426,7 +280,3 @@ def result_of(output: Storage, receipt: Receipt, status: str) -> TileResult:
         notes=tuple(receipt.notes),
         filled=len(receipt.filled),
     )
-
-
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ from daskembed.encoders.loading import get_encoder_module
 from daskembed.encoders.protocol import Encoder
 from daskembed.errors import InputError
 from daskembed.geo.chips import CHIPS_A_TILE
-from daskembed.output.receipts import probe_path
+from daskembed.output.state import probe_path
 from daskembed.runs.settings import Settings
 from daskembed.storage.urls import is_local, local_path
 
@@ -81,7 +81,7 @@ def arrange(client: Client, settings: Settings, tiles: int) -> Settings:
     if blind and size > MUCH:
         logging.getLogger(__name__).warning(
             f"warning: the workers do not see {output.url}, so {size:.1f} MB a chip come back through this machine, "
-            f"{tiles * CHIPS_A_TILE * size / 1e3:.0f} GB for {tiles} full tiles: an --output on an object store "
+            f"{tiles * CHIPS_A_TILE * size / 1e3:.0f} GB for {tiles} full tiles: an `output` on an object store "
             "spares that"
         )
     return replace(settings, carried=bool(blind))
@@ -91,7 +91,7 @@ def refuse_source(source: str, workers: str) -> None:
     """Raise because workers do not see a local source; `workers` says which."""
     raise InputError(
         f"the source {source} is a folder of this machine, which the workers do not see ({workers}): put the chips on "
-        "an object store or a file system that all of them have, or use --cluster local"
+        "an object store or a file system that all of them have, or use `cluster='local'`"
     )
 
 

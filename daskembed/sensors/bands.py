@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 LARGEST = 1e9
 """Far above any reflectance, power or height: fill values of 32-bit types are beyond it, and what damage makes."""
+MARK = "daskembed:offset_applied"
+"""Attribute of a cube's root: the days of whose images Sentinel-2's offset is out, which no flag takes out again."""
 
 
 @dataclass(frozen=True)

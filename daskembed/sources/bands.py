@@ -77,7 +77,7 @@ def alternative(missing: Sequence[str], sensor: Sensor) -> str:
         return ""
     present = {*sensor.names} - {*missing}
     if present >= {*_LAYOUT[:_SENTINEL_2]}:
-        return "; --encoder clay-v1.5 needs those of Sentinel-2 alone"
+        return "; `encoder='clay-v1.5'` needs those of Sentinel-2 alone"
     if present >= {"vv", "vh"}:
-        return "; --encoder clay-v1.5 --sensor sentinel-1-rtc needs vv and vh alone"
+        return "; `encoder='clay-v1.5'` `sensor='sentinel-1-rtc'` needs vv and vh alone"
     return ""

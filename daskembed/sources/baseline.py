@@ -9,13 +9,12 @@ from datetime import date
 from typing import Any, NamedTuple
 
 from daskembed.errors import ChipError
+from daskembed.sensors.bands import MARK
 
 FIRST_BASELINE, FIRST_DAY = 4.0, date(2022, 1, 25)
 """From these on ESA adds 1000 to every number of Sentinel-2; older images, processed again, have it too."""
 CORRECTED = ("s3://sentinel-cogs/",)
 """Where the offset was taken out by who put the files there."""
-MARK = "daskembed:offset_applied"
-"""Attribute of a cube's root: the days of whose images the offset is out, which no flag takes out again."""
 _OWN = ("processing_baseline", "processingbaseline")
 # What a catalogue says of a product stays with its images when somebody has taken the offset out of them.
 _CATALOGUE = ("s2:processing_baseline", "processing:version")
@@ -92,10 +91,10 @@ def offset_of(evidence: Evidence, *, asked: str | None, tagged: bool, exactly: b
         if baseline is None and not exactly and evidence.day is not None and evidence.day < FIRST_DAY:
             return Decision(
                 False,
-                f"as they are, whatever --offset-applied no says: of images before {FIRST_DAY} only those have the "
+                f"as they are, whatever `offset_applied='no'` says: of images before {FIRST_DAY} only those have the "
                 "1000 whose processing baseline says so",
             )
-        return Decision(True, "1000 taken out (--offset-applied no)")
+        return Decision(True, "1000 taken out (`offset_applied='no'`)")
     if evidence.url.startswith(CORRECTED):
         return Decision(False)
     corrector = any(key.startswith(_CORRECTORS) for file in evidence.files for key in file.told)
@@ -108,7 +107,7 @@ def offset_of(evidence: Evidence, *, asked: str | None, tagged: bool, exactly: b
         return Decision(
             False,
             f"as they are, for nothing tells{said} whether the 1000 that ESA adds since {FIRST_DAY} is still in these "
-            "numbers: --offset-applied yes or no decides",
+            "numbers: `offset_applied` yes or no decides",
         )
     return Decision(False)
 
@@ -146,7 +145,7 @@ def _own_baseline(evidence: Evidence) -> float | None:
         raise ChipError(
             f"is made of files of the processing baselines {first:05.2f} ({known[first]}) and {last:05.2f} "
             f"({known[last]}): ESA adds 1000 to all numbers since {FIRST_BASELINE:05.2f}; keep them apart, or take it "
-            "out and say --offset-applied yes"
+            "out and say `offset_applied='yes'`"
         )
     return last
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from daskembed.errors import exact
+from daskembed.geo.cells import EDGES
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import elsewhere, to_lonlat
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from daskembed.sources.chip import Chip
     from daskembed.sources.listing import Listing
 
-EDGES = ("west", "south", "east", "north")
-"""Columns of a chip's bounds."""
 INDEX_COLUMNS = (
     *("source_url", "source", "date", "epsg", "lat", "lon", *EDGES),
     *("coverage", "chip", "size", "etag", "quarantined", "geometry"),

@@ -136,7 +136,7 @@ def _is_chip(path: str) -> bool:
 
 
 def _none_within(tile: str, dates: tuple[date, date]) -> TileError:
-    return TileError(f"no chips of tile {tile} from {dates[0]} to {dates[1]}: check --dates")
+    return TileError(f"no chips of tile {tile} from {dates[0]} to {dates[1]}: check `dates`")
 
 
 def _set_copies_aside(listing: Listing, headers: list[Header | str]) -> list[Header | str]:

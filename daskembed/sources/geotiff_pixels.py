@@ -162,7 +162,7 @@ def _check_blocks(dataset: Any) -> None:
 def _check_values(pixels: NDArray[np.generic], bands: tuple[int, ...], nodata: Sequence[float | None]) -> None:
     """Damaged strips that inflate without an error mostly hold floats with random exponents."""
     numbers, mask = part_masks(pixels)
-    # Values that are not finite are for --on-nan to judge, the others still for this. Looking for the bands is slower.
+    # Values that are not finite are for `on_nan` to judge, the others still for this. Looking for the bands is slower.
     extremes = np.array([numbers.min(), numbers.max()], np.float64)
     if np.isfinite(extremes).all() and np.abs(extremes).max() <= LARGEST:
         return

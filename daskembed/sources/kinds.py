@@ -54,7 +54,7 @@ def list_tile(tile: str, source: Storage, reading: Reading) -> Listing:
 def no_chips(tile: str, source: Storage) -> str:
     """What is said of a tile of which no kind of source finds chips."""
     places = ", ".join(_module(kind).describe(tile, source) for kind in SOURCES)
-    return f"no chips of tile {tile}: expected {places}; check the tile id and --source"
+    return f"no chips of tile {tile}: expected {places}; check the tile id and `source`"
 
 
 def read_headers(listing: Listing, reading: Reading, *, readers: int = 16) -> gpd.GeoDataFrame:

@@ -85,19 +85,28 @@ class Reading:
     def check(self) -> None:
         """Raise `InputError` if it makes no sense."""
         if min(self.offset) < 0:
-            raise InputError(
-                f"--offset {self.offset[0]},{self.offset[1]}: expected pixels of at least 0, such as 0,256"
-            )
+            raise InputError(f"`offset={self.offset}`: expected pixels of at least 0, such as 0,256")
         if self.edge not in EDGE:
-            raise InputError(f"unknown --edge {self.edge!r}: choose one of {', '.join(EDGE)}")
+            raise InputError(f"unknown `edge` {self.edge!r}: choose one of {', '.join(EDGE)}")
         if self.numbers not in (None, "stored", "values"):
-            raise InputError(f"unknown --numbers {self.numbers!r}: choose one of stored, values")
+            raise InputError(f"unknown `numbers` {self.numbers!r}: choose one of stored, values")
         if self.offset_applied not in (None, "yes", "no"):
-            raise InputError(f"unknown --offset-applied {self.offset_applied!r}: choose one of yes, no")
+            raise InputError(f"unknown `offset_applied` {self.offset_applied!r}: choose one of yes, no")
         if self.rules.max_cloud is not None and not 0 <= self.rules.max_cloud <= 1.01:
-            raise InputError(f"--max-cloud {self.rules.max_cloud:g}: expected a share from 0 to 1, such as 0.3")
+            raise InputError(f"`Rules(max_cloud={self.rules.max_cloud:g})`: expected a share from 0 to 1, such as 0.3")
 
 
 def yes_or_no(said: Any) -> Any:
     """``yes`` or ``no``, of which YAML makes truth values."""
     return ("yes" if said else "no") if isinstance(said, bool) else said
+
+
+def parse_dates(text: str) -> tuple[date, date]:
+    """First and last date of ``START/END``, both inclusive; raises `InputError` if it is not that."""
+    try:
+        start, end = (date.fromisoformat(part) for part in text.split("/"))
+    except (ValueError, AttributeError):
+        raise InputError(f"`dates` {text!r}: expected START/END, such as 2022-01-01/2022-12-31") from None
+    if start > end:
+        raise InputError(f"`dates` {text!r}: the start is after the end")
+    return start, end

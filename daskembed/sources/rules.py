@@ -46,18 +46,18 @@ def check_pixels(
     named = {band.lower(): image for band, image in zip(bands, pixels, strict=True)}
     first = next((named[name] for name in ("b02", "blue") if name in named), None)
     if rules.zeros and first is not None and (empty := float(np.mean(first == 0))):
-        raise ChipRejectedError(f"B02 is 0 in {empty:.4%} of its pixels (--no-reject-zeros keeps it)")
+        raise ChipRejectedError(f"B02 is 0 in {empty:.4%} of its pixels (`Rules(zeros=False)` keeps it)")
     missing = [one for one in findings if one.missing]
     if rules.nan and missing:
         worst = max(missing, key=lambda one: one.share)
         others = len({one.band for one in missing} - {worst.band})
         more = f", {others} more band{'s' * (others > 1)} likewise" if others else ""
-        raise ChipRejectedError(f"{worst}{more} (--no-reject-nan --on-nan fill keeps it)")
+        raise ChipRejectedError(f"{worst}{more} (`Rules(nan=False)` `on_nan='fill'` keeps it)")
     if classes is not None and rules.max_cloud is not None:
         share = unclear(classes)
         if share and share >= rules.max_cloud:
             raise ChipRejectedError(
-                f"clouds, shadows or nodata in {share:.4%} of its pixels (--max-cloud {rules.max_cloud:g})"
+                f"clouds, shadows or nodata in {share:.4%} of its pixels (`Rules(max_cloud={rules.max_cloud:g})`)"
             )
 
 

@@ -125,7 +125,7 @@ def settle(
             raise ChipError(
                 f"has {stored} without a scale in {band.name}: the encoder was trained on a mean of {band.mean:g} "
                 f"(standard deviation {band.std:g}), which these cannot be; write the original numbers, or take these "
-                "as they are with --numbers stored"
+                "as they are with `numbers='stored'`"
             )
         digital = not (free or applied) and stored.kind == "f" and band.mean > 10 * LARGEST_REFLECTANCE
         expected = band.mean if digital else None
@@ -156,7 +156,7 @@ def _are_values(
     raise ChipError(
         f"has {tags} in {band.name}, stored as {kind}: the encoder was trained on a mean of {band.mean:g} (standard "
         f"deviation {band.std:g}), which {either} {'and' if stored else 'nor'} the values they stand for can be; say "
-        "which to take with --numbers stored or --numbers values"
+        "which to take with `numbers='stored'` or `numbers='values'`"
     )
 
 

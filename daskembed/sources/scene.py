@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from daskembed.errors import ChipError, DaskembedError, StorageError, exact
+from daskembed.geo.cells import cell_bounds
 from daskembed.geo.chips import CHIP, ChipGrid
 from daskembed.geo.footprints import metres_of_unit
 from daskembed.health import fault_of
@@ -104,8 +105,8 @@ class Scene:
 
     def bounds_of(self, start: tuple[int, int], shape: tuple[int, int]) -> tuple[float, float, float, float]:
         """West, south, east and north of the rectangle of `shape` (y, x) that begins at the pixel `start`."""
-        west, north = self.west + start[1] * self.step, self.north - start[0] * self.step
-        return west, north - shape[0] * self.step, west + shape[1] * self.step, north
+        west, south, east, north = cell_bounds(self.west, self.north, (self.step, self.step), *start, shape).tolist()
+        return west, south, east, north
 
     @property
     def note(self) -> str:
@@ -118,7 +119,7 @@ class Scene:
         grid = self.grid
         if grid.uncovered:
             share, edge = f"{100 * grid.uncovered:.3g} %", EDGE[grid.pad]
-            cut = f"--edge {edge}, --offset {grid.offset[0]},{grid.offset[1]}"
+            cut = f"`edge={edge!r}`, `offset={grid.offset}`"
             yield f"{share} of the pixels of the image are in no chip ({cut})"
         if grid.padded:
             yield f"{grid.padded} of its {grid.count} chips reach beyond the image: its last pixels fill them up"
@@ -139,7 +140,7 @@ def grid_of(shape: tuple[int, int], reading: Reading) -> ChipGrid:
     if not grid.count:
         raise ChipError(
             f"has {shape[0]} x {shape[1]} pixels: no chip of {CHIP} x {CHIP} fits in at the offset "
-            f"{reading.offset[0]},{reading.offset[1]} (--edge pad takes parts of chips)"
+            f"{reading.offset[0]},{reading.offset[1]} (`edge='pad'` takes parts of chips)"
         )
     if grid.count > MOST_CHIPS:
         raise ChipError(

@@ -64,7 +64,7 @@ def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: 
     wanted = [one for one in found if one.scene is None or within(one.scene.date, reading.dates)]
     if not any(one.scene for one in wanted):
         assert reading.dates is not None
-        raise TileError(f"no scene of tile {tile} from {reading.dates[0]} to {reading.dates[1]}: check --dates")
+        raise TileError(f"no scene of tile {tile} from {reading.dates[0]} to {reading.dates[1]}: check `dates`")
     # In other sensors' images, 0 in the blue is a value like others.
     sentinel2 = any("B02" in (band.name, *band.aliases) for band in reading.sensor.bands)
     rules = reading.rules.or_else(zeros=sentinel2, nan=True, max_cloud=MAX_CLOUD)

@@ -124,7 +124,7 @@ def _check_digital(
         raise ChipError(
             f"has no number above {found.max():.3g} in {name}: it looks like reflectance, the encoder takes digital "
             f"numbers, of which the mean is {scale.expected:g}; write those (of Sentinel-2 reflectance times 10,000), "
-            "or take these as they are with --numbers stored"
+            "or take these as they are with `numbers='stored'`"
         )
 
 

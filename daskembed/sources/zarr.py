@@ -164,7 +164,7 @@ def _alike(scales: tuple[Scale, ...], reading: Reading) -> tuple[Scale, ...]:
     if reading.numbers is None:
         raise ChipError(
             f"has one scale ({scales[0].scale:g}) and offset ({scales[0].offset:g}) for bands that are digital numbers "
-            "and bands that are values: say which to take of all with --numbers stored or --numbers values"
+            "and bands that are values: say which to take of all with `numbers='stored'` or `numbers='values'`"
         )
     return tuple(replace(scale, applied=reading.numbers == "values") for scale in scales)
 

@@ -33,8 +33,8 @@ def write_checkpoint(path: Path, *, encoder: str = "clay-v0", size: str = "tiny"
     import safetensors.torch
     import torch
 
-    from daskembed.encoders.checkpoint import untrained_state
     from daskembed.encoders.loading import get_encoder_module
+    from daskembed.encoders.untrained import untrained_state
 
     module = get_encoder_module(encoder)
     state = {module.PREFIX + name: tensor for name, tensor in untrained_state(module, size, seed).items()}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 FAULTS = ("500", "503", "reset", "lost", "truncated", "stall")
@@ -39,6 +39,8 @@ class _Refusal:
 class FaultyProxy:
     """An HTTP proxy on the loopback address: name its `url` as ``AWS_ENDPOINT_URL``.
 
+    Use it as a context manager. `counts` says how many requests there were and what they met.
+
     Parameters
     ----------
     target
@@ -54,8 +56,6 @@ class FaultyProxy:
     methods, matching
         Only requests with one of these methods, and with a path (and query) in which this regular expression is found,
         meet faults. Counts tell of these requests alone.
-
-    Use it as a context manager. `counts` says how many requests there were and what they met.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class FaultyProxy:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> FaultyProxy:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 

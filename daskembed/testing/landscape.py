@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from daskembed.geo.chips import CHIP, CHIPS_ACROSS
 from daskembed.geo.mgrs import SIDE, check_tile, square_of
+from daskembed.sensors.bands import CLAY_V0
 
-BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12", "vh", "vv", "dem")
-CHIP = 512
-"""Side of a chip in pixels of 10 m."""
-GRID = 21
-"""Chips along each side of a tile."""
+BANDS = CLAY_V0.names
 
 Field = NDArray[np.floating[Any]]
 
@@ -275,8 +273,8 @@ def write_chips(
     import rasterio
     from rasterio.transform import Affine
 
-    if not (1 <= rows <= GRID and 1 <= cols <= GRID):
-        raise ValueError(f"{rows} x {cols} chips: a tile has 1 to {GRID} each way")
+    if not (1 <= rows <= CHIPS_ACROSS and 1 <= cols <= CHIPS_ACROSS):
+        raise ValueError(f"{rows} x {cols} chips: a tile has 1 to {CHIPS_ACROSS} each way")
     day = calendar_date.fromisoformat(date)
     epsg, west, north = _origin(tile)
     target = Path(folder) / tile / f"{day:%Y-%m-%d}"
@@ -287,7 +285,7 @@ def write_chips(
     pixels = landscape(rows * CHIP, cols * CHIP, seed=seed)
     paths = []
     for row, col in np.ndindex(rows, cols):
-        path = target / f"claytile_{tile}_{day:%Y%m%d}_v02_{row * GRID + col + 1:04d}.tif"
+        path = target / f"claytile_{tile}_{day:%Y%m%d}_v02_{row * CHIPS_ACROSS + col + 1:04d}.tif"
         top, left = row * CHIP, col * CHIP
         transform = Affine(10, 0, west + 10 * left, 0, -10, north - 10 * top)
         with rasterio.open(path, "w", transform=transform, **profile) as image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ sys.path.insert(0, str(HERE.parent))
 
 import reference  # noqa: E402
 
-from daskembed.encoders.checkpoint import untrained_state  # noqa: E402
 from daskembed.encoders.loading import get_encoder_module  # noqa: E402
+from daskembed.encoders.untrained import untrained_state  # noqa: E402
 from daskembed.testing import landscape  # noqa: E402
 
 # What is kept of each level, to keep the file small: rows and columns of the 16 x 16 patches.
@@ -45,7 +46,8 @@ def main() -> None:
         "small_patch": small.mean(1)[:, SMALL_PATCHES[:, 0], SMALL_PATCHES[:, 1]],
     }
     places = {"tiny_patches": TINY_PATCHES, "tiny_groups": TINY_GROUPS, "small_patches": SMALL_PATCHES}
-    np.savez_compressed(HERE / "expected.npz", **{k: v.astype(np.float32) for k, v in arrays.items()}, **places)
+    kept: dict[str, Any] = {name: values.astype(np.float32) for name, values in arrays.items()} | places
+    np.savez_compressed(HERE / "expected.npz", **kept)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,13 @@ TILES = {"33TUL": 5, "33TUM": 4, "22JGS": 3}
 """Tile -> chips."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is here is a test of faults, but for the long forms, which have a command of their own."""
+    for item in items:
+        if HERE in item.path.parents and item.get_closest_marker("long") is None:
+            item.add_marker("faults")
+
+
 @dataclass
 class Command:
     """``daskembed run`` with the counting encoder and blocks of two chips, into one output."""
@@ -34,7 +41,7 @@ class Command:
         """Start it in a session of its own, so that all its processes can be killed together."""
         self.log.write_bytes(b"")
         env = os.environ | {
-            "PYTHONPATH": str(HERE.parent),
+            "PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "DASK_DASKEMBED__ENCODER": "faults.counting",
             "DASK_DASKEMBED__TORCH_THREADS": "1",
             "COUNTING_LOG": str(self.log),

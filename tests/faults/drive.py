@@ -8,5 +8,5 @@ from daskembed.cli.main import main
 from daskembed.runs import settings
 
 if __name__ == "__main__":
-    settings.CHIPS_A_BLOCK = 2
+    settings.CHIPS_A_BLOCK = 2  # type: ignore[attr-defined]
     sys.exit(main())

@@ -306,7 +306,7 @@ def test_names_that_cannot_be_listed_fail_no_tile(tile, good, kind):
 def test_empty_folder_refuses_the_tile(tmp_path):
     (tmp_path / TILE / DAY).mkdir(parents=True)
     with pytest.raises(
-        TileError, match=f"no chips of tile {TILE}: expected claytile_.*; check the tile id and --source"
+        TileError, match=f"no chips of tile {TILE}: expected claytile_.*; check the tile id and `source`"
     ):
         daskembed.index_tile(TILE, str(tmp_path))
 

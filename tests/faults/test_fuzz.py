@@ -25,7 +25,7 @@ from daskembed.geo.mgrs import check_tile, parse_tiles, read_tiles
 from daskembed.sources.geotiff import BANDS, read_headers
 from daskembed.sources.geotiff_header import named_date, read_header
 from daskembed.sources.geotiff_pixels import decode_chip
-from daskembed.sources.protocol import Listing
+from daskembed.sources.listing import Listing
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 

@@ -477,7 +477,7 @@ def test_nothing_listens_to_other_machines(tmp_path: Path, preset: str) -> None:
 
 def test_listen_is_for_clusters_of_this_machine(tmp_path: Path) -> None:
     (tmp_path / "far.yaml").write_text("class: distributed.SSHCluster\narguments: {hosts: [nowhere.invalid]}\n")
-    for flag, asked in (("--listen", {"listen": "0.0.0.0"}), ("--tls", {"tls": True})):
+    for flag, asked in (("`listen`", {"listen": "0.0.0.0"}), ("`tls`", {"tls": True})):
         for cluster in ("tcp://127.0.0.1:1", "tls://127.0.0.1:1", str(tmp_path / "far.yaml")):
             with (
                 pytest.raises(InputError, match=f"{flag} is for a cluster that is started on this machine") as error,
@@ -513,7 +513,7 @@ def test_listen_says_what_it_means(tmp_path: Path, host: str, warned: bool) -> N
     assert done.stdout.split() == [host]
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: anyone who reaches tcp://")]
     assert len(warnings) == warned
-    assert all("can execute code as you: use --tls" in warning for warning in warnings)
+    assert all("can execute code as you: use `tls=True`" in warning for warning in warnings)
 
 
 # TLS

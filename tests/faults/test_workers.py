@@ -22,10 +22,12 @@ from distributed import Client, LocalCluster
 import daskembed
 from daskembed.errors import ClusterLostError, SickMachineError
 from daskembed.runs import deadly_chips as trial
-from daskembed.runs import settings, stages
-from daskembed.runs import tiles as pipeline
+from daskembed.runs import fleet, settings, stages
 from daskembed.runs import window as flow
+from daskembed.runs.blocks import Block, examine
+from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.results import Progress
+from daskembed.runs.tiles import resolve
 from daskembed.testing import write_chips
 
 TINY: dict[str, Any] = {"checkpoint": "untrained:tiny", "precision": "fp32"}
@@ -131,7 +133,7 @@ def test_workers_that_dask_gives_up_are_started_anew(
 ) -> None:
     import dask
 
-    monkeypatch.setattr(flow, "WORKER_TIMEOUT", 30)
+    monkeypatch.setattr(fleet, "WORKER_TIMEOUT", 30)
     given_up: list[Any] = []
     scaled: list[int] = []
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "500ms"}), cluster(1) as (running, client):
@@ -183,11 +185,10 @@ def test_chips_that_kill_are_found_and_the_rest_is_as_without_them(small_tiles: 
     np.testing.assert_array_equal(np.stack(one["embeddings"]), np.stack(two["embeddings"]))
 
 
-def one_block(chips: Path, output: Path) -> tuple[settings.Settings, stages.Block]:
+def one_block(chips: Path, output: Path) -> tuple[settings.Settings, Block]:
     """The first block of 33TUL, for the counting encoder."""
-    unset = dict.fromkeys(("level", "batch_size", "readers", "dates", "version", "on_nan"))
-    options: dict[str, Any] = {"source": str(chips), "output": str(output), **TINY, **unset}
-    _, chosen = pipeline.resolve("33TUL", **options)
+    options = {"source": str(chips), "output": str(output), **TINY}
+    chosen = resolve(Options.of(options, RunOptions))("fp32")
     found = stages.index(chosen, "33TUL", None, [])
     assert found is not None
     return chosen, found[1][0]
@@ -202,11 +203,11 @@ def test_where_a_process_dies_without_a_chip_none_is_condemned(
     monkeypatch.setenv("COUNTING_LIMIT_MB", "1")
     monkeypatch.setenv("COUNTING_SLEEP", "60")
     with pytest.raises(MemoryError, match="memory is short: the process that tries chips"):
-        stages.examine(chosen, block)
+        examine(chosen, block)
     monkeypatch.delenv("COUNTING_LIMIT_MB")
     monkeypatch.setattr(trial, "START_LIMIT", 3)
     with pytest.raises(SickMachineError, match="the process that tries chips does not start: takes longer than 3 s"):
-        stages.examine(chosen, block)
+        examine(chosen, block)
 
 
 @pytest.mark.long
@@ -223,7 +224,7 @@ def test_a_chip_that_hangs_is_found(small_tiles: Path, tmp_path: Path, monkeypat
     chosen, block = one_block(tmp_path / "chips", tmp_path / "out")
     monkeypatch.setattr(trial, "CHIP_LIMIT", 8)
     with dask.config.set({"daskembed.retry-timeout": 0}):
-        found = stages.examine(chosen, block)
+        found = examine(chosen, block)
     assert {Path(url).name: why for url, why in found.items()} == {
         hanging.name: "is not read and embedded within 8 s, each time"
     }
@@ -272,7 +273,7 @@ def test_a_worker_that_joins_helps(small_tiles: Path, undisturbed: dict[str, str
 def test_the_loss_of_all_workers_waits_and_then_stops(
     comes_back: bool, small_tiles: Path, undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flow, "WORKER_TIMEOUT", 60 if comes_back else 3)
+    monkeypatch.setattr(fleet, "WORKER_TIMEOUT", 60 if comes_back else 3)
     alone: list[bool] = []
     with cluster(1, COUNTING_SLEEP="0.3") as (running, client):
 

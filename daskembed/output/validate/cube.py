@@ -1,92 +1,47 @@
-"""Zarr stores told apart, and cubes of chips checked; see `daskembed.validate`."""
+"""Cubes of chips checked; see `daskembed.validate`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
 from datetime import date
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from daskembed.documents import MOST_JSON, parse_object
+from daskembed.documents import parse_object
 from daskembed.errors import DaskembedError, InputError
 from daskembed.geo.chips import CHIP
-from daskembed.geo.mgrs import check_tile
-from daskembed.output import cube_state
+from daskembed.output import state
 from daskembed.output.cube import PIXELS
-from daskembed.output.geozarr import ROOT
-from daskembed.output.validate import zarr as validate_zarr
-from daskembed.output.validate.geoparquet import EMBEDDINGS, Finding, Named
+from daskembed.output.geozarr import ROOT, cube_digest
+from daskembed.output.validate.findings import Finding
+from daskembed.output.validate.names import Named, tile_of_cube
+from daskembed.output.validate.stores import MOST_HELD, MOST_SHARD, HeldStore, check_place, check_times, told_of
 from daskembed.storage.zarr_metadata import checked
 
 if TYPE_CHECKING:
     from daskembed.storage.stores import Storage
 
-_OTHERS = (".zgroup", ".zarray", ".zmetadata")
 _PLACE = f"{PIXELS}/c/"
 
 
-def check_store(storage: Storage, name: str) -> Iterator[Finding]:
-    """Check a store of ours, or say that it is another's."""
-    sizes = {entry.path.removeprefix(f"{name}/"): entry.size for entry in storage.entries(name)}
-    if not sizes:
-        raise FileNotFoundError(storage.url_of(name))
-    kind = _kind(storage, name, sizes)
-    if kind == "embeddings":
-        yield from validate_zarr.check_store(storage, name)
-    elif kind == "cube":
-        yield from _check_cube(storage, name, sizes)
-    else:
-        yield Finding(
-            "zarr", "is no Zarr store that daskembed made, neither of embeddings nor of chips: nothing to check it by"
-        )
-
-
-def _kind(storage: Storage, name: str, sizes: dict[str, int]) -> Literal["embeddings", "cube"] | None:
-    """By what its root says; by its name, if that says nothing."""
-    attributes: Any = None
-    if ROOT in sizes:
-        try:
-            attributes = parse_object(storage.get(f"{name}/{ROOT}", most=MOST_JSON)).get("attributes")
-        except (ValueError, InputError):
-            attributes = None
-    made = attributes.get("daskembed") if isinstance(attributes, dict) else None
-    if isinstance(made, dict) or EMBEDDINGS.fullmatch(name):
-        return "embeddings"
-    if isinstance(made, str):
-        return "cube"
-    tile = _tile(name)
-    known = tile is not None and any(
-        entry.path == cube_state.receipt_path(tile) for entry in storage.entries(cube_state.CUBES)
-    )
-    unfinished = tile is not None and ROOT not in sizes and not any(other in sizes for other in _OTHERS)
-    return "cube" if known or unfinished else None
-
-
-def _tile(name: str) -> str | None:
-    try:
-        tile = check_tile(name.removesuffix(".zarr"))
-    except InputError:
-        return None
-    return tile if name == f"{tile}.zarr" else None
-
-
-def _check_cube(storage: Storage, name: str, sizes: dict[str, int]) -> Iterator[Finding]:
-    tile = _tile(name)
+def check_cube(storage: Storage, name: str, sizes: dict[str, int]) -> Iterator[Finding]:
+    """Check a cube, given the bytes of its objects: each is read once, the shards one at a time."""
+    tile = tile_of_cube(name)
     if tile is None:
         yield Finding("name", f"the name {name} is not of the form {{MGRS}}.zarr")
     receipt = None if tile is None else (yield from _find_receipt(storage, tile))
     if ROOT not in sizes:
         yield Finding("zarr", f"no {ROOT}: the cube was never finished, or is being written")
         return
-    store = validate_zarr._Store(storage, name)
+    store = HeldStore(storage, name)
     shards = sorted(path for path in sizes if path.startswith(_PLACE))
-    if (held := sum(size for path, size in sizes.items() if path not in {*shards})) > validate_zarr.MOST_HELD:
-        yield Finding("zarr", f"{held:,} bytes beside its shards, expected at most {validate_zarr.MOST_HELD:,}")
+    if (held := sum(size for path, size in sizes.items() if path not in {*shards})) > MOST_HELD:
+        yield Finding("zarr", f"{held:,} bytes beside its shards, expected at most {MOST_HELD:,}")
         return
-    if large := [path for path in shards if sizes[path] > validate_zarr.MOST_SHARD]:
-        yield Finding("zarr", f"{sizes[large[0]]:,} bytes in {large[0]}, expected at most {validate_zarr.MOST_SHARD:,}")
+    if large := [path for path in shards if sizes[path] > MOST_SHARD]:
+        yield Finding("zarr", f"{sizes[large[0]]:,} bytes in {large[0]}, expected at most {MOST_SHARD:,}")
         return
     for path in sizes.keys() - set(shards):
         store.load(path)
@@ -95,15 +50,15 @@ def _check_cube(storage: Storage, name: str, sizes: dict[str, int]) -> Iterator[
     except DaskembedError:
         raise
     except Exception as error:  # whatever zarr, xarray and PROJ raise of what somebody wrote
-        yield Finding("zarr", f"cannot be looked at to its end: {validate_zarr._line(error)}")
+        yield Finding("zarr", f"cannot be looked at to its end: {told_of(error)}")
     if receipt is not None:
         yield from _check_digests(store, shards, receipt)
 
 
-def _find_receipt(storage: Storage, tile: str) -> Generator[Finding, None, cube_state.CubeReceipt | None]:
-    path = cube_state.receipt_path(tile)
+def _find_receipt(storage: Storage, tile: str) -> Generator[Finding, None, state.CubeReceipt | None]:
+    path = state.receipt_path(tile, None)
     try:
-        receipt = cube_state.read_receipt(storage, path)
+        receipt = state.read_cube_receipt(storage, tile)
     except InputError as error:
         yield Finding("receipt", str(error))
         return None
@@ -116,7 +71,7 @@ def _find_receipt(storage: Storage, tile: str) -> Generator[Finding, None, cube_
 
 
 def _check_content(
-    store: validate_zarr._Store, shards: list[str], tile: str | None, receipt: cube_state.CubeReceipt | None
+    store: HeldStore, shards: list[str], tile: str | None, receipt: state.CubeReceipt | None
 ) -> Iterator[Finding]:
     import xarray as xr
     import zarr
@@ -130,7 +85,7 @@ def _check_content(
         array = zarr.open_array(memory, path=PIXELS, mode="r")
         pixels = cube[PIXELS]
     except Exception as error:
-        yield Finding("zarr", f"cannot be opened, it is damaged: {validate_zarr._line(error)}")
+        yield Finding("zarr", f"cannot be opened, it is damaged: {told_of(error)}")
         return
     dims = ("time", "band", "y", "x")
     if pixels.dims != dims:
@@ -149,8 +104,8 @@ def _check_content(
     if array.chunks != (chunk := (1, len(bands), CHIP, CHIP)) or array.shards is None:
         yield Finding("schema", f"{PIXELS} has the chunks {array.chunks}, expected {chunk} in shards")
         return
-    if (size := math.prod(chunk) * array.dtype.itemsize) > validate_zarr.MOST_SHARD:
-        yield Finding("zarr", f"{size:,} bytes in a chip of {PIXELS}, expected at most {validate_zarr.MOST_SHARD:,}")
+    if (size := math.prod(chunk) * array.dtype.itemsize) > MOST_SHARD:
+        yield Finding("zarr", f"{size:,} bytes in a chip of {PIXELS}, expected at most {MOST_SHARD:,}")
         return
     if receipt is not None and bands != (expected := receipt.settings.get("bands")):
         said = " ".join(map(str, expected)) if isinstance(expected, list) else repr(expected)
@@ -158,14 +113,14 @@ def _check_content(
     if tile is not None and attributes.get("tile", tile) != tile:
         yield Finding("provenance", f"the root says that it is of tile {attributes['tile']}, its name says {tile}")
     named = None if tile is None else Named(tile, date.min, date.max, "")
-    yield from validate_zarr._check_place(cube, attributes, named, (CHIP, CHIP))
-    yield from validate_zarr._check_times(cube, named)
+    yield from check_place(cube, attributes, named, (CHIP, CHIP))
+    yield from check_times(cube, named)
     chips = yield from _check_pixels(store, shards, array)
     if receipt is not None and chips > receipt.chips:
         yield Finding("receipt", f"pixels of {chips} chips, the receipt says {receipt.chips}")
 
 
-def _check_pixels(store: validate_zarr._Store, shards: list[str], array: Any) -> Generator[Finding, None, int]:
+def _check_pixels(store: HeldStore, shards: list[str], array: Any) -> Generator[Finding, None, int]:
     """Gives how many chips have pixels: each is decoded by itself, which finds damage by its checksum."""
     chips = 0
     for path in shards:
@@ -184,7 +139,7 @@ def _check_pixels(store: validate_zarr._Store, shards: list[str], array: Any) ->
             try:
                 values = array[region]
             except Exception as error:
-                yield Finding("zarr", f"{path} cannot be decoded: {validate_zarr._line(error)}")
+                yield Finding("zarr", f"{path} cannot be decoded: {told_of(error)}")
                 break
             if np.isinf(values).any():
                 yield Finding("vectors", f"infinity in a chip of {path}, as the chip may have it", "note")
@@ -202,9 +157,7 @@ def _start(path: str, array: Any) -> list[int] | None:
     return starts if all(start < end for start, end in zip(starts, array.shape, strict=True)) else None
 
 
-def _check_digests(
-    store: validate_zarr._Store, shards: list[str], receipt: cube_state.CubeReceipt
-) -> Iterator[Finding]:
+def _check_digests(store: HeldStore, shards: list[str], receipt: state.CubeReceipt) -> Iterator[Finding]:
     """Against the receipt: each shard, and then all objects together."""
     expected = {f"{PIXELS}/{key}": note.sha256 for key, note in receipt.shards.items() if note.size}
     found = {path: store.hashes.get(path) for path in shards}
@@ -215,5 +168,5 @@ def _check_digests(
             yield Finding("receipt", f"{path} is not in the receipt")
         elif found[path] != expected[path]:
             yield Finding("receipt", f"SHA-256 of {path} {found[path]}, the receipt says {expected[path]}")
-    if found == expected and (whole := cube_state.digest(store.hashes)) != receipt.sha256:
+    if found == expected and (whole := cube_digest(store.hashes)) != receipt.sha256:
         yield Finding("receipt", f"SHA-256 of all objects {whole}, the receipt says {receipt.sha256}")

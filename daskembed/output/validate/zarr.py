@@ -2,61 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyproj
 
 from daskembed.documents import parse_object
 from daskembed.errors import DaskembedError
-from daskembed.geo.footprints import at_tile, place_of
-from daskembed.output.geozarr import ROOT
+from daskembed.output.geozarr import ROOT, digest
 from daskembed.output.protocol import DTYPES
-from daskembed.output.validate.geoparquet import (
-    Finding,
-    Named,
-    check_ends,
-    check_name,
-    check_provenance,
-    find_receipt,
-    typed,
-    windows_of,
-)
-from daskembed.output.zarr import VARIABLE, digest
+from daskembed.output.validate.findings import Finding
+from daskembed.output.validate.names import Named, check_ends, check_name, find_receipt
+from daskembed.output.validate.provenance import check_provenance, typed, windows_of
+from daskembed.output.validate.stores import MOST_HELD, MOST_SHARD, HeldStore, check_place, check_times, told_of
+from daskembed.output.zarr import VARIABLE
 from daskembed.storage.zarr_metadata import checked
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from daskembed.output.protocol import Published
-    from daskembed.output.receipts import Receipt
+    from daskembed.output.state import Receipt
     from daskembed.storage.stores import Storage
 
-MOST_HELD = 256 * 2**20
-"""Bytes of all objects but the shards, which are in memory together."""
-MOST_SHARD = 512 * 2**20
-"""Of a shard, as it is stored and as it becomes."""
 _SHARD = re.compile(re.escape(VARIABLE) + r"/c((?:/\d+)+)")
 
 
-def check_store(storage: Storage, name: str) -> Iterator[Finding]:
-    """Check a store: each object is read once, the shards one at a time."""
-    sizes = {entry.path.removeprefix(f"{name}/"): entry.size for entry in storage.entries(name)}
-    if not sizes:
-        raise FileNotFoundError(storage.url_of(name))
+def check_store(storage: Storage, name: str, sizes: dict[str, int]) -> Iterator[Finding]:
+    """Check a store, given the bytes of its objects: each is read once, the shards one at a time."""
     named = yield from check_name(name)
     found = None if named is None else (yield from find_receipt(storage, name, named))
     receipt, published = found or (None, None)
     if ROOT not in sizes:
         yield Finding("zarr", f"no {ROOT}: it was never finished, or is being written")
         return
-    store = _Store(storage, name)
+    store = HeldStore(storage, name)
     shards = sorted(path for path in sizes if _SHARD.fullmatch(path))
     if (held := sum(size for path, size in sizes.items() if path not in {*shards})) > MOST_HELD:
         yield Finding("zarr", f"{held:,} bytes beside its shards, expected at most {MOST_HELD:,}")
@@ -68,31 +50,12 @@ def check_store(storage: Storage, name: str) -> Iterator[Finding]:
     except DaskembedError:
         raise
     except Exception as error:  # whatever zarr, xarray and PROJ raise of what somebody wrote
-        yield Finding("zarr", f"cannot be looked at to its end: {_line(error)}")
+        yield Finding("zarr", f"cannot be looked at to its end: {told_of(error)}")
     if published is not None:
         yield from _check_digest(store, sizes, published)
 
 
-@dataclass
-class _Store:
-    """A store in memory, of which the shards come and go."""
-
-    storage: Storage
-    name: str
-    held: dict[str, Any] = field(default_factory=dict)
-    hashes: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each object that was read."""
-
-    def load(self, path: str) -> None:
-        """Read an object, by requests whose errors are the package's own."""
-        from zarr.buffer import default_buffer_prototype
-
-        data = self.storage.get(f"{self.name}/{path}")
-        self.hashes[path] = hashlib.sha256(data).hexdigest()
-        self.held[path] = default_buffer_prototype().buffer.from_bytes(data)
-
-
-def _check_digest(store: _Store, sizes: dict[str, int], published: Published) -> Iterator[Finding]:
+def _check_digest(store: HeldStore, sizes: dict[str, int], published: Published) -> Iterator[Finding]:
     if (size := sum(sizes.values())) != published.size:
         yield Finding("receipt", f"{len(sizes)} objects of {size} bytes, the receipt says {published.size}")
         return
@@ -104,7 +67,7 @@ def _check_digest(store: _Store, sizes: dict[str, int], published: Published) ->
 
 
 def _check_content(
-    store: _Store, shards: dict[str, int], named: Named | None, receipt: Receipt | None
+    store: HeldStore, shards: dict[str, int], named: Named | None, receipt: Receipt | None
 ) -> Iterator[Finding]:
     import xarray as xr
     import zarr
@@ -117,7 +80,7 @@ def _check_content(
         cube = xr.open_zarr(memory, chunks=None, consolidated=True)
         array = zarr.open_array(memory, path=VARIABLE, mode="r")
     except Exception as error:
-        yield Finding("zarr", f"cannot be opened, it is damaged or no store of ours: {_line(error)}")
+        yield Finding("zarr", f"cannot be opened, it is damaged or no store of ours: {told_of(error)}")
         return
     attributes = root["attributes"]
     made = attributes.get("daskembed")
@@ -130,8 +93,8 @@ def _check_content(
     across = math.isqrt(windows_of(made))
     lengths = dict(zip(made.get("dims") or (), made.get("shape") or (), strict=False))
     chip = (across * lengths.get("row", 1), across * lengths.get("col", 1))
-    yield from _check_place(cube, attributes, named, chip)
-    days = yield from _check_times(cube, named)
+    yield from check_place(cube, attributes, named, chip)
+    days = yield from check_times(cube, named)
     if named is not None and days:
         yield from check_ends(days, named, receipt)
     cells = yield from _check_shards(store, shards, array)
@@ -172,54 +135,7 @@ def _check_variable(cube: xr.Dataset, array: Any, made: dict[str, Any]) -> Gener
     return True
 
 
-def _check_place(
-    cube: xr.Dataset, attributes: dict[str, Any], named: Named | None, chip: tuple[int, int]
-) -> Iterator[Finding]:
-    about = cube["spatial_ref"].attrs
-    try:
-        crs = pyproj.CRS.from_wkt(about["crs_wkt"])
-        west, step_x, _, north, _, step_y = map(float, about["GeoTransform"].split())
-    except (KeyError, ValueError, pyproj.exceptions.CRSError):
-        yield Finding("geometry", "spatial_ref does not have a CRS and a GeoTransform that PROJ and GDAL know")
-        return
-    if (code := attributes.get("proj:code")) and crs != pyproj.CRS(code):
-        yield Finding("geometry", f"spatial_ref says {crs.name}, proj:code says {code}")
-    for name, start, step in (("x", west, step_x), ("y", north, step_y)):
-        expected = start + (np.arange(cube.sizes[name]) + 0.5) * step
-        found = cube[name].to_numpy()
-        if not np.allclose(found, expected, rtol=0, atol=1e-3 * abs(step)):
-            worst = int(np.abs(found - expected).argmax())
-            yield Finding("geometry", f"{name}[{worst}] is {found[worst]}, the GeoTransform says {expected[worst]}")
-    if named is not None:
-        # The chips in the four corners of the grid.
-        height, width = min(chip[0], cube.sizes["y"]) * step_y, min(chip[1], cube.sizes["x"]) * step_x
-        east, south = west + cube.sizes["x"] * step_x, north + cube.sizes["y"] * step_y
-        tops, lefts = (north, south - height), (west, east - width)
-        corners = [(left, top + height, left + width, top) for top in tops for left in lefts]
-        # An image may be larger than its tile.
-        reaches = at_tile(named.tile, np.array([(west, south, east, north)]), crs).all()
-        if not at_tile(named.tile, np.array(corners), crs).all():
-            what = "the grid reaches far beyond" if reaches else "the grid is not at"
-            message = f"{what} tile {named.tile}: expected {place_of(named.tile)}"
-            yield Finding("geometry", message, "note" if reaches else "problem")
-
-
-def _check_times(cube: xr.Dataset, named: Named | None) -> Generator[Finding, None, set[date]]:
-    times = cube["time"].to_numpy()
-    if times.dtype.kind != "M":
-        yield Finding("dates", f"the times are of {times.dtype}, expected dates")
-        return set()
-    days = times.astype("datetime64[D]")
-    if (np.diff(days.astype(np.int64)) <= 0).any():
-        yield Finding("dates", "the times are not in order, each once")
-    found: set[date] = set(days.tolist())
-    if named is not None and (outside := sorted(day for day in found if not named.first <= day <= named.last)):
-        what = f"{named.first} to {named.last}, which the name says"
-        yield Finding("dates", f"{outside[0]} is outside {what}")
-    return found
-
-
-def _check_shards(store: _Store, sizes: dict[str, int], array: Any) -> Generator[Finding, None, int]:
+def _check_shards(store: HeldStore, sizes: dict[str, int], array: Any) -> Generator[Finding, None, int]:
     """Gives how many cells have values."""
     cells = 0
     for path in sorted(sizes):
@@ -238,7 +154,7 @@ def _check_shards(store: _Store, sizes: dict[str, int], array: Any) -> Generator
         try:
             values = array[region]
         except Exception as error:
-            yield Finding("zarr", f"{path} cannot be decoded: {_line(error)}")
+            yield Finding("zarr", f"{path} cannot be decoded: {told_of(error)}")
             continue
         finally:
             del store.held[path]
@@ -251,7 +167,3 @@ def _check_shards(store: _Store, sizes: dict[str, int], array: Any) -> Generator
             yield Finding("vectors", f"NaN in some components of {torn} cells of {path}")
         cells += int(full.sum())
     return cells
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,255 @@
+"""The command's words and flags: those of `run`, `plan` and `cube` from the table of options."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from daskembed import __version__
+from daskembed.documents import parse_yaml
+from daskembed.errors import InputError, did_you_mean
+from daskembed.geo.mgrs import is_tile
+from daskembed.runs.options import RULES, CubeOptions, RunOptions, Words, default_of, words_of
+from daskembed.runs.rates import DEVICES
+from daskembed.sources.reading import NO_RULES, Rules
+
+EXIT_STATUS = """\
+exit status:
+  0  all tiles done          3  done, some chips quarantined    4  some tiles failed
+  1  stopped by a store      2  refused before starting         130  interrupted
+
+Defaults can be set in Dask's configuration (daskembed.*) or as DASK_DASKEMBED__OUTPUT and so on.
+"""
+_TILES: dict[str, Any] = {"metavar": "FILE|IDS", "help": "file of MGRS tile ids, one a line, or the ids"}
+_FLAGS = {"cluster_arguments": "--cluster-arg", "zeros": "--reject-zeros", "nan": "--reject-nan"}
+"""Of keywords that are not the flag's own name."""
+_CUBE = {
+    "cluster": Words("where it runs, as for `run`", "NAME|FILE|ADDRESS"),
+    "cluster_arguments": Words("as for `run`", "KEY=VALUE"),
+    "workers": Words("how many workers", "N|N..M"),
+    "readers": Words("threads of a task that read chips (default: 8)", "N", type=int),
+    "max_quarantined": Words("as for `run`, of chips with bad headers", "SHARE", type=float),
+}
+"""Options of `cube` that say something else there."""
+
+
+def flag_of(keyword: str) -> str:
+    """How a keyword of the library's functions is typed."""
+    return _FLAGS.get(keyword, f"--{keyword.replace('_', '-')}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes no abbreviations, whose meaning the next flag would change, and says what may have been meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    # Here and not at the top, where nothing is known of the sub-command's flags.
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        self._given = list(args or [])
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            known = self._option_string_actions
+            hints = [did_you_mean(one.partition("=")[0], known) for one in unknown if one[:1] == "-"]
+            hints += [f"; did you mean --check {one}?" for one in unknown if one[:1] != "-" and "--check" in known]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in two lines: all flags would hide it."""
+        if choice := re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)$", message):
+            message += did_you_mean(choice[1], re.findall(r"[^\s',]+", choice[2]))
+        if message.endswith("required: --tiles") and (ids := [word for word in self._given if is_tile(word)]):
+            message += f"; did you mean --tiles {' '.join(ids)}?"
+        self.exit(2, f"usage: {self.prog}: `{self.prog} --help` lists what it takes\n{self.prog}: {message}\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; what it gives has the command's name as `command`, options under their keywords."""
+    parser = _Parser(
+        prog="daskembed", description="Clay embeddings of Sentinel chips: tiles of chips in, GeoParquet files out."
+    )
+    parser.add_argument("--version", action="version", version=f"daskembed {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
+
+    # The flags of `run`, which `plan` takes too.
+    run = _Parser(add_help=False)
+    run.add_argument("--tiles", required=True, nargs="+", **_TILES)
+    _add_options(run, words_of(RunOptions))
+    run.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        default="text",
+        help="json: on stdout one line an event, and nothing else (default: text)",
+    )
+    commands.add_parser(
+        "run",
+        parents=[run],
+        help="embed tiles: one GeoParquet file or Zarr store each",
+        description="Embed MGRS tiles of chips: one GeoParquet file a tile, one Zarr store, or both.",
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+    plan = commands.add_parser(
+        "plan",
+        parents=[run],
+        help="what a run will take: chips, bytes, hours, price",
+        description="Say what `run` will take with the same flags. Reads listings, and measures this machine on some "
+        "chips unless a device is named. Starts no cluster and leaves the output as it is. The summary of "
+        "a run with the same flags on this machine says how the plan did.",
+        epilog="exit status: 0, or 2 if the run would be refused or a store does not answer",
+    )
+    plan.add_argument("--device", choices=list(DEVICES), help="plan for such machines (default: measure this one)")
+    plan.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of one machine, in any currency")
+
+    cube = commands.add_parser(
+        "cube",
+        help="tiles of chips as Zarr cubes, one a tile",
+        description="Write each tile's chips as one Zarr v3 cube, OUTPUT/TILE.zarr: xarray.open_zarr opens it.",
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    cube.add_argument("--tiles", required=True, nargs="+", **_TILES)
+    cube.add_argument("--output", required=True, metavar="URL", help="folder or URL of the cubes")
+    _add_options(cube, words_of(CubeOptions) | _CUBE)
+
+    clusters = commands.add_parser(
+        "clusters",
+        help="what --cluster can name, and whether it is installed",
+        description="List the presets: what each is, what it needs installed, and whether that is.",
+        epilog="exit status: 0, or 2 if the cluster does not work or the file cannot be written",
+    )
+    asked = clusters.add_mutually_exclusive_group()
+    asked.add_argument("--copy", nargs=2, metavar=("NAME", "FILE.yaml"), help="copy a preset to a file to be edited")
+    asked.add_argument(
+        "--check",
+        metavar="NAME|FILE|ADDRESS",
+        help="start the cluster with one worker, do one trivial task there, say what it computes with, and close it",
+    )
+    _add_options(clusters, {"cluster_arguments": _CUBE["cluster_arguments"]})
+
+    commands.add_parser(
+        "doctor",
+        help="what this machine is: torch, GPU, bf16, credentials, settings, cache, versions, metrics",
+        description="Say what this machine and environment are. Asks nobody, and tells names of credentials only.",
+    )
+
+    demo = commands.add_parser(
+        "demo",
+        help="the main job on synthetic chips, in about a minute",
+        description="Write synthetic chips of one tile, embed them on a local cluster and say what to look at.",
+    )
+    demo.add_argument("folder", nargs="?", default="daskembed-demo", help="where (default: daskembed-demo)")
+    demo.add_argument("--encoder", default="clay-v0", metavar="NAME", help="clay-v0 or clay-v1.5 (default: clay-v0)")
+
+    status = commands.add_parser(
+        "status",
+        help="what an output holds: tiles done, unfinished and failed, chips quarantined",
+        description="Say what an output holds, tile by tile. Reads listings, receipts and records, not the files.",
+        epilog="exit status: 0 all tiles done, 2 OUTPUT is no output of daskembed, 3 some are not done or not sound",
+    )
+    status.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    status.add_argument("--tiles", metavar="FILE|IDS", help="only these tiles; those never begun are named, too")
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="everything as one JSON document")
+    form.add_argument("--quarantined", action="store_true", help="the quarantined chips as CSV")
+
+    validate = commands.add_parser(
+        "validate",
+        help="check published files: footer, values, places, dates, receipt",
+        description="Check published files against what they say of themselves, and against their receipts.",
+        epilog="exit status: 0 all sound, 2 nothing could be looked at, 3 problems found",
+    )
+    validate.add_argument("files", nargs="+", metavar="FILE", help="*.gpq, *.zarr, or folders of them: paths or URLs")
+    validate.add_argument("--json", action="store_true", help="everything as one JSON document")
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser, options: dict[str, Words]) -> None:
+    """Add flags for options of the table, under the titles that it has for them; callbacks have none."""
+    groups: dict[str | None, Any] = {None: parser}
+    for name, words in options.items():
+        if words.callback:
+            continue
+        if words.group not in groups:
+            groups[words.group] = parser.add_argument_group(words.group)
+        for keyword, said in (RULES if name == "rules" else {name: words}).items():
+            _add(groups[words.group], keyword, said, default_of(name) if said is words else "")
+
+
+def _add(parser: Any, keyword: str, words: Words, default: str) -> None:
+    told = {"dest": keyword, "help": words.help + ("" if words.help.startswith("as for") else default)}
+    if words.type is bool:
+        action = argparse.BooleanOptionalAction if words.may_be_no else "store_true"
+        parser.add_argument(flag_of(keyword), action=action, **told)
+    elif keyword == "cluster_arguments":
+        parser.add_argument(flag_of(keyword), action="append", default=[], metavar=words.metavar, **told)
+    else:
+        how = {"type": words.type, "choices": words.choices, "metavar": words.metavar}
+        parser.add_argument(flag_of(keyword), **how, **told)
+
+
+def keywords(options: argparse.Namespace, known: type[Any]) -> dict[str, Any]:
+    """What the flags ask of a function that takes the options of `known`.
+
+    Raises
+    ------
+    InputError
+        If a flag's value is not of its form.
+    """
+    found = {name: getattr(options, name) for name in words_of(known) if hasattr(options, name)}
+    found["cluster_arguments"] = cluster_arguments(options.cluster_arguments)
+    if "offset" in found:
+        rules = Rules(**{name: getattr(options, name) for name in RULES})
+        found |= {"offset": _offset(options.offset), "rules": None if rules == NO_RULES else rules}
+    return found
+
+
+def _offset(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        y, x = map(int, text.split(","))
+    except ValueError:
+        raise InputError(f"--offset {text!r}: expected Y,X in pixels, such as 0,256") from None
+    return y, x
+
+
+def cluster_arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Arguments of a cluster class from ``key=value``: values are YAML, dots in a key lead into nested mappings.
+
+    Raises
+    ------
+    InputError
+        If one is not that.
+    """
+    import dask
+
+    parsed: list[dict[str, Any]] = []
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        names = key.split(".")
+        if not equals or not all(name.isidentifier() for name in names):
+            raise InputError(f"--cluster-arg {pair!r}: expected KEY=VALUE, such as n_workers=2")
+        try:
+            value = parse_yaml(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--cluster-arg {pair!r}: {text!r} is not YAML: {' '.join(str(error).split())}") from None
+        for name in reversed(names):
+            value = {name: value}
+        parsed.append(value)
+    return dict(dask.config.merge(*parsed))
+
+
+def one_list(words: list[str]) -> str:
+    """What follows ``--tiles`` as one text; a folder or URL among several words was meant as the source."""
+    for word in words if len(words) > 1 else ():
+        if "://" in word or (not is_tile(word) and Path(word).is_dir()):
+            raise InputError(f"--tiles {' '.join(words)}: {word} is no tile id; did you mean --source {word}?")
+    return " ".join(words)

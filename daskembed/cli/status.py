@@ -1,0 +1,70 @@
+"""The report of `daskembed status`: for people, as JSON, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from daskembed.cli.text import with_flags
+from daskembed.output.tile_status import OutputStatus, summary
+from daskembed.text import all_visible, one_line, visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def show(found: OutputStatus) -> None:
+    """Print a table and a summary for people; where the output is no terminal, plain lines as long as they need be."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        console.print(_table(found), soft_wrap=False)
+        lines = []
+    else:
+        wide = Console(highlight=False, width=100_000)
+        with wide.capture() as table:
+            wide.print(_table(found))
+        lines = [line.rstrip() for line in table.get().splitlines()]
+    for line in [*lines, *map(with_flags, summary(found))]:
+        console.print(line, markup=False)
+
+
+def _table(found: OutputStatus) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("tile", "version", "status"):
+        table.add_column(name, no_wrap=True)
+    rejected = any(tile.rejected for tile in found.tiles)
+    for name in ("chips", "blocks", "quarantined", *(["rejected"] if rejected else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("file, reason", overflow="fold")
+    for tile in found.tiles:
+        unfinished = tile.status in ("unfinished", "failed")
+        blocks = f"{tile.parts_done} of {'?' if tile.parts is None else tile.parts}" if unfinished else ""
+        chips = "" if tile.chips is None else str(tile.chips)
+        what = one_line(tile.reason or " ".join(tile.files) or ("no file" if tile.status == "done" else ""))
+        bad = (str(len(tile.quarantined)), *([str(len(tile.rejected))] if rejected else []))
+        cells = (tile.tile, "cube" if tile.kind == "cube" else tile.version, tile.status, chips, blocks, *bad, what)
+        # As `Text`, so that brackets in names and reasons are no markup.
+        table.add_row(*(Text(visible(with_flags(cell))) for cell in cells))
+    return table
+
+
+def as_json(found: OutputStatus) -> str:
+    """Everything, as one document."""
+    return json.dumps({**asdict(found), "counts": found.counts}, indent=1)
+
+
+def as_csv(found: OutputStatus) -> str:
+    """The quarantined chips, a line each."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(("tile", "version", "url", "reason"))
+    lines.writerows(all_visible(found.quarantined))
+    return text.getvalue().removesuffix("\n")

@@ -1,0 +1,253 @@
+"""What can be asked of a run: one table of keywords, with what they mean, their defaults, and what a command shows.
+
+`Options` is the table, and what a run gets of it; `RunOptions` and `CubeOptions` say which of its keywords a function
+takes. Of the precision ``auto`` nothing is decided here: the workers say what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
+
+from daskembed import config
+from daskembed.errors import did_you_mean
+from daskembed.sources.reading import EDGE, NO_RULES, Rules, yes_or_no
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from daskembed.runs.results import Event, Progress
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+WHOLE = "whole tiles, and what a chip must be"
+MEANING = "what the files' numbers are, where it is not clear"
+
+
+class Words(NamedTuple):
+    """What a command shows of an option."""
+
+    help: str
+    metavar: str | None = None
+    choices: tuple[str, ...] | None = None
+    type: type[Any] = str
+    """Of the value; ``bool`` takes none."""
+    group: str | None = None
+    """Title above it in the help."""
+    keyword: str | None = None
+    """What it is in Python, where that is something else than the command takes."""
+    may_be_no: bool = False
+    """Whether it can be said not to be wanted, too."""
+    callback: bool = False
+    """Whether it is a function, which no command can be given."""
+
+
+def _option(help: str, metavar: str | None = None, *, default: Any = None, **words: Any) -> Any:
+    return field(default=default, metadata={"words": Words(help, metavar, **words)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is asked of a run. The defaults of those in ``daskembed.yaml`` are the configuration's."""
+
+    source: str = _option("folder or URL above the tiles: a path, s3://, gs://, az:// or file://", "URL")
+    output: str = _option("folder or URL of the published files", "URL")
+    encoder: str | None = _option(
+        "clay-v0, clay-v1.5 or a module (default: whose checkpoint it is, else clay-v0)", "NAME"
+    )
+    checkpoint: str | None = _option(
+        "weights: a path or URL, hf://REPO@REVISION/PATH, or untrained:SIZE[:SEED]", "CKPT"
+    )
+    sensor: str | None = _option("whose images, for clay-v1.5 (default: sentinel-2-l2a)", "NAME|FILE.yaml")
+    window: int | None = _option("pixels of a side that clay-v1.5 sees (default: 256)", "N", type=int)
+    level: str | None = _option("clay-v0: mean, patch or group; clay-v1.5: cls, mean or patch", "LEVEL")
+    cluster: str | Client = _option(
+        "where it runs: a name, a YAML file, or a scheduler's address",
+        "NAME|FILE|ADDRESS",
+        keyword="where it runs: a name, a YAML file, a scheduler's address, or a connected ``distributed.Client``",
+    )
+    cluster_arguments: Mapping[str, Any] | None = _option(
+        "an argument of the cluster's class, over its preset's: n_workers=2, worker_options.nthreads=4",
+        "KEY=VALUE",
+        keyword="arguments of the cluster's class, over its preset's, nested mappings key by key",
+    )
+    workers: int | str | None = _option("how many workers; 1..20 is as many as there is work for", "N|N..M")
+    precision: str = _option("auto is bf16 where the device computes it natively", choices=("auto", "bf16", "fp32"))
+    batch_size: int = _option("chips given to the device at once", "N", type=int)
+    readers: int | None = _option("threads of a worker that read chips", "N", type=int)
+    version: str = _option("part of the files' names; other settings need another version", "V")
+    on_nan: str = _option(
+        "chips with NaN or infinity: set aside, or fill by the band's mean", choices=("quarantine", "fill")
+    )
+    max_quarantined: float = _option(
+        "a tile fails of which a larger share, and more than four chips, would newly be quarantined; 1 accepts all",
+        "SHARE",
+        type=float,
+    )
+    retry_quarantined: bool = _option("make finished tiles with quarantined chips again", default=False, type=bool)
+    format: str = _option("geoparquet, zarr (levels with a grid of patches), or geoparquet,zarr", "F[,F]")
+    dtype: str = _option("of the values in the files", choices=("float32", "float16"))
+    dates: str | None = _option("acquisition dates wanted, inclusive (default: all)", "START/END")
+    offset: tuple[int, int] = _option(
+        "pixels from a whole tile's corner to the first chip (default: 0,0)",
+        "Y,X",
+        default=(0, 0),
+        group=WHOLE,
+        keyword="pixels (y, x) from a whole tile's corner to the first chip",
+    )
+    edge: str = _option(
+        "chips that reach beyond a tile: leave out, or repeat its edge (default: drop)",
+        choices=EDGE,
+        default=EDGE[0],
+        group=WHOLE,
+    )
+    rules: Rules = _option("what a chip must be to be embedded, a `Rules`", default=NO_RULES, group=WHOLE)
+    offset_applied: str | None = _option(
+        "whether the 1000 that ESA adds to Sentinel-2 since 2022-01-25 is taken out already; no takes it out of "
+        "the images that have it (default: what each file tells, else numbers are taken as they are)",
+        choices=("yes", "no"),
+        group=MEANING,
+    )
+    numbers: str | None = _option(
+        "of bands with scale and offset tags, take the stored numbers or the values they stand for (default: what "
+        "the encoder was trained on)",
+        choices=("stored", "values"),
+        group=MEANING,
+    )
+    overwrite: bool = _option("replace files that were made with other settings", default=False, type=bool)
+    listen: str | None = _option(
+        "let a cluster of this machine listen to others, who can then execute code; 0.0.0.0 is every address", "HOST"
+    )
+    tls: bool = _option("encrypt a cluster of this machine and let nobody else in", default=False, type=bool)
+    performance_report: str | None = _option(
+        "save Dask's own report of the run; its profiles stay empty, as workers started here are not profiled",
+        "FILE.html",
+    )
+    progress: Callable[[Progress], None] | None = _option(
+        "called with the run's state after every change", callback=True
+    )
+    events: Callable[[Event], None] | None = _option("called with what happens, one `Event` at a time", callback=True)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], known: type[Any]) -> Options:
+        """What is asked by keywords, of which None (for those of the configuration no text, too) takes the default.
+
+        Parameters
+        ----------
+        given
+            Keyword -> value.
+        known
+            `RunOptions` or `CubeOptions`, which says what keywords there are.
+
+        Raises
+        ------
+        TypeError
+            If there is no such keyword.
+        """
+        names = known.__annotations__
+        if unknown := [name for name in given if name not in names]:
+            raise TypeError(f"unexpected keyword argument {unknown[0]!r}{did_you_mean(unknown[0], names)}")
+        configured = {name: config.get(key) for name in names if (key := key_of(name)) in config.defaults()}
+        chosen = {
+            name: value
+            for name, value in given.items()
+            if value is not None and (value != "" or name not in configured)
+        }
+        found = {name: value for name, value in (configured | chosen).items() if value is not None}
+        # YAML makes numbers and truth values of these.
+        for name, read in (("version", str), ("offset_applied", yes_or_no)):
+            if name in found:
+                found[name] = read(found[name])
+        return cls(**found)
+
+
+RULES = {
+    "zeros": Words(
+        "leave out chips with a B02 of 0 (default: those cut out of whole tiles)", type=bool, may_be_no=True
+    ),
+    "nan": Words(
+        "leave out chips with pixels that are not there (default: those cut out of whole tiles)",
+        type=bool,
+        may_be_no=True,
+    ),
+    "max_cloud": Words(
+        "leave out chips of which this share is clouds, shadows or nodata, if SCL is there (default: 0.3)",
+        "SHARE",
+        type=float,
+    ),
+    "keep_all": Words("leave out none", type=bool),
+}
+"""Field of `Rules` -> its words."""
+
+
+class CubeOptions(TypedDict, total=False):
+    """Keywords of `daskembed.write_cubes`; see `Options`."""
+
+    source: str | None
+    cluster: str | Client | None
+    cluster_arguments: Mapping[str, Any] | None
+    workers: int | str | None
+    readers: int | None
+    max_quarantined: float | None
+    offset_applied: str | None
+    numbers: str | None
+    progress: Callable[[Progress], None] | None
+
+
+class RunOptions(CubeOptions, total=False):
+    """Keywords of `daskembed.run` and `daskembed.plan`; see `Options`."""
+
+    output: str | None
+    encoder: str | None
+    checkpoint: str | None
+    sensor: str | None
+    window: int | None
+    level: str | None
+    precision: str | None
+    batch_size: int | None
+    version: str | None
+    on_nan: str | None
+    retry_quarantined: bool
+    format: str | None
+    dtype: str | None
+    dates: str | None
+    offset: tuple[int, int] | None
+    edge: str | None
+    rules: Rules | None
+    overwrite: bool
+    listen: str | None
+    tls: bool
+    performance_report: str | None
+    events: Callable[[Event], None] | None
+
+
+def key_of(name: str) -> str:
+    """An option's name in the configuration, whether it is there or not."""
+    return name.replace("_", "-")
+
+
+def words_of(known: type[Any]) -> dict[str, Words]:
+    """Options that a function takes, in the order of the table."""
+    return {one.name: one.metadata["words"] for one in fields(Options) if one.name in known.__annotations__}
+
+
+def default_of(name: str) -> str:
+    """What the packaged configuration has for an option, as the end of its description."""
+    default = config.defaults().get(key_of(name))
+    return "" if default is None else f" (default: {default})"
+
+
+def documented(known: type[Any]) -> Callable[[_Function], _Function]:
+    """Put what the table says into a docstring, in the place of its parameter `options`."""
+
+    def document(function: _Function) -> _Function:
+        head, parameter, rest = (function.__doc__ or "").partition("    options\n")
+        told = [
+            f"    {name}\n        {words.keyword or words.help}{default_of(name)}\n"
+            for name, words in words_of(known).items()
+        ]
+        if parameter:
+            function.__doc__ = head + "".join(told) + rest.partition("\n")[2]
+        return function
+
+    return document

@@ -1,0 +1,173 @@
+"""Plans, runs and tiles in words: the lines that a plan, a run on its way and a finished one are told in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from daskembed.text import visible
+
+if TYPE_CHECKING:
+    from daskembed.output.tile_status import TileStatus
+    from daskembed.runs.plan import Plan
+    from daskembed.runs.results import Expected, Progress, RunResult, TileResult
+
+MOST_LISTED = 5
+"""Quarantined chips and failed tiles named in a summary; the receipts hold all."""
+
+
+def describe_tile(result: TileResult) -> str:
+    """One line for a tile that is finished."""
+    if result.status == "failed":
+        return f"{result.tile}  failed: {result.reason}"
+    bad = f", {len(result.quarantined)} quarantined" if result.quarantined else ""
+    bad += f", {len(result.rejected)} rejected" if result.rejected else ""
+    files = " and ".join(result.files or (result.file or "no file",))
+    return f"{result.tile}  {result.status}: {_count(result.chips, 'chip')}{bad}, {files}"
+
+
+def describe_progress(state: Progress) -> str:
+    """One line for a run on its way."""
+    tiles, chips, *more = parts_of_progress(state)
+    return " · ".join([f"tiles {tiles}", f"chips {chips}", *more])
+
+
+def parts_of_progress(state: Progress) -> list[str]:
+    """How many tiles and chips are done, and what else is said of a run on its way."""
+    parts = [
+        f"{len(state.finished)}/{state.tiles}",
+        f"{state.done}/{state.chips}" + ("+" if state.indexed < state.tiles else ""),
+        f"{state.rate:.2f} chips/s" if state.done else "first chips on their way",
+        f"{describe_seconds(state.seconds)} elapsed",
+    ]
+    left = state.left
+    if state.how != "running":
+        parts.append(state.how)
+    elif left is not None:
+        # Tiles not yet indexed are taken to be like those that are.
+        parts.append(f"{describe_seconds(left)} left")
+    if state.quarantined:
+        parts.append(f"{state.quarantined} quarantined")
+    if state.rejected:
+        parts.append(f"{state.rejected} rejected")
+    return parts
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration for people: ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def summary(result: RunResult, left: Sequence[TileStatus] = ()) -> str:
+    """The closing lines of a run; `left` is what an output holds of the tiles that it did not finish."""
+    statuses = Counter(tile.status for tile in result.tiles)
+    # What an earlier run finished and this one did not come to is as good as skipped.
+    statuses += Counter({"done": "skipped"}.get(tile.status, tile.status) for tile in left)
+    statuses["not begun" if left else "not finished"] = result.unfinished - len(left)
+    states = ("done", "skipped", "failed", "unfinished", "missing", "changed", "damaged", "not begun", "not finished")
+    tiles = ", ".join(f"{statuses[status]} {status}" for status in states if statuses[status])
+    kept = [tile for tile in left if tile.status == "unfinished"]
+    blocks, of_all = sum(tile.parts_done for tile in kept), sum(tile.parts or 0 for tile in kept)
+    quarantined = result.quarantined | {url: why for tile in left for url, why in tile.quarantined.items()}
+    rejected = len(result.rejected) + sum(len(tile.rejected) for tile in left)
+    chips = result.chips + sum(tile.chips or 0 for tile in left)
+    rate = f" in {describe_seconds(result.seconds)} ({result.chips_per_second:.2f} chips/s)" if result.encoded else ""
+    lines = [
+        f"tiles        {tiles}",
+        f"chips        {chips} in the files, {result.encoded} encoded now{rate}",
+        *([f"blocks       {blocks} of {of_all} of the unfinished tiles are kept"] if kept else []),
+        f"quarantined  {len(quarantined)}",
+        *_some(f"  {url}  {reason}" for url, reason in quarantined.items()),
+        *([f"rejected     {rejected} (the receipts say why)"] if rejected else []),
+        *_some(f"note         {note}" for tile in result.tiles if tile.status == "done" for note in tile.notes),
+        *([f"failed       {statuses['failed']}"] if statuses["failed"] else []),
+        *_some(f"  {tile.tile}  {tile.reason}" for tile in result.tiles if tile.status == "failed"),
+        *([f"time         {describe_stages(result)}"] if result.encoded and result.stage_seconds else []),
+        *([f"plan         {compare(result, result.expected)}"] if result.encoded and result.expected else []),
+        f"files        {result.output}",
+    ]
+    if result.interrupted:
+        lines.append("interrupted: the same command goes on from here")
+    elif statuses["failed"]:
+        lines.append("the same command tries the failed tiles again")
+    return "\n".join(map(visible, lines))
+
+
+def compare(result: RunResult, expected: Expected) -> str:
+    """What a plan expected of a run, and what came of it."""
+    # Of other chips than the planned ones, the time says nothing about the plan.
+    same = result.encoded == expected.chips and not result.interrupted and expected.seconds
+    off = f" ({result.seconds / expected.seconds - 1:+.0%})" if same else ""
+    return (
+        f"{_count(expected.chips, 'chip')} in {describe_seconds(expected.seconds)} on "
+        f"{_count(expected.workers, 'worker')}, {describe_bytes(expected.bytes)}; "
+        f"actual {_count(result.encoded, 'chip')} in {describe_seconds(result.seconds)}{off}, "
+        f"{describe_bytes(result.bytes)}"
+    )
+
+
+def describe_bytes(number: float) -> str:
+    """A size for people: ``512 B``, ``1.4 MB``, ``3.1 TB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} TB" if number < 999.5 else f"{number:,.0f} TB"
+
+
+def describe_plan(plan: Plan) -> str:
+    """The lines of a plan."""
+    tiles = ((len(plan.done), "done"), (len(plan.to_do), "to do"), (len(plan.missing), "without chips"))
+    levels = sorted(plan.bytes_to_write, key=lambda level: level != plan.level)
+    sizes = ", ".join(f"{level} {describe_bytes(plan.bytes_to_write[level])}" for level in levels)
+    lines = [
+        f"tiles        {', '.join(f'{count} {what}' for count, what in tiles if count)}",
+        *(f"  {tile}  {reason}" for tile, reason in plan.missing.items()),
+        f"chips        {plan.chips} listed, {plan.chips - plan.chips_to_do} done, {plan.chips_to_do} to do",
+        *([f"to do        {_names(plan.to_do)}"] if plan.to_do else []),
+        *_some((f"note         {note}" for note in plan.notes), ""),
+    ]
+    if (speed := plan.speed) is None:
+        return "\n".join(map(visible, [*lines, "nothing is left to encode"]))
+    lines += [
+        f"read         {describe_bytes(plan.bytes_to_read)}",
+        f"write        {sizes} (estimates; the level chosen comes first)",
+        f"speed        {speed.chips_per_second:.3g} chips/s a worker, the limit is the {speed.limit}",
+        f"             {speed.basis}",
+        f"device       {describe_seconds(3600 * plan.device_hours)} of encoding",
+        f"time         {describe_seconds(plan.seconds)} on {_count(plan.workers, 'worker')}, after about "
+        f"{describe_seconds(speed.start_seconds)} to start",
+    ]
+    if plan.price is not None:
+        lines.append(f"price        {plan.price:,.2f}, at {plan.price_per_hour:g} an hour and worker")
+    return "\n".join(map(visible, lines))
+
+
+def describe_stages(result: RunResult) -> str:
+    """Where the workers' time went, and which stage was the limit."""
+    spent = result.stage_seconds
+    busy = spent["device"] / (spent["device"] + spent["wait"]) if spent["device"] else 0.0
+    limit = "device" if busy >= 0.5 else max(("source", "decode"), key=lambda stage: spent[stage])
+    shares = ", ".join(f"{stage} {spent[stage]:.1f} s" for stage in ("source", "decode", "device", "write"))
+    return f"{shares}; device busy {busy:.0%} of its time, the limit was the {limit}"
+
+
+def _some(lines: Iterator[str], where: str = ": see the receipts") -> list[str]:
+    listed = list(lines)
+    more = [f"  and {len(listed) - MOST_LISTED} more{where}"] if len(listed) > MOST_LISTED else []
+    return listed[:MOST_LISTED] + more
+
+
+def _names(tiles: Sequence[str]) -> str:
+    more = len(tiles) - MOST_LISTED
+    return " ".join([*tiles[:MOST_LISTED], *([f"and {more} more"] if more > 0 else [])])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
