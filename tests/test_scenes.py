@@ -783,7 +783,7 @@ def test_what_is_read_again_leaves_other_scenes_alone(pixels: np.ndarray, tmp_pa
     chips = [frame["chip"][0], frame["chip"].iloc[-1]]
     assert chips[0].scene != chips[1].scene
     expected = [chip.read() for chip in chips]
-    open_layer, opened = rasterfile.open_layer, []
+    open_layer, opened = rasterfile.RasterLayer.open, []
 
     def watch(layer: Any, *, fresh: bool = False) -> Any:
         opened.append((Path(layer.url).name, fresh))
@@ -796,7 +796,7 @@ def test_what_is_read_again_leaves_other_scenes_alone(pixels: np.ndarray, tmp_pa
             raise failures.pop()
         check(*args)
 
-    monkeypatch.setattr(rasterfile, "open_layer", watch)
+    monkeypatch.setattr(rasterfile.RasterLayer, "open", watch)
     monkeypatch.setattr(cutting, "check_pixels", fail_once)
     kept = {key for key in pieces._pieces._found if key[0] == chips[1].scene.url}
     assert kept

@@ -6,16 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from daskembed.errors import ChipError
 from daskembed.sources.reading import Reading
 from daskembed.sources.rules import CLASSES
 from daskembed.storage.stores import Entry
-
-if TYPE_CHECKING:
-    pass
-
 
 _BAND_FILE = re.compile(
     r"(?:(?P<scene>T?(?P<tile>\d\d[A-Z]{3})(?:_\d{8}(?:T\d{6})?)?|\d{8}(?:T\d{6})?)_)?(?P<band>.+?)(?:_(?P<metres>\d+)m)?",

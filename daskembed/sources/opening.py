@@ -6,28 +6,18 @@ import io
 import threading
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rasterio
 from rasterio.enums import MaskFlags
 
 from daskembed.errors import ChipError, DaskembedError, InputError
-from daskembed.sources.gdal import (
-    BESIDE,
-    MOST_SIDECAR,
-    SIGNATURES,
-    check_sidecar,
-    missing_blocks,
-)
+from daskembed.sources.gdal import BESIDE, MOST_SIDECAR, SIGNATURES, check_sidecar, missing_blocks
 from daskembed.sources.vrt import MOST_BYTES, TOP, Virtual, read_vrt
 from daskembed.storage.failures import explained
 from daskembed.storage.readers import open_ranged
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local
-
-if TYPE_CHECKING:
-    pass
-
 
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT", ".jp2": "JP2OpenJPEG"}
 

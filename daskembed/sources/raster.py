@@ -20,9 +20,7 @@ from daskembed.sources.bandfiles import BandFile, band_file, by_scene, finest_of
 from daskembed.sources.bands import alternative, order_bands
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.days import day_in, one_day
-from daskembed.sources.gdal import (
-    SIDECARS,
-)
+from daskembed.sources.gdal import SIDECARS
 from daskembed.sources.listing import Listing
 from daskembed.sources.opening import DRIVERS, get_vrt, suffix_of
 from daskembed.sources.rasterfile import RasterFile, RasterLayer, read_header

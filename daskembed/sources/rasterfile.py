@@ -16,12 +16,7 @@ from rasterio.windows import Window
 from daskembed.errors import ChipError, DaskembedError, exact
 from daskembed.health import fault_of
 from daskembed.sources.chunks import lost_pixels
-from daskembed.sources.gdal import (
-    SIDECARS,
-    projected_epsg,
-    read_bands,
-    scale_of,
-)
+from daskembed.sources.gdal import SIDECARS, projected_epsg, read_bands, scale_of
 from daskembed.sources.opening import Opening
 from daskembed.sources.scales import Scale
 from daskembed.sources.scene import Reader, damage_is_the_chips
@@ -48,7 +43,38 @@ class RasterLayer:
 
     def open(self, *, fresh: bool = False) -> Reader:
         """Open it for reading, past caches if `fresh`: each thread by a handle of its own."""
-        return open_layer(self, fresh=fresh)
+        opening = Opening(Storage(self.root, fresh), self.url.removeprefix(f"{self.root}/"), self.sidecars)
+        opened = threading.local()
+
+        def dataset() -> Any:
+            if not hasattr(opened, "dataset"):
+                opened.dataset = rasterio.open(opening.name, **opening.options)
+            return opened.dataset
+
+        def pixels_of(rows: slice, cols: slice) -> NDArray[np.generic]:
+            with damage_is_the_chips(opening.failure), rasterio.Env(**opening.environment):
+                image = dataset()
+                pixels = read_bands(image, self.bands, Window.from_slices(rows, cols))
+                if image.driver != "GTiff":
+                    return pixels
+                numbers, mask = part_masks(pixels)
+                lost = _unwritten(image, self.bands, numbers, (rows.start, cols.start))
+            if lost is None:
+                return pixels
+            if not fresh:
+                # What is not there by one reading of the header may be there by the next.
+                raise ChipError("lacks blocks of its pixels: it was not written to its end, or as a sparse file")
+            return np.ma.masked_array(numbers, lost if mask is None else lost | mask)
+
+        def read(rows: slice, cols: slice) -> NDArray[np.generic]:
+            try:
+                return pixels_of(rows, cols)
+            except DaskembedError:
+                # Through the same handle GDAL would later read zeros, without an error, from what did not open now.
+                vars(opened).pop("dataset", None)
+                raise
+
+        return read
 
 
 @dataclass(frozen=True)
@@ -123,42 +149,6 @@ def _header_of(storage: Storage, path: str, dataset: Any) -> RasterFile:
         scales=scales,
         tags=dataset.tags(),
     )
-
-
-def open_layer(layer: RasterLayer, *, fresh: bool = False) -> Reader:
-    """Open a layer for reading, past caches if `fresh`: each thread by a handle of its own."""
-    opening = Opening(Storage(layer.root, fresh), layer.url.removeprefix(f"{layer.root}/"), layer.sidecars)
-    opened = threading.local()
-
-    def dataset() -> Any:
-        if not hasattr(opened, "dataset"):
-            opened.dataset = rasterio.open(opening.name, **opening.options)
-        return opened.dataset
-
-    def pixels_of(rows: slice, cols: slice) -> NDArray[np.generic]:
-        with damage_is_the_chips(opening.failure), rasterio.Env(**opening.environment):
-            image = dataset()
-            pixels = read_bands(image, layer.bands, Window.from_slices(rows, cols))
-            if image.driver != "GTiff":
-                return pixels
-            numbers, mask = part_masks(pixels)
-            lost = _unwritten(image, layer.bands, numbers, (rows.start, cols.start))
-        if lost is None:
-            return pixels
-        if not fresh:
-            # What is not there by one reading of the header may be there by the next.
-            raise ChipError("lacks blocks of its pixels: it was not written to its end, or as a sparse file")
-        return np.ma.masked_array(numbers, lost if mask is None else lost | mask)
-
-    def read(rows: slice, cols: slice) -> NDArray[np.generic]:
-        try:
-            return pixels_of(rows, cols)
-        except DaskembedError:
-            # Through the same handle GDAL would later read zeros, without an error, from what did not open now.
-            vars(opened).pop("dataset", None)
-            raise
-
-    return read
 
 
 def _unwritten(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import geopandas as gpd
 import numpy as np
@@ -19,9 +18,6 @@ from daskembed.sources.listing import Listing, RefusedScene
 from daskembed.sources.reading import Reading
 from daskembed.sources.scene import Scene
 from daskembed.storage.stores import Entry, Storage
-
-if TYPE_CHECKING:
-    pass
 
 MAX_CLOUD = 0.30
 """Share of a chip that must not be reached by clouds, shadows and nodata."""

@@ -49,7 +49,28 @@ class ZarrLayer:
 
     def open(self, *, fresh: bool = False) -> Reader:
         """Open it for reading, past caches if `fresh`."""
-        return open_layer(self, fresh=fresh)
+        array = _open_dataset(self.url, fresh=fresh)[self.variable]
+        dims_of_all = tuple(map(str, array.dims))
+        sides = array.encoding.get("chunks") or array.shape
+        chunks = ZarrChunks(Storage(self.url, fresh), self.variable, dims_of_all, sides)
+        if self.time is not None:
+            array = array.isel(time=self.time)
+        dims = ("y", "x") if self.bands is None else ("band", "y", "x")
+        bands = None if self.bands is None else [number - min(self.bands) for number in self.bands]
+        if self.bands is not None:
+            # Picked afterwards: one by one they would be decoded out of the same chunks again and again.
+            array = array.isel(band=slice(min(self.bands), max(self.bands) + 1))
+
+        start = {"time": self.time or 0, "band": min(self.bands or (0,))}
+
+        def read(rows: slice, cols: slice) -> NDArray[np.generic]:
+            with damage_is_the_chips(), explained(self.url, self.url):
+                window = _decode(array.isel(y=rows, x=cols).transpose(*dims))
+                lost = chunks.lost(window, start | {"y": rows.start, "x": cols.start})
+            found = window if lost is None else np.ma.masked_array(window, lost)
+            return found[None] if bands is None else found[bands]
+
+        return read
 
 
 def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
@@ -252,29 +273,3 @@ def _decode(array: xr.DataArray) -> NDArray[np.generic]:
         if isinstance(error, gzip.BadGzipFile) or (type(error) is OSError and error.errno is None):
             raise ChipError(f"cannot be decoded, its part of the storage is damaged: {error}") from None
         raise
-
-
-def open_layer(layer: ZarrLayer, *, fresh: bool = False) -> Reader:
-    """Open a layer for reading, past caches if `fresh`."""
-    array = _open_dataset(layer.url, fresh=fresh)[layer.variable]
-    dims_of_all = tuple(map(str, array.dims))
-    sides = array.encoding.get("chunks") or array.shape
-    chunks = ZarrChunks(Storage(layer.url, fresh), layer.variable, dims_of_all, sides)
-    if layer.time is not None:
-        array = array.isel(time=layer.time)
-    dims = ("y", "x") if layer.bands is None else ("band", "y", "x")
-    bands = None if layer.bands is None else [number - min(layer.bands) for number in layer.bands]
-    if layer.bands is not None:
-        # Picked afterwards: one by one they would be decoded out of the same chunks again and again.
-        array = array.isel(band=slice(min(layer.bands), max(layer.bands) + 1))
-
-    start = {"time": layer.time or 0, "band": min(layer.bands or (0,))}
-
-    def read(rows: slice, cols: slice) -> NDArray[np.generic]:
-        with damage_is_the_chips(), explained(layer.url, layer.url):
-            window = _decode(array.isel(y=rows, x=cols).transpose(*dims))
-            lost = chunks.lost(window, start | {"y": rows.start, "x": cols.start})
-        found = window if lost is None else np.ma.masked_array(window, lost)
-        return found[None] if bands is None else found[bands]
-
-    return read
