@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from daskembed.cube import INSIDE
 from daskembed.errors import InputError
-from daskembed.fates import FATE_DTYPES, Fate
+from daskembed.fates import FATE_DTYPES
 from daskembed.geo.cells import EDGES, window_bounds
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import bounding_box, box
@@ -156,10 +156,3 @@ def block_frame(
         geometry=rows.geometry.to_numpy(),
         crs="OGC:CRS84",
     )
-
-
-def fates_of(frame: gpd.GeoDataFrame) -> dict[str, Fate]:
-    """What became of the chips of a partition, by their URLs."""
-    chips = frame.drop_duplicates("chip_url")
-    told = [chips[name].astype(object).where(chips[name].notna(), None) for name in FATE_DTYPES]
-    return dict(zip(chips["chip_url"], map(Fate, *told), strict=True))

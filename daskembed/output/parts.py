@@ -15,9 +15,8 @@ import shapely
 
 from daskembed.documents import parse_object
 from daskembed.errors import TileError
-from daskembed.fates import Fates
+from daskembed.fates import Fate, Fates
 from daskembed.geo.cells import EDGES
-from daskembed.table import fates_of
 from daskembed.timings import timed
 
 if TYPE_CHECKING:
@@ -60,9 +59,10 @@ def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...]) 
         good = frame[~bad] if bad.any() else frame
         kind = pa.fixed_shape_tensor(pa.float32(), shape)
         vectors = pa.array(good["embeddings"], kind.storage_type)
-        notes = Fates()
-        for url, fate in fates_of(frame).items():
-            notes.add(url, fate)
+        chips, notes = frame.drop_duplicates("chip_url"), Fates()
+        told = [chips[name].astype(object).where(chips[name].notna(), None) for name in Fate._fields]
+        for url, *fate in zip(chips["chip_url"], *told, strict=True):
+            notes.add(url, Fate(*fate))
         table = pa.table(
             {
                 "source_url": pa.array(good["source_url"], pa.string()),
