@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-STAGES = ("index", "embed", "examine", "publish")
+STAGES = ("index", "embed", "write", "examine", "publish")
 """What the names of tasks begin with; the tile follows."""
 RUNS, TASKS, LOST = "daskembed-runs", "daskembed-tasks", "daskembed-lost"
 """Topics of events on the scheduler: where runs say how far they are, and where they hear which worker did a task and
@@ -265,7 +265,9 @@ class _Page(SchedulerPlugin):  # type: ignore[misc]
         for name, value in self._scheduler.cumulative_worker_metrics.items():
             if isinstance(name, tuple) and name[0] == "execute" and name[1] in STAGES:
                 done[name[2]] += value
-        yield CounterMetricFamily("daskembed_chips", "Chips embedded or quarantined", value=done["chips"])
+        yield CounterMetricFamily(
+            "daskembed_chips", "Chips embedded, put into cubes or quarantined", value=done["chips"]
+        )
         seconds = CounterMetricFamily(
             "daskembed_stage_seconds", "Seconds of the workers' threads by stage", labels=["stage"]
         )
