@@ -18,7 +18,6 @@ from benchmarks.common import Row
 from benchmarks.fleet_worker import WORKERS as WORKERS_A_PROCESS
 from benchmarks.scheduling import cpu_seconds, write_tiles
 from daskembed import load_encoder
-from daskembed.runs import settings
 from daskembed.runs.settings import Settings
 from daskembed.runs.stages import index
 from daskembed.runs.tiles import run as run_tiles
@@ -42,7 +41,6 @@ def run(*, smallest: bool = False) -> list[Row]:
 
 
 def _measure(folder: Path, chips: list[str], whole: list[str], chips_a_block: int, rate: int, tiles: int) -> Row:
-    settings.CHIPS_A_BLOCK = chips_a_block  # type: ignore[attr-defined]
     blocks = folder / "blocks.pickle"
     blocks.write_bytes(pickle.dumps(_blocks(folder, whole, chips_a_block)))
     scheduler_file = folder / f"{chips_a_block}-{rate}.json"
@@ -58,7 +56,10 @@ def _measure(folder: Path, chips: list[str], whole: list[str], chips_a_block: in
         for _ in range(WORKERS // WORKERS_A_PROCESS)
     ]
     try:
-        with dask.config.set(DASK_CONFIG), Client(scheduler_file=str(scheduler_file)) as client:
+        with (
+            dask.config.set(DASK_CONFIG | {"daskembed.chips-a-block": chips_a_block}),
+            Client(scheduler_file=str(scheduler_file)) as client,
+        ):
             client.wait_for_workers(WORKERS, timeout=300)
             before = cpu_seconds(scheduler.pid), time.process_time()
             result = run_tiles(

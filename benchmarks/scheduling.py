@@ -20,7 +20,6 @@ from rasterio.transform import from_origin
 from benchmarks.common import Row, resident_bytes
 from daskembed.errors import InputError
 from daskembed.geo.mgrs import SIDE, square_of
-from daskembed.runs import settings
 from daskembed.runs.results import Progress
 from daskembed.runs.tiles import run as run_tiles
 from daskembed.testing import write_chips
@@ -30,8 +29,7 @@ BLOCKS_A_TILE = 7
 
 def run(*, smallest: bool = False) -> list[Row]:
     """One-chip blocks of nearly empty chips and an encoder that computes nothing: only overhead is left."""
-    settings.CHIPS_A_BLOCK = 1  # type: ignore[attr-defined]
-    with tempfile.TemporaryDirectory() as folder:
+    with dask.config.set({"daskembed.chips-a-block": 1}), tempfile.TemporaryDirectory() as folder:
         counts = (2,) if smallest else (20, 200, 1000)
         chips = write_tiles(Path(folder) / "chips", counts[-1])
         return [_measure(chips, Path(folder) / f"out{count}", count) for count in counts]

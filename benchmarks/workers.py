@@ -16,7 +16,6 @@ from distributed import Client
 
 from benchmarks.common import CORES, Row
 from benchmarks.scheduling import write_tiles
-from daskembed.runs import settings
 from daskembed.runs.tiles import run as run_tiles
 from daskembed.runs.window import DASK_CONFIG
 from daskembed.testing import write_chips
@@ -39,15 +38,9 @@ def run(*, smallest: bool = False) -> list[Row]:
             }
             rows.append(_measure(Path(folder), list(TILES), processes, job))
         source, *names = write_tiles(Path(folder) / "many", 2 if smallest else 200, chips_a_tile=6)
-        settings.CHIPS_A_BLOCK = 2  # type: ignore[attr-defined]
-        rows.append(
-            _measure(
-                Path(folder),
-                names,
-                2,
-                {"source": source, "output": f"{folder}/many-out", "checkpoint": "untrained:tiny"},
-            )
-        )
+        job = {"source": source, "output": f"{folder}/many-out", "checkpoint": "untrained:tiny"}
+        with dask.config.set({"daskembed.chips-a-block": 2}):
+            rows.append(_measure(Path(folder), names, 2, job))
     return rows
 
 

@@ -23,6 +23,7 @@ from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
 from daskembed.clusters import forks
+from daskembed.encoders import clay_v0, clay_v1_5
 from daskembed.storage import stores as storage_module
 from daskembed.storage.opening import open_store
 from daskembed.testing import FaultyProxy, write_chips
@@ -46,6 +47,13 @@ def _workers_are_forked() -> Iterator[None]:
     with dask.config.set(forked), pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed.deploy.local, "Nanny", Forked)
         yield
+
+
+@pytest.fixture
+def released_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the tests' own size, for messages that name all of them."""
+    for module in (clay_v0, clay_v1_5):
+        monkeypatch.delitem(module.SIZES, "least")
 
 
 @pytest.fixture(scope="session")
@@ -113,6 +121,13 @@ def lying(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             return proxy
 
         yield begin
+
+
+@pytest.fixture
+def small_blocks() -> Iterator[None]:
+    """Blocks of two chips, so that small tiles have several."""
+    with dask.config.set({"daskembed.chips-a-block": 2}):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from daskembed.encoders.loading import load_encoder
 from daskembed.output import state
 from daskembed.output.parts import write_part
 from daskembed.output.state import write_failure
-from daskembed.runs import cubes, stages
+from daskembed.runs import cube_layout, cube_stages, stages
 from daskembed.runs.settings import Settings
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
@@ -173,14 +173,14 @@ def write_chips(source: Path) -> None:
     (folder / name.format(2)).write_bytes(b"no chip")
 
 
-def write_cube(job: cubes.Job) -> None:
+def write_cube(job: cube_layout.Job) -> None:
     """A cube as the workers make it."""
-    plan = cubes.plan_tile(job, TILE)
-    assert isinstance(plan, cubes.Plan)
+    plan = cube_stages.plan_tile(job, TILE)
+    assert isinstance(plan, cube_stages.Plan)
     assert plan.layout is not None
     bands = len(plan.layout.bands)
-    notes = {shard.key: cubes.write_shard(job, TILE, bands, shard) for shard in plan.to_do}
-    cubes.finish_tile(job, plan, notes)
+    notes = {shard.key: cube_stages.write_shard(job, TILE, bands, shard) for shard in plan.to_do}
+    cube_stages.finish_tile(job, plan, notes)
 
 
 def anew(function: Callable[..., T], *arguments: Any) -> T:
@@ -206,7 +206,7 @@ def main(folder: Path) -> None:
     (folder / "cube").mkdir()
     with tempfile.TemporaryDirectory() as chips:
         write_chips(Path(chips))
-        anew(write_cube, cubes.Job(Storage(chips), Storage(str(folder / "cube"))))
+        anew(write_cube, cube_layout.Job(Storage(chips), Storage(str(folder / "cube"))))
     receipt = folder / "cube" / state.receipt_path(TILE, None)
     receipt.write_text(receipt.read_text().replace(chips, "/made-up/chips"))
     (folder / "made_with.json").write_text(json.dumps(software(), indent=1) + "\n")

@@ -29,13 +29,6 @@ from daskembed.testing import write_checkpoint
 State = dict[str, torch.Tensor]
 
 
-@pytest.fixture(autouse=True)
-def _sizes_are_the_users(monkeypatch):
-    """Messages name all of them: without the tests' own."""
-    for module in (clay_v0, clay_v1_5):
-        monkeypatch.delitem(module.SIZES, "least")
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     """The weights of untrained:tiny:0 as a Lightning checkpoint; not to be changed."""
@@ -327,6 +320,7 @@ def test_all_that_is_wrong_is_said_at_once(state, tmp_path):
     assert message.endswith("1 have the wrong shape: model.encoder.time_embedding.bias is (255,), expected (256,)")
 
 
+@pytest.mark.usefixtures("released_sizes")
 def test_unknown_size(state, tmp_path):
     del state["model.encoder.transformer.layers.3.0.to_qkv.weight"]
     path = save(tmp_path / "a.ckpt", state)

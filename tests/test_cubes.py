@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,9 @@ from daskembed.output import lock, state
 from daskembed.output.status import status
 from daskembed.output.tile_status import OutputStatus, TileStatus
 from daskembed.output.validate.check import validate
-from daskembed.runs import cubes
-from daskembed.runs.results import Progress
+from daskembed.runs import cube_layout, cube_stages, cube_tasks, cubes
+from daskembed.runs.results import Event, Progress
+from daskembed.runs.summary import summary
 from daskembed.sensors.bands import MARK
 from daskembed.sources import geotiff
 from daskembed.sources.reading import Reading
@@ -233,7 +235,7 @@ def test_a_bad_chip_is_left_out_and_listed(copy: Copy) -> None:
     assert_holds(copy.open(), copy.paths, without=(damaged, headless))
     again = copy.write()
     assert (again.exit_status, again.encoded, again.quarantined) == (3, 0, result.quarantined)
-    assert "quarantined  2" in cubes.summary(again)
+    assert "quarantined  2" in summary(again)
 
 
 @pytest.mark.parametrize("spoil", [damage, lambda path: path.write_bytes(b"nothing")], ids=["pixels", "headers"])
@@ -318,13 +320,13 @@ def test_a_cube_with_a_damaged_object_is_made_sound_again(
 
 def test_what_killed_writers_left_in_a_cube_goes(copy: Copy, cube: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = copy.root.parent / "pixels/c/0/0/0/.1.0123abcd.tmp"
-    put = cubes.cube_metadata
+    put = cube_stages.cube_metadata
 
     def die(*args: object) -> dict[str, bytes]:
         left.touch()  # of a worker that died while it wrote what another has written
         return put(*args)
 
-    monkeypatch.setattr(cubes, "cube_metadata", die)
+    monkeypatch.setattr(cube_stages, "cube_metadata", die)
     copy.write()
     assert not left.exists()
     left.touch()  # of an earlier release
@@ -337,16 +339,16 @@ def test_a_run_that_lost_its_lock_makes_and_unmakes_no_cube(copy: Copy) -> None:
     copy.write()
     output = Storage(str(copy.output))
     with lock.hold(output, None) as held:
-        job = cubes.Job(Storage(str(copy.source)), output, lock=held)
+        job = cube_layout.Job(Storage(str(copy.source)), output, lock=held)
         copy.paths[0].unlink()
-        plan = cubes.plan_tile(job, TILE)
+        plan = cube_stages.plan_tile(job, TILE)
         assert not copy.root.exists()
         output.put(held.path, b'{"token": "another"}')
         before = contents(copy.output)
         for act in (
-            lambda: cubes.write_shard(job, TILE, len(plan.layout.bands), plan.to_do[0]),
-            lambda: cubes.finish_tile(job, plan, {}),
-            lambda: cubes.plan_tile(job, TILE),
+            lambda: cube_stages.write_shard(job, TILE, len(plan.layout.bands), plan.to_do[0]),
+            lambda: cube_stages.finish_tile(job, plan, {}),
+            lambda: cube_stages.plan_tile(job, TILE),
         ):
             with pytest.raises(LockLostError):
                 act()
@@ -442,7 +444,7 @@ def test_an_interrupted_run_says_what_it_gives_up(chips: Path, tmp_path: Path, c
     assert (result.exit_status, result.unfinished) == (130, 1)
     how, (line,) = states[-1]
     assert how == "interrupted"
-    assert line.startswith("interrupted: what is not finished is given up")
+    assert line.startswith("interrupted: 4 unfinished shards given up, finished ones are kept; no tile waits")
 
 
 def test_a_cube_on_an_object_store(s3: str, chips: Path, cube: Path, client: Client) -> None:
@@ -464,7 +466,7 @@ def write_to(s3: str, chips: Path, client: Client) -> daskembed.RunResult:
 
 
 def test_chips_of_two_grids_are_refused(chips: Path, tmp_path: Path) -> None:
-    job = cubes.Job(Storage(str(chips)), Storage(str(tmp_path)))
+    job = cube_layout.Job(Storage(str(chips)), Storage(str(tmp_path)))
     index = daskembed.index_tile(TILE, str(chips))
     other = index.loc[3, "source_url"]
 
@@ -482,7 +484,7 @@ def test_chips_of_two_grids_are_refused(chips: Path, tmp_path: Path) -> None:
         ({"west": index.loc[2, "west"], "east": index.loc[2, "east"]}, "are of one place and date"),
     ):
         with pytest.raises(TileError, match=message) as refused:
-            cubes.lay_out(job, changed(**values))
+            cube_layout.lay_out(job, changed(**values))
         assert str(other) in str(refused.value)
 
 
@@ -501,7 +503,7 @@ def test_a_cube_says_of_which_dates_the_offset_is_out(copy: Copy, cube: Path, tm
     notes = ["10 chips: B02 to B12 (10 bands): 1000 taken out (processing baseline 04.00)"]
     assert copy.receipt["notes"] == notes
     assert list(result.tiles[0].notes) == notes
-    assert f"note         {notes[0]}" in cubes.summary(result)
+    assert f"note         {notes[0]}" in summary(result)
     assert json.loads(copy.root.read_text())["attributes"][MARK] == [DATES[1]]
     assert MARK not in (cube / "zarr.json").read_text()
     whole = copy.open().to_numpy()
@@ -515,8 +517,8 @@ def test_a_cube_says_of_which_dates_the_offset_is_out(copy: Copy, cube: Path, tm
         last = chips.iloc[-1]
         assert "1000 was taken out when the cube was written" in last.scene.note
         np.testing.assert_array_equal(last.read(), whole[1, :, -512:, -512:])
-    job = cubes.Job(Storage(str(copy.output)), Storage(str(tmp_path)))
-    again, _ = cubes.lay_out(job, daskembed.index_tile(TILE, str(copy.output)))
+    job = cube_layout.Job(Storage(str(copy.output)), Storage(str(tmp_path)))
+    again, _ = cube_layout.lay_out(job, daskembed.index_tile(TILE, str(copy.output)))
     assert again is not None
     assert [str(day) for day in again.offset_applied] == [DATES[1]]
     # A receipt from before there were notes.
@@ -529,7 +531,7 @@ def test_a_cube_says_of_which_dates_the_offset_is_out(copy: Copy, cube: Path, tm
 
 def test_who_says_that_the_offset_is_out_has_it_said_by_the_cube(chips: Path, tmp_path: Path) -> None:
     index = daskembed.index_tile(TILE, str(chips), offset_applied="yes")
-    layout, _ = cubes.lay_out(cubes.Job(Storage(str(chips)), Storage(str(tmp_path))), index)
+    layout, _ = cube_layout.lay_out(cube_layout.Job(Storage(str(chips)), Storage(str(tmp_path))), index)
     assert layout is not None
     assert [str(day) for day in layout.offset_applied] == list(DATES)
 
@@ -538,22 +540,22 @@ def test_a_date_of_which_the_offset_is_out_of_some_chips_only_is_refused(copy: C
     first, second = copy.paths[:2]
     tag(first, PROCESSING_BASELINE="04.00")
     tag(second, scale=1e-4)
-    job = cubes.Job(Storage(str(copy.source)), Storage(str(copy.output)))
+    job = cube_layout.Job(Storage(str(copy.source)), Storage(str(copy.output)))
     found = rf"nothing tells of {second} whether .* and of {first}, of the same date, it is out: .* --offset-applied"
     with pytest.raises(TileError, match=found):
-        cubes.lay_out(job, daskembed.index_tile(TILE, str(copy.source)))
-    told = cubes.Job(job.source, job.output, Reading(offset_applied="no"))
-    layout, _ = cubes.lay_out(told, daskembed.index_tile(TILE, str(copy.source), offset_applied="no"))
+        cube_layout.lay_out(job, daskembed.index_tile(TILE, str(copy.source)))
+    told = cube_layout.Job(job.source, job.output, Reading(offset_applied="no"))
+    layout, _ = cube_layout.lay_out(told, daskembed.index_tile(TILE, str(copy.source), offset_applied="no"))
     assert layout is not None
     assert [str(day) for day in layout.offset_applied] == [DATES[0]]
 
 
 def test_chips_fall_into_shards_by_their_places(chips: Path, tmp_path: Path) -> None:
-    job = cubes.Job(Storage(str(chips)), Storage(str(tmp_path)))
+    job = cube_layout.Job(Storage(str(chips)), Storage(str(tmp_path)))
     index = daskembed.index_tile(TILE, str(chips))
     for edge, chips_off in (("north", -9), ("south", -9), ("west", 6), ("east", 6)):
         index.loc[14, edge] += chips_off * 5120
-    layout, shards = cubes.lay_out(job, index)
+    layout, shards = cube_layout.lay_out(job, index)
     assert layout is not None
     assert layout.shape == (2, 13, 11 * 512, 11 * 512)
     assert (layout.grid.west, layout.grid.north) == (index.loc[0, "west"], index.loc[0, "north"])
@@ -572,7 +574,107 @@ def test_a_bad_tile_fails_and_the_others_go_on(copy: Copy) -> None:
     )
     assert result.exit_status == 4
     assert {tile.tile: tile.status for tile in result.tiles} == {"33TUM": "failed", TILE: "done"}
-    assert "33TUM  no chips of tile 33TUM" in cubes.summary(result)
+    assert "33TUM  no chips of tile 33TUM" in summary(result)
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_what_fails_is_tried_twice_more(copy: Copy, monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
+    encode, left, events = cube_stages.encode_shard, [None] * failures, list[Event]()
+    copy.paths[4].unlink()  # which leaves the first date one shard
+
+    def fail(block: np.ndarray) -> bytes:
+        if left and np.isnan(block[0, 0, 512:]).all():  # the first date's
+            left.pop()
+            raise OSError("no answer")
+        return encode(block)
+
+    monkeypatch.setattr(cube_stages, "encode_shard", fail)
+    result = copy.write(events=events.append)
+    retried = [(event.tile, event.stage, event.reason) for event in events if event.event == "retried"]
+    assert retried == [(TILE, "write", "OSError: no answer")] * 2
+    if failures == 3:
+        assert (result.exit_status, result.tiles[0].reason) == (4, "OSError: no answer")
+        assert copy.write().exit_status == 0
+    assert_holds(copy.open(), copy.paths)
+
+
+def test_events_and_the_page_tell_of_a_cube(copy: Copy) -> None:
+    copy.paths[6].write_bytes(b"nothing")
+    events: list[Event] = []
+    source, output = str(copy.source), str(copy.output)
+    result = daskembed.write_cubes(
+        [TILE, "33TUM"], source=source, output=output, cluster=copy.client, events=events.append
+    )
+    assert (result.exit_status, result.kind, result.stage_seconds["write"] > 0) == (4, "cube", True)
+    of_tile = [event for event in events if event.tile == TILE]
+    assert [event.event for event in of_tile if event.event != "written"] == [
+        *("tile_started", "indexed", "quarantined", "published")
+    ]
+    assert of_tile[1].counts == {"blocks": 4, "chips": 14}
+    written = [event for event in of_tile if event.event == "written"]
+    assert {event.block: event.counts["chips"] for event in written} == {0: 4, 1: 1, 2: 7, 3: 2}
+    assert all(event.worker for event in written)
+    assert (of_tile[-1].file, of_tile[-1].counts["chips"]) == (str(copy.root.parent), 14)
+    assert [event.event for event in events if event.tile == "33TUM"] == ["tile_started", "failed"]
+    assert events[-1].counts.items() >= {"done": 1, "failed": 1, "encoded": 14, "quarantined": 1}.items()
+    page = copy.client.cluster.scheduler.plugins["daskembed-page"]
+    for _ in range(600):
+        if (told := page.state()["runs"][0])["state"] == "over":
+            break
+        time.sleep(0.05)  # the client does not wait for it
+    assert told.items() >= {"output": output, "state": "over", "done": 1, "failed": 1, "in_files": 14}.items()
+
+
+def test_where_nothing_is_left_to_do_no_cluster_is_started(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert copy.write().exit_status == 0
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("a cluster was started")
+
+    monkeypatch.setattr(cubes, "connect", never)
+    arguments = ["cube", "--source", str(copy.source), "--output", str(copy.output), "--tiles", TILE]
+    left = copy.root.parent / "pixels/c/0/0/0/.1.0123abcd.tmp"
+    left.touch()  # of a writer that was killed
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "nothing is left to do: no cluster is started"
+    assert lines[1].startswith(f"{TILE}  skipped: 15 chips, ")
+    assert lines[2] == "tiles        1 skipped"
+    assert not left.exists()
+    assert main([*arguments, "33TUM"]) == 4
+    assert "33TUM  failed" in capsys.readouterr().out
+    assert main([*arguments[:-1], "33TUM", "--log-format", "json"]) == 4
+    events = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
+    assert events == ["run_started", "tile_started", "failed", "run_ended"]
+    os.utime(copy.paths[0])
+    with pytest.raises(AssertionError, match="a cluster was started"):
+        main(arguments)
+
+
+def test_a_shard_of_which_workers_die_is_examined_and_tried_with_less(copy: Copy) -> None:
+    copy.output.mkdir()
+    job = cube_layout.Job(Storage(str(copy.source)), Storage(str(copy.output)))
+    plan = cube_stages.plan_tile(job, TILE)
+    assert isinstance(plan, cube_stages.Plan)
+    write: Any = cube_tasks._Write(cube_tasks.CubeTile(TILE, 0, "now", job, plan), plan.to_do[0], 0)
+    examine = write.given_back(died=True)
+    assert (examine.key, examine.number) == (f"examine-{TILE}-0-now-again1", 0)
+    function, arguments = examine.call()
+    assert function(*arguments) == {}
+    deadly = {str(copy.paths[0]): "ends the process"}
+    (again,) = examine.then(deadly, None)
+    assert again.key == f"write-{TILE}-0-now-again1"
+    function, arguments = again.call()
+    note = function(*arguments)
+    assert (note.chips, note.quarantined) == (3, deadly)
+    # Examined once: what is left is to take less at a time.
+    for died in (True, False):
+        twice = again.given_back(died=died)
+        assert (twice.key, twice.set_aside, twice.call()[1][-1]) == (f"write-{TILE}-0-now-again2", deadly, 2)
+    assert examine.given_back(died=True).key == f"examine-{TILE}-0-now-again2"
+    assert examine.given_back(died=False).key == f"write-{TILE}-0-now-again2"
 
 
 def test_what_cannot_work_is_refused(copy: Copy) -> None:
@@ -656,7 +758,7 @@ def test_status_of_a_cube_in_work_and_of_one_that_failed(copy: Copy, monkeypatch
 
     output = Storage(str(copy.output))
     with monkeypatch.context() as patch:
-        patch.setattr(cubes, "finish_tile", full)
+        patch.setattr(cube_stages, "finish_tile", full)
         assert copy.write().exit_status == 4
     found = state_of(output)
     assert (found.status, found.reason, found.files) == ("failed", "the disk is slow", [])

@@ -25,6 +25,7 @@ from distributed import LocalCluster
 
 import daskembed
 from daskembed.cli.main import main
+from daskembed.cli.parser import make_parser
 from daskembed.testing import write_checkpoint
 
 TOP = Path(__file__).parent.parent

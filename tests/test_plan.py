@@ -19,7 +19,7 @@ from daskembed.encoders import clay_v0
 from daskembed.errors import ConflictError, InputError
 from daskembed.runs import plan as planning
 from daskembed.runs import rates as speed
-from daskembed.runs import settings, summary
+from daskembed.runs import summary
 from daskembed.runs.blocks import all_blocks
 from daskembed.runs.expected import recall
 from daskembed.runs.options import Options, RunOptions
@@ -133,19 +133,19 @@ def test_a_chip_that_came_later_makes_its_tile_to_do(finished, folder) -> None:
     assert plan_of(finished, folder).to_do == ("33TUL", "33TUM")
 
 
-def test_chips_in_finished_blocks_are_done(chips, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(settings, "CHIPS_A_BLOCK", 3)
+@pytest.mark.usefixtures("small_blocks")
+def test_chips_in_finished_blocks_are_done(chips, tmp_path) -> None:
     given = {"source": str(chips), "output": str(tmp_path / "out"), **TINY}
     first = daskembed.plan("33TUL", device="cpu", **given)
-    assert (first.chips_a_block, first.chips_to_do) == (3, 4)
+    assert (first.chips_a_block, first.chips_to_do) == (2, 4)
     listing = planning.list_tile("33TUL", Storage(str(chips)), Reading())
     wanted = resolve(Options.of(given, RunOptions))("bf16")
     index = daskembed.index_tile("33TUL", str(chips))
     last = all_blocks(wanted, "33TUL", index, listing.fingerprint)[1]
     wanted.output.put(last.path, b"a part")
     second = daskembed.plan("33TUL", device="cpu", **given)
-    assert (second.chips, second.chips_to_do, second.to_do) == (4, 3, ("33TUL",))
-    assert second.bytes_to_read == sum(entry.size for entry in listing.entries[:3])
+    assert (second.chips, second.chips_to_do, second.to_do) == (4, 2, ("33TUL",))
+    assert second.bytes_to_read == sum(entry.size for entry in listing.entries[:2])
     assert second.bytes_to_write == first.bytes_to_write
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import jsonschema
 import psutil
 import pytest
@@ -27,7 +28,6 @@ import daskembed
 from daskembed.clusters.connection import connect
 from daskembed.clusters.presets import is_installed, presets, read_preset
 from daskembed.errors import InputError
-from daskembed.runs import settings
 
 REPOSITORY = Path(__file__).parent.parent
 TORCH_THREADS = {"DASK_DASKEMBED__TORCH_THREADS": "1"}
@@ -35,8 +35,7 @@ TORCH_THREADS = {"DASK_DASKEMBED__TORCH_THREADS": "1"}
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_blocks() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(settings, "CHIPS_A_BLOCK", 2)
+    with dask.config.set({"daskembed.chips-a-block": 2}):
         yield
 
 

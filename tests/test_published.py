@@ -32,7 +32,7 @@ from daskembed.output import state
 from daskembed.output.protocol import format_of, get_format
 from daskembed.output.status import status
 from daskembed.output.validate.check import files_of, validate
-from daskembed.runs import cubes
+from daskembed.runs import cube_layout, cube_stages
 from daskembed.sources.kinds import list_tile
 from daskembed.storage.stores import Storage
 
@@ -157,24 +157,24 @@ def test_the_same_parts_make_the_same_bytes(name: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> cubes.Job:
+def job(tmp_path: Path) -> cube_layout.Job:
     write_chips(tmp_path / "chips")
     (tmp_path / "cube").mkdir()
-    return cubes.Job(Storage(str(tmp_path / "chips")), Storage(str(tmp_path / "cube")))
+    return cube_layout.Job(Storage(str(tmp_path / "chips")), Storage(str(tmp_path / "cube")))
 
 
-def test_the_same_chips_skip_a_cube(job: cubes.Job, tmp_path: Path) -> None:
+def test_the_same_chips_skip_a_cube(job: cube_layout.Job, tmp_path: Path) -> None:
     shutil.copytree(FOLDER / "cube", tmp_path / "cube", dirs_exist_ok=True)
     receipt = state.read_cube_receipt(job.output, TILE)
     assert receipt is not None
     # Where they were, when they were written and on which disk is of the listing, too.
     receipt = replace(receipt, listing=list_tile(TILE, job.source, job.reading).fingerprint)
     state.write_receipt(job.output, receipt)
-    assert cubes.plan_tile(job, TILE) == receipt
+    assert cube_stages.plan_tile(job, TILE) == receipt
 
 
 @pytest.mark.usefixtures("same_versions")
-def test_the_same_chips_make_the_same_bytes(job: cubes.Job, tmp_path: Path) -> None:
+def test_the_same_chips_make_the_same_bytes(job: cube_layout.Job, tmp_path: Path) -> None:
     anew(write_cube, job)
     assert sums(tmp_path / "cube" / f"{TILE}.zarr") == sums(FOLDER / "cube" / f"{TILE}.zarr")
     made, stored = (state.read_cube_receipt(output, TILE) for output in (job.output, Storage(str(FOLDER / "cube"))))

@@ -27,7 +27,8 @@ from daskembed.errors import ConflictError, InputError, LockLostError, StorageEr
 from daskembed.output.status import status
 from daskembed.runs import fleet, settings, stages
 from daskembed.runs import window as flow
-from daskembed.runs.blocks import examine
+from daskembed.runs.blocks import BlockSuspects
+from daskembed.runs.deadly_chips import deadly_chips
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.results import Event, Progress, left_by
 from daskembed.runs.summary import summary
@@ -52,11 +53,6 @@ def client():
         Client(cluster) as client,
     ):
         yield client
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(settings, "CHIPS_A_BLOCK", 2)
 
 
 @pytest.fixture
@@ -549,7 +545,7 @@ def test_what_is_raised_while_a_chip_is_tried_does_not_condemn_it(chips, tmp_pat
     made = chosen(chips, tmp_path, "untrained:tiny")
     _, blocks = stages.index(made, "33TUL", None, [])
     monkeypatch.setenv("GDAL_SKIP", "GTiff")
-    assert examine(made, blocks[0]) == {}
+    assert deadly_chips(BlockSuspects(blocks[0], made.encoder, made.level)) == {}
 
 
 def test_paused_workers_are_told_of():

@@ -55,6 +55,7 @@ def test_untrained_weights_follow_their_recipe():
     np.testing.assert_allclose(state[name][:4], 1 + noise(name) / 10, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("released_sizes")
 @pytest.mark.parametrize(
     "location",
     [

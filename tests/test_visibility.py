@@ -18,12 +18,12 @@ from distributed import Client, LocalCluster
 
 import daskembed
 from daskembed.errors import InputError
-from daskembed.runs import settings
 from daskembed.runs.results import Progress
 from daskembed.runs.visibility import MOST_SENT
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_checkpoint
 
+pytestmark = pytest.mark.usefixtures("small_blocks")
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 PATCH = "import daskembed.compute.device as d; d.native_precision = lambda: 'fp32'; d.{0} = lambda: d.Hardware(*{1})"
 
@@ -85,11 +85,6 @@ def remote(s3: str, chips: Path) -> str:
     for path in (chips / "33TUL" / "2019-04-16").iterdir():
         store.put(f"33TUL/2019-04-16/{path.name}", path.read_bytes())
     return f"{s3}/tiles"
-
-
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "CHIPS_A_BLOCK", 2)
 
 
 def published(output: Path) -> bytes:

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from daskembed import config
 from daskembed.cli.parser import cluster_arguments, keywords, make_parser, one_list
@@ -19,7 +19,7 @@ from daskembed.errors import DaskembedError, InputError, StorageError
 from daskembed.runs.options import CubeOptions, RunOptions
 
 if TYPE_CHECKING:
-    pass
+    from daskembed.runs.results import RunResult
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,17 +85,22 @@ def _load_for_workers(cluster: str | None) -> None:
 def _run(options: argparse.Namespace) -> int:
     _look_first(options)
     _load_for_workers(options.cluster)
+    from daskembed.runs.tiles import run
+
+    return _watch(options, run, keywords(options, RunOptions))
+
+
+def _watch(options: argparse.Namespace, work: Callable[..., RunResult], asked: dict[str, Any]) -> int:
+    """Do some work on a cluster, and tell of it while it goes and when it is over."""
     from daskembed.cli.live import show_progress
     from daskembed.clusters.quiet import quieten
     from daskembed.runs.results import left_by
     from daskembed.runs.summary import summary
-    from daskembed.runs.tiles import run
 
     quieten()  # and for good: what is said when everything is closed is no use to anybody
     as_json = options.log_format == "json"
     with contextlib.nullcontext() if as_json else show_progress() as progress:
-        asked = keywords(options, RunOptions)
-        result = run(options.tiles, **asked, progress=progress, events=print_event if as_json else None)
+        result = work(options.tiles, **asked, progress=progress, events=print_event if as_json else None)
     if not as_json:
         say(summary(result, left_by(result)))
     return result.exit_status
@@ -120,16 +125,9 @@ def _plan(options: argparse.Namespace) -> int:
 def _cube(options: argparse.Namespace) -> int:
     _look_first(options)
     _load_for_workers(options.cluster)
-    from daskembed.cli.live import show_progress
-    from daskembed.clusters.quiet import quieten
-    from daskembed.runs.cubes import summary, write_cubes
+    from daskembed.runs.cubes import write_cubes
 
-    quieten()
-    with show_progress() as progress:
-        asked = keywords(options, CubeOptions)
-        result = write_cubes(options.tiles, output=options.output, **asked, progress=progress)
-    say(summary(result))
-    return result.exit_status
+    return _watch(options, write_cubes, keywords(options, CubeOptions) | {"output": options.output})
 
 
 def _clusters(options: argparse.Namespace) -> int:

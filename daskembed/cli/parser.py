@@ -26,6 +26,11 @@ exit status:
 Defaults can be set in Dask's configuration (daskembed.*) or as DASK_DASKEMBED__OUTPUT and so on.
 """
 _TILES: dict[str, Any] = {"metavar": "FILE|IDS", "help": "file of MGRS tile ids, one a line, or the ids"}
+_LOG_FORMAT: dict[str, Any] = {
+    "choices": ["text", "json"],
+    "default": "text",
+    "help": "json: on stdout one line an event, and nothing else (default: text)",
+}
 _FLAGS = {"cluster_arguments": "--cluster-arg", "zeros": "--reject-zeros", "nan": "--reject-nan"}
 """Of keywords that are not the flag's own name."""
 _CUBE = {
@@ -81,12 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
     run = _Parser(add_help=False)
     run.add_argument("--tiles", required=True, nargs="+", **_TILES)
     _add_options(run, words_of(RunOptions))
-    run.add_argument(
-        "--log-format",
-        choices=["text", "json"],
-        default="text",
-        help="json: on stdout one line an event, and nothing else (default: text)",
-    )
+    run.add_argument("--log-format", **_LOG_FORMAT)
     commands.add_parser(
         "run",
         parents=[run],
@@ -118,6 +118,7 @@ def make_parser() -> argparse.ArgumentParser:
     cube.add_argument("--tiles", required=True, nargs="+", **_TILES)
     cube.add_argument("--output", required=True, metavar="URL", help="folder or URL of the cubes")
     _add_options(cube, words_of(CubeOptions) | _CUBE)
+    cube.add_argument("--log-format", **_LOG_FORMAT)
 
     clusters = commands.add_parser(
         "clusters",

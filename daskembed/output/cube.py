@@ -11,7 +11,7 @@ import numpy as np
 
 from daskembed import __version__
 from daskembed.geo.chips import CHIP
-from daskembed.output.geozarr import metadata, place_attributes
+from daskembed.output.geozarr import encode, metadata, place_attributes
 from daskembed.sensors.bands import MARK
 
 if TYPE_CHECKING:
@@ -49,14 +49,7 @@ class Layout:
 
 def encode_shard(block: NDArray[np.float32]) -> memoryview:
     """The object of a shard; empty if there is nothing in it."""
-    from zarr import create_array
-    from zarr.storage import MemoryStore
-
-    # Zarr makes it in memory, and storage puts it into its place as a whole.
-    memory: dict[str, Any] = {}
-    create_array(store=MemoryStore(memory), shape=block.shape, **_encoding(block.shape[1]))[...] = block
-    made = memory.get("c/0/0/0/0")
-    return memoryview(b"") if made is None else memoryview(made.as_numpy_array()).cast("B")
+    return encode(block, _encoding(block.shape[1]))
 
 
 def _encoding(bands: int) -> dict[str, Any]:

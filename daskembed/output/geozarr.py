@@ -123,6 +123,18 @@ def metadata(
     return {path: objects[path] for path in sorted(objects, key=lambda path: (path == ROOT, path))}
 
 
+def encode(block: NDArray[Any], encoding: Mapping[str, Any]) -> memoryview:
+    """The object of a shard; empty if there is nothing in it. `encoding` is as `zarr.create_array` takes it."""
+    from zarr import create_array
+    from zarr.storage import MemoryStore
+
+    # Zarr makes it in memory, and storage puts it into its place as a whole, with errors of our own.
+    memory: dict[str, Any] = {}
+    create_array(store=MemoryStore(memory), shape=block.shape, **encoding)[...] = block
+    made = memory.get("/".join(["c", *("0" for _ in block.shape)]))
+    return memoryview(b"") if made is None else memoryview(made.as_numpy_array()).cast("B")
+
+
 def digest(objects: Mapping[str, str]) -> str:
     """What stands for the SHA-256 of a store: that of the lines ``PATH SHA256`` of its objects, by path."""
     return hashlib.sha256("".join(f"{path} {objects[path]}\n" for path in sorted(objects)).encode()).hexdigest()

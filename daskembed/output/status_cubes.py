@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
 from daskembed.errors import InputError
 from daskembed.output.geozarr import ROOT
-from daskembed.output.state import CUBES, read_cube_receipt, read_record, record_path
+from daskembed.output.state import CUBES, CubeReceipt, read_cube_receipt, read_record, record_path
 from daskembed.output.tile_status import TileStatus
 from daskembed.storage.local_files import target
 from daskembed.storage.stores import Storage
@@ -66,10 +66,18 @@ def _judge(storage: Storage, tile: str, known: set[str], notes: int) -> TileStat
         written, planned = len(receipt.shards) + notes, receipt.planned or None
         return as_cube("unfinished", parts_done=written, parts=planned, quarantined=receipt.quarantined)
     done = as_cube("done", files, receipt.chips, quarantined=receipt.quarantined)
-    again = "the same command makes it again"
-    if receipt.file is not None and not files:
-        return replace(done, status="missing", reason=f"{cube} is gone, or its {ROOT} is; {again}")
-    if (size := sum(sizes.values())) != receipt.size:
-        reason = f"{cube} has {len(sizes)} objects of {size} bytes, its receipt says {receipt.size}; {again}"
-        return replace(done, status="changed", reason=reason)
+    if found := damage_of(receipt, sizes):
+        gone = receipt.file is not None and not files
+        reason = f"{found}; the same command makes it again"
+        return replace(done, status="missing" if gone else "changed", reason=reason)
     return done
+
+
+def damage_of(receipt: CubeReceipt, objects: Mapping[str, int]) -> str:
+    """What is not as a receipt says of its cube, given paths and bytes of the objects that are there; else nothing."""
+    cube = f"{receipt.tile}.zarr"
+    if receipt.file is not None and ROOT not in objects:
+        return f"{cube} is gone, or its {ROOT} is"
+    if (size := sum(objects.values())) != receipt.size:
+        return f"{cube} has {len(objects)} objects of {size} bytes, its receipt says {receipt.size}"
+    return ""

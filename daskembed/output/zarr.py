@@ -25,7 +25,7 @@ from daskembed.documents import MOST_JSON, parse_json
 from daskembed.errors import InputError, StorageError, TileError
 from daskembed.geo.cells import EDGES, common_grid, find_overlap
 from daskembed.geo.chips import CHIP
-from daskembed.output.geozarr import ROOT, digest, metadata
+from daskembed.output.geozarr import ROOT, digest, encode, metadata
 from daskembed.output.parts import cast_vectors
 from daskembed.output.protocol import Published
 from daskembed.storage.urls import is_local
@@ -277,7 +277,7 @@ def _shards(
                     _overlap(x[row], wide, shape[-2]),
                 )
                 block[..., into_y, into_x] = found[..., from_y, from_x]
-            if len(data := _encode(block, layout)):
+            if len(data := encode(block, layout.encoding)):
                 yield f"c/{time}/{zeros}/{top}/{left}", data
 
 
@@ -318,18 +318,6 @@ class _Reader:
             self._at = (part, group)
         vectors: NDArray[np.float32] = self._held[row]
         return vectors
-
-
-def _encode(block: NDArray[Any], layout: _Layout) -> memoryview:
-    """The object of a shard; empty if there is nothing in it."""
-    from zarr import create_array
-    from zarr.storage import MemoryStore
-
-    # Zarr makes it in memory, and storage puts it into its place as a whole, with errors of our own.
-    memory: dict[str, Any] = {}
-    create_array(store=MemoryStore(memory), shape=block.shape, **layout.encoding)[...] = block
-    made = memory.get("/".join(["c", *("0" for _ in block.shape)]))
-    return memoryview(b"") if made is None else memoryview(made.as_numpy_array()).cast("B")
 
 
 def _check_alone(output: Storage, name: str, written: Mapping[str, tuple[int, str]]) -> None:

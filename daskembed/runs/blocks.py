@@ -12,20 +12,24 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import dask
+import numpy as np
 from dask.optimization import cull
 
 from daskembed import __version__
 from daskembed.cube import open_tile
 from daskembed.embedding import embed, set_aside
+from daskembed.encoders.description import Place
+from daskembed.geo.chips import CHIP
 from daskembed.output.parts import write_part
 from daskembed.output.state import parts_folder
-from daskembed.runs import deadly_chips as trial
 from daskembed.table import to_geodataframe
 from daskembed.timings import metered
 
 if TYPE_CHECKING:
     import geopandas as gpd
+    from numpy.typing import NDArray
 
+    from daskembed.encoders.protocol import Encoder
     from daskembed.runs.settings import Settings
 
 
@@ -103,15 +107,35 @@ def embed_gently(settings: Settings, block: Block, without: Mapping[str, str], r
     return _write(settings, block, block.compute(without))
 
 
-def examine(settings: Settings, block: Block) -> dict[str, str]:
-    """On a worker: find the chips of a block of which a process dies, by trying each in a process of its own.
+@dataclass(frozen=True)
+class BlockSuspects:
+    """The chips of a block, one of which may be what workers die of."""
 
-    Returns
-    -------
-    dict
-        URL -> reason.
-    """
-    return trial.deadly_chips(block, settings.encoder, settings.level)
+    block: Block
+    encoder: Encoder
+    level: str
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Of the chips."""
+        return self.block.urls
+
+    def warm_up(self) -> None:
+        """Embed zeros: that takes the weights."""
+        from daskembed.compute.device import get_device
+
+        needs = self.encoder.description
+        degrees = np.zeros((1, (CHIP // needs.window) ** 2))
+        place = Place(degrees, degrees, np.array(["2020-01-01T12"], "datetime64[s]"), np.array([needs.sensor.gsd]))
+
+        def zeros() -> NDArray[np.generic]:
+            return np.zeros((len(needs.bands), CHIP, CHIP), np.float32)
+
+        get_device(self.encoder).encode([zeros], place, level=self.level, on_nan="fill")
+
+    def touch(self, url: str) -> None:
+        """Embed a chip."""
+        self.block.compute({other: "" for other in self.urls if other != url})
 
 
 def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame) -> bytes | None:

@@ -22,7 +22,7 @@ from daskembed.text import all_visible
 if TYPE_CHECKING:
     from distributed import Client, Scheduler, Worker
 
-STAGES = ("index", "embed", "examine", "publish")
+STAGES = ("index", "embed", "write", "examine", "publish")
 """What the names of tasks begin with; the tile follows."""
 RUNS, TASKS, LOST = "daskembed-runs", "daskembed-tasks", "daskembed-lost"
 """Topics of events on the scheduler: where runs say how far they are, and where they hear which worker did a task and
@@ -219,7 +219,9 @@ class _Page(SchedulerPlugin):  # type: ignore[misc]
         for name, value in self._scheduler.cumulative_worker_metrics.items():
             if isinstance(name, tuple) and name[0] == "execute" and name[1] in STAGES:
                 done[name[2]] += value
-        yield CounterMetricFamily("daskembed_chips", "Chips embedded or quarantined", value=done["chips"])
+        yield CounterMetricFamily(
+            "daskembed_chips", "Chips embedded, put into cubes or quarantined", value=done["chips"]
+        )
         seconds = CounterMetricFamily(
             "daskembed_stage_seconds", "Seconds of the workers' threads by stage", labels=["stage"]
         )

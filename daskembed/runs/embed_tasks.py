@@ -1,4 +1,4 @@
-"""What is sent of a tile to embed: it is indexed, each of its blocks is embedded, and then it is published."""
+"""What is sent of a tile to embed: it is indexed, its blocks are embedded, and then it is published."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 from daskembed.errors import TileError
 from daskembed.output.state import Receipt, now
 from daskembed.runs import blocks, stages
-from daskembed.runs.blocks import Block
+from daskembed.runs.blocks import Block, BlockSuspects
+from daskembed.runs.deadly_chips import Suspects
 from daskembed.runs.results import TileResult
 from daskembed.runs.settings import Settings
-from daskembed.runs.work import Following, Observer, Task, Tile
+from daskembed.runs.work import Following, Observer, Piece, Task, Tile
 from daskembed.storage.urls import redact
 
 MOST_BEGUN_AGAIN = 2
@@ -108,20 +109,18 @@ class _Index(Task["tuple[stages.Indexed, list[Block]] | None"]):
 
 
 @dataclass(frozen=True)
-class _OfBlock(Task[Any]):
+class _Embed(Piece["bytes | None"]):
     tile: EmbedTile
     block: Block
+    stage: ClassVar[str] = "embed"
 
     @property
     def number(self) -> int:
         return self.block.number
 
-
-@dataclass(frozen=True)
-class _Embed(_OfBlock):
-    set_aside: Mapping[str, str] = field(default_factory=dict)
-    """URL -> reason, of chips that its worker must not touch."""
-    stage: ClassVar[str] = "embed"
+    @property
+    def suspects(self) -> Suspects:
+        return BlockSuspects(self.block, self.tile.settings.encoder, self.tile.settings.level)
 
     @property
     def gives(self) -> bool:
@@ -140,29 +139,6 @@ class _Embed(_OfBlock):
         observer.block_done("embedded", tile.name, self.block.chips, self.key, self.number)
         tile.waiting.discard(self.block.path)
         return [] if tile.waiting else [_Publish(tile)]
-
-    def given_back(self, *, died: bool) -> Task[Any]:
-        if died and not self.returns:
-            # One of its chips may be what its workers die of; if none is, memory may be short.
-            return _Examine(self.tile, self.block, tries=self.tries, returns=1)
-        return super().given_back(died=died)
-
-
-@dataclass(frozen=True)
-class _Examine(_OfBlock):
-    stage: ClassVar[str] = "examine"
-
-    def call(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return blocks.examine, (self.tile.settings, self.block)
-
-    def then(self, found: dict[str, str], observer: Observer) -> Following:
-        return [_Embed(self.tile, self.block, found, tries=self.tries, returns=self.returns)]
-
-    def given_back(self, *, died: bool) -> Task[Any]:
-        if died:
-            return super().given_back(died=died)
-        # There is no room for another process: that less is taken at once is what is left to try.
-        return _Embed(self.tile, self.block, tries=self.tries, returns=self.returns + 1)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ MOST_SICK = 3
 Answer = TypeVar("Answer")
 
 
-def meet(client: Client, ask: Callable[[], Answer]) -> list[Answer]:
+def meet(client: Client, ask: Callable[..., Answer]) -> list[Answer]:
     """Wait for workers, have them prove that they can do the work, and give what each answers.
 
     Raises

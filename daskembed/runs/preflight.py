@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, TileError
 from daskembed.geo.mgrs import tile_in
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 AT_ONCE = 16
 """Listings that are asked for at a time."""
+
+Found = TypeVar("Found")
 
 
 def check_source(source: Storage, tiles: Sequence[str]) -> bool:
@@ -147,24 +149,50 @@ def settled(
         if (receipt := receipts.get(tile)) and receipt.finishes(identity, published.get(tile, {}))
     }
 
-    def look(tile: str) -> Receipt | str | None:
-        try:
-            listing = list_tile(tile, settings.source, settings.reading)
-        except TileError as error:
-            return str(error)
-        receipt = fitting.get(tile)
+    def look(tile: str) -> Receipt | None:
+        listing, receipt = list_tile(tile, settings.source, settings.reading), fitting.get(tile)
         if receipt is None or not receipt.holds(listing.fingerprint, retry_quarantined=settings.retry_quarantined):
             return None
         return receipt
 
+    return settle(tiles, look, fitting)
+
+
+def settle(
+    tiles: Sequence[str], look: Callable[[str], Found | None], likely: Collection[str]
+) -> dict[str, Found | str] | None:
+    """What has become of all tiles already, if nothing is left to do.
+
+    Parameters
+    ----------
+    tiles
+        Which are wanted.
+    look
+        What has become of one of them; None if there is something to do, `TileError` if it has no chips.
+    likely
+        Tiles that an earlier run finished.
+
+    Returns
+    -------
+    dict or None
+        By tile, words for one without chips. None as soon as a tile has something to do, or a store does not answer
+        here: the workers will see.
+    """
+
+    def outcome_of(tile: str) -> Found | str | None:
+        try:
+            return look(tile)
+        except TileError as error:
+            return str(error)
+
     # Most often the first one that no run has finished says that there is something to do.
-    order = sorted(tiles, key=lambda tile: tile in fitting)
-    found: dict[str, Receipt | str] = {}
+    order = sorted(tiles, key=lambda tile: tile in likely)
+    found: dict[str, Found | str] = {}
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for start, end in pairwise((0, *range(1, len(order), AT_ONCE), len(order))):
                 some = order[start:end]
-                for tile, outcome in zip(some, pool.map(look, some), strict=True):
+                for tile, outcome in zip(some, pool.map(outcome_of, some), strict=True):
                     if outcome is None:
                         return None
                     found[tile] = outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,12 +55,11 @@ class Report:
         self.state = Progress(len(tiles), client.dashboard_link if client else "", workers, output=output.url)
         self._client: Any = client
         self._kind, self._tiles, self._indexed = kind, tiles, set[str]()
-        self._output, self._version, self._events = redact(output.url), version, events
+        self._page = None if client is None else _RunOnPage(client, output, version)
+        self._version, self._events = version, events
         self._progress = progress or (None if events else in_notebook())
-        self._started, self._by, self._told = now(), dict[str, str](), 0.0
+        self._by, self._told = dict[str, str](), 0.0
         self._lost: deque[dict[str, Any]] = deque()
-        self._bad: dict[str, dict[str, str]] = {}
-        self._asks, self._new_bad = True, True
         self._noticed, self._notices = "", dict[str, float]()
 
     def begin(self) -> None:
@@ -84,8 +83,9 @@ class Report:
 
     def listen(self, keys: Collection[str]) -> None:
         """Ask the scheduler how far the tasks of these names are, and tell it how far the run is."""
-        self.state.in_work = {key: chips for key, chips in self._chips_in_work().items() if key in keys}
-        self._show()
+        if self._page is not None:
+            self.state.in_work = {key: chips for key, chips in self._page.chips_in_work().items() if key in keys}
+            self._page.show(self.state)
 
     def tick(self) -> None:
         """Once a second: tell everybody else."""
@@ -94,7 +94,7 @@ class Report:
         self.tell()
         if self.state.seconds >= self._told + PROGRESS_EVERY:
             self._told = self.state.seconds
-            self.emit("progress", counts=self.counts())
+            self.emit("progress", counts=self.state.counts)
 
     def tell(self) -> None:
         """Hand the state over."""
@@ -122,15 +122,15 @@ class Report:
     def end(self, how: str, reason: str | None = None) -> None:
         """Tell for the last time: ``over``, ``interrupted`` or ``stopped``, for a reason."""
         self.state.how, self.state.in_work = how, {}
-        self.emit("run_ended", reason=reason or how, counts=self.counts())
-        if self._client is not None:
-            self._stop_listening()
+        self.emit("run_ended", reason=reason or how, counts=self.state.counts)
+        if self._page is not None:
+            self._stop_listening(self._page)
         with contextlib.suppress(KeyboardInterrupt):  # which stops nothing any more
             self.tell()
 
-    def _stop_listening(self) -> None:
+    def _stop_listening(self, page: _RunOnPage) -> None:
         with contextlib.suppress(OSError, RuntimeError, TimeoutError, ValueError):  # of a scheduler that is gone
-            self._show()
+            page.show(self.state)
             for topic in (dashboard.LOST, *([dashboard.TASKS] if self._events is not None else [])):
                 self._client.unsubscribe_topic(topic)
 
@@ -225,21 +225,36 @@ class Report:
         by = {} if key is None else {"worker": self._by.pop(key, None)}
         self._events(Event(now(), event, tile=tile, block=block, **(by | what)))
 
-    def counts(self) -> dict[str, int]:
-        """Tiles and chips, as events and the page tell them."""
-        state = self.state
-        ends = Counter(tile.status for tile in state.finished)
-        return {
-            "tiles": state.tiles,
-            **{status: ends[status] for status in ("done", "skipped", "failed")},
-            "indexed": state.indexed,
-            "chips": state.chips,
-            "encoded": state.done,
-            "quarantined": state.quarantined,
-            "rejected": state.rejected,
-        }
+    def _set_aside(self, tile: str, fate: str, found: Mapping[str, str]) -> None:
+        for url, reason in found.items():
+            chip, why = redact(url), redact(reason)
+            if self._page is not None:
+                self._page.add_bad(tile, chip, fate, why)
+            if fate == "quarantined":
+                self.emit("quarantined", tile, chip=chip, reason=why)
 
-    def _chips_in_work(self) -> dict[str, int]:
+    def _hear(self, heard: tuple[float, dict[str, str]]) -> None:
+        """In the client's thread: a task of some run changed hands."""
+        if (key := heard[1]["key"]) in self._client.futures:
+            self._by[key] = heard[1]["worker"]
+
+
+class _RunOnPage:
+    """What the scheduler is asked and told for the runs' page."""
+
+    def __init__(self, client: Client, output: Storage, version: str) -> None:
+        self._client: Any = client
+        self._about = {
+            "run": f"{client.id} {now()}",
+            "client": client.id,
+            "output": redact(output.url),
+            "version": version,
+        }
+        self._bad: dict[str, dict[str, str]] = {}
+        self._asks, self._new_bad = True, True
+
+    def chips_in_work(self) -> dict[str, int]:
+        """Chips that are done of each task that a worker has in work."""
         if not self._asks:
             return {}
         try:
@@ -249,25 +264,17 @@ class Report:
             self._asks, found = False, {}
         return found
 
-    def _set_aside(self, tile: str, fate: str, found: Mapping[str, str]) -> None:
-        for url, reason in found.items():
-            chip, why = redact(url), redact(reason)
-            self._bad.pop(chip, None)
-            self._new_bad = True
-            self._bad[chip] = {"tile": tile, "chip": chip, "fate": fate, "reason": why}
-            if len(self._bad) > dashboard.MOST_BAD:
-                del self._bad[next(iter(self._bad))]
-            if fate == "quarantined":
-                self.emit("quarantined", tile, chip=chip, reason=why)
+    def add_bad(self, tile: str, chip: str, fate: str, why: str) -> None:
+        """List a chip that is set aside."""
+        self._bad.pop(chip, None)
+        self._new_bad = True
+        self._bad[chip] = {"tile": tile, "chip": chip, "fate": fate, "reason": why}
+        if len(self._bad) > dashboard.MOST_BAD:
+            del self._bad[next(iter(self._bad))]
 
-    def _show(self) -> None:
-        """Say on the page how far this run is."""
-        state = self.state
-        told = {
-            "run": f"{self._client.id} {self._started}",
-            "client": self._client.id,
-            "output": self._output,
-            "version": self._version,
+    def show(self, state: Progress) -> None:
+        """Say how far the run is."""
+        told = self._about | {
             "state": state.how,
             "notice": state.notice,
             "seconds": state.seconds,
@@ -281,17 +288,12 @@ class Report:
                 {"tile": tile, "chips": found.chips, "done": state.done_of(tile), "quarantined": found.quarantined}
                 for tile, found in list(state.at_work.items())[: dashboard.MOST_TILES]
             ],
-            **self.counts(),
+            **state.counts,
         }
         if self._new_bad:
             # The scheduler keeps what it is told last, and the last thousand times that it is told something.
             told["bad"], self._new_bad = list(self._bad.values()), False
         self._client.log_event(dashboard.RUNS, told)
-
-    def _hear(self, heard: tuple[float, dict[str, str]]) -> None:
-        """In the client's thread: a task of some run changed hands."""
-        if (key := heard[1]["key"]) in self._client.futures:
-            self._by[key] = heard[1]["worker"]
 
 
 def _loss(found: Mapping[str, Any]) -> str:

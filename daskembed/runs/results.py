@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -248,6 +248,20 @@ class Progress:
         self.pace.note(self.done)
         return self.pace.left(self.expected - self.done) if self.how == "running" else None
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Tiles and chips, as events and the page tell them."""
+        ends = Counter(tile.status for tile in self.finished)
+        return {
+            "tiles": self.tiles,
+            **{status: ends[status] for status in ("done", "skipped", "failed")},
+            "indexed": self.indexed,
+            "chips": self.chips,
+            "encoded": self.done,
+            "quarantined": self.quarantined,
+            "rejected": self.rejected,
+        }
+
     def done_of(self, tile: str) -> int:
         """Chips of a tile that the devices are done with."""
         found = self.at_work[tile].done
@@ -261,15 +275,16 @@ class Event:
     time: str
     """UTC, ISO 8601."""
     event: str
-    """``run_started``, ``tile_started``, ``indexed``, ``embedded`` (a block), ``published``, ``skipped``, ``failed``,
-    ``retried``, ``quarantined``, ``notice``, ``progress`` (every half minute) or ``run_ended``."""
+    """``run_started``, ``tile_started``, ``indexed``, ``embedded`` (a block), ``written`` (a shard), ``published``,
+    ``skipped``, ``failed``, ``retried``, ``quarantined``, ``notice``, ``progress`` (every half minute) or
+    ``run_ended``."""
     tile: str | None = None
     block: int | None = None
     """Number of the block in its tile, from 0."""
     worker: str | None = None
     """Address of the worker that did it."""
     stage: str | None = None
-    """Of what is tried again: ``index``, ``embed``, ``examine`` or ``publish``."""
+    """Of what is tried again: ``index``, ``embed``, ``write``, ``examine`` or ``publish``."""
     reason: str | None = None
     file: str | None = None
     """Path or URL of the published file, the first where there are several."""
@@ -292,7 +307,7 @@ def left_by(result: RunResult) -> tuple[TileStatus, ...]:
     if not result.remaining:
         return ()
     try:
-        found = status(result.output, result.remaining, result.version).tiles
+        found = status(result.output, result.remaining, result.version or None).tiles
     except (InputError, StorageError):
         return ()
-    return tuple(tile for tile in found if tile.version)
+    return tuple(tile for tile in found if tile.kind == result.kind and tile.version == result.version)

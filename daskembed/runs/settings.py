@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
+from daskembed import config
 from daskembed.cube import CHIPS_A_BLOCK
 from daskembed.encoders.protocol import Encoder
+from daskembed.errors import InputError
 from daskembed.sensors.bands import CLAY_V0, UNSAID, Sensor
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
@@ -113,6 +115,9 @@ def sensor_id(sensor: Sensor) -> str:
 
 
 def chips_a_block(encoder: Encoder, level: str) -> int:
-    """Chips of one task of an encoder: `CHIPS_A_BLOCK`, or fewer where their vectors are large."""
+    """Chips of one task of an encoder: ``chips-a-block`` of the configuration, or fewer where vectors are large."""
+    most = config.get("chips-a-block") or CHIPS_A_BLOCK
+    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+        raise InputError(f"daskembed.chips-a-block of Dask's configuration is {most!r}: expected a number from 1")
     vector_bytes = 4 * math.prod(encoder.shape(level))
-    return min(CHIPS_A_BLOCK, max(1, BLOCK_BYTES // vector_bytes))
+    return min(most, max(1, BLOCK_BYTES // vector_bytes))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+from daskembed.output.state import CUBES
 from daskembed.text import visible
 
 if TYPE_CHECKING:
@@ -66,6 +68,9 @@ def describe_seconds(seconds: float) -> str:
 
 def summary(result: RunResult, left: Sequence[TileStatus] = ()) -> str:
     """The closing lines of a run; `left` is what an output holds of the tiles that it did not finish."""
+    cubes = result.kind == "cube"
+    files, made, pieces = ("cubes", "written", "shards") if cubes else ("files", "encoded", "blocks")
+    some = partial(_some, where=f": see the receipts in {CUBES}/" if cubes else ": see the receipts")
     statuses = Counter(tile.status for tile in result.tiles)
     # What an earlier run finished and this one did not come to is as good as skipped.
     statuses += Counter({"done": "skipped"}.get(tile.status, tile.status) for tile in left)
@@ -78,19 +83,22 @@ def summary(result: RunResult, left: Sequence[TileStatus] = ()) -> str:
     rejected = len(result.rejected) + sum(len(tile.rejected) for tile in left)
     chips = result.chips + sum(tile.chips or 0 for tile in left)
     rate = f" in {describe_seconds(result.seconds)} ({result.chips_per_second:.2f} chips/s)" if result.encoded else ""
+    size = sum(tile.size for tile in result.tiles)
+    a_chip = f", {describe_bytes(size / result.chips)} a chip" if result.chips else ""
     lines = [
         f"tiles        {tiles}",
-        f"chips        {chips} in the files, {result.encoded} encoded now{rate}",
-        *([f"blocks       {blocks} of {of_all} of the unfinished tiles are kept"] if kept else []),
+        f"chips        {chips} in the {files}, {result.encoded} {made} now{rate}",
+        *([f"size         {describe_bytes(size)}{a_chip}"] if cubes else []),
+        *([f"{pieces:<12} {blocks} of {of_all} of the unfinished tiles are kept"] if kept else []),
         f"quarantined  {len(quarantined)}",
-        *_some(f"  {url}  {reason}" for url, reason in quarantined.items()),
+        *some(f"  {url}  {reason}" for url, reason in quarantined.items()),
         *([f"rejected     {rejected} (the receipts say why)"] if rejected else []),
-        *_some(f"note         {note}" for tile in result.tiles if tile.status == "done" for note in tile.notes),
+        *some(f"note         {note}" for tile in result.tiles if tile.status == "done" for note in tile.notes),
         *([f"failed       {statuses['failed']}"] if statuses["failed"] else []),
-        *_some(f"  {tile.tile}  {tile.reason}" for tile in result.tiles if tile.status == "failed"),
-        *([f"time         {describe_stages(result)}"] if result.encoded and result.stage_seconds else []),
+        *some(f"  {tile.tile}  {tile.reason}" for tile in result.tiles if tile.status == "failed"),
+        *([f"time         {describe_stages(result)}"] if result.encoded and result.stage_seconds and not cubes else []),
         *([f"plan         {compare(result, result.expected)}"] if result.encoded and result.expected else []),
-        f"files        {result.output}",
+        f"{files:<12} {result.output}",
     ]
     if result.interrupted:
         lines.append("interrupted: the same command goes on from here")
@@ -158,7 +166,7 @@ def describe_stages(result: RunResult) -> str:
     return f"{shares}; device busy {busy:.0%} of its time, the limit was the {limit}"
 
 
-def _some(lines: Iterator[str], where: str = ": see the receipts") -> list[str]:
+def _some(lines: Iterator[str], where: str) -> list[str]:
     listed = list(lines)
     more = [f"  and {len(listed) - MOST_LISTED} more{where}"] if len(listed) > MOST_LISTED else []
     return listed[:MOST_LISTED] + more

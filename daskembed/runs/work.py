@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
 
+from daskembed.runs.deadly_chips import Suspects, deadly_chips
 from daskembed.runs.results import TileResult
 
 Found = TypeVar("Found")
@@ -133,6 +134,51 @@ class Task(ABC, Generic[Found]):
     def given_back(self, *, died: bool) -> Task[Any]:
         """What is done after its workers died, or were short of memory."""
         return replace(self, returns=self.returns + 1)
+
+
+@dataclass(frozen=True)
+class Piece(Task[Found]):
+    """A task of one of a tile's pieces, of whose chips one may be what workers die of."""
+
+    set_aside: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    """URL -> reason, of chips that its worker must not touch."""
+
+    @property
+    @abstractmethod
+    def suspects(self) -> Suspects:
+        """Its chips."""
+
+    def given_back(self, *, died: bool) -> Task[Any]:
+        """Look for a chip that kills, once; if there is none, memory may be short."""
+        if died and not self.returns:
+            return Examine(self.tile, self, tries=self.tries, returns=1)
+        return super().given_back(died=died)
+
+
+@dataclass(frozen=True)
+class Examine(Task[dict[str, str]]):
+    """Finds the chips of a piece of which a process dies."""
+
+    piece: Piece[Any]
+    stage: ClassVar[str] = "examine"
+
+    @property
+    def number(self) -> int | None:
+        """Of the piece."""
+        return self.piece.number
+
+    def call(self) -> tuple[Callable[..., dict[str, str]], tuple[Any, ...]]:
+        """Try each in a process of its own."""
+        return deadly_chips, (self.piece.suspects,)
+
+    def then(self, found: dict[str, str], observer: Observer) -> Following:
+        """The piece without these."""
+        return [replace(self.piece, set_aside=found, tries=self.tries, returns=self.returns)]
+
+    def given_back(self, *, died: bool) -> Task[Any]:
+        """Where memory is short there is no room for another process: what is left is to take less at once."""
+        again = self.returns + 1
+        return replace(self, returns=again) if died else replace(self.piece, tries=self.tries, returns=again)
 
 
 class Work(Protocol):

@@ -43,10 +43,11 @@ class Command:
         env = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "DASK_DASKEMBED__ENCODER": "faults.counting",
+            "DASK_DASKEMBED__CHIPS_A_BLOCK": "2",
             "DASK_DASKEMBED__TORCH_THREADS": "1",
             "COUNTING_LOG": str(self.log),
         }
-        command = [sys.executable, str(HERE / "drive.py"), "run", "--tiles", ",".join(TILES)]
+        command = [sys.executable, "-m", "daskembed", "run", "--tiles", ",".join(TILES)]
         command += ["--source", str(self.source), "--output", str(self.output), "--precision", "fp32"]
         command += ["--checkpoint", "untrained:tiny", *flags]
         return subprocess.Popen(

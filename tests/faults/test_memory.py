@@ -11,7 +11,6 @@ import pytest
 from conftest import HERE
 from distributed import Client, LocalCluster
 
-from daskembed.runs import settings
 from daskembed.runs.results import Progress
 from daskembed.runs.tiles import run
 from daskembed.runs.window import DASK_CONFIG
@@ -29,12 +28,11 @@ def test_memory_is_flat(blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyP
     from benchmarks import scheduling
 
     tiles = round(blocks / scheduling.BLOCKS_A_TILE)
-    monkeypatch.setattr(settings, "CHIPS_A_BLOCK", 1)
     source, *names = scheduling.write_tiles(tmp_path / "chips", tiles)
     env = {"PYTHONPATH": str(HERE.parent.parent), "DASK_DASKEMBED__ENCODER": "benchmarks.fake_encoder"}
     seen: dict[str, list[int]] = {"client and scheduler": [], "worker": []}
     with (
-        dask.config.set({"daskembed.encoder": "benchmarks.fake_encoder"} | DASK_CONFIG),
+        dask.config.set({"daskembed.encoder": "benchmarks.fake_encoder", "daskembed.chips-a-block": 1} | DASK_CONFIG),
         LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None, env=env) as cluster,
         Client(cluster) as client,
     ):

@@ -22,7 +22,6 @@ from distributed import Client, LocalCluster
 
 import daskembed
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError
-from daskembed.runs import settings
 from daskembed.runs import window as flow
 from daskembed.storage.stores import Storage
 from daskembed.testing import FaultyProxy, write_checkpoint, write_chips
@@ -245,11 +244,6 @@ def through(server: str, **options: Any) -> Iterator[tuple[FaultyProxy, Client]]
         Client(cluster) as dask_client,
     ):
         yield proxy, dask_client
-
-
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "CHIPS_A_BLOCK", 2)
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import signal
@@ -22,11 +23,11 @@ from distributed import Client, LocalCluster
 import daskembed
 from daskembed.errors import ClusterLostError, SickMachineError
 from daskembed.runs import deadly_chips as trial
-from daskembed.runs import fleet, settings, stages
+from daskembed.runs import fleet, stages
 from daskembed.runs import window as flow
-from daskembed.runs.blocks import Block, examine
+from daskembed.runs.blocks import BlockSuspects
 from daskembed.runs.options import Options, RunOptions
-from daskembed.runs.results import Progress
+from daskembed.runs.results import Event, Progress
 from daskembed.runs.tiles import resolve
 from daskembed.testing import write_chips
 
@@ -34,8 +35,7 @@ TINY: dict[str, Any] = {"checkpoint": "untrained:tiny", "precision": "fp32"}
 
 
 @pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "CHIPS_A_BLOCK", 2)
+def _counting(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DASK_DASKEMBED__ENCODER", "faults.counting")
 
 
@@ -185,13 +185,13 @@ def test_chips_that_kill_are_found_and_the_rest_is_as_without_them(small_tiles: 
     np.testing.assert_array_equal(np.stack(one["embeddings"]), np.stack(two["embeddings"]))
 
 
-def one_block(chips: Path, output: Path) -> tuple[settings.Settings, Block]:
-    """The first block of 33TUL, for the counting encoder."""
+def one_block(chips: Path, output: Path) -> BlockSuspects:
+    """The chips of the first block of 33TUL, for the counting encoder."""
     options = {"source": str(chips), "output": str(output), **TINY}
     chosen = resolve(Options.of(options, RunOptions))("fp32")
     found = stages.index(chosen, "33TUL", None, [])
     assert found is not None
-    return chosen, found[1][0]
+    return BlockSuspects(found[1][0], chosen.encoder, chosen.level)
 
 
 @pytest.mark.usefixtures("small")
@@ -199,15 +199,15 @@ def test_where_a_process_dies_without_a_chip_none_is_condemned(
     small_tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As under a limit of memory that has room for one copy of the model."""
-    chosen, block = one_block(small_tiles, tmp_path)
+    suspects = one_block(small_tiles, tmp_path)
     monkeypatch.setenv("COUNTING_LIMIT_MB", "1")
     monkeypatch.setenv("COUNTING_SLEEP", "60")
     with pytest.raises(MemoryError, match="memory is short: the process that tries chips"):
-        examine(chosen, block)
+        trial.deadly_chips(suspects)
     monkeypatch.delenv("COUNTING_LIMIT_MB")
     monkeypatch.setattr(trial, "START_LIMIT", 3)
     with pytest.raises(SickMachineError, match="the process that tries chips does not start: takes longer than 3 s"):
-        examine(chosen, block)
+        trial.deadly_chips(suspects)
 
 
 @pytest.mark.long
@@ -221,10 +221,10 @@ def test_a_chip_that_hangs_is_found(small_tiles: Path, tmp_path: Path, monkeypat
         pixels = dataset.read()
         pixels[0, 0, 0] = 64663
         dataset.write(pixels)
-    chosen, block = one_block(tmp_path / "chips", tmp_path / "out")
+    suspects = one_block(tmp_path / "chips", tmp_path / "out")
     monkeypatch.setattr(trial, "CHIP_LIMIT", 8)
     with dask.config.set({"daskembed.retry-timeout": 0}):
-        found = examine(chosen, block)
+        found = trial.deadly_chips(suspects)
     assert {Path(url).name: why for url, why in found.items()} == {
         hanging.name: "is not read and embedded within 8 s, each time"
     }
@@ -233,11 +233,12 @@ def test_a_chip_that_hangs_is_found(small_tiles: Path, tmp_path: Path, monkeypat
 @pytest.mark.usefixtures("small")
 def test_short_memory_takes_less_before_a_tile_fails(tmp_path: Path) -> None:
     write_chips(tmp_path / "chips", tile="33TUL", rows=3, cols=4)
-    settings.CHIPS_A_BLOCK = 12
+    import dask
+
     # Of the arrays of ten chips held at once, 185 MB were counted; of five, 104 MB.
     env = {"COUNTING_LIMIT_MB": "145", "COUNTING_SLEEP": "0.2"}
     returned: list[str] = []
-    with cluster(1, **env) as (running, client):
+    with dask.config.set({"daskembed.chips-a-block": 12}), cluster(1, **env) as (running, client):
         result = daskembed.run(
             "33TUL",
             source=str(tmp_path / "chips"),
@@ -306,6 +307,42 @@ def test_the_loss_of_all_workers_waits_and_then_stops(
             assert run().exit_status == 0
     assert alone == [False, True]
     assert digests(tmp_path / "out") == undisturbed
+
+
+def _die_once(mark: str) -> None:
+    """On a worker: have it die of the first shard that is written anywhere."""
+    from daskembed.runs import cube_stages
+
+    encode = cube_stages.encode_shard
+
+    def die(block: np.ndarray) -> bytes:
+        if not Path(mark).exists():
+            Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return encode(block)
+
+    cube_stages.encode_shard = die
+
+
+def test_a_worker_killed_during_a_cube(small_tiles: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    with cluster(1) as (running, client):
+
+        def write(output: Path) -> tuple[int, Any]:
+            result = daskembed.write_cubes(
+                "33TUL", source=str(small_tiles), output=str(output), cluster=client, events=events.append
+            )
+            return result.exit_status, json.loads((output / "_daskembed/cubes/33TUL.json").read_text())["sha256"]
+
+        running.scheduler.allowed_failures = 0  # the scheduler gives a task back of which one worker died
+        client.run(_die_once, str(tmp_path / "died"))
+        disturbed = write(tmp_path / "out")
+        stages = {event.stage for event in events if event.event == "retried"}
+        notices = [event.reason for event in events if event.event == "notice"]
+        assert disturbed == write(tmp_path / "calm")
+    assert disturbed[0] == 0
+    assert "write" in stages
+    assert any("is gone: the task" in str(line) for line in notices), notices
 
 
 def test_an_error_of_our_own_is_told_once_without_tracebacks(command: Command) -> None:
