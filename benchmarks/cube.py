@@ -16,7 +16,7 @@ from benchmarks.common import Row, median_seconds
 from daskembed.geo.chips import CHIP
 from daskembed.hardware import keep_freed_memory
 from daskembed.output.cube import CHIPS_A_SHARD, COMPRESSION
-from daskembed.sources.geotiff import decode_chip
+from daskembed.sources.geotiff_pixels import decode_chip
 from daskembed.testing import write_chips
 
 BANDS = tuple(range(1, 14))

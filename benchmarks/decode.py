@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import CORES, Row, median_seconds
-from daskembed.sources.geotiff import decode_chip
+from daskembed.sources.geotiff_pixels import decode_chip
 from daskembed.testing import write_chips
 
 BANDS = tuple(range(1, 14))

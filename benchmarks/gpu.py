@@ -16,6 +16,7 @@ from daskembed.encoders import clay_v0
 from daskembed.encoders.description import Place
 from daskembed.encoders.loading import get_encoder_module
 from daskembed.encoders.untrained import untrained_state
+from daskembed.sources.chip import ReadChip
 from daskembed.testing.landscape import landscape
 
 BATCHES = (8, 32, 64, 128)
@@ -110,7 +111,7 @@ def _blocks(name: str, size: str, rate: float, batch: int) -> Row:
     level = next(iter(needs.levels))
 
     def encode() -> None:
-        device.encode([lambda: pixels] * count, places(encoder, count), level=level, on_nan="quarantine")
+        device.encode([lambda: ReadChip(pixels, [])] * count, places(encoder, count), level=level, on_nan="quarantine")
 
     encode()
     before, start = timings.seconds()["device"], time.perf_counter()

@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.common import Row, describe, places
 from daskembed import timings
 from daskembed.compute.device import Device
+from daskembed.sources.chip import ReadChip
 
 PIXELS = np.zeros((13, 8, 8), np.float32)
 
@@ -25,9 +26,9 @@ def measure(*, read_ms: float, readers: int = 16, chips: int = 64, blocks: int =
     encoder = describe("benchmarks.fake_encoder", "ms25", precision="fp32", readers=readers)
     device = Device(encoder)
 
-    def read() -> np.ndarray:
+    def read() -> ReadChip:
         time.sleep(read_ms / 1e3)
-        return PIXELS
+        return ReadChip(PIXELS, [])
 
     before, start = timings.seconds()["device"], time.perf_counter()
     with ThreadPoolExecutor(2) as threads:

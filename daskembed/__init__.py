@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from daskembed.runs.results import RunResult as RunResult
     from daskembed.runs.results import TileResult as TileResult
     from daskembed.runs.tiles import run as run
-    from daskembed.sources.protocol import Chip as Chip
+    from daskembed.sources.chip import Chip as Chip
     from daskembed.sources.reading import Rules as Rules
     from daskembed.table import to_geodataframe as to_geodataframe
     from daskembed.vectors import VectorDtype as VectorDtype
@@ -70,7 +70,7 @@ _HOME = {
     "validate": "output.validate.check",
     "Encoder": "encoders.protocol",
     "Description": "encoders.description",
-    "Chip": "sources.protocol",
+    "Chip": "sources.chip",
     "VectorDtype": "vectors",
     "Rules": "sources.reading",
     "RunOptions": "runs.options",

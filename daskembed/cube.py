@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,8 @@ from dask.base import tokenize
 from daskembed.errors import ChipError, InputError
 from daskembed.geo.cells import EDGES
 from daskembed.geo.chips import CHIP
+from daskembed.sources.chip import Chip, ReadChip
 from daskembed.sources.frame import INDEX_COLUMNS
-from daskembed.sources.protocol import Chip
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -39,8 +39,10 @@ class ChipBlock(np.lib.mixins.NDArrayOperatorsMixin):
     dtype = np.dtype(np.float32)
     flags = np.empty(0, np.float32).flags
 
-    def __init__(self, chips: tuple[Chip, ...]) -> None:
+    def __init__(self, chips: tuple[Chip, ...], aside: Mapping[str, str] | None = None) -> None:
         self.chips = chips
+        self.aside = aside or {}
+        """URL -> reason, of chips that are bad and are not to be touched."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -49,6 +51,13 @@ class ChipBlock(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __len__(self) -> int:
         return len(self.chips)
+
+    def read(self, row: int) -> ReadChip:
+        """Read one of the chips; raises as `Chip.read_with_findings` does."""
+        chip = self.chips[row]
+        if chip.url in self.aside:
+            raise ChipError(self.aside[chip.url])
+        return chip.read_with_findings()
 
     @property
     def size(self) -> int:
@@ -66,7 +75,7 @@ class ChipBlock(np.lib.mixins.NDArrayOperatorsMixin):
             return np.asarray(self)[key]
         # Only the chips that are asked for are read, and none while whole chips are asked for.
         rows = np.arange(len(self.chips))[first]
-        picked = ChipBlock(tuple(self.chips[row] for row in rows.reshape(-1)))
+        picked = ChipBlock(tuple(self.chips[row] for row in rows.reshape(-1)), self.aside)
         if rows.ndim and all(map(_is_whole, rest, self.shape[1:])):
             return picked
         return np.asarray(picked)[(slice(None) if rows.ndim else 0, *rest)]
@@ -75,7 +84,7 @@ class ChipBlock(np.lib.mixins.NDArrayOperatorsMixin):
         pixels = np.empty(self.shape, dtype or self.dtype)
         for row, chip in enumerate(self.chips):
             try:
-                pixels[row] = chip.read()
+                pixels[row] = self.read(row).pixels
             except ChipError as error:
                 raise ChipError(f"{chip.url} {error}") from None
         return pixels
@@ -97,7 +106,7 @@ class ChipBlock(np.lib.mixins.NDArrayOperatorsMixin):
         return self
 
     def __dask_tokenize__(self) -> object:
-        return ("daskembed.ChipBlock", self.chips)
+        return ("daskembed.ChipBlock", self.chips, dict(self.aside))
 
 
 def block_ends(units: Sequence[tuple[object, ...]], chips_a_block: int) -> list[int]:
@@ -106,7 +115,7 @@ def block_ends(units: Sequence[tuple[object, ...]], chips_a_block: int) -> list[
     Parameters
     ----------
     units
-        Of the chips; see `daskembed.sources.Chip`.
+        Of the chips; see `daskembed.sources.chip.Chip`.
     chips_a_block
         Most chips of a block, unless a single row of storage holds more.
     """

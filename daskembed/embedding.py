@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask
 import dask.array as da
@@ -15,10 +13,12 @@ from dask.base import tokenize
 
 from daskembed.cube import CHIPS_A_BLOCK, ChipBlock
 from daskembed.encoders.description import Place
-from daskembed.errors import ChipError, InputError
+from daskembed.errors import InputError
+from daskembed.fates import FATE_DTYPES
 from daskembed.geo.cells import EDGES, window_bounds
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import metres_of_unit, to_lonlat
+from daskembed.sources.chip import ReadChip
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from daskembed.encoders.protocol import Encoder
 
 ON_NAN = ("quarantine", "fill")
-set_aside: ContextVar[Mapping[str, str]] = ContextVar("set_aside", default={})  # noqa: B039
-"""URL -> reason, of chips that this thread's blocks quarantine without touching them."""
 
 
 class _Windows(NamedTuple):
@@ -155,7 +153,7 @@ def embed(
     # What is picked below comes of one encoding: fused with each of its users, it would be done as many times.
     (encoded,) = dask.optimize(encoded)
 
-    def pick(field: str, dtype: Any, extra: tuple[int, ...] = ()) -> da.Array:
+    def pick(field: str, dtype: np.dtype[Any], extra: tuple[int, ...] = ()) -> da.Array:
         axes = tuple(range(4, 4 + len(extra)))
         return da.blockwise(
             _pick,
@@ -172,16 +170,13 @@ def embed(
 
     along_chip = {name: coord for name, coord in cube.coords.items() if coord.dims == ("chip",)}
     return xr.DataArray(
-        pick("vectors", np.float32, shape),
+        pick("vectors", np.dtype(np.float32), shape),
         dims=("chip", *inner),
         name="embeddings",
         coords={
             **along_chip,
             **({"footprint": (("chip", "window"), windows.footprint)} if "window" in inner else {}),
-            "quarantined": ("chip", pick("quarantined", object)),
-            "rejected": ("chip", pick("rejected", object)),
-            "filled": ("chip", pick("filled", np.int64)),
-            "noted": ("chip", pick("noted", object)),
+            **{name: ("chip", pick(name, dtype)) for name, dtype in FATE_DTYPES.items()},
         },
         attrs={"encoder": encoder.name, "level": level},
     )
@@ -205,18 +200,15 @@ def encode_block(block: Any, place: Any, *, encoder: Encoder, level: str, on_nan
     order = None
     if isinstance(block, ChipBlock):
         order = sorted(range(len(block)), key=lambda row: block.chips[row].unit)
-        aside = set_aside.get()
-        reads = [partial(_refuse, aside[chip.url]) if chip.url in aside else chip.read for chip in block.chips]
+        reads = [partial(block.read, row) for row in range(len(block))]
     else:
-        reads = [partial(np.asarray, pixels) for pixels in block]
+        reads = [partial(ReadChip, pixels, []) for pixels in map(np.asarray, block)]
     return get_device(encoder).encode(reads, where, level=level, on_nan=on_nan, order=order)
 
 
-def _refuse(reason: str) -> NoReturn:
-    raise ChipError(reason)
-
-
-def _pick(encoded: Any, *, field: str) -> Any:
+def _pick(encoded: Any, *, field: str) -> NDArray[Any]:
     while isinstance(encoded, list):
         (encoded,) = encoded  # a list an axis that ends here, each of one block
-    return getattr(encoded, field)
+    if field == "vectors":
+        return np.asarray(encoded.vectors)
+    return np.array([getattr(fate, field) for fate in encoded.fates], FATE_DTYPES[field])

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from daskembed.cube import INSIDE
 from daskembed.errors import InputError
+from daskembed.fates import FATE_DTYPES
 from daskembed.geo.cells import EDGES, window_bounds
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import bounding_box, box
@@ -52,25 +53,23 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
     """
     import dask_geopandas
 
-    found = ("quarantined", "rejected", "filled", "noted")
-    if missing := [name for name in ("source_url", "date", "geometry", *found) if name not in embeddings.coords]:
+    if missing := [name for name in ("source_url", "date", "geometry", *FATE_DTYPES) if name not in embeddings.coords]:
         raise InputError(f"the embeddings lack the coordinates {', '.join(missing)}: make them with daskembed.embed")
     inner = dict.fromkeys(embeddings.dims[1:], -1)
     lazy = embeddings if embeddings.chunks is not None else embeddings.chunk()
-    arrays = [lazy.chunk(inner).data, *(lazy.coords[name].data for name in found)]
+    arrays = [lazy.chunk(inner).data, *(lazy.coords[name].data for name in FATE_DTYPES)]
     blocks = [array.to_delayed(optimize_graph=False).ravel() for array in arrays]
     rows = _rows(embeddings)
     windows = embeddings.sizes.get("window", 1)
     ends = np.cumsum(arrays[0].chunks[0]) * windows
     sizes = np.array(arrays[0].chunks[0]) * windows
     row_blocks = [rows.iloc[end - size : end] for end, size in zip(ends, sizes, strict=True)]
-    nothing = (np.empty(0, object), np.empty(0, object), np.empty(0, np.int64), np.empty(0, object))
-    meta = block_frame(np.empty((0, *arrays[0].shape[1:]), np.float32), *nothing, rows.iloc[:0], windows)
+    empty = [np.empty((0, *array.shape[1:]), array.dtype) for array in arrays]
+    meta = block_frame(*empty, rows=rows.iloc[:0], windows=windows)
     make = dask.delayed(block_frame, pure=True)
+    parts = [make(*found, rows=part, windows=windows) for *found, part in zip(*blocks, row_blocks, strict=True)]
     with dask.config.set({"dataframe.convert-string": False}):
-        frame = dask_geopandas.from_dask_dataframe(
-            dd.from_delayed([make(*parts, windows) for parts in zip(*blocks, row_blocks, strict=True)], meta=meta)
-        )
+        frame = dask_geopandas.from_dask_dataframe(dd.from_delayed(parts, meta=meta))
     frame.spatial_partitions = gpd.GeoSeries(
         [box(*bounding_box(b.geometry.to_numpy())) for b in row_blocks], crs="OGC:CRS84"
     )
@@ -127,24 +126,23 @@ def window_shares(inside: NDArray[np.integer[Any]], windows: int) -> NDArray[np.
 
 
 def block_frame(
-    vectors: NDArray[np.float32],
-    quarantined: NDArray[np.object_],
-    rejected: NDArray[np.object_],
-    filled: NDArray[np.int64],
-    noted: NDArray[np.object_],
-    rows: gpd.GeoDataFrame,
-    windows: int = 1,
+    vectors: NDArray[np.float32], *fates: NDArray[Any], rows: gpd.GeoDataFrame, windows: int = 1
 ) -> gpd.GeoDataFrame:
-    """One partition of `to_geodataframe`: a block's vectors, ``(chip, ...)``, beside its rows, `windows` a chip."""
+    """One partition of `to_geodataframe`: a block's vectors, ``(chip, ...)``, beside its rows, `windows` a chip.
+
+    `fates` are what became of the chips, the parts of `Fate` in their order, ``(chip,)``.
+    """
     length = int(np.prod(vectors.shape[1:])) // windows
-    # xarray turns the None of a computed object array into NaN.
-    reasons = {
-        name: [reason if isinstance(reason, str) else None for reason in np.repeat(found, windows)]
-        for name, found in (("quarantined", quarantined), ("rejected", rejected), ("noted", noted))
-    }
-    notes = reasons.pop("noted")
-    bad = np.array([whys != (None, None) for whys in zip(*reasons.values(), strict=True)], bool)
     strings = pd.ArrowDtype(pa.string())
+
+    def column(found: NDArray[Any]) -> Any:
+        if found.dtype == object:
+            # xarray turns the None of a computed object array into NaN.
+            return pd.array([one if isinstance(one, str) else None for one in found], dtype=strings).repeat(windows)
+        return found.repeat(windows)
+
+    became = {name: column(found) for name, found in zip(FATE_DTYPES, fates, strict=True)}
+    bad = ~(pd.isna(became["quarantined"]) & pd.isna(became["rejected"]))
     others = [name for name in rows.columns if name not in ("source_url", "chip_url", "date", "geometry")]
     return gpd.GeoDataFrame(
         {
@@ -152,9 +150,7 @@ def block_frame(
             "chip_url": pd.array(list(rows["chip_url"]), dtype=strings),
             "date": pd.array(list(rows["date"]), dtype=pd.ArrowDtype(pa.date32())),
             "embeddings": VectorArray(np.ascontiguousarray(vectors).reshape(-1, length), bad),
-            **{name: pd.array(found, dtype=strings) for name, found in reasons.items()},
-            "filled": np.repeat(filled, windows),
-            "noted": pd.array(notes, dtype=strings),
+            **became,
             **{name: rows[name].to_numpy() for name in others},
         },
         geometry=rows.geometry.to_numpy(),

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -28,7 +29,8 @@ from daskembed.encoders.loading import ENCODERS
 from daskembed.encoders.protocol import Encoder
 from daskembed.errors import ChipError, ChipRejectedError, StorageDeniedError, StorageError
 from daskembed.sensors.bands import Band, Sensor
-from daskembed.sources.values import Finding, tell
+from daskembed.sources.chip import ReadChip
+from daskembed.sources.findings import Finding
 
 BANDS = ("red", "nir", "dem")
 SHAPE = (len(BANDS), 2, 2)
@@ -149,7 +151,16 @@ def encode(owner: Device, reads: list[Callable[[], np.ndarray]], *, on_nan: str 
     lat = np.arange(len(reads), dtype=np.float64)[:, None] - 100
     dates = np.full(len(reads), "2019-04-16", "datetime64[s]")
     place = Place(lat, lat, dates, np.full(len(reads), 10.0))
-    return owner.encode(reads, place, level="mean", on_nan=on_nan)
+    return owner.encode([partial(whole, read) for read in reads], place, level="mean", on_nan=on_nan)
+
+
+def whole(read: Callable[[], np.ndarray | ReadChip]) -> ReadChip:
+    found = read()
+    return found if isinstance(found, ReadChip) else ReadChip(found, [])
+
+
+def told(encoded: Encoded, name: str) -> list[Any]:
+    return [getattr(fate, name) for fate in encoded.fates]
 
 
 def reads_of(numbers: Any) -> list[Callable[[], np.ndarray]]:
@@ -170,15 +181,14 @@ def test_each_chip_gets_its_own_row(owner: Device, model: FakeModel) -> None:
     encoded = encode(owner, reads_of(range(8)))
     assert encoded.vectors.dtype == np.float32
     np.testing.assert_array_equal(encoded.vectors, [[n, n - 100, 3 if n < 6 else 2] for n in range(8)])
-    assert list(encoded.quarantined) == [None] * 8
-    assert list(encoded.filled) == [0] * 8
-    assert encoded.filled.dtype == np.int64
+    assert told(encoded, "quarantined") == [None] * 8
+    assert told(encoded, "filled") == [0] * 8
 
 
 def test_no_chips(owner: Device, model: FakeModel) -> None:
     encoded = encode(owner, [])
     assert encoded.vectors.shape == (0, 3)
-    assert len(encoded.quarantined) == len(encoded.filled) == 0
+    assert encoded.fates == []
     assert model.batches == []
 
 
@@ -194,7 +204,7 @@ def test_chip_that_cannot_be_read_is_quarantined(owner: Device, model: FakeModel
     reads = reads_of(range(1, 7))
     reads[1] = raising(ChipError("is damaged"))
     encoded = encode(owner, reads)
-    assert list(encoded.quarantined) == [None, "is damaged", None, None, None, None]
+    assert told(encoded, "quarantined") == [None, "is damaged", None, None, None, None]
     assert np.isnan(encoded.vectors[1]).all()
     np.testing.assert_array_equal(encoded.vectors[[0, 2, 3, 4, 5], 0], [1, 3, 4, 5, 6])
     # The batch keeps its shape: zeros stand in the chip's place.
@@ -203,7 +213,7 @@ def test_chip_that_cannot_be_read_is_quarantined(owner: Device, model: FakeModel
 
 def test_batch_of_nothing_but_bad_chips(owner: Device) -> None:
     encoded = encode(owner, [*(raising(ChipError(f"is bad {n}")) for n in range(3)), *reads_of([7])])
-    assert list(encoded.quarantined) == ["is bad 0", "is bad 1", "is bad 2", None]
+    assert told(encoded, "quarantined") == ["is bad 0", "is bad 1", "is bad 2", None]
     assert np.isnan(encoded.vectors[:3]).all()
     np.testing.assert_array_equal(encoded.vectors[3], [7, -97, 1])
 
@@ -215,7 +225,7 @@ def test_nothing_is_held_for_bad_chips(owner: Device, model: FakeModel) -> None:
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
-    assert encoded.quarantined.tolist() == ["gone"] * 9
+    assert told(encoded, "quarantined") == ["gone"] * 9
     assert model.batches == []
 
 
@@ -224,12 +234,12 @@ def test_values_that_are_not_finite(owner: Device, model: FakeModel) -> None:
     bad[0, 0, 0], bad[2, 1, 0], bad[2, 1, 1] = np.nan, np.inf, -np.inf
     reads = [lambda: bad, *reads_of([6])]
     encoded = encode(owner, reads)
-    assert encoded.quarantined[0].startswith("has values that are not finite: 1 in red, 2 in dem ")
-    assert encoded.quarantined[1] is None
-    assert list(encoded.filled) == [0, 0]
+    assert encoded.fates[0].quarantined.startswith("has values that are not finite: 1 in red, 2 in dem ")
+    assert encoded.fates[1].quarantined is None
+    assert told(encoded, "filled") == [0, 0]
     filled = encode(owner, reads, on_nan="fill")
-    assert list(filled.quarantined) == [None, None]
-    assert list(filled.filled) == [3, 0]
+    assert told(filled, "quarantined") == [None, None]
+    assert told(filled, "filled") == [3, 0]
     seen = model.inputs[-1][0].cpu().numpy()
     np.testing.assert_array_equal(seen, [[[10, 5], [5, 5]], [[5, 5], [5, 5]], [[5, 5], [30, 30]]])
     assert np.isnan(bad[0, 0, 0])
@@ -246,29 +256,28 @@ def test_vectors_that_are_not_finite_are_not_given(owner: Device, monkeypatch: p
 
     monkeypatch.setattr(owner, "_run_model", overflowing)
     encoded = encode(owner, reads_of([5, 6, 7]))
-    assert list(encoded.quarantined[[0, 2]]) == [None, None]
-    assert encoded.quarantined[1].startswith("has an embedding of which 1 of 3 numbers are not finite")
+    assert told(encoded, "quarantined")[::2] == [None, None]
+    assert encoded.fates[1].quarantined.startswith("has an embedding of which 1 of 3 numbers are not finite")
     assert np.isnan(encoded.vectors[1]).all()
     assert np.isfinite(encoded.vectors[[0, 2]]).all()
 
 
 def test_what_is_told_of_pixels_is_noted(owner: Device) -> None:
-    def told(number: int, *findings: Finding) -> Any:
-        def read() -> np.ndarray:
-            tell(findings)
+    def found(number: int, *findings: Finding) -> Any:
+        def read() -> ReadChip:
             pixels = chip(number)
             if any(one.missing for one in findings):
                 pixels[0, 0, 1] = np.nan
-            return pixels
+            return ReadChip(pixels, list(findings))
 
         return read
 
     zero, gap = Finding("red", "is 0", 0.25, missing=False), Finding("nir", "is masked", 0.5)
-    reads = [told(5, zero), told(6, gap), told(7)]
+    reads = [found(5, zero), found(6, gap), found(7)]
     encoded = encode(owner, reads)
-    assert list(encoded.noted) == ["red is 0 in 25.0000% of its pixels", None, None]
-    assert "1 in red (nir is masked in 50.0000% of its pixels; `on_nan='fill'`" in encoded.quarantined[1]
-    assert encode(owner, reads, on_nan="fill").noted[1] == "nir is masked in 50.0000% of its pixels"
+    assert told(encoded, "noted") == ["red is 0 in 25.0000% of its pixels", None, None]
+    assert "1 in red (nir is masked in 50.0000% of its pixels; `on_nan='fill'`" in encoded.fates[1].quarantined
+    assert encode(owner, reads, on_nan="fill").fates[1].noted == "nir is masked in 50.0000% of its pixels"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint16", "int16", "int32", "uint8"])
@@ -616,8 +625,7 @@ def test_chips_that_are_set_aside_keep_no_pixels(owner: Device, error: type[Chip
         encoded = encode(owner, [read] * 6)
     finally:
         gc.enable()
-    aside = encoded.rejected if error is ChipRejectedError else encoded.quarantined
-    assert list(aside) == ["is set aside"] * 6
+    assert told(encoded, "rejected" if error is ChipRejectedError else "quarantined") == ["is set aside"] * 6
     assert [one() for one in alive] == [None] * 6
 
 

@@ -22,7 +22,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 import daskembed
 from daskembed.errors import ChipError, InputError, StorageDeniedError, StorageError, TileError
 from daskembed.sources.frame import INDEX_COLUMNS
-from daskembed.sources.geotiff import BANDS, read_chip
+from daskembed.sources.geotiff import BANDS
+from daskembed.sources.geotiff_pixels import read_chip
 from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Entry, Storage

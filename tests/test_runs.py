@@ -32,6 +32,7 @@ from daskembed.runs.deadly_chips import deadly_chips
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.results import Event, Progress, left_by
 from daskembed.runs.summary import summary
+from daskembed.sources import geotiff
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 from daskembed.testing import refuse_to_compute, write_chips
@@ -582,6 +583,34 @@ def test_blocks_are_built_without_computing(chips, tmp_path, small_blocks, monke
     assert [block.chips for block in blocks] == [2, 2]
     assert list(indexed.parts) == [block.path for block in blocks]
     assert len(set(indexed.parts)) == 2
+
+
+def test_chips_that_are_set_aside_are_quarantined_untouched(chips, tmp_path, monkeypatch):
+    """Those of which a process died: the others of their block come out as before."""
+    chosen = settings.Settings(
+        source=Storage(str(chips)),
+        output=Storage(str(tmp_path)),
+        encoder=daskembed.load_encoder(**TINY),
+        level="mean",
+        on_nan="quarantine",
+        reading=Reading(),
+        version="001",
+        chips_a_block=2,
+    )
+    _, (block, *_) = stages.index(chosen, "33TUL", None, [])
+    whole, read_chip, seen = block.compute(), geotiff.read_chip, []
+
+    def look(url, *how, **more):
+        seen.append(url)
+        return read_chip(url, *how, **more)
+
+    monkeypatch.setattr(geotiff, "read_chip", look)
+    first, second = block.urls
+    frame = block.compute({first: "ends the process", "s3://of/another/block.tif": "is not here"})
+    assert seen == [second]
+    assert list(frame["quarantined"].fillna("")) == ["ends the process", ""]
+    assert frame["embeddings"].isna().tolist() == [True, False]
+    np.testing.assert_array_equal(frame["embeddings"].iloc[1], whole["embeddings"].iloc[1])
 
 
 def test_parts_of_other_chips_or_settings_go_with_the_next_run(chips, tmp_path):

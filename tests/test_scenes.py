@@ -33,7 +33,7 @@ from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputE
 from daskembed.output.validate.check import validate
 from daskembed.runs import settings, stages, summary
 from daskembed.sensors.bands import CLAY_V0
-from daskembed.sources import raster, scenes
+from daskembed.sources import cutting, pieces, rasterfile, scene
 from daskembed.sources.kinds import list_tile
 from daskembed.sources.reading import Reading, Rules
 from daskembed.storage.stores import Storage
@@ -218,25 +218,25 @@ def test_ways_of_cutting_that_make_no_sense(given: dict[str, Any], said: str, tm
 
 
 @pytest.mark.parametrize(
-    ("form", "pieces"),
+    ("form", "most"),
     [("Zarr 3 of large chunks", 4), ("large tiles", 4), ("striped GeoTIFF", 2), ("odd strips", 2), ("odd chunks", 12)],
 )
 def test_what_is_stored_together_is_read_once(
-    form: str, pieces: int, stored: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    form: str, most: int, stored: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also by many readers at once: the blocks of Zarr chunks of 1024 hold 4 chips each, a strip all of a row."""
-    read, seen = scenes._read_piece, []
+    read, seen = pieces._read_piece, []
 
-    def counting(scene: scenes.Scene, rows: slice, cols: slice) -> scenes.Pixels:
+    def counting(of: scene.Scene, rows: slice, cols: slice) -> pieces.Pixels:
         seen.append((rows.start, cols.start))
-        return read(scene, rows, cols)
+        return read(of, rows, cols)
 
-    monkeypatch.setattr(scenes, "_read_piece", counting)
+    monkeypatch.setattr(pieces, "_read_piece", counting)
     frame = index(stored(form))
     encoder = daskembed.load_encoder("untrained:least", precision="fp32", readers=4)
     embeddings = daskembed.embed(daskembed.open_tile(frame), encoder).compute(scheduler="synchronous")
     assert np.isfinite(embeddings.values).all()
-    assert len(seen) == len(set(seen)) <= pieces
+    assert len(seen) == len(set(seen)) <= most
 
 
 # Their embeddings are those of the chips
@@ -317,7 +317,7 @@ def test_coarser_files_of_large_blocks_are_read_once(
     coarse = Affine(20, 0, WEST, 0, -20, NORTH)
     half = pixels[9:10, ::2, ::2]
     write_bands(tmp_path / TILE / DAY, half, ["B11"], transform=coarse, tiled=True, **side(1024))
-    opened, seen = scenes._open, []
+    opened, seen = pieces._open, []
 
     def counting(layer: Any, *state: Any) -> Any:
         read = opened(layer, *state)
@@ -329,7 +329,7 @@ def test_coarser_files_of_large_blocks_are_read_once(
 
         return count
 
-    monkeypatch.setattr(scenes, "_open", counting)
+    monkeypatch.setattr(pieces, "_open", counting)
     for chip in index(tmp_path)["chip"]:
         chip.read()
     assert seen == [(0, 0)]
@@ -690,16 +690,16 @@ def test_pieces_are_bounded_together(
     """However many threads read: those that are kept and those that are being read; one may be larger."""
     write_raster(tmp_path / f"{TILE}.tif", pixels, tiled=True, blockxsize=512, blockysize=256)
     frame = index(tmp_path, offset=(100, 100))
-    pieces, read_piece, seen = scenes._Pieces(), scenes._read_piece, []
+    cache, read_piece, seen = pieces._Pieces(), pieces._read_piece, []
     size = 13 * 4 * 512**2
 
     def read(scene: Any, *parts: slice) -> Any:
-        seen.append((len(pieces._found), sum(pieces._sizes.values())))
+        seen.append((len(cache._found), sum(cache._sizes.values())))
         return read_piece(scene, *parts)
 
-    monkeypatch.setattr(scenes, "allowance", lambda: most)
-    monkeypatch.setattr(scenes, "_pieces", pieces)
-    monkeypatch.setattr(scenes, "_read_piece", read)
+    monkeypatch.setattr(pieces, "allowance", lambda: most)
+    monkeypatch.setattr(pieces, "_pieces", cache)
+    monkeypatch.setattr(pieces, "_read_piece", read)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda chip: chip.read(), frame["chip"]))
     for number, chip in zip(numbers_of(frame), found, strict=True):
@@ -718,7 +718,7 @@ def test_a_piece_that_is_damaged_leaves_no_pixels(pixels: np.ndarray, tmp_path: 
         alive.append(weakref.ref(held))
         raise ChipError("is damaged")
 
-    monkeypatch.setattr(scenes, "_read_piece", fail)
+    monkeypatch.setattr(pieces, "_read_piece", fail)
     gc.collect()
     gc.disable()
     try:
@@ -783,45 +783,45 @@ def test_what_is_read_again_leaves_other_scenes_alone(pixels: np.ndarray, tmp_pa
     chips = [frame["chip"][0], frame["chip"].iloc[-1]]
     assert chips[0].scene != chips[1].scene
     expected = [chip.read() for chip in chips]
-    open_layer, opened = raster.open_layer, []
+    open_layer, opened = rasterfile.RasterLayer.open, []
 
     def watch(layer: Any, *, fresh: bool = False) -> Any:
         opened.append((Path(layer.url).name, fresh))
         return open_layer(layer, fresh=fresh)
 
-    check, failures = scenes.check_pixels, [ChipError("is bad")]
+    check, failures = cutting.check_pixels, [ChipError("is bad")]
 
     def fail_once(*args: Any) -> None:
         if failures:
             raise failures.pop()
         check(*args)
 
-    monkeypatch.setattr(raster, "open_layer", watch)
-    monkeypatch.setattr(scenes, "check_pixels", fail_once)
-    kept = {key for key in scenes._pieces._found if key[0] == chips[1].scene.url}
+    monkeypatch.setattr(rasterfile.RasterLayer, "open", watch)
+    monkeypatch.setattr(cutting, "check_pixels", fail_once)
+    kept = {key for key in pieces._pieces._found if key[0] == chips[1].scene.url}
     assert kept
     for chip, found in zip(chips, expected, strict=True):
         np.testing.assert_array_equal(chip.read(), found)
     assert opened == [(f"{TILE}_20190416.tif", True)]
-    assert kept <= {*scenes._pieces._found}
+    assert kept <= {*pieces._pieces._found}
 
 
 def test_pieces_are_kept_where_giving_them_up_makes_no_room(pixels: np.ndarray, monkeypatch: Any) -> None:
-    pieces = scenes._Pieces()
+    cache = pieces._Pieces()
     done: Future[Any] = Future()
     done.set_result(None)
-    pieces._found.update({("done",): done, ("read",): Future()})
-    pieces._sizes.update({("done",): 10, ("read",): 50})
-    monkeypatch.setattr(scenes, "allowance", lambda: 70)
-    assert not pieces._fits(30)
-    assert ("done",) in pieces._found
-    assert pieces._fits(20)
-    assert ("done",) not in pieces._found
+    cache._found.update({("done",): done, ("read",): Future()})
+    cache._sizes.update({("done",): 10, ("read",): 50})
+    monkeypatch.setattr(pieces, "allowance", lambda: 70)
+    assert not cache._fits(30)
+    assert ("done",) in cache._found
+    assert cache._fits(20)
+    assert ("done",) not in cache._found
 
 
 def test_chunks_that_are_too_large_are_refused(stored: Callable[[str], Path], monkeypatch: Any) -> None:
     folder = stored("Zarr 3 of large chunks")
-    monkeypatch.setattr(scenes, "MOST_PIECE_BYTES", 10_000_000)
+    monkeypatch.setattr(scene, "MOST_PIECE_BYTES", 10_000_000)
     with pytest.raises(
         TileError, match=r"is stored in blocks of 1024 x 1024 pixels, of which 0\.1 GB would have to be"
     ):

@@ -27,6 +27,7 @@ from daskembed.errors import (
 )
 from daskembed.storage import stores as storage_module
 from daskembed.storage.failures import explained
+from daskembed.storage.readers import RangedReader, keeping
 from daskembed.storage.stores import READINGS, Storage, split_url
 from daskembed.storage.urls import is_local, local_path
 from daskembed.testing import FaultyProxy
@@ -63,6 +64,20 @@ def test_put_then_get(storage, name):
     assert paths(storage) == [name]
     storage.put(name, b"")
     assert storage.get(name) == b""
+
+
+def test_a_header_takes_few_requests_and_gives_the_bytes_of_the_object() -> None:
+    data, asked = np.random.default_rng(0).bytes(200_000), []
+
+    def fetch(start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return data[start:end]
+
+    file = RangedReader(keeping(fetch, len(data)), len(data))
+    for start, length in [(0, 4), (0, 100), (150_000, 10), (150_020, 49_990), (8, 16), (199_999, 50), (200_000, 1)]:
+        file.seek(start)
+        assert file.read(length) == data[start : start + length]
+    assert asked == [(0, 16 * 1024), (150_000, 200_000)]
 
 
 def test_get_range(storage):

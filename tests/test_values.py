@@ -19,9 +19,11 @@ from daskembed.runs.settings import sensor_id
 from daskembed.sensors.bands import CLAY_V0, UNSAID, Band, Sensor
 from daskembed.sensors.table import get_sensor
 from daskembed.sources.baseline import Evidence, offset_of
+from daskembed.sources.findings import summarise
 from daskembed.sources.kinds import list_tile
 from daskembed.sources.reading import Reading, Rules
-from daskembed.sources.values import Scale, listening, settle, summarise, to_values
+from daskembed.sources.scales import Scale, settle
+from daskembed.sources.values import to_values
 from daskembed.storage.stores import Storage
 
 TILE, DAY, WEST, NORTH = "33TUL", "2019-04-16", 300_000.0, 5_100_000.0
@@ -94,12 +96,10 @@ def chip_of(folder: Path | str, sensor: str | None = None, **options: Any) -> An
 
 def fate(folder: Path | str, sensor: str | None = None, **options: Any) -> str:
     """What a chip is rejected for; else what is told of it."""
-    with listening() as told:
-        try:
-            chip_of(folder, sensor, **options).read()
-        except ChipRejectedError as error:
-            return str(error)
-    return f"kept: {summarise(told)}"
+    try:
+        return f"kept: {summarise(chip_of(folder, sensor, **options).read_with_findings().findings)}"
+    except ChipRejectedError as error:
+        return str(error)
 
 
 # Stored numbers or values
@@ -457,16 +457,14 @@ def test_the_offset_is_taken_out_of_sentinel_2(form: str, kind: str, tmp_path: P
     stored[1, 0, :4] = 0, 1, 1000, 1002
     folder = tmp_path / BASELINE_4
     FORMS[form](folder, stored)
-    with listening() as told:
-        chip = chip_of(folder)
-        values = chip.read()
+    chip = chip_of(folder)
+    values, found = chip.read_with_findings()
     expected = stored.astype(np.int64)
     expected[:10] = np.where(expected[:10] >= 1, np.maximum(expected[:10] - 1000, 1), 0)
     np.testing.assert_array_equal(values[:10], expected[:10])
     np.testing.assert_array_equal(values[10:], stored[10:])
-    assert summarise(told) == "B03 is 0 in 0.0004% of its pixels"
-    note = chip.note if form == "chip" else chip.scene.note
-    assert "1000 taken out (processing baseline 04.00)" in note
+    assert summarise(found) == "B03 is 0 in 0.0004% of its pixels"
+    assert "1000 taken out (processing baseline 04.00)" in chip.note
     np.testing.assert_array_equal(chip_of(folder, offset_applied="yes").read(), stored)
 
 

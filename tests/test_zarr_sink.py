@@ -101,7 +101,7 @@ def frame_of(
         np.array([(given or {}).get(n) for n in range(len(cells))], dtype=object) for given in (bad, rejected)
     )
     counts, notes = np.zeros(len(cells), np.int64), np.full(len(cells), None, object)
-    return block_frame(vectors, reasons, rules, counts, notes, rows), vectors
+    return block_frame(vectors, reasons, rules, counts, notes, rows=rows), vectors
 
 
 GRID = [(day, row, col) for day in (0, 1) for row in (0, 1) for col in (0, 1, 2)]
@@ -391,7 +391,7 @@ def test_a_value_beyond_float16_is_an_error(output: Storage) -> None:
         np.full(12, None),
         np.zeros(12, np.int64),
         np.full(12, None),
-        frame[["source_url", "chip_url", "date", "geometry"]],
+        rows=frame[["source_url", "chip_url", "date", "geometry"]],
     )["embeddings"]
     parts = parts_of(output, frame, SHAPES["patch"], (12,))
     with pytest.raises(

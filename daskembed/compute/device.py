@@ -16,15 +16,17 @@ from daskembed.encoders.description import Place
 from daskembed.encoders.loading import get_encoder_module
 from daskembed.encoders.protocol import Encoder
 from daskembed.errors import ChipError, ChipRejectedError
+from daskembed.fates import Fate
 from daskembed.geo.chips import CHIP
 from daskembed.hardware import allowance, keep_freed_memory, set_torch_threads, torch_device
-from daskembed.sources.values import listening, summarise
+from daskembed.sources.chip import ReadChip
+from daskembed.sources.findings import summarise
 from daskembed.timings import count_chips, for_this_task, timed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Read = Callable[[], NDArray[np.generic]]
+    Read = Callable[[], ReadChip]
 
 # On a CPU larger batches are no faster, and their activations leave the cache.
 CPU_BATCH = 1
@@ -33,34 +35,20 @@ CPU_BATCH = 1
 READERS = {"cpu": 8, "cuda": 16}
 
 
-class _Aside(NamedTuple):
-    """A chip that has no embedding: a value, as an exception's frames would hold its pixels."""
-
-    reason: str
-    rejected: bool
-
-
 class Encoded(NamedTuple):
     """What became of some chips."""
 
     vectors: NDArray[np.float32]
-    """Embeddings, ``(chip, ...)``; NaN where a chip is quarantined."""
-    quarantined: NDArray[np.object_]
-    """Why a chip has no embedding, or None, ``(chip,)``."""
-    rejected: NDArray[np.object_]
-    """Which rule a chip breaks, so that it has no embedding either, or None, ``(chip,)``."""
-    filled: NDArray[np.int64]
-    """Values of a chip that were not finite and were filled with their band's mean, ``(chip,)``."""
-    noted: NDArray[np.object_]
-    """What is unusual about a chip's pixels, or None, ``(chip,)``."""
+    """Embeddings, ``(chip, ...)``; NaN where a chip has none."""
+    fates: list[Fate]
+    """Of each chip."""
 
 
 class _Chip(NamedTuple):
-    """A chip that was read."""
+    """A chip that was read, or was not: a value, as an exception's frames would hold its pixels."""
 
-    pixels: NDArray[np.generic]
-    filled: int
-    noted: str | None
+    pixels: NDArray[np.generic] | None
+    fate: Fate
 
 
 class Device:
@@ -111,7 +99,7 @@ class Device:
         Parameters
         ----------
         chips
-            One function a chip, called in a reading thread; it returns pixels ``(band, y, x)`` or raises `ChipError`.
+            One function a chip, called in a reading thread; it returns a `ReadChip` or raises `ChipError`.
         place
             Where and when they were taken.
         level
@@ -124,13 +112,8 @@ class Device:
         count = len(chips)
         metadata = [torch.from_numpy(values) for values in self._metadata(place)]
         sequence = np.arange(count) if order is None else np.asarray(order)
-        encoded = Encoded(
-            np.full((count, *self._encoder.shape(level)), np.nan, np.float32),
-            np.full(count, None, dtype=object),
-            np.full(count, None, dtype=object),
-            np.zeros(count, np.int64),
-            np.full(count, None, dtype=object),
-        )
+        vectors = np.full((count, *self._encoder.shape(level)), np.nan, np.float32)
+        encoded = Encoded(vectors, [Fate()] * count)
         batches = []
         read, encode = for_this_task(self._read), for_this_task(self._encode_batch)
         with self._turn:
@@ -158,18 +141,20 @@ class Device:
                 self._room.acquire()
             self._held = kept
 
-    def _read(self, chip: Read, on_nan: str) -> _Chip | _Aside:
+    def _read(self, chip: Read, on_nan: str) -> _Chip:
         try:
             return self._read_finite(chip, on_nan)
+        except ChipRejectedError as error:
+            return _Chip(None, Fate(rejected=str(error)))
         except ChipError as error:
-            return _Aside(str(error), isinstance(error, ChipRejectedError))
+            return _Chip(None, Fate(quarantined=str(error)))
 
     def _read_finite(self, chip: Read, on_nan: str) -> _Chip:
-        with listening() as found:
-            pixels = chip()
+        pixels, found = chip()
+        noted = summarise(found) or None
         # What is not finite shows in the extremes.
         if pixels.dtype.kind != "f" or (np.isfinite(pixels.min()) and np.isfinite(pixels.max())):
-            return _Chip(pixels, 0, summarise(found) or None)
+            return _Chip(pixels, Fate(noted=noted))
         bad = ~np.isfinite(pixels)
         if on_nan == "quarantine":
             counts = zip(bad.sum(axis=(1, 2)), self._bands, strict=True)
@@ -180,11 +165,11 @@ class Device:
                 "the bands' means there)"
             )
         means = self._fill_values[:, None, None].astype(pixels.dtype)
-        return _Chip(np.where(bad, means, pixels), int(bad.sum()), summarise(found) or None)
+        return _Chip(np.where(bad, means, pixels), Fate(filled=int(bad.sum()), noted=noted))
 
     def _stage_batch(
         self,
-        reads: list[Future[_Chip | _Aside]],
+        reads: list[Future[_Chip]],
         metadata: list[torch.Tensor],
         encoded: Encoded,
         rows: NDArray[np.intp],
@@ -212,7 +197,7 @@ class Device:
             with timed("wait"):
                 batch = staged.result()
             if batch is not None:
-                good = np.array([encoded.quarantined[row] is None is encoded.rejected[row] for row in rows])
+                good = np.array([encoded.fates[row].embedded for row in rows])
                 with timed("device"), torch.inference_mode():
                     vectors = self._run_model(batch, level).cpu().numpy()
                 for row, vector in zip(rows[good], vectors[good], strict=True):
@@ -239,20 +224,13 @@ class Device:
         torch.cuda.empty_cache()
         return self._run_model(batch, level)
 
-    def _stack(
-        self, reads: list[Future[_Chip | _Aside]], encoded: Encoded, rows: NDArray[np.intp]
-    ) -> torch.Tensor | None:
+    def _stack(self, reads: list[Future[_Chip]], encoded: Encoded, rows: NDArray[np.intp]) -> torch.Tensor | None:
         # A quarantined chip leaves zeros in its place: a batch always has the same shape, so the others' embeddings
         # do not depend on it.
         chips: list[NDArray[np.generic] | None] = []
         for row, read in zip(rows, reads, strict=True):
-            found = read.result()
-            if isinstance(found, _Aside):
-                (encoded.rejected if found.rejected else encoded.quarantined)[row] = found.reason
-                chips.append(None)
-            else:
-                pixels, encoded.filled[row], encoded.noted[row] = found
-                chips.append(pixels)
+            pixels, encoded.fates[row] = read.result()
+            chips.append(pixels)
         good = [pixels for pixels in chips if pixels is not None]
         if not good:
             return None
@@ -273,10 +251,11 @@ def _keep(encoded: Encoded, row: int, vector: NDArray[np.float32]) -> None:
     if not bad:
         encoded.vectors[row] = vector
         return
-    encoded.quarantined[row] = (
+    why = (
         f"has an embedding of which {bad} of {vector.size} numbers are not finite: its pixels are far from anything "
         "that the encoder was trained on, or the device computes wrongly"
     )
+    encoded.fates[row] = encoded.fates[row]._replace(quarantined=why)
 
 
 _loading = threading.Lock()

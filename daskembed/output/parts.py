@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -15,6 +15,7 @@ import shapely
 
 from daskembed.documents import parse_object
 from daskembed.errors import TileError
+from daskembed.fates import Fate, Fates
 from daskembed.geo.cells import EDGES
 from daskembed.timings import timed
 
@@ -32,20 +33,10 @@ _WRITER: dict[str, Any] = {"compression": "none", "use_dictionary": False, "writ
 
 
 @dataclass
-class Notes:
+class Notes(Fates):
     """What became of the chips of some parts, beside their embeddings."""
 
     rows: int = 0
-    chips: int = 0
-    """Chips that have an embedding."""
-    quarantined: dict[str, str] = field(default_factory=dict)
-    """URL -> reason."""
-    rejected: dict[str, str] = field(default_factory=dict)
-    """URL -> rule."""
-    filled: dict[str, int] = field(default_factory=dict)
-    """URL -> number of values that were filled with their band's mean."""
-    noted: dict[str, str] = field(default_factory=dict)
-    """URL -> what is unusual about its pixels."""
     days: tuple[date, date] | None = None
     """First and last date of the rows."""
 
@@ -65,22 +56,13 @@ def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...]) 
     with timed("write"):
         bad = (frame["quarantined"].notna() | frame["rejected"].notna()).to_numpy()
         # Choosing rows copies all vectors, and nearly always all rows are good.
-        good, rest = (frame[~bad], frame[bad]) if bad.any() else (frame, frame.iloc[:0])
+        good = frame[~bad] if bad.any() else frame
         kind = pa.fixed_shape_tensor(pa.float32(), shape)
         vectors = pa.array(good["embeddings"], kind.storage_type)
-        notes = {
-            "chips": int(good["chip_url"].nunique()),
-            **{
-                reason: {
-                    url: why for url, why in zip(rest["chip_url"], rest[reason], strict=True) if isinstance(why, str)
-                }
-                for reason in ("quarantined", "rejected")
-            },
-            "filled": {url: int(count) for url, count in zip(good["chip_url"], good["filled"], strict=True) if count},
-            "noted": {
-                url: why for url, why in zip(good["chip_url"], good["noted"], strict=True) if isinstance(why, str)
-            },
-        }
+        chips, notes = frame.drop_duplicates("chip_url"), Fates()
+        told = [chips[name].astype(object).where(chips[name].notna(), None) for name in Fate._fields]
+        for url, *fate in zip(chips["chip_url"], *told, strict=True):
+            notes.add(url, Fate(*fate))
         table = pa.table(
             {
                 "source_url": pa.array(good["source_url"], pa.string()),
@@ -90,7 +72,7 @@ def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...]) 
                 "epsg": pa.array(good["epsg"], pa.int32()),
                 **{edge: pa.array(good[edge], pa.float64()) for edge in EDGES},
             },
-            metadata={_NOTES: json.dumps(notes)},
+            metadata={_NOTES: json.dumps(asdict(notes))},
         )
         pq.write_table(table, file, row_group_size=rows_a_group(shape), **_WRITER)
 
@@ -104,9 +86,7 @@ def read_notes(output: Storage, parts: Sequence[str]) -> Notes:
             said = parse_object(file.metadata.metadata[_NOTES])
             found.rows += file.metadata.num_rows
             days.update(file.read(columns=["date"])["date"].unique().to_pylist())
-        found.chips += said["chips"]
-        for name in ("quarantined", "rejected", "filled", "noted"):
-            getattr(found, name).update(said[name])
+        found.update(Fates(**said))
     found.days = (min(days), max(days)) if days else None
     return found
 

@@ -16,18 +16,18 @@ import numpy as np
 from dask.optimization import cull
 
 from daskembed import __version__
-from daskembed.cube import open_tile
-from daskembed.embedding import embed, set_aside
+from daskembed.cube import ChipBlock, open_tile
+from daskembed.embedding import embed
 from daskembed.encoders.description import Place
 from daskembed.geo.chips import CHIP
 from daskembed.output.parts import write_part
 from daskembed.output.state import parts_folder
+from daskembed.sources.chip import ReadChip
 from daskembed.table import to_geodataframe
 from daskembed.timings import metered
 
 if TYPE_CHECKING:
     import geopandas as gpd
-    from numpy.typing import NDArray
 
     from daskembed.encoders.protocol import Encoder
     from daskembed.runs.settings import Settings
@@ -48,6 +48,9 @@ class Block:
     """Of its chips."""
     graph: bytes
     key: Any
+    """Of the partition in the graph."""
+    source: Any
+    """Of its chips there, a `ChipBlock`."""
 
     @property
     def chips(self) -> int:
@@ -56,11 +59,10 @@ class Block:
 
     def compute(self, without: Mapping[str, str] | None = None) -> gpd.GeoDataFrame:
         """The partition, computed in this thread; the chips of `without` (URL -> reason) are quarantined untouched."""
-        token = set_aside.set(without or {})
-        try:
-            frame: gpd.GeoDataFrame = dask.get(pickle.loads(self.graph), self.key)
-        finally:
-            set_aside.reset(token)
+        graph = pickle.loads(self.graph)
+        if without:
+            graph[self.source] = ChipBlock(dask.get(graph, self.source).chips, without)
+        frame: gpd.GeoDataFrame = dask.get(graph, self.key)
         return frame
 
 
@@ -78,7 +80,8 @@ def all_blocks(settings: Settings, tile: str, index: gpd.GeoDataFrame, listing: 
     for number, (partition, end) in enumerate(zip(frame.to_delayed(), ends, strict=True)):
         graph, _ = cull(partition.dask, [partition.key])
         block_urls = tuple(urls[sum(block.chips for block in blocks) : end])
-        blocks.append(Block(number, f"{folder}/{number:05d}.parquet", block_urls, pickle.dumps(graph), partition.key))
+        path, source = f"{folder}/{number:05d}.parquet", (cube.data.name, number, 0, 0, 0)
+        blocks.append(Block(number, path, block_urls, pickle.dumps(graph), partition.key, source))
     return blocks
 
 
@@ -128,8 +131,8 @@ class BlockSuspects:
         degrees = np.zeros((1, (CHIP // needs.window) ** 2))
         place = Place(degrees, degrees, np.array(["2020-01-01T12"], "datetime64[s]"), np.array([needs.sensor.gsd]))
 
-        def zeros() -> NDArray[np.generic]:
-            return np.zeros((len(needs.bands), CHIP, CHIP), np.float32)
+        def zeros() -> ReadChip:
+            return ReadChip(np.zeros((len(needs.bands), CHIP, CHIP), np.float32), [])
 
         get_device(self.encoder).encode([zeros], place, level=self.level, on_nan="fill")
 

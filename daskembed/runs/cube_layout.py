@@ -13,7 +13,7 @@ from daskembed.errors import TileError
 from daskembed.geo.cells import EDGES, common_grid, find_overlap
 from daskembed.geo.chips import CHIP
 from daskembed.output.cube import CHIPS_A_SHARD, COMPRESSION, Layout
-from daskembed.sources.protocol import Chip
+from daskembed.sources.chip import Chip
 from daskembed.sources.reading import Reading, Rules
 from daskembed.storage.stores import Storage
 
@@ -119,7 +119,7 @@ def lay_out(job: Job, index: gpd.GeoDataFrame) -> tuple[Layout | None, list[Shar
 
 def _without_offset(job: Job, good: gpd.GeoDataFrame) -> tuple[date, ...]:
     """Dates of whose images Sentinel-2's offset was there and is out; raises `TileError` if nobody knows of others."""
-    scales = [getattr(chip, "scene", chip).scales for chip in good["chip"]]
+    scales = [chip.scales for chip in good["chip"]]
     out = np.array([any(scale.taken_out or scale.offset_applied for scale in bands) for bands in scales], np.bool_)
     if job.reading.offset_applied is None:
         said = np.array([any(scale.numbers.added and scale.remark for scale in bands) for bands in scales], np.bool_)

@@ -30,8 +30,9 @@ from daskembed.output.status_cubes import damage_of
 from daskembed.runs.cube_layout import Job, Shard, lay_out
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.stages import NOTHING, numbers_notes
+from daskembed.sources.chip import Chip
 from daskembed.sources.kinds import list_tile, read_headers
-from daskembed.sources.protocol import Chip, Listing
+from daskembed.sources.listing import Listing
 from daskembed.storage.local_files import target
 from daskembed.timings import count_chips, for_this_task, metered, timed
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
+import distributed
 from distributed import SchedulerPlugin, WorkerPlugin, performance_report
+from distributed.scheduler import TaskPrefix, TaskState, WorkerState
 from tornado.web import RequestHandler
 
 from daskembed import timings
@@ -21,6 +23,8 @@ from daskembed.text import all_visible
 
 if TYPE_CHECKING:
     from distributed import Client, Scheduler, Worker
+
+_log = logging.getLogger(__name__)
 
 STAGES = ("index", "embed", "write", "examine", "publish")
 """What the names of tasks begin with; the tile follows."""
@@ -37,6 +41,41 @@ LIVE = "daskembed"
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
 
 
+LEANS_ON = {
+    "Scheduler": [
+        "tasks",
+        "workers",
+        "clients",
+        "task_prefixes",
+        "cumulative_worker_metrics",
+        "log_event",
+        "http_application",
+    ],
+    "Worker": ["metrics"],
+    "WorkerState": ["address", "nthreads", "metrics", "processing", "executing"],
+    "TaskState": ["state", "processing_on"],
+    "TaskPrefix": ["state_counts"],
+}
+"""What of Dask's inside, which may change with any version, is looked at here, by the class that has it."""
+
+
+class DaskChangedError(Exception):
+    """A version of Dask that has not all that is looked at here."""
+
+
+def changed(dask_scheduler: Scheduler) -> str:
+    """On the scheduler: what it has not of `LEANS_ON`, in words; nothing, if all is there."""
+    return _changed(dask_scheduler, WorkerState, TaskState, TaskPrefix)
+
+
+def _changed(*things: object) -> str:
+    gone = []
+    for thing in things:
+        name = (thing if isinstance(thing, type) else type(thing)).__name__
+        gone += [f"{name}.{member}" for member in LEANS_ON[name] if not hasattr(thing, member)]
+    return f"distributed {distributed.__version__} has no {', '.join(gone)}" if gone else ""
+
+
 def serve(client: Client) -> str:
     """Have the workers tell how they fare, and the scheduler show it, if it can import this.
 
@@ -46,11 +85,16 @@ def serve(client: Client) -> str:
         The page's address, or nothing if there is none.
     """
     try:
+        if found := client.run_on_scheduler(changed):
+            raise DaskChangedError(found)
         with contextlib.suppress(OSError):  # of a worker that dies at this moment; the others have it
             client.register_plugin(_Live())
         client.register_plugin(_Page())
     except (AttributeError, ImportError, ValueError):
         # A cluster without this module, or a scheduler that takes no plugins: the run does not depend on it.
+        return ""
+    except DaskChangedError as error:
+        _log.warning(f"warning: the run goes on without its page, which leans on more of Dask: {error}")
         return ""
     link = urlsplit(client.dashboard_link)
     return str(urlunsplit(link._replace(path=link.path.removesuffix("/status") + "/daskembed")))
@@ -99,7 +143,7 @@ def report(client: Client, path: str | None) -> Iterator[None]:
             with client.as_current():
                 written.__exit__(None, None, None)
         except (OSError, RuntimeError, TimeoutError, ValueError) as error:
-            logging.getLogger(__name__).warning(f"warning: the performance report {path} was not written: {error}")
+            _log.warning(f"warning: the performance report {path} was not written: {error}")
 
 
 class _Live(WorkerPlugin):  # type: ignore[misc]
@@ -109,6 +153,8 @@ class _Live(WorkerPlugin):  # type: ignore[misc]
     idempotent = True
 
     def setup(self, worker: Worker) -> None:
+        if found := _changed(worker):
+            raise DaskChangedError(found)
         recent = timings.Recent()
         worker.metrics[LIVE] = lambda worker: recent.read()
 

@@ -32,7 +32,7 @@ from daskembed.runs.settings import Settings
 from daskembed.runs.summary import MOST_LISTED, describe_plan
 from daskembed.runs.tiles import resolve
 from daskembed.sources.kinds import list_tile
-from daskembed.sources.protocol import Listing
+from daskembed.sources.listing import Listing
 from daskembed.storage.stores import Storage
 
 COMPRESSED, FILE_BYTES, ROW_BYTES = 0.83, 8_000, 70
@@ -225,8 +225,7 @@ def _sizes_to_do(settings: Settings, listing: Listing) -> list[int]:
     """Bytes of a tile's chips that no finished block holds; all chips are taken to be usable."""
     present = settings.output.entries(block_folder(settings, listing.tile, listing.fingerprint))
     done = {int(Path(entry.path).stem) for entry in present}
-    units = listing.units or [(entry.path,) for entry in listing.entries]
-    ends = block_ends(units, settings.chips_a_block)
+    ends = block_ends(listing.units, settings.chips_a_block)
     return [
         entry.size
         for block, (start, end) in enumerate(pairwise((0, *ends)))

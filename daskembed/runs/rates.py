@@ -18,7 +18,7 @@ from daskembed.errors import InputError
 if TYPE_CHECKING:
     from daskembed.encoders.protocol import Encoder
     from daskembed.runs.settings import Settings
-    from daskembed.sources.protocol import Listing
+    from daskembed.sources.listing import Listing
 
 SAMPLE = 16
 """Chips that are read to measure: few enough to be fetched in seconds."""
@@ -122,7 +122,7 @@ def measure(settings: Settings, listing: Listing) -> Speed:
     """
     from daskembed.storage.stores import Storage
 
-    sample = replace(listing, entries=listing.entries[:SAMPLE])
+    sample = listing.first(SAMPLE)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="daskembed-") as folder:
         child = subprocess.run(

@@ -24,7 +24,7 @@ from daskembed.runs.blocks import Block, all_blocks
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.results import TileResult
 from daskembed.sources.kinds import list_tile, read_headers
-from daskembed.sources.protocol import Listing
+from daskembed.sources.listing import Listing
 from daskembed.table import window_shares, window_urls
 from daskembed.timings import metered, timed
 
@@ -139,10 +139,9 @@ def _padded(settings: Settings, index: gpd.GeoDataFrame) -> dict[str, dict[str, 
 
 def numbers_notes(listing: Listing, index: gpd.GeoDataFrame) -> list[str]:
     """What is done to the files' numbers."""
-    notes = [f"{url}: {scene.note}" for url, scene in listing.scenes.items() if getattr(scene, "note", "")]
+    notes = [f"{scene.url}: {scene.note}" for scene in listing.scenes if scene.note]
     # Of ready-made chips most have the same to say.
-    ready = [] if listing.scenes else index["chip"].dropna()
-    said = Counter(str(getattr(chip, "note", "")) for chip in ready)
+    said = Counter[str](() if listing.scenes else (chip.note for chip in index["chip"].dropna()))
     return notes + [f"{count} chips: {note}" for note, count in said.items() if note]
 
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from daskembed.errors import ChipError
 from daskembed.sensors.bands import CLAY_V0, Sensor
 from daskembed.sources.rules import CLASSES
-
-if TYPE_CHECKING:
-    pass
-
 
 _LAYOUT = CLAY_V0.names
 

@@ -15,7 +15,8 @@ import xarray as xr
 
 from daskembed.errors import ChipError
 from daskembed.sources.bands import short
-from daskembed.sources.scenes import check_resolution, day_in, one_day
+from daskembed.sources.days import day_in, one_day
+from daskembed.sources.scene import check_resolution
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, cast
 
 from daskembed.errors import InputError, TileError
 from daskembed.geo.mgrs import square_of
-from daskembed.sources.protocol import Listing, Source
+from daskembed.sources.listing import Listing
+from daskembed.sources.protocol import Source
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 
 if TYPE_CHECKING:
     import geopandas as gpd
 
+    from daskembed.sources import geotiff, raster, zarr
+
+    # That each is a `Source` is for the type checker to say: they are imported when they are needed.
+    _ALL: tuple[Source, ...] = (geotiff, zarr, raster)
 
 SOURCES = {
     "geotiff": "daskembed.sources.geotiff",

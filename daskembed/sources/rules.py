@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from daskembed.errors import ChipRejectedError
-from daskembed.sources.values import Finding, unclear
+from daskembed.sources.findings import Finding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,3 +59,12 @@ def check_pixels(
             raise ChipRejectedError(
                 f"clouds, shadows or nodata in {share:.4%} of its pixels (`Rules(max_cloud={rules.max_cloud:g})`)"
             )
+
+
+CLEAR = (2, 4, 5, 6, 7, 11)
+"""Classes of Sentinel-2's scene classification that show the ground: dark, plants, soil, water, unclassified, snow."""
+
+
+def unclear(classes: NDArray[np.generic]) -> float:
+    """Share of a scene classification that shows no ground: nodata, saturated, shadow, cloud, cirrus, no class."""
+    return (classes.size - int(np.count_nonzero(np.isin(classes, CLEAR)))) / classes.size

@@ -14,9 +14,6 @@ from daskembed.errors import ChipError
 
 SOURCES = (".tif", ".tiff", ".jp2", ".vrt")
 """What the names of a virtual raster's sources end with."""
-SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ")
-"""What TIFF and JPEG 2000 begin with. GDAL tells the format of a source by its content, and all of these keep the other
-drivers away: those that fetch from elsewhere or run what they are told begin with text."""
 TOP = "0.vrt"
 """What GDAL is told that the file itself is called."""
 MOST_BYTES = 8 * 2**20

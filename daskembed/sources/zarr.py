@@ -17,19 +17,12 @@ from daskembed.sources.bands import order_bands
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.cf import epsg_of, georeferencing, plain, times_of
 from daskembed.sources.chunks import ZarrChunks
-from daskembed.sources.protocol import Listing
+from daskembed.sources.listing import Listing
 from daskembed.sources.reading import Reading
-from daskembed.sources.scenes import (
-    Found,
-    Reader,
-    Scene,
-    damage_is_the_chips,
-    fingerprint_of,
-    frame_of,
-    grid_of,
-    listing_of,
-)
-from daskembed.sources.values import Scale, settle
+from daskembed.sources.rules import CLASSES
+from daskembed.sources.scales import Scale, settle
+from daskembed.sources.scene import Reader, Scene, damage_is_the_chips, grid_of
+from daskembed.sources.scenes import Found, fingerprint_of, frame_of_scenes, listing_of
 from daskembed.storage.failures import explained
 from daskembed.storage.stores import Storage, is_stray, zarr_store
 from daskembed.storage.zarr_metadata import checked
@@ -39,7 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SUFFIX = ".zarr"
-_CLASSES = "scl"
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,31 @@ class ZarrLayer:
     """Numbers along ``band``, from 0; None if there is no such dimension."""
     scales: tuple[Scale, ...]
     coarser: int = 1
-    kind: str = "daskembed.sources.zarr"
+
+    def open(self, *, fresh: bool = False) -> Reader:
+        """Open it for reading, past caches if `fresh`."""
+        array = _open_dataset(self.url, fresh=fresh)[self.variable]
+        dims_of_all = tuple(map(str, array.dims))
+        sides = array.encoding.get("chunks") or array.shape
+        chunks = ZarrChunks(Storage(self.url, fresh), self.variable, dims_of_all, sides)
+        if self.time is not None:
+            array = array.isel(time=self.time)
+        dims = ("y", "x") if self.bands is None else ("band", "y", "x")
+        bands = None if self.bands is None else [number - min(self.bands) for number in self.bands]
+        if self.bands is not None:
+            # Picked afterwards: one by one they would be decoded out of the same chunks again and again.
+            array = array.isel(band=slice(min(self.bands), max(self.bands) + 1))
+
+        start = {"time": self.time or 0, "band": min(self.bands or (0,))}
+
+        def read(rows: slice, cols: slice) -> NDArray[np.generic]:
+            with damage_is_the_chips(), explained(self.url, self.url):
+                window = _decode(array.isel(y=rows, x=cols).transpose(*dims))
+                lost = chunks.lost(window, start | {"y": rows.start, "x": cols.start})
+            found = window if lost is None else np.ma.masked_array(window, lost)
+            return found[None] if bands is None else found[bands]
+
+        return read
 
 
 def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
@@ -93,7 +109,7 @@ def describe(tile: str, storage: Storage) -> str:
 
 def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.GeoDataFrame:
     """The index of a listing; the stores' metadata was read for the listing."""
-    return frame_of(listing, reading)
+    return frame_of_scenes(listing)
 
 
 def _open_dataset(url: str, *, fresh: bool) -> xr.Dataset:
@@ -130,7 +146,7 @@ def _scenes(url: str, etag: str, reading: Reading, old: bool, fresh: bool) -> li
     chunks = dict(zip(array.dims, array.encoding.get("chunks") or array.shape, strict=True))
     grid = grid_of(shape, reading)
     lower = [(name or "").lower() for name in names]
-    inside = (lower.index(_CLASSES),) if _CLASSES in lower else ()
+    inside = (lower.index(CLASSES),) if CLASSES in lower else ()
     scenes = []
     for label, day, number in times:
         evidence = Evidence(url, day, _about(dataset, array, number))
@@ -244,7 +260,7 @@ def _about(dataset: xr.Dataset, array: xr.DataArray, time: int | None) -> dict[A
 def _classes(dataset: xr.Dataset, url: str, time: int | None, *, old: bool) -> ZarrLayer | None:
     """The scene classification in a variable of its own."""
     for name, array in dataset.data_vars.items():
-        if str(name).lower() == _CLASSES and set(array.dims) in ({"y", "x"}, {"time", "y", "x"}):
+        if str(name).lower() == CLASSES and set(array.dims) in ({"y", "x"}, {"time", "y", "x"}):
             return ZarrLayer(url, str(name), time if "time" in array.dims else None, None, (_scale(array, old=old),))
     return None
 
@@ -257,29 +273,3 @@ def _decode(array: xr.DataArray) -> NDArray[np.generic]:
         if isinstance(error, gzip.BadGzipFile) or (type(error) is OSError and error.errno is None):
             raise ChipError(f"cannot be decoded, its part of the storage is damaged: {error}") from None
         raise
-
-
-def open_layer(layer: ZarrLayer, *, fresh: bool = False) -> Reader:
-    """Open a layer for reading, past caches if `fresh`."""
-    array = _open_dataset(layer.url, fresh=fresh)[layer.variable]
-    dims_of_all = tuple(map(str, array.dims))
-    sides = array.encoding.get("chunks") or array.shape
-    chunks = ZarrChunks(Storage(layer.url, fresh), layer.variable, dims_of_all, sides)
-    if layer.time is not None:
-        array = array.isel(time=layer.time)
-    dims = ("y", "x") if layer.bands is None else ("band", "y", "x")
-    bands = None if layer.bands is None else [number - min(layer.bands) for number in layer.bands]
-    if layer.bands is not None:
-        # Picked afterwards: one by one they would be decoded out of the same chunks again and again.
-        array = array.isel(band=slice(min(layer.bands), max(layer.bands) + 1))
-
-    start = {"time": layer.time or 0, "band": min(layer.bands or (0,))}
-
-    def read(rows: slice, cols: slice) -> NDArray[np.generic]:
-        with damage_is_the_chips(), explained(layer.url, layer.url):
-            window = _decode(array.isel(y=rows, x=cols).transpose(*dims))
-            lost = chunks.lost(window, start | {"y": rows.start, "x": cols.start})
-        found = window if lost is None else np.ma.masked_array(window, lost)
-        return found[None] if bands is None else found[bands]
-
-    return read

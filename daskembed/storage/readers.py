@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-from daskembed.errors import StorageError
 
 if TYPE_CHECKING:
     from daskembed.storage.stores import Storage
 
 READ_AHEAD = 1 << 20
+_FIRST, _NEXT = 16 * 1024, 64 * 1024
+Fetch = Callable[[int, int], bytes]
+"""Gives the bytes of an object from a position to another, exclusive, in one request."""
 
 
-class RemoteReader(io.RawIOBase):
-    """A file to read an object through, by ranged requests of the storage's own."""
+class RangedReader(io.RawIOBase):
+    """An object as a file.
 
-    def __init__(self, storage: Storage, path: str, failed: Callable[[StorageError], None] | None = None) -> None:
-        self._storage, self._path, self._position, self._failed = storage, path, 0, failed
-        self._size = storage._size(path)
+    Parameters
+    ----------
+    fetch
+        Makes a request.
+    size
+        Bytes of the object.
+    failed
+        Told what `fetch` raises, where a library that reads the file would swallow it.
+    """
+
+    def __init__(self, fetch: Fetch, size: int, failed: Callable[[Exception], None] | None = None) -> None:
+        self._fetch, self._size, self._failed, self._position = fetch, size, failed, 0
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer, by one request."""
@@ -27,8 +38,8 @@ class RemoteReader(io.RawIOBase):
         if end <= self._position:
             return 0
         try:
-            data = self._storage.get_range(self._path, self._position, end)
-        except StorageError as error:
+            data = self._fetch(self._position, end)
+        except Exception as error:
             if self._failed is not None:
                 self._failed(error)
             raise
@@ -54,6 +65,22 @@ class RemoteReader(io.RawIOBase):
         return self._position
 
 
-def open_remote(storage: Storage, path: str, failed: Callable[[StorageError], None]) -> io.BufferedReader:
-    """A file of an object for a library that swallows errors: `failed` is told them."""
-    return io.BufferedReader(RemoteReader(storage, path, failed), READ_AHEAD)
+def open_ranged(storage: Storage, path: str, failed: Callable[[Exception], None] | None = None) -> io.BufferedReader:
+    """A file of an object, read ahead; see `RangedReader`."""
+    return io.BufferedReader(RangedReader(partial(storage.get_range, path), storage.size(path), failed), READ_AHEAD)
+
+
+def keeping(fetch: Fetch, size: int) -> Fetch:
+    """`fetch` for the header of an object of `size` bytes: by a small request, and more where it is elsewhere."""
+    ranges: list[tuple[int, bytes]] = []
+
+    def get(start: int, end: int) -> bytes:
+        for first, data in ranges:
+            if first <= start and end <= first + len(data):
+                return data[start - first : end - first]
+        length = max(_NEXT if ranges else _FIRST, end - start)
+        data = fetch(start, min(size, start + length))
+        ranges.append((start, data))
+        return data[: end - start]
+
+    return get

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import logging
 import random
 import re
@@ -29,7 +28,7 @@ from daskembed.storage import folders, local_files, uploads
 from daskembed.storage.failures import NO_CONDITIONS, NO_LOCKS, explained, persist
 from daskembed.storage.local_files import local_writer, remove_if_empty, room_for
 from daskembed.storage.opening import open_store
-from daskembed.storage.readers import READ_AHEAD, RemoteReader
+from daskembed.storage.readers import open_ranged
 from daskembed.storage.urls import SCHEMES, SIGNED, USER, is_local, local_path, redact
 from daskembed.text import visible
 
@@ -346,9 +345,11 @@ class Storage:
         """A seekable file of `path` that fetches what is read from it, for `pyarrow`."""
         if is_local(self.url):
             return self._carry_out(path, lambda: pa.memory_map(self.url_of(path)))
-        return pa.PythonFile(io.BufferedReader(RemoteReader(self, path), READ_AHEAD), mode="r")
+        return pa.PythonFile(open_ranged(self, path), mode="r")
 
-    def _size(self, path: str) -> int:
+    def size(self, path: str) -> int:
+        """Bytes of an object."""
+
         def ask() -> int:
             try:
                 return obstore.head(self._store, path)["size"]

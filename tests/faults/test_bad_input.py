@@ -19,7 +19,7 @@ from odd_chips import CASES, Case, write_odd_chips
 
 import daskembed
 from daskembed.errors import ChipError, TileError
-from daskembed.sources.geotiff import read_chip
+from daskembed.sources.geotiff_pixels import read_chip
 from daskembed.sources.kinds import list_tile
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
@@ -148,7 +148,7 @@ import pathlib, re, sys, warnings
 warnings.simplefilter("ignore")
 import daskembed
 from daskembed.errors import ChipError
-from daskembed.sources.geotiff import read_chip
+from daskembed.sources.geotiff_pixels import read_chip
 
 def embedded():
     for row in daskembed.index_tile("33TUL", sys.argv[1]).itertuples():

@@ -22,8 +22,10 @@ from rasterio.transform import from_origin
 
 from daskembed.errors import ChipError, InputError
 from daskembed.geo.mgrs import check_tile, parse_tiles, read_tiles
-from daskembed.sources.geotiff import BANDS, _named_date, _read_header, decode_chip, read_headers
-from daskembed.sources.protocol import Listing
+from daskembed.sources.geotiff import BANDS, read_headers
+from daskembed.sources.geotiff_header import named_date, read_header
+from daskembed.sources.geotiff_pixels import decode_chip
+from daskembed.sources.listing import Listing
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 
@@ -139,7 +141,7 @@ def check_damaged(folder: Path, data: bytes) -> str:
     (folder / NAME).write_bytes(data)
     storage = Storage(str(folder))
     (entry,) = storage.entries(TILE)
-    outcome = "bad header" if refusal(ChipError, lambda: _read_header(storage, entry, TILE)) else "good"
+    outcome = "bad header" if refusal(ChipError, lambda: read_header(storage, entry, TILE)) else "good"
     index = read_headers(Listing("geotiff", storage, TILE, (entry,)), Reading(), readers=1)
     reason = index["quarantined"][0]
     if reason is None:
@@ -235,7 +237,7 @@ def check_value(text: str) -> None:
 
 
 def check_name(path: str) -> None:
-    found = _named_date(path)
+    found = named_date(path)
     match = re.fullmatch(r"claytile_[0-9]{2}[A-Z]{3}_([0-9]{8})_v02_[0-9]{4}\.tif", path.rpartition("/")[2])
     wanted: date | None = None
     if match is not None:

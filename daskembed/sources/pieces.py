@@ -1,0 +1,242 @@
+"""Pieces of scenes that chips are cut out of: each is read once, and kept while memory allows."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from daskembed.errors import ChipError
+from daskembed.hardware import allowance
+from daskembed.sources.scene import Layer, Reader, Scene
+from daskembed.sources.values import part_masks, to_classes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+KEPT_BYTES = 768 * 2**20
+"""Most bytes of pieces that a process keeps for the chips that are still to be cut out of them, if it has memory."""
+
+MOST_OPEN = 64
+"""Layers that a process keeps open."""
+
+
+class Pixels(NamedTuple):
+    """What is stored of a window of a scene."""
+
+    stored: NDArray[np.generic]
+    """``(band, y, x)``."""
+    masked: NDArray[np.bool_] | None
+    """Likewise: what is not there by the storage's own masks, if it has any."""
+    classes: NDArray[np.generic] | None
+    """Scene classification ``(y, x)``, if there is one."""
+
+    def cut(self, rows: slice, cols: slice) -> Pixels:
+        """A part of it."""
+        return Pixels(*(None if part is None else part[..., rows, cols] for part in self))  # type: ignore[arg-type]
+
+
+def cut(scene: Scene, y: int, x: int, height: int, width: int) -> Pixels:
+    """What is stored of a window of a scene, out of the pieces that it lies in."""
+    if scene.aligned:
+        return _read_piece(scene, slice(y, y + height), slice(x, x + width))
+    tall, wide = scene.piece
+    rows = []
+    for row in range(y // tall, (y + height - 1) // tall + 1):
+        found = []
+        for col in range(x // wide, (x + width - 1) // wide + 1):
+            top, left = row * tall, col * wide
+            part = (
+                slice(max(0, y - top), max(0, y + height - top)),
+                slice(max(0, x - left), max(0, x + width - left)),
+            )
+            found.append(_pieces.get(scene, row, col).cut(*part))
+        rows.append(_join(found, axis=-1))
+    return _join(rows, axis=-2)
+
+
+def _join(parts: Sequence[Pixels], *, axis: int) -> Pixels:
+    if len(parts) == 1:
+        return parts[0]
+    stored = np.concatenate([part.stored for part in parts], axis=axis)
+    masked = None
+    if any(part.masked is not None for part in parts):
+        none = np.False_
+        masks = [np.broadcast_to(none if part.masked is None else part.masked, part.stored.shape) for part in parts]
+        masked = np.concatenate(masks, axis=axis)
+    classes = [part.classes for part in parts if part.classes is not None]
+    return Pixels(stored, masked, np.concatenate(classes, axis=axis) if classes else None)
+
+
+def _read_piece(scene: Scene, rows: slice, cols: slice) -> Pixels:
+    height, width = rows.stop - rows.start, cols.stop - cols.start
+    generation = generation_of(scene)
+    found = [_read_layer(layer, scene.fingerprint, generation, rows, cols) for layer in scene.layers]
+    stored = found[0][0] if len(found) == 1 else np.concatenate([numbers for numbers, _ in found])
+    masked = None
+    if any(mask is not None for _, mask in found):
+        masked = np.concatenate([np.zeros(one.shape, np.bool_) if mask is None else mask for one, mask in found])
+    classes = None
+    if scene.classified:
+        classes = to_classes(stored[-1], scene.layers[-1].scales[-1], None if masked is None else masked[-1])
+        stored, masked = stored[:-1], None if masked is None else masked[:-1]
+    elif scene.classes is not None:
+        numbers, mask = _read_layer(scene.classes, scene.fingerprint, generation, rows, cols)
+        classes = to_classes(numbers[0], scene.classes.scales[0], None if mask is None else mask[0])
+    if stored.shape[1:] != (height, width):
+        raise ChipError(f"gave {stored.shape[1:]} pixels where {(height, width)} were expected: it changed since")
+    return Pixels(stored, masked, classes)
+
+
+def _read_layer(
+    layer: Layer, fingerprint: str, generation: int, rows: slice, cols: slice
+) -> tuple[NDArray[np.generic], NDArray[np.bool_] | None]:
+    times = layer.coarser
+    coarse = [slice(part.start // times, -(-part.stop // times)) for part in (rows, cols)]
+    found = part_masks(_open(layer, fingerprint, generation)(*coarse))
+    if times == 1:
+        return found
+    start = [part.start - small.start * times for part, small in zip((rows, cols), coarse, strict=True)]
+
+    def repeat(pixels: NDArray[Any]) -> NDArray[Any]:
+        pixels = pixels.repeat(times, axis=1).repeat(times, axis=2)
+        return pixels[:, start[0] :, start[1] :][:, : rows.stop - rows.start, : cols.stop - cols.start]
+
+    numbers, mask = found
+    return repeat(numbers), None if mask is None else repeat(mask)
+
+
+_lock = threading.Lock()
+
+_opened: OrderedDict[tuple[Layer, str], tuple[int, Reader]] = OrderedDict()
+"""Layers that are open, with the generation of their scenes."""
+
+_generations: dict[tuple[str, str], int] = {}
+"""URL and fingerprint of a scene -> how often it was opened anew because of what was read."""
+
+
+def _open(layer: Layer, fingerprint: str, generation: int) -> Reader:
+    # What was replaced is opened anew: an open handle would go on reading what was there before.
+    key = (layer, fingerprint)
+    with _lock:
+        if key in _opened and _opened[key][0] >= generation:
+            _opened.move_to_end(key)
+            return _opened[key][1]
+    reader = layer.open(fresh=generation > 0)
+    with _lock:
+        _opened[key] = generation, reader
+        _opened.move_to_end(key)
+        while len(_opened) > MOST_OPEN:
+            _opened.popitem(last=False)
+    return reader
+
+
+def generation_of(scene: Scene) -> int:
+    """How often a scene was opened anew because of what was read."""
+    with _lock:
+        return _generations.get((scene.url, scene.fingerprint), 0)
+
+
+def renew(scene: Scene, seen: int) -> int:
+    """Have a scene opened past caches, and none of its pieces used again, unless it was since generation `seen`."""
+    key = (scene.url, scene.fingerprint)
+    with _lock:
+        if (generation := _generations.get(key, 0)) > seen:
+            return generation
+        _generations[key] = generation + 1
+    _pieces.drop(scene)
+    return generation + 1
+
+
+class _Pieces:
+    """Pieces of scenes that chips are being cut out of: each is read once, also when several threads want it.
+
+    What is kept and being read takes no more than `KEPT_BYTES` and the process's allowance, or is one piece.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._found: OrderedDict[tuple[object, ...], Future[Pixels | str]] = OrderedDict()
+        self._sizes: dict[tuple[object, ...], int] = {}
+
+    def get(self, scene: Scene, row: int, col: int) -> Pixels:
+        """Piece number `col` of row `row`."""
+        key = (scene.url, scene.fingerprint, generation_of(scene), scene.bands, row, col)
+        tall, wide = scene.piece
+        height, width = scene.grid.shape
+        parts = slice(row * tall, min(height, (row + 1) * tall)), slice(col * wide, min(width, (col + 1) * wide))
+        with self._changed:
+            if mine := not self._has(key):
+                # Of other pieces; those being read come to an end without this one.
+                self._changed.wait_for(lambda: self._has(key) or self._fits(tall * wide * scene.pixel_bytes))
+                if mine := not self._has(key):
+                    self._found[key], self._sizes[key] = Future[Pixels | str](), tall * wide * scene.pixel_bytes
+            future = self._found[key]
+            self._found.move_to_end(key)
+        if mine:
+            self._read(key, future, scene, parts)
+        try:
+            # A reason and no exception: its frames, and through them this future, would hold pixels.
+            if isinstance(found := future.result(), str):
+                raise ChipError(found)
+            return found
+        finally:
+            del future
+
+    def _read(
+        self, key: tuple[object, ...], future: Future[Pixels | str], scene: Scene, parts: tuple[slice, slice]
+    ) -> None:
+        try:
+            found: Pixels | str = _read_piece(scene, *parts)
+        except ChipError as error:
+            found = str(error)
+        except BaseException as error:
+            self._forget(key)
+            future.set_exception(error.with_traceback(None))
+            return
+        if isinstance(found, str):
+            # Not kept: what a store did not give may come the next time.
+            self._forget(key)
+            future.set_result(found)
+            return
+        with self._changed:
+            self._sizes[key] = sum(part.nbytes for part in found if part is not None)
+            future.set_result(found)
+            self._changed.notify_all()
+
+    def _forget(self, key: tuple[object, ...]) -> None:
+        with self._changed:
+            del self._found[key], self._sizes[key]
+            self._changed.notify_all()
+
+    def drop(self, scene: Scene) -> None:
+        """Give up what was read of a scene."""
+        with self._changed:
+            for key, future in [*self._found.items()]:
+                if key[:2] == (scene.url, scene.fingerprint) and future.done():
+                    del self._found[key], self._sizes[key]
+            self._changed.notify_all()
+
+    def _has(self, key: tuple[object, ...]) -> bool:
+        return key in self._found
+
+    def _fits(self, size: int) -> bool:
+        """Whether a piece of `size` bytes may be read now; gives up the oldest for it."""
+        most = min(KEPT_BYTES, allowance())
+        done = [key for key, future in self._found.items() if future.done()]
+        being_read = sum(self._sizes.values()) - sum(self._sizes[key] for key in done)
+        if len(done) < len(self._found) and being_read + size > most:
+            return False
+        for key in done:
+            if sum(self._sizes.values()) + size <= most:
+                break
+            del self._found[key], self._sizes[key]
+        return True
+
+
+_pieces = _Pieces()
