@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import json
+import re
 import shutil
 import weakref
 from collections.abc import Callable
