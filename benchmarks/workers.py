@@ -30,12 +30,8 @@ def run(*, smallest: bool = False) -> list[Row]:
         for tile in TILES:
             write_chips(chips, tile=tile, rows=1 if smallest else 4, cols=4)
         rows = []
-        for turn, processes in [(0, 1)] if smallest else product((0, 1), (1, 2)):
-            job = {
-                "source": str(chips),
-                "output": f"{folder}/{turn}-{processes}",
-                "checkpoint": f"untrained:{'tiny' if smallest else 'small'}",
-            }
+        for turn, processes in () if smallest else product((0, 1), (1, 2)):
+            job = {"source": str(chips), "output": f"{folder}/{turn}-{processes}", "checkpoint": "untrained:small"}
             rows.append(_measure(Path(folder), list(TILES), processes, job))
         source, *names = write_tiles(Path(folder) / "many", 2 if smallest else 200, chips_a_tile=6)
         job = {"source": source, "output": f"{folder}/many-out", "checkpoint": "untrained:tiny"}

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from daskembed.output.validate.check import validate as validate
     from daskembed.output.validate.findings import Finding as Finding
     from daskembed.runs.cubes import write_cubes as write_cubes
+    from daskembed.runs.options import CubeOptions as CubeOptions
     from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
     from daskembed.runs.plan import plan as plan
@@ -73,6 +74,7 @@ _HOME = {
     "VectorDtype": "vectors",
     "Rules": "sources.reading",
     "RunOptions": "runs.options",
+    "CubeOptions": "runs.options",
     "RunResult": "runs.results",
     "TileResult": "runs.results",
     "Progress": "runs.results",

@@ -39,7 +39,7 @@ def test_a_benchmark_in_this_process(name: str) -> None:
 def test_a_benchmark_as_it_is_typed(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", name, "--smallest", "--json", str(tmp_path / "numbers")]
     done = subprocess.run(
-        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stderr
     (line,) = (tmp_path / "numbers").read_text().splitlines()

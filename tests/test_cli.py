@@ -829,6 +829,10 @@ def test_results_are_readable_however_many_tiles_there_are() -> None:
         ("`dask scheduler` starts one; the level and the `geo` of its footer", None),
         ("`auto` of `output/` in `on-nan` and on_nan", None),
         ("`rules=Rules(zeros=False)", None),
+        # Parts of messages are of whoever wrote a file.
+        (f"`level={'(' * 100_000}`", None),
+        (f"`level={'9' * 100_000}`", f"--level {'9' * 100_000}"),
+        ("`source='it is ' + `x`'", None),
     ],
 )
 def test_arguments_are_shown_as_flags(text: str, shown: str | None) -> None:

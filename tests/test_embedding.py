@@ -419,7 +419,7 @@ def test_other_levels_are_refused(cube: xr.DataArray, encoder: Encoder, level: s
 
 @pytest.mark.parametrize("on_nan", ["drop", "", None])
 def test_other_answers_to_nan_are_refused(cube: xr.DataArray, encoder: Encoder, on_nan: Any) -> None:
-    with pytest.raises(InputError, match=f"unknown on_nan {on_nan!r}: choose one of quarantine, fill"):
+    with pytest.raises(InputError, match=f"unknown `on_nan` {on_nan!r}: choose one of quarantine, fill"):
         daskembed.embed(cube, encoder, on_nan=on_nan)
 
 

@@ -55,11 +55,19 @@ def test_unknown_keywords_are_refused(function: Any, keyword: str, meant: str | 
     assert str(caught.value) == f"unexpected keyword argument {keyword!r}{hint}"
 
 
-@pytest.mark.parametrize("function", [daskembed.run, daskembed.plan])
-def test_the_documentation_has_all(function: Any) -> None:
+def test_cubes_take_no_options_of_embeddings() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'level'"):
+        daskembed.write_cubes("33TUL", output="out", level="mean")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("function", "known"),
+    [(daskembed.run, RunOptions), (daskembed.plan, RunOptions), (daskembed.write_cubes, CubeOptions)],
+)
+def test_the_documentation_has_all(function: Any, known: type[Any]) -> None:
     text = inspect.getdoc(function)
     assert text is not None
-    for name, words in words_of(RunOptions).items():
+    for name, words in words_of(known).items():
         assert f"\n{name}\n    {words.keyword or words.help}" in text
     assert "\noptions\n" not in text
     assert "\n\nRaises\n------\nInputError\n" in text

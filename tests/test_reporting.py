@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from daskembed.cli import live
-from daskembed.runs import results
 from daskembed.runs.reporting import PROGRESS_EVERY, Report
-from daskembed.runs.results import Event, Progress
+from daskembed.runs.results import MOST_SAID, Event, Progress
 from daskembed.storage.stores import Storage
 
 PAUSED = "Dask has paused workers that are short of memory: "
@@ -42,13 +41,12 @@ def test_a_trouble_that_comes_and_goes_is_told_now_and_then(tmp_path: Path) -> N
 def test_what_was_said_does_not_grow_without_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(results, "MOST_SAID", 5)
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
-    state = Progress(1, "", "2 x CPU")
+    state, most = Progress(1, "", "2 x CPU"), MOST_SAID + 20
     with live.show_progress() as tell:
-        for number in range(20):
+        for number in range(most):
             state.say(f"line {number}")
             tell(state)
-    assert state.said == [f"line {number}" for number in range(15, 20)]
-    assert capsys.readouterr().out.splitlines() == ["2 x CPU", *(f"line {number}" for number in range(20))]
+    assert state.said == [f"line {number}" for number in range(20, most)]
+    assert capsys.readouterr().out.splitlines() == ["2 x CPU", *(f"line {number}" for number in range(most))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import logging
 import re
@@ -18,7 +17,16 @@ if TYPE_CHECKING:
 
 KEYWORDS = {*RunOptions.__annotations__, *RULES, "tiles", "device", "price_per_hour", "quarantined"}
 """What is a flag here and an argument, or an attribute, in Python."""
-_MARK = re.compile(r"`(?P<rules>Rules\()?(?P<name>[a-z_]+)(?:=(?P<value>[^`]+?))?(?(rules)\))`")
+# Not by Python's parser: parts of messages are of whoever wrote the files.
+_VALUE = "|".join(
+    (
+        r"(?P<no>False)|True",
+        r"(?P<quote>['\"])(?P<text>[^`]*?)(?P=quote)",
+        r"\((?P<pair>[-\d, ]+)\)",
+        r"(?P<plain>[-+.\w]+)",
+    )
+)
+_MARK = re.compile(rf"`(?P<rules>Rules\()?(?P<name>[a-z_]+)(?:=(?:{_VALUE}))?(?(rules)\))`")
 
 
 def with_flags(text: str) -> str:
@@ -36,15 +44,10 @@ def _typed(mark: re.Match[str]) -> str:
     if mark["name"] not in KEYWORDS:
         return mark[0]
     flag = flag_of(mark["name"])
-    if mark["value"] is None:
-        return flag
-    try:
-        value = ast.literal_eval(mark["value"])
-    except (ValueError, SyntaxError):
-        value = mark["value"]
-    if isinstance(value, bool):
-        return flag if value else flag.replace("--", "--no-", 1)
-    return f"{flag} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+    if mark["no"]:
+        return flag.replace("--", "--no-", 1)
+    values = (mark["text"], mark["pair"] and mark["pair"].replace(" ", ""), mark["plain"])
+    return " ".join([flag, *(value for value in values if value is not None)])
 
 
 def say(text: str) -> None:

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import dask
 
-from daskembed import config
 from daskembed.clusters.connection import check_connection, connect, shares_files
 from daskembed.errors import InputError
 from daskembed.geo.mgrs import tiles_of
@@ -26,12 +25,12 @@ from daskembed.runs import preflight as ahead
 from daskembed.runs.cube_layout import READERS, READING, Job
 from daskembed.runs.cube_stages import Before
 from daskembed.runs.cube_tasks import CubeTiles, result_of
+from daskembed.runs.options import CubeOptions, Options, documented
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.tiles import check_share
 from daskembed.runs.window import DASK_CONFIG, Window
 from daskembed.sources.kinds import no_chips
-from daskembed.sources.reading import yes_or_no
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 
@@ -39,47 +38,22 @@ if TYPE_CHECKING:
     from distributed import Client, Worker
 
 
-def write_cubes(
-    tiles: str | Iterable[str],
-    *,
-    source: str | None = None,
-    output: str,
-    cluster: str | Client | None = None,
-    cluster_arguments: Mapping[str, Any] | None = None,
-    workers: int | str | None = None,
-    readers: int | None = None,
-    numbers: str | None = None,
-    offset_applied: str | None = None,
-    max_quarantined: float | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    events: Callable[[Event], None] | None = None,
-) -> RunResult:
+@documented(CubeOptions)
+def write_cubes(tiles: str | Iterable[str], *, output: str, **options: Unpack[CubeOptions]) -> RunResult:
     """Write the chips of tiles as Zarr v3 cubes, ``{output}/{tile}.zarr``, which `xarray.open_zarr` opens.
 
     A cube has the variable ``pixels``, float32 of ``(time, band, y, x)``: every date, and the smallest rectangle that
-    holds all chips. Where there is no chip, or it is quarantined, pixels are NaN.
+    holds all chips. Where there is no chip, or it is quarantined, pixels are NaN. Of `max_quarantined` only chips with
+    bad headers count, and a tile that fails keeps its earlier cube; `readers` are a task's, 8 by default.
 
     Parameters
     ----------
     tiles
         A file of tile ids, ids separated by commas, or an iterable of ids.
-    source
-        Folder or URL above the tiles; None takes the configuration's.
     output
         Folder or URL of the cubes.
-    cluster, cluster_arguments, workers
-        As for `daskembed.run`.
-    readers
-        Threads of a task that read chips.
-    numbers, offset_applied
-        See `daskembed.index_tile`.
-    max_quarantined
-        Share of a tile's chips whose headers may newly be bad, beside the first four; the tile fails otherwise, and its
-        earlier cube stays. 1 accepts all.
-    progress
-        Called with the run's state after every change; ``encoded`` counts the chips that were written.
-    events
-        Called with what happens, one `daskembed.runs.results.Event` at a time.
+    options
+        See `daskembed.runs.options.Options`.
 
     Returns
     -------
@@ -95,31 +69,28 @@ def write_cubes(
     StorageUnusableError
         If a store refuses the credentials, loses its bucket or is full; the same call goes on from there.
     """
+    asked, readers = Options.of(options, CubeOptions), options.get("readers")
     names = tiles_of(tiles)
     if readers is not None and readers < 1:
         raise InputError(f"readers {readers}: expected a number from 1")
-    reading = replace(
-        READING,
-        numbers=numbers or config.get("numbers"),
-        offset_applied=offset_applied or yes_or_no(config.get("offset-applied")),
-    )
+    reading = replace(READING, numbers=asked.numbers, offset_applied=asked.offset_applied)
     reading.check()
-    share = check_share(config.get("max-quarantined") if max_quarantined is None else max_quarantined)
     job = Job(
-        Storage(source or config.get("source")),
+        Storage(asked.source),
         Storage(output),
         reading,
         readers=readers or READERS,
-        max_quarantined=share,
+        max_quarantined=check_share(asked.max_quarantined),
     )
     if job.source == job.output:
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
-    chosen = cluster if cluster is not None else config.get("cluster")
+    chosen = asked.cluster
+    start: dict[str, Any] = {"cluster_arguments": asked.cluster_arguments, "workers": asked.workers}
     if isinstance(chosen, str):
-        check_connection(chosen, cluster_arguments=cluster_arguments, workers=workers)
+        check_connection(chosen, **start)
     there = ahead.check_source(job.source, names)
     with lock.hold(job.output, None) as check:
-        told = partial(_report, output=job.output, progress=progress, events=events)
+        told = partial(_report, output=job.output, progress=asked.progress, events=asked.events)
         if not there:
             return _conclude({tile: no_chips(tile, job.source) for tile in names}, job, told)
         job = replace(job, lock=check)
@@ -133,10 +104,7 @@ def write_cubes(
             _refuse_local(job, f"of the cluster {chosen!r}")
         result: RunResult | None = None
         try:
-            with (
-                dask.config.set(DASK_CONFIG),
-                connect(chosen, cluster_arguments=cluster_arguments, workers=workers) as client,
-            ):
+            with dask.config.set(DASK_CONFIG), connect(chosen, **start) as client:
                 result = on_client(client)
         except KeyboardInterrupt:
             if result is None:

@@ -192,6 +192,7 @@ class CubeOptions(TypedDict, total=False):
     offset_applied: str | None
     numbers: str | None
     progress: Callable[[Progress], None] | None
+    events: Callable[[Event], None] | None
 
 
 class RunOptions(CubeOptions, total=False):
@@ -218,7 +219,6 @@ class RunOptions(CubeOptions, total=False):
     listen: str | None
     tls: bool
     performance_report: str | None
-    events: Callable[[Event], None] | None
 
 
 def key_of(name: str) -> str:

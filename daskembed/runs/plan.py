@@ -144,7 +144,7 @@ def plan(
     precision = asked.precision
     if device is not None and precision == "auto":
         precision = "bf16" if DEVICES[device].bf16 else "fp32"
-    most = parse_workers(asked.workers or 1)[1]
+    most = parse_workers(1 if asked.workers is None else asked.workers)[1]
     names = tiles_of(tiles)
     ahead.check_source(Storage(asked.source), names)
     settings = resolve(asked)(resolve_precision(precision))
