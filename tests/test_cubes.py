@@ -532,7 +532,7 @@ def test_a_date_of_which_the_offset_is_out_of_some_chips_only_is_refused(copy: C
     tag(first, PROCESSING_BASELINE="04.00")
     tag(second, scale=1e-4)
     job = cube_layout.Job(Storage(str(copy.source)), Storage(str(copy.output)))
-    found = rf"nothing tells of {second} whether .* and of {first}, of the same date, it is out: .* --offset-applied"
+    found = rf"nothing tells of {second} whether .* and of {first}, of the same date, it is out: .* `offset_applied`"
     with pytest.raises(TileError, match=found):
         cube_layout.lay_out(job, daskembed.index_tile(TILE, str(copy.source)))
     told = cube_layout.Job(job.source, job.output, Reading(offset_applied="no"))
