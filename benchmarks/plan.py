@@ -14,8 +14,8 @@ from daskembed import run as run_tiles
 from daskembed.encoders.clay_v0 import LEVELS
 from daskembed.encoders.loading import load_encoder
 from daskembed.runs.plan import file_bytes
-from daskembed.runs.rates import of_device
 from daskembed.runs.settings import chips_a_block
+from daskembed.runs.throughput import of_device
 
 ROUNDS = 2
 CHIP_BYTES = 7_000_000

@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
     from daskembed.runs.plan import plan as plan
-    from daskembed.runs.rates import Speed as Speed
     from daskembed.runs.results import Event as Event
     from daskembed.runs.results import Expected as Expected
     from daskembed.runs.results import Progress as Progress
     from daskembed.runs.results import RunResult as RunResult
     from daskembed.runs.results import TileResult as TileResult
+    from daskembed.runs.throughput import Speed as Speed
     from daskembed.runs.tiles import run as run
     from daskembed.sources.chip import Chip as Chip
     from daskembed.sources.reading import Rules as Rules
@@ -80,7 +80,7 @@ _HOME = {
     "Progress": "runs.results",
     "Event": "runs.results",
     "Plan": "runs.plan",
-    "Speed": "runs.rates",
+    "Speed": "runs.throughput",
     "Expected": "runs.results",
     "OutputStatus": "output.tile_status",
     "TileStatus": "output.tile_status",

@@ -18,15 +18,14 @@ from daskembed.cli.main import main
 from daskembed.encoders import clay_v0
 from daskembed.errors import ConflictError, InputError
 from daskembed.runs import plan as planning
-from daskembed.runs import rates as speed
-from daskembed.runs import summary
+from daskembed.runs import summary, throughput
 from daskembed.runs.blocks import all_blocks
 from daskembed.runs.expected import recall
 from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.plan import Plan
-from daskembed.runs.rates import Speed
 from daskembed.runs.results import Expected, RunResult, TileResult
 from daskembed.runs.summary import describe_bytes, describe_plan
+from daskembed.runs.throughput import Speed
 from daskembed.runs.tiles import resolve
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
@@ -214,17 +213,17 @@ def encoder(size: str, precision: str = "bf16"):
 
 
 def test_the_speed_of_a_device_is_that_of_its_narrowest_part() -> None:
-    a10g = speed.of_device("a10g", encoder("small"), 7e6)
+    a10g = throughput.of_device("a10g", encoder("small"), 7e6)
     assert (a10g.limit, a10g.chips_per_second) == ("network", pytest.approx(2.5e9 / 8 / 7e6))
-    close = speed.of_device("a10g", encoder("small"), 1e6)
+    close = throughput.of_device("a10g", encoder("small"), 1e6)
     assert (close.limit, close.chips_per_second) == (
         "device",
         pytest.approx(0.35 * 70e12 / clay_v0.describe("small").flop),
     )
     assert "assumed, not measured" in close.basis
-    h100 = speed.of_device("h100", encoder("small"), 7e6)
-    assert (h100.limit, h100.chips_per_second) == ("decoding", 16 * speed.DECODED)
-    assert speed.of_device("cpu", encoder("small"), 7e6).chips_per_second == pytest.approx(1.44, rel=0.02)
+    h100 = throughput.of_device("h100", encoder("small"), 7e6)
+    assert (h100.limit, h100.chips_per_second) == ("decoding", 16 * throughput.DECODED)
+    assert throughput.of_device("cpu", encoder("small"), 7e6).chips_per_second == pytest.approx(1.44, rel=0.02)
 
 
 def test_speed_follows_the_precision(chips, tmp_path) -> None:
@@ -254,7 +253,7 @@ def test_refuses_a_device_that_it_does_not_know() -> None:
 
 
 def test_measures_this_machine_with_a_workers_code(chips, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(speed, "SECONDS", 0.2)
+    monkeypatch.setattr(throughput, "SECONDS", 0.2)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "temporary").mkdir()

@@ -19,7 +19,7 @@ import daskembed
 from daskembed.cli.main import main
 from daskembed.clusters import connection as clusters
 from daskembed.errors import InputError, StorageUnusableError
-from daskembed.runs import preflight as ahead
+from daskembed.runs import preflight
 from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.tiles import resolve
 from daskembed.sources.kinds import list_tile
@@ -242,7 +242,7 @@ def test_quarantined_chips_that_are_to_be_tried_again_are_left_to_do(chips: Path
     for retry, quarantined, left in ((False, True, False), (True, False, False), (True, True, True)):
         asked = replace(settings, retry_quarantined=retry)
         known = {"33TUL": receipt if quarantined else replace(receipt, quarantined={})}
-        done = ahead.settled(asked, ["33TUL"], known, {})
+        done = preflight.settled(asked, ["33TUL"], known, {})
         assert (done is None) == left, (retry, quarantined)
 
 
@@ -278,39 +278,39 @@ def test_torch_is_not_loaded(chips: Path, finished: Path, tiles: str, source: st
 
 def test_a_source_may_hold_a_tile_in_any_form(tmp_path: Path) -> None:
     source = Storage(str(tmp_path))
-    assert not ahead.check_source(source, ["33TUL"])
+    assert not preflight.check_source(source, ["33TUL"])
     for name in (CHIP, "33TUL_20190416.tif", "T33TUL.jp2"):
         (tmp_path / name).touch()
-        assert ahead.check_source(source, ["33TUL"])
-        assert not ahead.check_source(source, ["33TUM"])
+        assert preflight.check_source(source, ["33TUL"])
+        assert not preflight.check_source(source, ["33TUM"])
         (tmp_path / name).unlink()
 
 
 def test_chips_in_the_folder_of_a_date_are_a_source_and_told_of(
     chips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert ahead.check_source(Storage(str(chips / "33TUL" / "2019-04-16")), ["33TUL"])
+    assert preflight.check_source(Storage(str(chips / "33TUL" / "2019-04-16")), ["33TUL"])
     (warning,) = caplog.messages
     assert warning.endswith(f"`source` takes the folder above the tiles: `source='{chips}'` `tiles='33TUL'`")
     caplog.clear()
     (tmp_path / "33TUL" / "chips" / "33TUL").mkdir(parents=True)
     (tmp_path / "33TUL" / "chips" / "33TUL" / CHIP).touch()
-    assert ahead.check_source(Storage(str(chips)), ["33TUL"])
-    assert ahead.check_source(Storage(str(tmp_path / "33TUL" / "chips")), ["33TUL"])
+    assert preflight.check_source(Storage(str(chips)), ["33TUL"])
+    assert preflight.check_source(Storage(str(tmp_path / "33TUL" / "chips")), ["33TUL"])
     assert caplog.messages == []
 
 
 def test_a_tile_beyond_the_first_ones_is_found(tmp_path: Path) -> None:
     tiles = [f"33TU{row}" for row in "ABCDEFGHJKLMNPQRSTUV"]
     (tmp_path / tiles[-1]).mkdir()
-    assert ahead.check_source(Storage(str(tmp_path)), tiles)
+    assert preflight.check_source(Storage(str(tmp_path)), tiles)
 
 
 def test_sources_in_a_bucket(s3: str) -> None:
     Storage(f"{s3}/data/chips").put(f"33TUL/2019-04-16/{CHIP}", b"")
-    assert ahead.check_source(Storage(f"{s3}/data/chips"), ["33TUL"])
+    assert preflight.check_source(Storage(f"{s3}/data/chips"), ["33TUL"])
     for wrong, meant in (("data", "data/chips"), ("data/chips/33TUL", "data/chips")):
         with pytest.raises(InputError, match=rf"`source='{s3}/{meant}'`"):
-            ahead.check_source(Storage(f"{s3}/{wrong}"), ["33TUL"])
+            preflight.check_source(Storage(f"{s3}/{wrong}"), ["33TUL"])
     with pytest.raises(StorageUnusableError, match="there is no such bucket"):
-        ahead.check_source(Storage("s3://no-such-bucket-of-ours/chips"), ["33TUL"])
+        preflight.check_source(Storage("s3://no-such-bucket-of-ours/chips"), ["33TUL"])

@@ -21,7 +21,7 @@ from daskembed.output import lock
 from daskembed.output.state import CUBES, probe_path, receipt_path, sweep, write_failure
 from daskembed.runs import cube_stages as stages
 from daskembed.runs import fleet
-from daskembed.runs import preflight as ahead
+from daskembed.runs import preflight
 from daskembed.runs.cube_layout import READERS, READING, Job
 from daskembed.runs.cube_stages import Before
 from daskembed.runs.cube_tasks import CubeTiles, result_of
@@ -88,7 +88,7 @@ def write_cubes(tiles: str | Iterable[str], *, output: str, **options: Unpack[Cu
     start: dict[str, Any] = {"cluster_arguments": asked.cluster_arguments, "workers": asked.workers}
     if isinstance(chosen, str):
         check_connection(chosen, **start)
-    there = ahead.check_source(job.source, names)
+    there = preflight.check_source(job.source, names)
     with lock.hold(job.output, None) as check:
         told = partial(_report, output=job.output, progress=asked.progress, events=asked.events)
         if not there:
@@ -134,7 +134,7 @@ def _settled(job: Job, names: Sequence[str]) -> dict[str, Before | str] | None:
         return None if found.finished(job) is None else found
 
     likely = {entry.path for entry in job.output.entries(CUBES, recursive=False)}
-    return ahead.settle(names, look, [tile for tile in names if receipt_path(tile, None) in likely])
+    return preflight.settle(names, look, [tile for tile in names if receipt_path(tile, None) in likely])
 
 
 def _conclude(done: Mapping[str, Before | str], job: Job, told: Callable[..., Report]) -> RunResult:
@@ -151,7 +151,7 @@ def _conclude(done: Mapping[str, Before | str], job: Job, told: Callable[..., Re
                 yield result_of(job.output, found.receipt, "skipped")
 
     some = not all(isinstance(found, str) for found in done.values())
-    return told(None, tuple(done), ahead.no_cluster(nothing_left=some)).conclude(results())
+    return told(None, tuple(done), preflight.no_cluster(nothing_left=some)).conclude(results())
 
 
 def _run_on(

@@ -21,15 +21,15 @@ from daskembed.geo.mgrs import tiles_of
 from daskembed.output.protocol import get_format
 from daskembed.output.published import published_files
 from daskembed.output.state import read_receipts
-from daskembed.runs import preflight as ahead
+from daskembed.runs import preflight
 from daskembed.runs.blocks import block_folder
 from daskembed.runs.conflicts import check_conflicts
 from daskembed.runs.expected import keep
 from daskembed.runs.options import Options, RunOptions, documented
-from daskembed.runs.rates import DEVICES, Speed, measure, of_device
 from daskembed.runs.results import Expected
 from daskembed.runs.settings import Settings
 from daskembed.runs.summary import MOST_LISTED, describe_plan
+from daskembed.runs.throughput import DEVICES, Speed, measure, of_device
 from daskembed.runs.tiles import resolve
 from daskembed.sources.kinds import list_tile
 from daskembed.sources.listing import Listing
@@ -122,7 +122,7 @@ def plan(
     tiles
         A file of tile ids, ids separated by commas, or an iterable of ids.
     device
-        Key of `daskembed.runs.rates.DEVICES`; None measures this machine.
+        Key of `daskembed.runs.throughput.DEVICES`; None measures this machine.
     price_per_hour
         Of one such machine, in any currency.
     options
@@ -146,7 +146,7 @@ def plan(
         precision = "bf16" if DEVICES[device].bf16 else "fp32"
     most = parse_workers(1 if asked.workers is None else asked.workers)[1]
     names = tiles_of(tiles)
-    ahead.check_source(Storage(asked.source), names)
+    preflight.check_source(Storage(asked.source), names)
     settings = resolve(asked)(resolve_precision(precision))
     receipts = read_receipts(settings.output, names, settings.version)
     published = published_files(settings.output, settings.version)

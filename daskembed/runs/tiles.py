@@ -20,7 +20,7 @@ from daskembed.output.protocol import check_dtype, get_format, parse_formats
 from daskembed.output.published import check_version, published_files
 from daskembed.output.state import Receipt, read_receipts, sweep, write_failure
 from daskembed.runs import dashboard, fleet, stages
-from daskembed.runs import preflight as ahead
+from daskembed.runs import preflight
 from daskembed.runs.conflicts import check_conflicts
 from daskembed.runs.embed_tasks import EmbedTiles
 from daskembed.runs.expected import recall
@@ -28,7 +28,7 @@ from daskembed.runs.options import Options, RunOptions, documented
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.settings import Settings, chips_a_block
-from daskembed.runs.visibility import arrange, refuse_source
+from daskembed.runs.shared_files import arrange, refuse_source
 from daskembed.runs.window import DASK_CONFIG, Window
 from daskembed.sources.kinds import no_chips
 from daskembed.sources.reading import Reading, parse_dates
@@ -79,7 +79,7 @@ def run(tiles: str | Iterable[str], **options: Unpack[RunOptions]) -> RunResult:
     names, source = tiles_of(tiles), Storage(asked.source)
     conclude = partial(_conclude, progress=asked.progress, events=asked.events)
     output, version = Storage(asked.output), check_version(asked.version)
-    if not ahead.check_source(source, names):
+    if not preflight.check_source(source, names):
         # Nothing is fetched for that, weights least of all.
         with lock.hold(output, version):
             return conclude({tile: no_chips(tile, source) for tile in names}, output, version)
@@ -104,8 +104,8 @@ def run(tiles: str | Iterable[str], **options: Unpack[RunOptions]) -> RunResult:
             return on_client(chosen)
         auto = asked.precision == "auto"
         # As long as no worker has said what `auto` is: what all that is there already was made with.
-        likely = decide(ahead.precision_of(receipts) if auto else asked.precision)
-        done = ahead.settled(likely, names, receipts, published)
+        likely = decide(preflight.precision_of(receipts) if auto else asked.precision)
+        done = preflight.settled(likely, names, receipts, published)
         if done is not None:
             return conclude(done, output, version, published)
         if not asked.overwrite:
@@ -230,5 +230,5 @@ def _conclude(
                 yield stages.result_of(output, found, "skipped")
 
     some = any(isinstance(found, Receipt) for found in done.values())
-    workers = ahead.no_cluster(nothing_left=some)
+    workers = preflight.no_cluster(nothing_left=some)
     return Report(None, "embeddings", tuple(done), output, version, progress, events, workers).conclude(results())

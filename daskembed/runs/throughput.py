@@ -126,7 +126,7 @@ def measure(settings: Settings, listing: Listing) -> Speed:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="daskembed-") as folder:
         child = subprocess.run(
-            [sys.executable, "-m", "daskembed.runs.rates"],
+            [sys.executable, "-m", "daskembed.runs.throughput"],
             input=pickle.dumps((replace(settings, output=Storage(folder)), sample, SECONDS)),
             capture_output=True,
             # Of a module of the user's own, this process knows where it is.

@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster
 import daskembed
 from daskembed.errors import InputError
 from daskembed.runs.results import Progress
-from daskembed.runs.visibility import MOST_SENT
+from daskembed.runs.shared_files import MOST_SENT
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_checkpoint
 
@@ -166,7 +166,7 @@ def test_checkpoints_too_large_to_be_sent_are_refused(
     elsewhere: Elsewhere, remote: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert MOST_SENT < 2**31
-    monkeypatch.setattr("daskembed.runs.visibility.MOST_SENT", 1000)
+    monkeypatch.setattr("daskembed.runs.shared_files.MOST_SENT", 1000)
     weights = write_checkpoint(elsewhere.mine / "tiny.ckpt")
     job = {"source": remote, "checkpoint": str(weights), "output": str(elsewhere.mine / "out")}
     with elsewhere.worker(), pytest.raises(InputError, match=r"more than 2 GB cannot be sent to them; give its URL"):
