@@ -20,8 +20,7 @@ from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
 from daskembed.output.state import CUBES, probe_path, receipt_path, sweep, write_failure
 from daskembed.runs import cube_stages as stages
-from daskembed.runs import fleet
-from daskembed.runs import preflight
+from daskembed.runs import fleet, preflight
 from daskembed.runs.cube_layout import READERS, READING, Job
 from daskembed.runs.cube_stages import Before
 from daskembed.runs.cube_tasks import CubeTiles, result_of

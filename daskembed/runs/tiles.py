@@ -19,8 +19,7 @@ from daskembed.output import lock
 from daskembed.output.protocol import check_dtype, get_format, parse_formats
 from daskembed.output.published import check_version, published_files
 from daskembed.output.state import Receipt, read_receipts, sweep, write_failure
-from daskembed.runs import dashboard, fleet, stages
-from daskembed.runs import preflight
+from daskembed.runs import dashboard, fleet, preflight, stages
 from daskembed.runs.conflicts import check_conflicts
 from daskembed.runs.embed_tasks import EmbedTiles
 from daskembed.runs.expected import recall
