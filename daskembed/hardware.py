@@ -8,20 +8,14 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import psutil
 
 from daskembed import config
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
-
-    Read = Callable[[], NDArray[np.generic]]
-
 
 # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD (no more than 32 MiB is taken) and M_ARENA_MAX of glibc's malloc.h.
 _MALLOPT = {-1: 2**30, -3: 2**25, -8: 1}

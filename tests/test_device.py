@@ -505,9 +505,12 @@ def test_encoder_that_cannot_be_loaded_is_tried_again(
     assert len(encode(get_device(encoder), reads_of([1])).vectors) == 1
 
 
-def test_torch_threads_are_set_on_purpose(module: FakeModule, encoder: Encoder) -> None:
+def test_torch_threads_are_set_on_purpose(
+    module: FakeModule, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a GPU: there torch's threads do the work")
+    monkeypatch.delenv("DASK_DASKEMBED__TORCH_THREADS")
     torch.set_num_threads(3)
     with dask.config.set({"daskembed.torch-threads": 2}):
         Device(encoder)

@@ -98,6 +98,11 @@ def test_workers_that_are_to_be_otherwise_are_no_forks(monkeypatch: pytest.Monke
     monkeypatch.setattr(forks, "_begun_in", forks.ENVIRONMENT | os.environ)
     with dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 0}):
         assert forks.additions() is None
+    for asked in ({"OMP_WAIT_POLICY": "active"}, {"DASK_LOGGING__DISTRIBUTED": "info", "GDAL_CACHEMAX": "64"}):
+        assert forks.additions(asked) is None
+        with dask.config.set({"distributed.nanny.environ": asked}):
+            assert forks.additions() is None
+    assert forks.additions({"DASK_LOGGING__DISTRIBUTED": "info"}) == {}
     monkeypatch.setattr(forks, "_begun_in", None)
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "4")
     forks.begin("json")

@@ -25,7 +25,7 @@ from daskembed.testing import write_checkpoint
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
-PATCH = "import daskembed.compute.device as d; d.native_precision = lambda: 'fp32'; d.{0} = lambda: d.Hardware(*{1})"
+PATCH = "import daskembed.hardware as d; d.native_precision = lambda: 'fp32'; d.{0} = lambda: d.Hardware(*{1})"
 
 
 @dataclass

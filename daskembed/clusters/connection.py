@@ -121,7 +121,8 @@ def _connect(
         return
     preset = read_preset(cluster)
     plugins = [find_class(name, cluster, preset)() for name in preset.get("plugins", [])]
-    forked = may_fork(cluster) and additions() is not None
+    asked = dask.config.merge(preset.get("arguments", {}), cluster_arguments or {}).get("env") or {}
+    forked = may_fork(cluster) and additions(asked) is not None
     with (
         dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"} if forked else {}),
         start(preset, cluster, arguments=cluster_arguments, workers=workers, listen=listen, tls=tls) as started,

@@ -7,8 +7,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from types import FrameType
+from collections.abc import Iterator, Mapping
+from types import FrameType, MappingProxyType
+from typing import Any
 
 ENVIRONMENT = {
     # What Dask's nanny sets before it starts a worker: it must be there when the libraries are loaded.
@@ -54,13 +55,20 @@ def begin(module: str) -> None:
     _begun_in = environment
 
 
-def additions() -> dict[str, str] | None:
+def additions(asked: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str] | None:
     """What this process's environment has that forks would not; None if workers cannot be forks.
 
     They cannot if `begin` started nothing, or a variable has changed since: libraries may have read it.
+
+    Parameters
+    ----------
+    asked
+        What the cluster's arguments give its workers as environment. Only Dask's configuration is still read in a fork.
     """
     import dask
 
+    if not all(name.startswith("DASK_") for name in (*asked, *dask.config.get("distributed.nanny.environ"))):
+        return None
     given = {name: str(value) for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items()}
     if _begun_in is None or ENVIRONMENT | given != ENVIRONMENT:
         return None

@@ -130,7 +130,7 @@ def check_asked(
     cluster_class = find_class(preset["class"], name, preset)
     if (listen is not None or tls) and not _is_of_this_machine(cluster_class):
         raise InputError(
-            f"--{'tls' if listen is None else 'listen'} is for a cluster that is started on this machine, which "
+            f"`{'tls' if listen is None else 'listen'}` is for a cluster that is started on this machine, which "
             f"{preset['class']} of the cluster {name!r} is not; say it in its own arguments or in Dask's "
             "configuration (distributed.comm)"
         )

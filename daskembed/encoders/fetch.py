@@ -9,6 +9,7 @@ import http.client
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 import urllib.error
@@ -155,7 +156,7 @@ def _from_hub(location: str, folder: Path) -> Path:
             f"download it by hand and give its path{login}; untrained:tiny (noise, for trials) needs no file"
         ) from None
     # Of large files the hub's tag is the hash; of what it fetches, its client looks at the size alone.
-    if re.fullmatch(r"[0-9a-f]{64}", told.etag or "") and (found := sha256_of(path)) != told.etag:
+    if re.fullmatch(r"[0-9a-f]{64}", told.etag or "") and (found := sha256_of(path, sys.maxsize)) != told.etag:
         raise CheckpointError(
             f"{location} arrived damaged: its SHA-256 is {found[:12]}, the hub says {str(told.etag)[:12]}: run the "
             "command again"
@@ -168,7 +169,8 @@ def _from_web(url: str, file: BinaryIO) -> None:
     shown = redact(url)
     if "@" in urllib.parse.urlsplit(url).netloc:
         raise CheckpointError(f"{shown} was given with a user and password, which is not supported: sign the URL")
-    tag, furthest, end, pause = "", 0, time.monotonic() + config.get("retry-timeout"), 0.1
+    patience = config.get("retry-timeout")
+    tag, furthest, end, pause = "", 0, time.monotonic() + patience, 0.1
     while True:
         request = urllib.request.Request(url, headers={"User-Agent": f"daskembed/{__version__}"})
         if tag:
@@ -190,10 +192,14 @@ def _from_web(url: str, file: BinaryIO) -> None:
             again = False
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             failure = f"cannot fetch {shown}: {error}; download it by hand and give its path"
-            again = getattr(error, "code", None) in _BUSY and time.monotonic() < end
-        if not again and file.tell() <= furthest:
+            code = getattr(error, "code", None)
+            # A connection that is refused at first is a wrong name; after some bytes, a network that is gone a while.
+            lost = code is None and furthest > 0 and isinstance(error, (OSError, http.client.HTTPException))
+            again = (code in _BUSY or lost) and time.monotonic() < end
+        if file.tell() > furthest:
+            furthest, end = file.tell(), time.monotonic() + patience
+        elif not again:
             raise CheckpointError(failure)
-        furthest = max(furthest, file.tell())
         time.sleep(pause)
         pause = min(15.0, 2 * pause)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from daskembed.errors import ChipError
+from daskembed.errors import ChipError, InputError
 from daskembed.health import read_surely
 from daskembed.sources.bands import order_bands
 from daskembed.sources.baseline import Evidence
@@ -87,6 +87,8 @@ def list_chips(tile: str, storage: Storage, reading: Reading) -> Listing | None:
         except ChipError as error:
             found.append(Found(path, size, etag, None, str(error)))
             continue
+        except InputError:
+            raise
         # Of attributes that nobody thought of.
         except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
             said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -122,6 +124,8 @@ def _open_dataset(url: str, *, fresh: bool) -> xr.Dataset:
         try:
             store = checked(zarr_store(root), root)
             return xr.open_dataset(store, mask_and_scale=False, decode_times=False, decode_coords=True, **options)
+        except InputError:
+            raise
         except (FileNotFoundError, KeyError):
             raise ChipError("is no Zarr group: expected zarr.json or .zgroup in it") from None
         except (ValueError, TypeError, AttributeError, RuntimeError) as error:
