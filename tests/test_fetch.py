@@ -252,6 +252,16 @@ def test_server_that_is_busy_for_a_moment(web, cache, data):
     assert len(web.asked) == 3
 
 
+def test_server_that_is_gone_for_a_moment(web, cache, data):
+    url = web.serve("/tiny.ckpt", data, ends=[1_000_000], ETag='"1"')
+    given = web.answers["/tiny.ckpt"]
+    # It hangs up once, without an answer, after it has given a part.
+    web.answers["/tiny.ckpt"] = lambda handler: None if len(web.asked) == 2 else given(handler)
+    with dask.config.set({"daskembed.retry-timeout": 60}):
+        assert fetch(url)[0].read_bytes() == data
+    assert [part for _, part in web.gets()] == [None, "bytes=1000000-", "bytes=1000000-"]
+
+
 def test_server_that_answers_with_another_part(web, cache, data):
     url = web.serve("/tiny.ckpt", data, ends=[1_000_000], ETag='"1"')
     first = web.answers["/tiny.ckpt"]

@@ -28,6 +28,7 @@ from daskembed.storage.stores import split_url
 from daskembed.storage.urls import SCHEMES, is_local, local_path, redact
 
 _HF = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)@(?P<revision>[^/]+)/(?P<path>.+)")
+_UNANSWERED = (urllib.error.URLError, http.client.RemoteDisconnected)
 _BUSY = (429, 500, 502, 503, 504)
 """Answers of a web server that may be another one soon."""
 
@@ -193,8 +194,8 @@ def _from_web(url: str, file: BinaryIO) -> None:
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             failure = f"cannot fetch {shown}: {error}; download it by hand and give its path"
             code = getattr(error, "code", None)
-            # A connection that is refused at first is a wrong name; after some bytes, a network that is gone a while.
-            lost = code is None and furthest > 0 and isinstance(error, (OSError, http.client.HTTPException))
+            # Who answers nothing at first is no server of ours; after some bytes, one that is gone for a while.
+            lost = code is None and furthest > 0 and isinstance(error, _UNANSWERED)
             again = (code in _BUSY or lost) and time.monotonic() < end
         if file.tell() > furthest:
             furthest, end = file.tell(), time.monotonic() + patience
