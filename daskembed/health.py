@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from daskembed.errors import ChipError, ChipRejectedError, SickMachineError, StorageError
+from daskembed.text import put_flags
 
 READINGS = 4
 """How often a chip is read of which each reading finds something else."""
@@ -26,6 +27,9 @@ _TOLD = (*FOREIGN, "GDAL_DATA", "GDAL_DRIVER_PATH", "GDAL_SKIP")
 _MEMORY = re.compile(r"(?i)alloc|MemoryError|out of memory|not enough memory")
 _NAMES = re.compile(r"vsi\w+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{8,}")
 _NUMBERS = re.compile(r"[\d.,-]+")
+_ARGUMENTS = ("encoder", "sensor", "edge", "offset", "numbers", "offset_applied", "on_nan")
+"""That reasons to quarantine chips name."""
+_RECORDED = {name: f"--{name.replace('_', '-')}" for name in _ARGUMENTS}
 _LIMITS = re.compile(r"(?i)too many open files|can't start new thread|stale file handle|input/output error")
 _IMAGE = (
     "SUkqAAgAAAAQAAABAwABAAAACAAAAAEBAwABAAAACAAAAAIBAwABAAAAEAAAAAMBAwABAAAACAAAAAYBAwABAAAAAQAAABEBBAABAAAAdAEAAB"
@@ -100,8 +104,13 @@ def without_names(reason: str) -> str:
 
 
 def kind_of(reason: str) -> str:
-    """What reasons have in common that differ by names of the moment or by numbers alone."""
-    return _NUMBERS.sub("", without_names(reason))
+    """What reasons have in common that differ by names of the moment, by numbers or by how arguments are written."""
+    return _NUMBERS.sub("", without_names(as_recorded(reason)))
+
+
+def as_recorded(reason: str) -> str:
+    """A reason as the first receipts have it, for what is compared with them: with arguments as the command's flags."""
+    return put_flags(reason, _RECORDED)
 
 
 def fault_of(error: BaseException, reason: str) -> Exception:

@@ -1,9 +1,22 @@
-"""Text of others, such as names of files and answers of servers, made fit to be shown (pure)."""
+"""Text made fit to be shown: others', such as names of files and answers of servers, and arguments in it (pure)."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
+
+# Not by Python's parser: parts of messages are of whoever wrote the files.
+_VALUE = "|".join(
+    (
+        r"(?P<no>False)|True",
+        r"(?P<quote>['\"])(?P<text>[^`]*?)(?P=quote)",
+        r"\((?P<pair>[-\d, ]+)\)",
+        r"(?P<plain>[-+.\w]+)",
+    )
+)
+_MARK = re.compile(rf"`(?P<rules>Rules\()?(?P<name>[a-z_]+)(?:=(?:{_VALUE}))?(?(rules)\))`")
 
 
 def visible(text: str) -> str:
@@ -34,3 +47,18 @@ def all_visible(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [all_visible(inner) for inner in value]
     return visible(value) if isinstance(value, str) else value
+
+
+def put_flags(text: str, flags: Mapping[str, str]) -> str:
+    """`text` with flags, by argument, in the place of the arguments in backticks that have one, and of their values."""
+
+    def typed(mark: re.Match[str]) -> str:
+        flag = flags.get(mark["name"])
+        if flag is None:
+            return mark[0]
+        if mark["no"]:
+            return f"{flag[:2]}no-{flag[2:]}"
+        values = (mark["text"], mark["pair"] and mark["pair"].replace(" ", ""), mark["plain"])
+        return " ".join([flag, *(value for value in values if value is not None)])
+
+    return _MARK.sub(typed, text)

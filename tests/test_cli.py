@@ -903,6 +903,10 @@ def test_warnings_and_lines_of_progress_name_flags(capsys: pytest.CaptureFixture
     assert logging.lastResort.format(record) == "use --tls"
     print_event(Event("now", "failed", reason="check `dates`", counts={"tiles": 1}))
     assert json.loads(capsys.readouterr().out)["reason"] == "check --dates"
+    # Flags are put into the reason, not into JSON.
+    print_event(Event("now", "failed", reason='say `source="x"`, not `source=', file="`.tif", chip="`tiles`.tif"))
+    told = json.loads(capsys.readouterr().out)
+    assert (told["reason"], told["file"], told["chip"]) == ("say --source x, not `source=", "`.tif", "`tiles`.tif")
     with live.show_progress() as tell:
         tell(Progress(1, "", "none", finished=[replace(FAILED, reason="check `dates`")]))
         tell(Progress(1, "http://x", "none", finished=[FAILED, replace(FAILED, reason="check `dates`")]))

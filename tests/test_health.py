@@ -112,6 +112,27 @@ def test_reasons_that_differ_by_names_of_the_moment_or_by_numbers(
     assert (health.kind_of(one) == health.kind_of(other)) == same_kind
 
 
+@pytest.mark.parametrize(
+    ("now", "recorded"),
+    [
+        ("say `numbers='stored'` or `numbers='values'`", "say --numbers stored or --numbers values"),
+        (
+            "in these numbers: `offset_applied` yes or no decides",
+            "in these numbers: --offset-applied yes or no decides",
+        ),
+        ("say `offset_applied='yes'`", "say --offset-applied yes"),
+        ("at the offset 0,7 (`edge='pad'` takes parts)", "at the offset 0,7 (--edge pad takes parts)"),
+        ("(`edge='drop'`, `offset=(0, 7)`)", "(--edge drop, --offset 0,7)"),
+        ("`encoder='clay-v1.5'` `sensor='radar'` needs vv", "--encoder clay-v1.5 --sensor radar needs vv"),
+        ("NaN (`on_nan='fill'` puts means there)", "NaN (--on-nan fill puts means there)"),
+        ("has the `date` tag '2022'", "has the `date` tag '2022'"),
+    ],
+)
+def test_reasons_of_earlier_receipts_have_flags(now: str, recorded: str) -> None:
+    assert health.as_recorded(now) == health.as_recorded(recorded) == recorded
+    assert health.kind_of(now) == health.kind_of(recorded)
+
+
 def test_a_store_of_which_each_reading_finds_something_else_is_at_fault() -> None:
     read, asked = answers(*(ChipError(f"is bad in way {way}") for way in "abcd"))
     with pytest.raises(StorageError, match="chip: each reading finds something else"):

@@ -442,6 +442,12 @@ def test_how_many_chips_may_newly_be_quarantined(new, known, share, vanishing, s
             check_quarantined(share, now, before, 100, vanishing=vanishing)
 
 
+def test_chips_that_an_earlier_receipt_names_with_flags_are_known():
+    said = ("5 in B02 (`on_nan='fill'` puts the means there)", "7 in B02 (--on-nan fill puts the means there)")
+    now, before = ({f"chip-{number}": why for number in range(5)} for why in said)
+    check_quarantined(0.1, now, before, 5, vanishing=True)
+
+
 def test_a_chip_that_is_bad_in_another_way_is_newly_so():
     now, before = ({f"chip-{number}": why for number in range(5)} for why in ("is gone", "has no CRS"))
     with pytest.raises(TileError, match=r"chip-0 is gone \(5 such\)"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import hashlib
 import json
 import re
 import shutil
@@ -916,6 +917,21 @@ def test_a_refused_tile_counts_as_its_chips_where_a_file_would_become_shorter(
         stages._look(chosen, TILE, None, ["earlier.parquet"], {})
     assert stages._look(chosen, TILE, None, ["earlier.parquet"], found[0].quarantined) is not None
     assert stages._look(replace(chosen, max_quarantined=1), TILE, None, ["earlier.parquet"], {}) is not None
+
+
+def test_what_is_finished_beside_a_refused_tile_stays_so_whatever_messages_call_arguments(tmp_path: Path) -> None:
+    pixels = landscape(512, 512, seed=3)
+    write_raster(tmp_path / f"{TILE}_20190416.tif", pixels, tags={})
+    bad = write_raster(tmp_path / f"{TILE}_20190501.tif", pixels[:, :300], tags={})
+    listing = list_tile(TILE, Storage(str(tmp_path)), Reading())
+    frame = index(tmp_path).set_index("source_url")
+    said = "has 300 x 512 pixels: no chip of 512 x 512 fits in at the offset 0,0 ({} takes parts of chips)"
+    assert frame["quarantined"][str(bad)] == said.format("`edge='pad'`")
+    # What receipts were written with when messages had flags.
+    good, refused = listing.entries
+    digest = frame["etag"][str(bad)].split()[0]
+    entries = (good, replace(refused, etag=f"{digest} {said.format('--edge pad')}"))
+    assert listing.fingerprint == hashlib.sha256(repr((listing.storage.url, entries)).encode()).hexdigest()
 
 
 def test_a_run_tells_of_rejected_and_bad_chips_and_of_what_it_did(

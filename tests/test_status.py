@@ -229,6 +229,19 @@ def test_rejected_chips_are_counted(output, capsys):
     assert tiles[1]["rejected"] == {"/chips/3.tif": "40 % cloud", "/chips/4.tif": "B02 is 0 in 3 pixels"}
 
 
+def test_reasons_have_flags_and_nothing_else_has(output, capsys):
+    said, shown = 'say `source="x"`, not `source=', "say --source x, not `source="
+    change_receipt(output, quarantined={"/`tiles`.tif": said, "/`.tif": "is bad"}, rejected={"/2.tif": said})
+    write_record(output, replace(RECORD, tile="33TUN", status="failed", reason=said))
+    main(["status", "--json", output.url])
+    _, done, failed = json.loads(capsys.readouterr().out)["tiles"]
+    assert done["quarantined"] == {"/`tiles`.tif": shown, "/`.tif": "is bad"}
+    assert (done["rejected"], failed["reason"]) == ({"/2.tif": shown}, shown)
+    main(["status", "--quarantined", output.url])
+    rows = [row[2:] for row in csv.reader(io.StringIO(capsys.readouterr().out)) if row[0] == "33TUL"]
+    assert rows == [["/`.tif", "is bad"], ["/`tiles`.tif", shown]]
+
+
 @pytest.mark.parametrize("path", [receipt_path("33TUL", "001"), record_path("33TUL", "001")])
 def test_a_damaged_receipt_or_record_hides_nothing_else(output, path):
     output.put(path, b'{"tile": ')

@@ -179,9 +179,9 @@ def _status(options: argparse.Namespace) -> int:
     except StorageError as error:
         raise InputError(str(error)) from None
     if options.json:
-        say(as_json(found))
+        print(as_json(found))
     elif options.quarantined:
-        say(as_csv(found))
+        print(as_csv(found))
     else:
         show(found)
     return 0 if found.sound else 3
@@ -207,7 +207,7 @@ def _validate(options: argparse.Namespace) -> int:
                     print(*(visible(f"{url}: {one}") for one in told), sep="\n")
         except (InputError, StorageError) as error:
             print(with_flags(f"daskembed: {error}"), file=sys.stderr)
-            lost.append({"argument": given, "reason": str(error)})
+            lost.append({"argument": given, "reason": with_flags(str(error))})
     if options.json:
         print(json.dumps({"files": looked, "not_looked_at": lost}, indent=1))
     if not looked:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from daskembed.cli.text import with_flags
-from daskembed.output.tile_status import OutputStatus, summary
+from daskembed.output.tile_status import OutputStatus, TileStatus, summary
 from daskembed.text import all_visible, one_line, visible
 
 if TYPE_CHECKING:
@@ -58,7 +58,13 @@ def _table(found: OutputStatus) -> Table:
 
 def as_json(found: OutputStatus) -> str:
     """Everything, as one document."""
-    return json.dumps({**asdict(found), "counts": found.counts}, indent=1)
+    tiles = [replace(tile, reason=tile.reason and with_flags(tile.reason), **_bad(tile)) for tile in found.tiles]
+    return json.dumps({**asdict(replace(found, tiles=tuple(tiles))), "counts": found.counts}, indent=1)
+
+
+def _bad(tile: TileStatus) -> dict[str, Any]:
+    found = {"quarantined": tile.quarantined, "rejected": tile.rejected}
+    return {name: {url: with_flags(why) for url, why in reasons.items()} for name, reasons in found.items()}
 
 
 def as_csv(found: OutputStatus) -> str:
@@ -66,5 +72,5 @@ def as_csv(found: OutputStatus) -> str:
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(("tile", "version", "url", "reason"))
-    lines.writerows(all_visible(found.quarantined))
+    lines.writerows(all_visible([(*chip, with_flags(why)) for *chip, why in found.quarantined]))
     return text.getvalue().removesuffix("\n")

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from daskembed.cli.parser import flag_of
 from daskembed.runs.options import RULES, RunOptions
+from daskembed.text import put_flags
 
 if TYPE_CHECKING:
     from daskembed.runs.results import Event
 
-KEYWORDS = {*RunOptions.__annotations__, *RULES, "tiles", "device", "price_per_hour", "quarantined"}
+_ALSO = ("tiles", "device", "price_per_hour", "quarantined")
+FLAGS = {name: flag_of(name) for name in (*RunOptions.__annotations__, *RULES, *_ALSO)}
 """What is a flag here and an argument, or an attribute, in Python."""
-# Not by Python's parser: parts of messages are of whoever wrote the files.
-_VALUE = "|".join(
-    (
-        r"(?P<no>False)|True",
-        r"(?P<quote>['\"])(?P<text>[^`]*?)(?P=quote)",
-        r"\((?P<pair>[-\d, ]+)\)",
-        r"(?P<plain>[-+.\w]+)",
-    )
-)
-_MARK = re.compile(rf"`(?P<rules>Rules\()?(?P<name>[a-z_]+)(?:=(?:{_VALUE}))?(?(rules)\))`")
 
 
 def with_flags(text: str) -> str:
@@ -37,17 +28,7 @@ def with_flags(text: str) -> str:
     >>> with_flags("unknown `on_nan` 'x': give `on_nan='fill'`, `overwrite=True` or `Rules(zeros=False)`")
     "unknown --on-nan 'x': give --on-nan fill, --overwrite or --no-reject-zeros"
     """
-    return _MARK.sub(_typed, text)
-
-
-def _typed(mark: re.Match[str]) -> str:
-    if mark["name"] not in KEYWORDS:
-        return mark[0]
-    flag = flag_of(mark["name"])
-    if mark["no"]:
-        return flag.replace("--", "--no-", 1)
-    values = (mark["text"], mark["pair"] and mark["pair"].replace(" ", ""), mark["plain"])
-    return " ".join([flag, *(value for value in values if value is not None)])
+    return put_flags(text, FLAGS)
 
 
 def say(text: str) -> None:
@@ -71,5 +52,7 @@ def print_event(event: Event) -> None:
     found = asdict(event)
     counts = found.pop("counts")
     told = {name: value for name, value in found.items() if value is not None}
-    say(json.dumps(told | counts))
+    if event.reason is not None:
+        told["reason"] = with_flags(event.reason)
+    print(json.dumps(told | counts))
     sys.stdout.flush()

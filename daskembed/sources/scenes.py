@@ -11,6 +11,7 @@ import numpy as np
 
 from daskembed.errors import TileError
 from daskembed.geo.footprints import elsewhere
+from daskembed.health import as_recorded
 from daskembed.sources.cutting import SceneChip
 from daskembed.sources.days import within
 from daskembed.sources.frame import Placed, frame_of
@@ -69,8 +70,10 @@ def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: 
     rows: list[tuple[Entry, SceneChip | RefusedScene]] = []
     for one in wanted:
         if one.scene is None:
-            entry = Entry(one.path, one.size, f"{one.etag} {one.reason}")
-            rows.append((entry, RefusedScene(storage.url_of(one.path), str(one.reason), most)))
+            reason = str(one.reason)
+            # What is finished beside it stays so when messages write arguments in another way.
+            entry = Entry(one.path, one.size, f"{one.etag} {as_recorded(reason)}")
+            rows.append((entry, RefusedScene(storage.url_of(one.path), reason, most)))
             continue
         count = one.scene.grid.count
         label = one.scene.url.rpartition("#")[2]
