@@ -1,4 +1,4 @@
-"""Embeddings as dask-geopandas frames: from a lazy array, one partition a block, or from published files."""
+"""Embeddings of a lazy array as a dask-geopandas frame: a partition a block, a row a chip or window."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ import yaml
 from distributed import Client, LocalCluster
 from distributed.core import Status
 
+import daskembed
 from daskembed import config
 from daskembed.cli.parser import cluster_arguments
 from daskembed.clusters import connection as clusters
@@ -459,6 +460,15 @@ def test_address_of_a_scheduler() -> None:
 def test_nothing_can_be_asked_of_a_cluster_that_runs(cluster: str, name: str, asked: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"`{name}` is for a cluster that is started .*{cluster}"):
         connect(cluster, **asked).__enter__()
+
+
+@pytest.mark.parametrize(
+    "asked", [{"workers": 2}, {"cluster_arguments": {"n_workers": 2}}, {"listen": "0.0.0.0"}, {"tls": True}]
+)
+def test_nothing_can_be_asked_of_a_clients_cluster(tmp_path: Path, asked: dict[str, Any]) -> None:
+    client: Any = object()
+    with pytest.raises(InputError, match=f"`{next(iter(asked))}` is for a cluster that is started .*the client's"):
+        daskembed.run("33TUL", source=str(tmp_path), output=str(tmp_path / "out"), cluster=client, **asked)
 
 
 def test_scheduler_file_that_is_missing() -> None:

@@ -287,6 +287,27 @@ def test_there_is_no_cube_while_it_changes(copy: Copy, monkeypatch: pytest.Monke
     assert not (copy.root.parent / "pixels/c/0/0/0/1").exists()
 
 
+def test_few_cubes_are_gone_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles, source, output = ["33TUL", "33TUM", "33TVL", "33TVM"], tmp_path / "chips", tmp_path / "cubes"
+    roots = [output / f"{tile}.zarr" / "zarr.json" for tile in tiles]
+    for tile, root in zip(tiles, roots, strict=True):
+        write_chips(source, tile=tile, rows=1, cols=1)
+        root.parent.mkdir(parents=True)
+        root.write_text("{}")  # of an earlier cube
+    gone, encode = list[int](), cube_stages.encode_shard
+
+    def count(block: np.ndarray) -> bytes:
+        gone.append(sum(not root.exists() for root in roots))
+        return encode(block)
+
+    monkeypatch.setattr(cube_stages, "encode_shard", count)
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        result = daskembed.write_cubes(tiles, source=str(source), output=str(output), cluster=client)
+    assert [tile.status for tile in result.tiles] == ["done"] * 4
+    assert len(gone) == 4
+    assert max(gone) <= 2
+
+
 def test_a_shard_that_vanished_is_written_again(copy: Copy, reads: list[str]) -> None:
     copy.write()
     before = contents(copy.root.parent)
@@ -680,6 +701,12 @@ def test_what_cannot_work_is_refused(copy: Copy) -> None:
         daskembed.write_cubes([TILE], source="/nowhere", output=str(copy.output), cluster=copy.client)
     with pytest.raises(InputError, match="is not an MGRS tile"):
         daskembed.write_cubes(["33AAA"], source=str(copy.source), output=str(copy.output), cluster=copy.client)
+    with pytest.raises(
+        InputError, match="`workers` is for a cluster that is started for the run; the client's cluster"
+    ):
+        copy.write(workers=2)
+    with pytest.raises(InputError, match="`cluster_arguments` is for a cluster that is started for the run"):
+        copy.write(cluster_arguments={"n_workers": 2})
     copy.output.write_text("a file")
     with pytest.raises(InputError, match="cannot be written"):
         copy.write()

@@ -559,11 +559,17 @@ def test_paused_workers_are_told_of():
     def pause(name, *, dask_worker):
         dask_worker.status = Status[name]
 
-    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster, Client(cluster) as client:
+    # Without a limit of memory: its watch would have the worker run again.
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, memory_limit=None, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
         (address,) = client.nthreads()
         assert client.run_on_scheduler(fleet._workers) == {address: (2, False)}
         client.run(pause, "paused")
+        end = time.monotonic() + 30
         while not (found := client.run_on_scheduler(fleet._workers))[address][1]:
+            assert time.monotonic() < end
             time.sleep(0.05)
         client.run(pause, "running")
     assert found == {address: (2, True)}

@@ -41,15 +41,20 @@ def may_fork(cluster: str) -> bool:
 
 
 def check_connection(
-    cluster: str,
+    cluster: str | Client,
     *,
     cluster_arguments: Mapping[str, Any] | None = None,
     workers: int | str | None = None,
     listen: str | None = None,
     tls: bool = False,
 ) -> None:
-    """Raise the `InputError` of `connect` that can be told without starting or asking anything."""
-    if _is_scheduler(cluster):
+    """Raise the `InputError` of `connect` that can be told without starting or asking anything.
+
+    Of a `Client` nothing can be asked either.
+    """
+    if not isinstance(cluster, str):
+        _check_nothing_asked("the client's cluster", cluster_arguments, workers, listen, tls)
+    elif _is_scheduler(cluster):
         _check_nothing_asked(cluster, cluster_arguments, workers, listen, tls)
         _scheduler_address(cluster)
     else:

@@ -28,6 +28,10 @@ class CubeTiles:
         """What Dask's dashboard calls all tasks together."""
         return f"{redact(self.job.output.url)} cubes"
 
+    def most_tiles(self, threads: int) -> int:
+        """Few: a tile at work has no cube that can be opened, and has none either if the run stops."""
+        return 2 + threads // 8
+
     def begin(self, name: str, order: int) -> Task[Any]:
         """Index a tile."""
         return _Index(CubeTile(name, order, now(), self.job))

@@ -85,8 +85,7 @@ def write_cubes(tiles: str | Iterable[str], *, output: str, **options: Unpack[Cu
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
     chosen = asked.cluster
     start: dict[str, Any] = {"cluster_arguments": asked.cluster_arguments, "workers": asked.workers}
-    if isinstance(chosen, str):
-        check_connection(chosen, **start)
+    check_connection(chosen, **start)
     there = preflight.check_source(job.source, names)
     with lock.hold(job.output, None) as check:
         told = partial(_report, output=job.output, progress=asked.progress, events=asked.events)

@@ -90,8 +90,8 @@ def _try(suspects: Suspects, urls: list[str]) -> tuple[int, str]:
         return len(urls), ""
     said = child.stderr.decode(errors="replace").strip()
     if begun:
-        hangs = f"is not read and embedded within {limit:g} s" if _HANGS in said else None
-        return begun - 1, hangs or f"ends the process that reads or embeds it ({_describe(child.returncode)})"
+        hangs = f"holds the process that reads it for more than {limit:g} s" if _HANGS in said else None
+        return begun - 1, hangs or f"ends the process that reads it ({_describe(child.returncode)})"
     last = said.rpartition("\n")[2]
     if child.returncode == -signal.SIGKILL or is_want_of_memory(last):
         raise MemoryError(
@@ -106,7 +106,7 @@ def _describe(status: int) -> str:
 
 
 def main() -> None:
-    """In the child: embed one chip after the other."""
+    """In the child: read one chip after the other, and do what else its task does to it."""
     start_limit, chip_limit, suspects, urls = pickle.load(sys.stdin.buffer)
     # It ends the process even where a library hangs in its own code.
     faulthandler.dump_traceback_later(start_limit, exit=True)

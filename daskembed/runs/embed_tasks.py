@@ -37,6 +37,9 @@ class EmbedTiles:
         """What Dask's dashboard calls all tasks together."""
         return f"{redact(self.settings.output.url)} v{self.settings.version}"
 
+    def most_tiles(self, threads: int) -> None:
+        """No bound: a tile's published files stay until new ones are there."""
+
     def begin(self, name: str, order: int) -> Task[Any]:
         """Index a tile."""
         files, receipt = self.published.get(name, {}), self.receipts.get(name)

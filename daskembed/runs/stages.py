@@ -1,4 +1,4 @@
-"""The stages of one tile: what the workers do, and the tasks of its blocks."""
+"""The stages of a tile that is embedded: index and publish."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flow over many tiles: index, embed, publish, in a window that keeps the scheduler's memory flat."""
+"""Runs over tiles to embed: what is asked, resolved, started and concluded."""
 
 from __future__ import annotations
 
@@ -61,20 +61,14 @@ def run(tiles: str | Iterable[str], **options: Unpack[RunOptions]) -> RunResult:
     """
     asked = Options.of(options, RunOptions)
     chosen = asked.cluster
-    if not isinstance(chosen, str) and (asked.cluster_arguments or asked.workers):
-        raise InputError(
-            "`cluster_arguments` and `workers` are for a cluster that is started for the run, not for a client"
-        )
     start: dict[str, Any] = {
         "cluster_arguments": asked.cluster_arguments,
         "workers": asked.workers,
         "listen": asked.listen,
         "tls": asked.tls,
     }
-    shared = None
-    if isinstance(chosen, str):
-        check_connection(chosen, **start)
-        shared = shares_files(chosen)
+    check_connection(chosen, **start)
+    shared = shares_files(chosen) if isinstance(chosen, str) else None
     names, source = tiles_of(tiles), Storage(asked.source)
     conclude = partial(_conclude, progress=asked.progress, events=asked.events)
     output, version = Storage(asked.output), check_version(asked.version)

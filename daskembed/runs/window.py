@@ -82,6 +82,7 @@ class Window:
         self._todo = iter(enumerate(names))
         self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._tasks: dict[Future, Task[Any]] = {}
+        self._at_work = set[str]()
         self._fleet, self._looked = Fleet(client, observer), 0.0
 
     def run(self) -> Passage:
@@ -115,10 +116,15 @@ class Window:
     def _fill(self) -> None:
         """Start tiles until every thread has blocks waiting: fewer starve it, more only fill the scheduler."""
         self._look()
-        room = 3 * max(1, self._fleet.threads)
-        while len(self._tasks) < room and (following := next(self._todo, None)) is not None:
+        threads = max(1, self._fleet.threads)
+        room = 3 * threads
+        most = self._work.most_tiles(threads) or room
+        while len(self._tasks) < room and len(self._at_work) < most:
+            if (following := next(self._todo, None)) is None:
+                return
             order, name = following
             first = self._work.begin(name, order)
+            self._at_work.add(name)
             self._observer.tile_started(name, first.tile.damage)
             self._send([first])
 
@@ -161,15 +167,17 @@ class Window:
 
     def _follow(self, task: Task[Any], following: Following) -> None:
         if isinstance(following, TileResult):
+            self._at_work.discard(task.tile.name)
             self._observer.finished(following, task.tile.quarantined, task.key)
         elif following:
             self._send(following)
 
     def _send(self, tasks: Sequence[Task[Any]]) -> None:
         """Submit tasks of one stage together: one by one, a tile's blocks would cost more."""
-        task = tasks[0]
-        if task.on_client:
-            self._do(task)
+        if tasks[0].on_client:
+            for task in tasks:
+                if task.tile.name in self._at_work:  # not failed by one before
+                    self._do(task)
             return
         calls = [task.call() for task in tasks]
         futures = self._client.map(
@@ -179,7 +187,7 @@ class Window:
             pure=False,
             # Earlier tiles first, so that they finish in order and early results can be used early. What is of no block
             # goes ahead of all blocks: a thread that is free does it first, and it is short.
-            priority=10 if task.number is None else -task.tile.order,
+            priority=10 if tasks[0].number is None else -tasks[0].tile.order,
         )
         for sent, future in zip(tasks, futures, strict=True):
             self._tasks[future] = sent
@@ -225,6 +233,7 @@ class Window:
 
     def _fail(self, task: Task[Any], error: TileError) -> None:
         tile, reason = task.tile, str(error)
+        self._at_work.discard(tile.name)
         self._cancel([future for future, other in self._tasks.items() if other.tile is tile])
         result = TileResult(tile.name, "failed", quarantined=tile.quarantined, reason=reason)
         self._observer.finished(result, tile.quarantined, task.key, task.number)

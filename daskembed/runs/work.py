@@ -192,5 +192,8 @@ class Work(Protocol):
     def pieces(self) -> str:
         """What a tile is made of, in one word and the singular."""
 
+    def most_tiles(self, threads: int) -> int | None:
+        """How many tiles may be at work at a time on so many threads; None: as many as it takes to occupy these."""
+
     def begin(self, name: str, order: int) -> Task[Any]:
         """The first task of a tile."""

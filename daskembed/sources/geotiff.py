@@ -1,4 +1,4 @@
-"""Chips as GeoTIFF files in the Clay layout: list a tile's chips, read headers, read pixels."""
+"""Chips as GeoTIFF files in Clay's layout: a tile's listing, its index of headers, and a chip's values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What files must hold: the bands of a sensor, and pixels that keep the rules."""
+"""Rules that a chip's pixels keep, or it is rejected."""
 
 from __future__ import annotations
 
