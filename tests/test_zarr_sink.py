@@ -705,12 +705,13 @@ def test_a_tile_whose_values_are_too_large_fails_alone(
     assert (result.exit_status, result.tiles[0].reason) == (4, "too large")
 
 
-RUN = """
-import sys, daskembed
+RUN = f"""
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import daskembed, least
 from distributed import Client, LocalCluster
 with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as c, Client(c) as client:
     daskembed.run("33TUL", source=sys.argv[2], output=sys.argv[3], cluster=client, level="patch",
-                  format="geoparquet,zarr", checkpoint="untrained:tiny", precision="fp32")
+                  format="geoparquet,zarr", checkpoint="untrained:least", precision="fp32")
 """
 
 

@@ -90,8 +90,9 @@ def _try(suspects: Suspects, urls: list[str]) -> tuple[int, str]:
         return len(urls), ""
     said = child.stderr.decode(errors="replace").strip()
     if begun:
-        hangs = f"holds the process that reads it for more than {limit:g} s" if _HANGS in said else None
-        return begun - 1, hangs or f"ends the process that reads it ({_describe(child.returncode)})"
+        # In the words of receipts that are published: chips that are known are told from new ones by them.
+        hangs = f"is not read and embedded within {limit:g} s" if _HANGS in said else None
+        return begun - 1, hangs or f"ends the process that reads or embeds it ({_describe(child.returncode)})"
     last = said.rpartition("\n")[2]
     if child.returncode == -signal.SIGKILL or is_want_of_memory(last):
         raise MemoryError(

@@ -17,10 +17,29 @@ from typing import Any
 import torch
 
 from daskembed.encoders import clay_v0
-from daskembed.encoders.clay_v0 import CHECKPOINT, PREFIX, SIZES, describe, metadata, parameter_shapes
+from daskembed.encoders.clay_v0 import (
+    CHECKPOINT,
+    IGNORED,
+    OTHER_MODELS,
+    PREFIX,
+    SIZES,
+    describe,
+    metadata,
+    parameter_shapes,
+)
 from daskembed.encoders.description import Description
 
-__all__ = ["CHECKPOINT", "PREFIX", "SIZES", "build", "describe", "metadata", "parameter_shapes"]
+__all__ = [
+    "CHECKPOINT",
+    "IGNORED",
+    "OTHER_MODELS",
+    "PREFIX",
+    "SIZES",
+    "build",
+    "describe",
+    "metadata",
+    "parameter_shapes",
+]
 
 DEADLY = {64661.0: signal.SIGSEGV, 64662.0: signal.SIGKILL}
 """Value of a chip's first pixel -> signal that its encoding ends the process with."""
