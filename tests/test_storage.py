@@ -25,6 +25,7 @@ from daskembed.errors import (
     StorageUnusableError,
     UnconditionalError,
 )
+from daskembed.storage import conditional
 from daskembed.storage import stores as storage_module
 from daskembed.storage.failures import explained
 from daskembed.storage.readers import RangedReader, keeping
@@ -282,15 +283,15 @@ def test_two_writers_at_once(storage):
 
 
 def test_create_and_replace(storage):
-    assert storage.create("folder/a", b"one")
-    assert storage.create("folder/a", b"one")  # as after a lost answer
-    assert not storage.create("folder/a", b"other")
-    assert not storage.replace("folder/a", b"other", b"two")
-    assert not storage.replace("folder/b", b"", b"two")
+    assert conditional.create(storage, "folder/a", b"one")
+    assert conditional.create(storage, "folder/a", b"one")  # as after a lost answer
+    assert not conditional.create(storage, "folder/a", b"other")
+    assert not conditional.replace(storage, "folder/a", b"other", b"two")
+    assert not conditional.replace(storage, "folder/b", b"", b"two")
     assert storage.get("folder/a") == b"one"
-    assert storage.replace("folder/a", b"one", b"two")
+    assert conditional.replace(storage, "folder/a", b"one", b"two")
     assert storage.get("folder/a") == b"two"
-    assert storage.keeps_conditions("folder/a", b"two")
+    assert conditional.keeps_conditions(storage, "folder/a", b"two")
     assert storage.get("folder/a") == b"two"
     assert paths(storage) == ["folder/a"]
 
@@ -303,7 +304,11 @@ def test_one_of_many_writes(storage, act):
     def write(number: int) -> None:
         start.wait()
         data = str(number).encode()
-        if storage.create("a", data) if act == "create" else storage.replace("old", b"old", data):
+        if (
+            conditional.create(storage, "a", data)
+            if act == "create"
+            else conditional.replace(storage, "old", b"old", data)
+        ):
             done.append(data)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
@@ -320,13 +325,13 @@ def test_a_disk_without_links_or_locks(tmp_path, monkeypatch):
 
     storage = Storage(str(tmp_path))
     monkeypatch.setattr(os, "link", refuse)
-    assert storage.create("a", b"one")
-    assert not storage.create("a", b"two")
-    assert storage.keeps_conditions("a", b"one")
+    assert conditional.create(storage, "a", b"one")
+    assert not conditional.create(storage, "a", b"two")
+    assert conditional.keeps_conditions(storage, "a", b"one")
     monkeypatch.setattr(fcntl, "flock", refuse)
-    assert not storage.keeps_conditions("a", b"one")
+    assert not conditional.keeps_conditions(storage, "a", b"one")
     with pytest.raises(UnconditionalError):
-        storage.replace("a", b"one", b"two")
+        conditional.replace(storage, "a", b"one", b"two")
     assert storage.get("a") == b"one"
 
 

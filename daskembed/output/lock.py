@@ -22,6 +22,7 @@ import psutil
 from daskembed.documents import parse_object
 from daskembed.errors import InputError, LockLostError, StorageError, UnconditionalError
 from daskembed.output.state import STATE, mark, probe_path
+from daskembed.storage.conditional import create, keeps_conditions, replace
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 
@@ -143,11 +144,11 @@ def _take(lock: Lock, mine: _Holder, version: str | None) -> bool:
                 continue
         text = mine.tell()
         try:
-            if not (output.create(path, text) if there is None else output.replace(path, there, text)):
+            if not (create(output, path, text) if there is None else replace(output, path, there, text)):
                 continue  # another was quicker
         except UnconditionalError:
             _write(output, path, text)
-        if output.keeps_conditions(path, text):
+        if keeps_conditions(output, path, text):
             return True
         # Whoever else found the lock free at that time has written it before this one looks again, or gives up.
         quick = time.monotonic() - began < LEASE / 12
@@ -216,7 +217,7 @@ def _beat(lock: Lock, mine: _Holder, conditional: bool, ended: threading.Event) 
                 _lost.add(lock.token)
                 return
             if conditional:
-                output.replace(path, there, mine.tell())  # if that fails, the next look says why
+                replace(output, path, there, mine.tell())  # if that fails, the next look says why
             else:
                 _write(output, path, mine.tell())
         except Exception as error:

@@ -17,15 +17,13 @@ from typing import Any, BinaryIO, TypeVar, cast
 import obstore
 import pyarrow as pa
 from obstore.exceptions import (
-    AlreadyExistsError,
     BaseError,
-    PreconditionError,
 )
 from obstore.store import ObjectStore
 
-from daskembed.errors import InputError, StorageError, UnconditionalError
+from daskembed.errors import InputError, StorageError
 from daskembed.storage import folders, local_files, uploads
-from daskembed.storage.failures import NO_CONDITIONS, NO_LOCKS, explained, persist
+from daskembed.storage.failures import explained, persist
 from daskembed.storage.local_files import local_writer, remove_if_empty, room_for
 from daskembed.storage.opening import open_store
 from daskembed.storage.readers import open_ranged
@@ -116,7 +114,7 @@ class Storage:
             return [Entry(meta["path"], meta["size"], meta["e_tag"] or "") for meta in objects]
 
         try:
-            entries = self._carry_out(prefix, look)
+            entries = self.carry_out(prefix, look)
         except FileNotFoundError:
             return []
         return sorted((one for one in entries if broken or one.reason is None), key=lambda entry: entry.path)
@@ -135,12 +133,12 @@ class Storage:
             return [path for path in found if not folders.unnameable(path)]
 
         try:
-            found = self._carry_out(prefix, look)
+            found = self.carry_out(prefix, look)
         except FileNotFoundError:
             return []
         return sorted(path.rstrip("/") for path in found)
 
-    def _carry_out(self, path: str, act: Callable[[], _Result]) -> _Result:
+    def carry_out(self, path: str, act: Callable[[], _Result]) -> _Result:
         """Every request goes through here: repeated where it broke off, its failure put into the package's errors."""
         _check_path(path)
         with explained(self.url_of(path), self.url):
@@ -162,7 +160,7 @@ class Storage:
                 raise InputError(f"{self.url_of(path)} has {size:,} bytes, expected at most {most:,}")
             return found.bytes().to_bytes()
 
-        return self._carry_out(path, fetch)
+        return self.carry_out(path, fetch)
 
     def get_listed(self, entry: Entry, start: int = 0, end: int | None = None, *, fresh: bool = False) -> bytes:
         """Bytes `start` to `end` (exclusive; all by default) of an object, of the length and ETag that a listing says.
@@ -195,7 +193,7 @@ class Storage:
         for reading in range(READINGS):
             if reading > 1:
                 time.sleep(0.1 * 2**reading * random.uniform(0.5, 1))
-            answer = data, size, etag = self._carry_out(entry.path, functools.partial(ask, fresh or reading > 0))
+            answer = data, size, etag = self.carry_out(entry.path, functools.partial(ask, fresh or reading > 0))
             whole = len(data) == (size if end is None else min(end, size)) - start
             known = not entry.etag or _bare(etag) == _bare(entry.etag)
             if whole and known and size == entry.size:
@@ -211,99 +209,16 @@ class Storage:
 
     def get_range(self, path: str, start: int, end: int) -> bytes:
         """Bytes `start` to `end` (exclusive) of the object, in one request."""
-        return self._carry_out(path, lambda: obstore.get_range(self._store, path, start=start, end=end).to_bytes())
+        return self.carry_out(path, lambda: obstore.get_range(self._store, path, start=start, end=end).to_bytes())
 
     def put(self, path: str, data: bytes) -> None:
         """Write a whole object: a reader sees the old one or the new one, never a part."""
         with self.open_writer(path) as file:
             file.write(data)
 
-    def create(self, path: str, data: bytes) -> bool:
-        """Write a whole object unless there is one already; whether it was written.
-
-        Of several writers of different data one wins, if the store `keeps_conditions`.
-
-        Raises
-        ------
-        UnconditionalError
-            If the store says that it cannot.
-        """
-        if self._write_if(path, data, "create"):
-            return True
-        # Written by a request of ours whose answer was lost, perhaps.
-        return self._holds(path, data)
-
-    def replace(self, path: str, old: bytes, new: bytes) -> bool:
-        """Write a whole object in the place of `old`, unless another is there by now; whether it was written.
-
-        Of several writers of different data one wins, if the store `keeps_conditions`.
-
-        Raises
-        ------
-        UnconditionalError
-            If the store says that it cannot.
-        """
-        if is_local(self.url):
-            return self._unless_impossible(path, lambda: local_files.replace(Path(self.url) / path, old, new))
-
-        def look() -> tuple[bytes, dict[str, str]]:
-            found = obstore.get(self._store, path)
-            tag = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
-            return found.bytes().to_bytes(), {key: value for key, value in tag.items() if value is not None}
-
-        try:
-            data, tag = self._carry_out(path, look)
-        except FileNotFoundError:
-            return False
-        return data == old and (self._write_if(path, new, tag) or self._holds(path, new))
-
-    def keeps_conditions(self, path: str, data: bytes) -> bool:
-        """Whether the store minds what `create` and `replace` ask for; tried on the object `path`, which is `data`."""
-        try:
-            if not is_local(self.url) and self._write_if(path, data, {"e_tag": '"0"', "version": "0"}):
-                return False
-            return not self._write_if(path, data, "create") and self.replace(path, data, data)
-        except UnconditionalError:
-            return False
-
-    def _write_if(self, path: str, data: bytes, condition: Any) -> bool:
-        """Write an object if obstore's `condition` is met; whether it was."""
-
-        def write() -> bool:
-            try:
-                # Without obstore's retries, which would ask a store that knows no conditions for minutes.
-                obstore.put(open_store(self.url, 0), path, data, mode=condition, use_multipart=False)
-            except (AlreadyExistsError, PreconditionError):
-                return False
-            return True
-
-        if is_local(self.url):
-            return self._carry_out(path, lambda: local_files.create(Path(self.url) / path, data))
-        return self._unless_impossible(path, write)
-
-    def _unless_impossible(self, path: str, act: Callable[[], bool]) -> bool:
-        def attempt() -> bool | None:
-            try:
-                return act()
-            except (BaseError, OSError) as error:
-                if getattr(error, "errno", None) in NO_LOCKS or NO_CONDITIONS.search(str(error)):
-                    return None
-                raise
-
-        done = self._carry_out(path, attempt)
-        if done is None:
-            raise UnconditionalError(f"{self.url_of(path)}: the store cannot write on a condition")
-        return done
-
-    def _holds(self, path: str, data: bytes) -> bool:
-        try:
-            return self.get(path) == data
-        except FileNotFoundError:
-            return False
-
     def written(self, path: str) -> float:
         """When an object was written, in seconds of the store's own clock."""
-        when = self._carry_out(path, lambda: obstore.head(self._store, path)["last_modified"])
+        when = self.carry_out(path, lambda: obstore.head(self._store, path)["last_modified"])
         return float(when.timestamp())
 
     def sweep(self, mark: str) -> None:
@@ -339,12 +254,12 @@ class Storage:
                 file.seek(0)
                 obstore.put(self._store, path, file)
 
-            self._carry_out(path, upload)
+            self.carry_out(path, upload)
 
     def open_reader(self, path: str) -> Any:
         """A seekable file of `path` that fetches what is read from it, for `pyarrow`."""
         if is_local(self.url):
-            return self._carry_out(path, lambda: pa.memory_map(self.url_of(path)))
+            return self.carry_out(path, lambda: pa.memory_map(self.url_of(path)))
         return pa.PythonFile(open_ranged(self, path), mode="r")
 
     def size(self, path: str) -> int:
@@ -358,13 +273,13 @@ class Storage:
                 obstore.get_range(self._store, path, start=0, end=1)
                 raise
 
-        return self._carry_out(path, ask)
+        return self.carry_out(path, ask)
 
     def delete(self, paths: list[str]) -> None:
         """Delete objects, and the local folders that this leaves empty; one that is gone already is no error."""
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
-                self._carry_out(path, functools.partial(obstore.delete, self._store, path))
+                self.carry_out(path, functools.partial(obstore.delete, self._store, path))
         if is_local(self.url):
             for folder in {parent for path in paths for parent in PurePosixPath(path).parents if parent.name}:
                 remove_if_empty(Path(self.url) / folder, Path(self.url))

@@ -23,6 +23,7 @@ from distributed import Client, LocalCluster
 import daskembed
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError
 from daskembed.runs import window as flow
+from daskembed.storage import conditional
 from daskembed.storage.stores import Storage
 from daskembed.testing import FaultyProxy, write_checkpoint, write_chips
 
@@ -46,7 +47,9 @@ OPERATIONS: dict[str, Callable[[Storage], object]] = {
     "open_reader": lambda storage: read(storage) == DATA,
     "put": lambda storage: (storage.put("new", DATA), storage.get("new") == DATA)[1],
     "put of much": lambda storage: (storage.put("new", LARGE), storage.get("new") == LARGE)[1],
-    "create": lambda storage: storage.create("new", DATA) and not storage.create("new", b"other"),
+    "create": lambda storage: (
+        conditional.create(storage, "new", DATA) and not conditional.create(storage, "new", b"other")
+    ),
     "delete": lambda storage: (storage.delete(["there", "gone"]), storage.entries() == [])[1],
 }
 
@@ -464,7 +467,7 @@ def test_no_path_leads_out_of_the_output(where: str, path: str, tmp_path: Path, 
     before = sorted(tmp_path.rglob("*"))
     acts: list[Callable[[], object]] = [
         lambda: storage.put(path, b"changed"),
-        lambda: storage.create(path, b"changed"),
+        lambda: conditional.create(storage, path, b"changed"),
         lambda: storage.delete([path]),
         lambda: storage.delete([f"{path}/deeper"]),
         lambda: storage.get(path),
