@@ -1,4 +1,4 @@
-"""Text made fit to be shown: others', such as names of files and answers of servers, and arguments in it (pure)."""
+"""Words as they are shown: those of others made fit for it, arguments as flags, counts (pure)."""
 
 from __future__ import annotations
 
@@ -62,3 +62,8 @@ def put_flags(text: str, flags: Mapping[str, str]) -> str:
         return " ".join([flag, *(value for value in values if value is not None)])
 
     return _MARK.sub(typed, text)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts, such as ``2 tiles``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

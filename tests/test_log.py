@@ -61,7 +61,7 @@ def test_the_command_prints_one_line_of_json_an_event(capsys, cluster, client, s
     command += ["--log-format", "json"]
     with pytest.MonkeyPatch.context() as patch:
         # The address of a cluster within this process is no tcp:// one.
-        patch.setattr("daskembed.runs.tiles.connect", lambda *_, **__: client)
+        patch.setattr("daskembed.runs.window.connect", lambda *_, **__: client)
         assert cli(command) == 4
     lines: list[dict[str, Any]] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     told = [(line["event"], line.get("tile")) for line in lines]

@@ -576,19 +576,23 @@ def test_paused_workers_are_told_of():
     assert fleet._trouble([address], alone=True) == f"Dask has paused workers that are short of memory: {address}"
 
 
-def test_blocks_are_built_without_computing(chips, tmp_path, small_blocks, monkeypatch):
-    import dask
-
-    chosen = settings.Settings(
+def settings_of(chips, output, level):
+    return settings.Settings(
         source=Storage(str(chips)),
-        output=Storage(str(tmp_path)),
+        output=Storage(str(output)),
         encoder=daskembed.load_encoder(**TINY),
-        level="group",
+        level=level,
         on_nan="quarantine",
         reading=Reading(),
         version="001",
         chips_a_block=2,
     )
+
+
+def test_blocks_are_built_without_computing(chips, tmp_path, small_blocks, monkeypatch):
+    import dask
+
+    chosen = settings_of(chips, tmp_path, "group")
     monkeypatch.setattr("daskembed.sources.geotiff.read_chip", refuse_to_compute)
     with dask.config.set(scheduler=refuse_to_compute):
         indexed, blocks = stages.index(chosen, "33TUL", None, [])
@@ -599,16 +603,7 @@ def test_blocks_are_built_without_computing(chips, tmp_path, small_blocks, monke
 
 def test_chips_that_are_set_aside_are_quarantined_untouched(chips, tmp_path, monkeypatch):
     """Those of which a process died: the others of their block come out as before."""
-    chosen = settings.Settings(
-        source=Storage(str(chips)),
-        output=Storage(str(tmp_path)),
-        encoder=daskembed.load_encoder(**TINY),
-        level="mean",
-        on_nan="quarantine",
-        reading=Reading(),
-        version="001",
-        chips_a_block=2,
-    )
+    chosen = settings_of(chips, tmp_path, "mean")
     _, (block, *_) = stages.index(chosen, "33TUL", None, [])
     whole, read_chip, seen = block.compute(), geotiff.read_chip, []
 
@@ -626,16 +621,7 @@ def test_chips_that_are_set_aside_are_quarantined_untouched(chips, tmp_path, mon
 
 
 def test_parts_of_other_chips_or_settings_go_with_the_next_run(chips, tmp_path):
-    chosen = settings.Settings(
-        source=Storage(str(chips)),
-        output=Storage(str(tmp_path)),
-        encoder=daskembed.load_encoder(**TINY),
-        level="mean",
-        on_nan="quarantine",
-        reading=Reading(),
-        version="001",
-        chips_a_block=2,
-    )
+    chosen = settings_of(chips, tmp_path, "mean")
     indexed, _ = stages.index(chosen, "33TUL", None, [])
     stale = "_daskembed/parts/33TUL_v001/of-other-settings/00000.parquet"
     elsewhere = "_daskembed/parts/33TUL_v002/of-another-version/00000.parquet"

@@ -12,9 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-import dask
-
-from daskembed.clusters.connection import check_connection, connect, shares_files
+from daskembed.clusters.connection import check_connection, shares_files
 from daskembed.errors import InputError
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
@@ -28,7 +26,7 @@ from daskembed.runs.options import CubeOptions, Options, documented
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.tiles import check_share
-from daskembed.runs.window import DASK_CONFIG, Window
+from daskembed.runs.window import Window, on_cluster
 from daskembed.sources.kinds import no_chips
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
@@ -100,16 +98,7 @@ def write_cubes(tiles: str | Iterable[str], *, output: str, **options: Unpack[Cu
             return _conclude(done, job, told)
         if shares_files(chosen) is False:
             _refuse_local(job, f"of the cluster {chosen!r}")
-        result: RunResult | None = None
-        try:
-            with dask.config.set(DASK_CONFIG), connect(chosen, **start) as client:
-                result = on_client(client)
-        except KeyboardInterrupt:
-            if result is None:
-                raise
-            # While the cluster closed: what the run did is told all the same.
-            return replace(result, interrupted=True)
-        return result
+        return on_cluster(chosen, on_client, start)
 
 
 def _report(

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from daskembed.output.state import CUBES
-from daskembed.text import visible
+from daskembed.text import counted, visible
 
 if TYPE_CHECKING:
     from daskembed.output.tile_status import TileStatus
@@ -26,7 +26,7 @@ def describe_tile(result: TileResult) -> str:
     bad = f", {len(result.quarantined)} quarantined" if result.quarantined else ""
     bad += f", {len(result.rejected)} rejected" if result.rejected else ""
     files = " and ".join(result.files or (result.file or "no file",))
-    return f"{result.tile}  {result.status}: {_count(result.chips, 'chip')}{bad}, {files}"
+    return f"{result.tile}  {result.status}: {counted(result.chips, 'chip')}{bad}, {files}"
 
 
 def describe_progress(state: Progress) -> str:
@@ -113,9 +113,9 @@ def compare(result: RunResult, expected: Expected) -> str:
     same = result.encoded == expected.chips and not result.interrupted and expected.seconds
     off = f" ({result.seconds / expected.seconds - 1:+.0%})" if same else ""
     return (
-        f"{_count(expected.chips, 'chip')} in {describe_seconds(expected.seconds)} on "
-        f"{_count(expected.workers, 'worker')}, {describe_bytes(expected.bytes)}; "
-        f"actual {_count(result.encoded, 'chip')} in {describe_seconds(result.seconds)}{off}, "
+        f"{counted(expected.chips, 'chip')} in {describe_seconds(expected.seconds)} on "
+        f"{counted(expected.workers, 'worker')}, {describe_bytes(expected.bytes)}; "
+        f"actual {counted(result.encoded, 'chip')} in {describe_seconds(result.seconds)}{off}, "
         f"{describe_bytes(result.bytes)}"
     )
 
@@ -149,7 +149,7 @@ def describe_plan(plan: Plan) -> str:
         f"speed        {speed.chips_per_second:.3g} chips/s a worker, the limit is the {speed.limit}",
         f"             {speed.basis}",
         f"device       {describe_seconds(3600 * plan.device_hours)} of encoding",
-        f"time         {describe_seconds(plan.seconds)} on {_count(plan.workers, 'worker')}, after about "
+        f"time         {describe_seconds(plan.seconds)} on {counted(plan.workers, 'worker')}, after about "
         f"{describe_seconds(speed.start_seconds)} to start",
     ]
     if plan.price is not None:
@@ -175,7 +175,3 @@ def _some(lines: Iterator[str], where: str) -> list[str]:
 def _names(tiles: Sequence[str]) -> str:
     more = len(tiles) - MOST_LISTED
     return " ".join([*tiles[:MOST_LISTED], *([f"and {more} more"] if more > 0 else [])])
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

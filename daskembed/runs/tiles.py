@@ -7,9 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
-import dask
-
-from daskembed.clusters.connection import check_connection, connect, hardware, shares_files
+from daskembed.clusters.connection import check_connection, hardware, shares_files
 from daskembed.embedding import ON_NAN
 from daskembed.encoders.description import Description
 from daskembed.encoders.loading import check_precision, find_encoder, foresee
@@ -28,7 +26,7 @@ from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.settings import Settings, chips_a_block
 from daskembed.runs.shared_files import arrange, refuse_source
-from daskembed.runs.window import DASK_CONFIG, Window
+from daskembed.runs.window import Window, on_cluster
 from daskembed.sources.kinds import no_chips
 from daskembed.sources.reading import Reading, parse_dates
 from daskembed.storage.stores import Storage
@@ -105,16 +103,7 @@ def run(tiles: str | Iterable[str], **options: Unpack[RunOptions]) -> RunResult:
             check_conflicts(likely, names, receipts, published, leave=("precision",) if auto else ())
         if is_local(source.url) and shared is False:
             refuse_source(source.url, f"of the cluster {chosen!r}")
-        result: RunResult | None = None
-        try:
-            with dask.config.set(DASK_CONFIG), connect(chosen, **start) as client:
-                result = on_client(client)
-        except KeyboardInterrupt:
-            if result is None:
-                raise
-            # While the cluster closed: what the run did is told all the same.
-            return replace(result, interrupted=True)
-        return result
+        return on_cluster(chosen, on_client, start)
 
 
 def resolve(asked: Options) -> Callable[[str], Settings]:

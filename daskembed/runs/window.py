@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import dask
 from distributed import KilledWorker, span
 
 from daskembed import timings
-from daskembed.clusters.connection import WORKER_TIMEOUT
+from daskembed.clusters.connection import WORKER_TIMEOUT, connect
 from daskembed.errors import (
     ClusterLostError,
     DaskembedError,
@@ -24,9 +25,10 @@ from daskembed.errors import (
     TileError,
 )
 from daskembed.runs.fleet import Fleet
-from daskembed.runs.results import TileResult
+from daskembed.runs.results import RunResult, TileResult
 from daskembed.runs.work import Following, Observer, Task, Work
 from daskembed.storage.urls import redact
+from daskembed.text import counted
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -255,16 +257,30 @@ class Window:
         return total
 
 
+def on_cluster(cluster: str, work: Callable[[Client], RunResult], start: Mapping[str, Any]) -> RunResult:
+    """Start a cluster, or connect to one, for some work, and close it; `start` are keywords of `connect`."""
+    result: RunResult | None = None
+    try:
+        with dask.config.set(DASK_CONFIG), connect(cluster, **start) as client:
+            result = work(client)
+    except KeyboardInterrupt:
+        if result is None:
+            raise
+        # While the cluster closed: what the run did is told all the same.
+        return replace(result, interrupted=True)
+    return result
+
+
 def _farewell(tasks: Collection[Task[Any]], pieces: str) -> str:
     """What a Ctrl-C waits for, and what it gives up."""
     publishing = sum(task.publishes for task in tasks)
     blocks = sum(task.number is not None for task in tasks)
     if publishing:
-        tiles = f"{_count(publishing, 'tile')} {'is' if publishing == 1 else 'are'}"
+        tiles = f"{counted(publishing, 'tile')} {'is' if publishing == 1 else 'are'}"
         waits = f"waiting until {tiles} published, which a second Ctrl-C drops"
     else:
         waits = "no tile waits to be published; a cluster of this run is closed, and two more Ctrl-C do not wait for it"
-    return f"interrupted: {_count(blocks, f'unfinished {pieces}')} given up, finished ones are kept; {waits}"
+    return f"interrupted: {counted(blocks, f'unfinished {pieces}')} given up, finished ones are kept; {waits}"
 
 
 def _result(future: Future) -> Any:
@@ -273,10 +289,6 @@ def _result(future: Future) -> Any:
     except TimeoutError:
         # Its worker died after it was done, and nobody came to do it again.
         raise ClusterLostError(f"no worker gave the result of {future.key} within {WORKER_TIMEOUT} s") from None
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _reason(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from daskembed.output.cube import PIXELS
 from daskembed.output.geozarr import ROOT, cube_digest
 from daskembed.output.validate.findings import Finding
 from daskembed.output.validate.names import Named, tile_of_cube
-from daskembed.output.validate.stores import MOST_HELD, MOST_SHARD, HeldStore, check_place, check_times, told_of
+from daskembed.output.validate.stores import MOST_SHARD, HeldStore, check_place, check_times, hold, told_of
 from daskembed.storage.zarr_metadata import checked
 
 if TYPE_CHECKING:
@@ -35,16 +35,12 @@ def check_cube(storage: Storage, name: str, sizes: dict[str, int]) -> Iterator[F
     if ROOT not in sizes:
         yield Finding("zarr", f"no {ROOT}: the cube was never finished, or is being written")
         return
-    store = HeldStore(storage, name)
     shards = sorted(path for path in sizes if path.startswith(_PLACE))
-    if (held := sum(size for path, size in sizes.items() if path not in {*shards})) > MOST_HELD:
-        yield Finding("zarr", f"{held:,} bytes beside its shards, expected at most {MOST_HELD:,}")
-        return
     if large := [path for path in shards if sizes[path] > MOST_SHARD]:
         yield Finding("zarr", f"{sizes[large[0]]:,} bytes in {large[0]}, expected at most {MOST_SHARD:,}")
         return
-    for path in sizes.keys() - set(shards):
-        store.load(path)
+    if (store := (yield from hold(storage, name, sizes, shards))) is None:
+        return
     try:
         yield from _check_content(store, shards, tile, receipt)
     except DaskembedError:

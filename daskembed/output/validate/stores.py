@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,19 @@ class HeldStore:
         data = self.storage.get(f"{self.name}/{path}")
         self.hashes[path] = hashlib.sha256(data).hexdigest()
         self.held[path] = default_buffer_prototype().buffer.from_bytes(data)
+
+
+def hold(
+    storage: Storage, name: str, sizes: Mapping[str, int], shards: Collection[str]
+) -> Generator[Finding, None, HeldStore | None]:
+    """Read all of a store but its shards; None if that is more than is held."""
+    store, rest = HeldStore(storage, name), sizes.keys() - set(shards)
+    if (held := sum(sizes[path] for path in rest)) > MOST_HELD:
+        yield Finding("zarr", f"{held:,} bytes beside its shards, expected at most {MOST_HELD:,}")
+        return None
+    for path in rest:
+        store.load(path)
+    return store
 
 
 def check_place(

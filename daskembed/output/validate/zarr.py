@@ -16,7 +16,7 @@ from daskembed.output.protocol import DTYPES
 from daskembed.output.validate.findings import Finding
 from daskembed.output.validate.names import Named, check_ends, check_name, find_receipt
 from daskembed.output.validate.provenance import check_provenance, typed, windows_of
-from daskembed.output.validate.stores import MOST_HELD, MOST_SHARD, HeldStore, check_place, check_times, told_of
+from daskembed.output.validate.stores import MOST_SHARD, HeldStore, check_place, check_times, hold, told_of
 from daskembed.output.zarr import VARIABLE
 from daskembed.storage.zarr_metadata import checked
 
@@ -38,13 +38,9 @@ def check_store(storage: Storage, name: str, sizes: dict[str, int]) -> Iterator[
     if ROOT not in sizes:
         yield Finding("zarr", f"no {ROOT}: it was never finished, or is being written")
         return
-    store = HeldStore(storage, name)
     shards = sorted(path for path in sizes if _SHARD.fullmatch(path))
-    if (held := sum(size for path, size in sizes.items() if path not in {*shards})) > MOST_HELD:
-        yield Finding("zarr", f"{held:,} bytes beside its shards, expected at most {MOST_HELD:,}")
+    if (store := (yield from hold(storage, name, sizes, shards))) is None:
         return
-    for path in sizes.keys() - set(shards):
-        store.load(path)
     try:
         yield from _check_content(store, {path: sizes[path] for path in shards}, named, receipt)
     except DaskembedError:
