@@ -27,7 +27,7 @@ from daskembed.output import lock, state
 from daskembed.output.status import status
 from daskembed.output.tile_status import OutputStatus, TileStatus
 from daskembed.output.validate.check import validate
-from daskembed.runs import cube_layout, cube_stages, cube_tasks, cubes
+from daskembed.runs import cube_layout, cube_stages, cube_tasks, window
 from daskembed.runs.results import Event, Progress
 from daskembed.runs.summary import summary
 from daskembed.sensors.bands import MARK
@@ -649,7 +649,7 @@ def test_where_nothing_is_left_to_do_no_cluster_is_started(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("a cluster was started")
 
-    monkeypatch.setattr(cubes, "connect", never)
+    monkeypatch.setattr(window, "connect", never)
     arguments = ["cube", "--source", str(copy.source), "--output", str(copy.output), "--tiles", TILE]
     left = copy.root.parent / "pixels/c/0/0/0/.1.0123abcd.tmp"
     left.touch()  # of a writer that was killed
