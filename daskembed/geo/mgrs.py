@@ -192,3 +192,31 @@ def square_of(tile: str) -> Square:
     northern = letter >= "N"
     south = centre - SIDE // 2 + (0 if northern else 10_000_000)
     return Square((32600 if northern else 32700) + zone, SIDE * (column + 1), south)
+
+
+TILE = 109_800
+"""Metres of a side of a Sentinel-2 tile: its square, and what it has in common with the next ones."""
+_COARSEST = 60
+"""Metres of Sentinel-2's coarsest pixels, on whose grid tiles begin."""
+
+
+def tile_corner(tile: str) -> tuple[int, int, int]:
+    """EPSG code, and easting and northing of the north-western corner, of a Sentinel-2 tile.
+
+    Whole pixels of 60 m from the equator and from the false easting hold the square: westwards and northwards, as the
+    products' metadata have it.
+
+    Raises
+    ------
+    InputError
+        If there is no such square.
+
+    Examples
+    --------
+    >>> tile_corner("46XES"), tile_corner("35MNM")
+    ((32646, 499980, 9200040), (32735, 499980, 9200020))
+    """
+    square = square_of(tile)
+    equator = 0 if square.epsg < 32700 else 10_000_000
+    north = equator - (equator - square.south - SIDE) // _COARSEST * _COARSEST
+    return square.epsg, square.west // _COARSEST * _COARSEST, north

@@ -10,6 +10,8 @@ from daskembed.errors import InputError
 from daskembed.sensors.bands import CLAY_V0, Sensor
 
 EDGE = ("drop", "pad")
+PICK = ("clear", "spread")
+RESAMPLING = ("nearest", "bilinear", "cubic")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,28 @@ NO_RULES = Rules()
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Which scenes of a catalogue are used, and how they come onto the tile's grid."""
+
+    scenes: int = 1
+    """How many dates a tile has."""
+    pick: str = "clear"
+    """``clear``, the least cloudy ones; or ``spread``, the least cloudy one of each part of the period."""
+    max_scene_cloud: float = 50.0
+    """Percent."""
+    max_scene_nodata: float = 20.0
+    """Percent of the tile."""
+    radar_days: int = 3
+    """Most whole days between an optical scene and its radar, either way."""
+    resampling: str = "nearest"
+    """Of what has another grid than the tile."""
+
+
+FIRST_CHOICE = Choice()
+"""What is chosen where nothing is asked."""
+
+
+@dataclass(frozen=True)
 class Reading:
     """How chips are found, cut and judged."""
 
@@ -61,6 +85,10 @@ class Reading:
     """Of bands with scale and offset: ``stored`` numbers or ``values``, where it is not clear which are meant."""
     offset_applied: str | None = None
     """Whether the +1000 of Sentinel-2's newer files is taken out of them already: ``yes`` or ``no``."""
+    choice: Choice = FIRST_CHOICE
+    """Of catalogues: which scenes."""
+    region: str | None = None
+    """WKT in OGC:CRS84 of a region that chips must meet; None for any."""
 
     @property
     def identity(self) -> dict[str, str | None]:

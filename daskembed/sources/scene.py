@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -81,6 +81,8 @@ class Scene:
     """Of all bands of one pixel."""
     classified: bool = False
     """Whether the last band of `layers` is the scene classification."""
+    time: datetime | None = None
+    """When it was sensed, UTC, if that is known."""
 
     @property
     def piece(self) -> tuple[int, int]:
