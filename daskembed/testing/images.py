@@ -22,6 +22,8 @@ class OpticalImage:
     """When, ISO 8601; five hours later if empty."""
     classes: int | None = None
     """One class of the scene classification everywhere, such as 6 at sea; None for those of the landscape."""
+    listed_only: bool = False
+    """Whether there is its item, and no file: it is not to be chosen."""
 
     @property
     def sensed(self) -> datetime:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -71,9 +72,13 @@ class Raster:
 
     def values(self, rows: ArrayLike, cols: ArrayLike) -> NDArray[Any]:
         """What is stored in some pixels, by their indices, which are broadcast against each other."""
-        y, x = np.broadcast_arrays(np.asarray(rows, np.int64), np.asarray(cols, np.int64))
+        y, x = np.asarray(rows, np.int64), np.asarray(cols, np.int64)
         kind = {"dem": np.float32, "vv": np.float32, "vh": np.float32, "scl": np.uint8}.get(self.band, np.uint16)
-        stored = self._landscape(y, x) if self.constant is None else np.full(y.shape, self.constant)
+        stored = (
+            self._landscape(y, x)
+            if self.constant is None
+            else np.full(np.broadcast_shapes(y.shape, x.shape), self.constant)
+        )
         if self.window is not None:
             inside = [
                 (part.start <= index) & (index < part.stop) for part, index in zip(self.window, (y, x), strict=True)
@@ -255,8 +260,10 @@ class _Extent:
 FIRST_IMAGES: tuple[Image, ...] = (
     OpticalImage("2024-06-02T10:20:31Z", part="west"),
     OpticalImage("2024-06-02T10:20:45Z", part="east"),
-    OpticalImage("2024-06-02T10:20:31Z", part="west", baseline="02.14", processed="2024-06-02T12:00:00Z"),
-    OpticalImage("2024-06-12T10:20:31Z", cloud=71.5),
+    OpticalImage(
+        "2024-06-02T10:20:31Z", part="west", baseline="02.14", processed="2024-06-02T12:00:00Z", listed_only=True
+    ),
+    OpticalImage("2024-06-12T10:20:31Z", cloud=71.5, listed_only=True),
     OpticalImage("2021-06-03T10:20:31Z", cloud=4.25, baseline="03.00"),
     RadarImage("2024-06-01T05:10:02Z", part="west"),
     RadarImage("2024-06-01T05:10:27Z", part="east"),
@@ -302,14 +309,16 @@ def write_scenes(
     folder, tile = Path(folder).resolve(), check_tile(tile)
     extent = _Extent(tile, start, shape)
     rasters: dict[str, dict[str, Raster]] = {}
-    features = []
+    features, files = [], list[Raster]()
     for seed, image in enumerate(images, start=1):
         for named in extent.rasters(image, style, seed):
-            for raster in named.files.values():
-                raster.write(folder, block=block)
+            if not (isinstance(image, OpticalImage) and image.listed_only):
+                files += named.files.values()
             rasters[named.id] = named.files
             hrefs = {band: f"{root or folder}/{raster.path}" for band, raster in named.files.items()}
             features.append(items.item(style, tile, image, named.id, hrefs, named.files, named.bounds))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda raster: raster.write(folder, block=block), files))
     file = folder / "items.json"
     file.write_text(json.dumps({"type": "FeatureCollection", "features": features}, indent=1))
     return Scenes(folder, tile, file, features, rasters, extent.bounds_in(4326))
