@@ -154,6 +154,13 @@ class Scenes:
     """Item's id -> band, or ``scl`` -> its file."""
     bounds: tuple[float, float, float, float]
     """West, south, east and north of the extent, degrees."""
+    style: str
+    root: str
+    """What hrefs begin with."""
+
+    def describe(self, url: str) -> None:
+        """Write the description of the catalogue for another place of its items: the URL of a STAC API."""
+        self.description.write_text(items.catalogue_of(self.style, url, self.root))
 
 
 def _near(first: float, last: float, length: int) -> slice:
@@ -309,6 +316,7 @@ def write_scenes(
         Pixels of a stored block's side.
     """
     folder, tile = Path(folder).resolve(), check_tile(tile)
+    root = root or f"file://{folder}"
     extent = _Extent(tile, start, shape)
     rasters: dict[str, dict[str, Raster]] = {}
     features, files = [], list[Raster]()
@@ -317,12 +325,13 @@ def write_scenes(
             if not (isinstance(image, OpticalImage) and image.listed_only):
                 files += named.files.values()
             rasters[named.id] = named.files
-            hrefs = {band: f"{root or folder}/{raster.path}" for band, raster in named.files.items()}
+            hrefs = {band: f"{root}/{raster.path}" for band, raster in named.files.items()}
             features.append(items.item(style, tile, image, named.id, hrefs, named.files, named.bounds))
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda raster: raster.write(folder, block=block), files))
     file = folder / "items.json"
     file.write_text(json.dumps({"type": "FeatureCollection", "features": features}, indent=1))
     description = folder / "catalogue.yaml"
-    description.write_text(items.catalogue_of(style, str(file), str(root or folder)))
-    return Scenes(folder, tile, file, description, features, rasters, extent.bounds_in(4326))
+    made = Scenes(folder, tile, file, description, features, rasters, extent.bounds_in(4326), style, root)
+    made.describe(str(file))
+    return made
