@@ -91,13 +91,22 @@ class Raster:
 
     def seen(self, rows: ArrayLike, cols: ArrayLike) -> NDArray[np.bool_]:
         """Whether some pixels are in the swath."""
-        east = (np.asarray(cols) + 0.5) * self.steps[0] + (np.asarray(rows) + 0.5) * self.steps[1] / _SLOPE
-        edge = self.steps[0] * self.shape[1] / 2 + self.steps[1] * self.shape[0] / 2 / _SLOPE
+        x = self.west + (np.asarray(cols) + 0.5) * self.steps[0]
+        beyond = x - self.edge_at(self.north - (np.asarray(rows) + 0.5) * self.steps[1])
         if self.part == "west":
-            return east < edge + _OVERLAP / 2
+            seen: NDArray[np.bool_] = beyond < _OVERLAP / 2
+            return seen
         if self.part == "east":
-            return east >= edge - _OVERLAP / 2
-        return np.ones_like(east, bool)
+            seen = beyond >= -_OVERLAP / 2
+            return seen
+        return np.ones(beyond.shape, bool)
+
+    def edge_at(self, northing: ArrayLike) -> NDArray[np.float64]:
+        """Eastings of the edge of the swath, which goes through the middle of the file."""
+        height, width = (step * length for step, length in zip(self.steps[::-1], self.shape, strict=True))
+        south = self.north - np.asarray(northing) - height / 2
+        east: NDArray[np.float64] = self.west + width / 2 - south / _SLOPE
+        return east
 
     def _landscape(self, y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[Any]:
         if self.band in ("dem", "vv", "vh"):
