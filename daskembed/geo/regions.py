@@ -10,7 +10,6 @@ import numpy as np
 import pyproj
 import shapely
 
-from daskembed.geo.footprints import to_lonlat
 from daskembed.geo.mgrs import SIDE, tile_at
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class _Zone(NamedTuple):
 
 # South-western Norway and Svalbard have wider zones, and in the place of some none (NGA.STND.0037, 2.4).
 _LATITUDES = ((SOUTH, 0), (0, 56), (56, 64), (64, 72), (72, NORTH))
-_ODD_ZONES = {
+_ODD_ZONES: dict[int, dict[int, tuple[int, int] | None]] = {
     56: {31: (0, 3), 32: (3, 12)},
     72: {31: (0, 9), 32: None, 33: (9, 21), 34: None, 35: (21, 33), 36: None, 37: (33, 42)},
 }
@@ -89,7 +88,9 @@ def _tiles_in(zone: _Zone, part: shapely.Geometry) -> Iterator[str]:
     """Tiles that a part of a region meets which is in a zone."""
     if part.is_empty:
         return
-    projected = shapely.transform(shapely.segmentize(part, _STEP), _transform("OGC:CRS84", zone.epsg), interleaved=False)
+    projected = shapely.transform(
+        shapely.segmentize(part, _STEP), _transform("OGC:CRS84", zone.epsg), interleaved=False
+    )
     for column, row, square in _squares(projected):
         if tile := _tile_of(zone, column, row):
             yield tile
@@ -104,9 +105,7 @@ def _tiles_in(zone: _Zone, part: shapely.Geometry) -> Iterator[str]:
 def _squares(projected: shapely.Geometry) -> Iterator[tuple[int, int, shapely.Polygon]]:
     """Column, row and area of the squares that something meets in a projection."""
     first_x, first_y, last_x, last_y = (int(edge // SIDE) for edge in projected.bounds)
-    columns, rows = (
-        one.ravel() for one in np.meshgrid(np.arange(first_x, last_x + 1), np.arange(first_y, last_y + 1))
-    )
+    columns, rows = (one.ravel() for one in np.meshgrid(np.arange(first_x, last_x + 1), np.arange(first_y, last_y + 1)))
     xs, ys = columns * SIDE, rows * SIDE
     squares = shapely.box(xs + _HAIR, ys + _HAIR, xs + SIDE - _HAIR, ys + SIDE - _HAIR)
     shapely.prepare(projected)
@@ -143,17 +142,8 @@ def _transform(source: str | int, target: int) -> Callable[..., Any]:
     return pyproj.Transformer.from_crs(source, target, always_xy=True).transform
 
 
-def meets(region: str, epsg: int, bounds: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of some chips have a footprint that meets a region, or none, so that they are reported.
-
-    Parameters
-    ----------
-    region
-        WKT in OGC:CRS84.
-    epsg, bounds
-        Of the chips: ``(chip, 4)`` as west, south, east, north in `epsg`.
-    """
-    _, _, footprints = to_lonlat(epsg, bounds)
+def meets(region: str, footprints: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Which of some chips meet a region in WKT; those of unknown footprint, None, count, so that they are reported."""
     area = shapely.from_wkt(region)
     shapely.prepare(area)
     found: NDArray[np.bool_] = shapely.intersects(area, footprints) | shapely.is_missing(footprints)
