@@ -65,7 +65,9 @@ def _from_parquet(data: bytes, url: str) -> list[dict[str, Any]]:
     try:
         from stac_geoparquet.arrow import stac_table_to_items
     except ImportError:
-        raise InputError(f"{url}: install `daskembed[stac]` to read STAC GeoParquet") from None
+        raise InputError(
+            f"{url} is read with stac-geoparquet, which is not installed: pip install 'daskembed[stac]'"
+        ) from None
     try:
         return list(stac_table_to_items(pq.read_table(io.BytesIO(data))))
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
