@@ -180,6 +180,14 @@ def test_a_description_may_be_of_a_file_beside_it(tmp_path):
         (MINIMAL + "page_size: 0", r"page_size is 0: expected a number of items from 1 to 10000"),
         (MINIMAL + "files: [{at: 's3://b/', offset: on}]", r"files 1: offset is True: expected in or out"),
         (MINIMAL + "files: [{at: 's3://b/', unclear: 2022}]", r"files 1: unclear is 2022: expected two days, such as"),
+        (
+            MINIMAL + "files: [{at: 's3://b/', access: {sign: me}}]",
+            r"files 1: access has sign: me: expected planetary-",
+        ),
+        (
+            MINIMAL + "files: [{at: 's3://b/', access: {anonymous: true}}]",
+            r"access: anonymous is True: expected text; put",
+        ),
         (MINIMAL + "files: [{offset: in}]", r"files 1 has no at: expected the keys at"),
         (
             MINIMAL.replace("https://stac.example/v1", "data/scenes"),

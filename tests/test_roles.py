@@ -62,10 +62,8 @@ def test_what_a_catalogue_lacks_is_refused_and_told_who_has_it(catalogue, sensor
 
 def test_a_sensor_of_ones_own_with_numbers_of_sentinel_2(tmp_path):
     path = tmp_path / "three.yaml"
-    band = "{name: %s, mean: 1, std: 1, wavelength: 0.5}"
-    path.write_text(
-        f"name: three\ngsd: 10\nnumbers: sentinel-2\nbands: [{', '.join(band % name for name in ('B01', 'B8A', 'B09'))}]"
-    )
+    bands = ", ".join(f"{{name: {name}, mean: 1, std: 1, wavelength: 0.5}}" for name in ("B01", "B8A", "B09"))
+    path.write_text(f"name: three\ngsd: 10\nnumbers: sentinel-2\nbands: [{bands}]")
     (part,) = parts_of(get_sensor(str(path)), packaged()["cdse"])
     assert [part.images.bands[name] for name in ("b01", "b8a", "b09")] == [("B01_60m",), ("B8A_20m",), ("B09_60m",)]
 

@@ -12,8 +12,10 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import boto3
 import dask
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from daskembed.errors import InputError, StorageError
@@ -174,17 +176,14 @@ def test_a_server_that_is_not_there():
     assert str(caught.value) == f"{url}: [Errno 111] Connection refused: the catalogue does not answer"
 
 
-def test_a_file_of_items_in_a_bucket(s3, monkeypatch):
-    import obstore
-
-    from daskembed.storage.opening import open_store
-
+def test_a_file_of_items_in_a_bucket_and_on_the_web(s3, s3_server):
     data = json.dumps({"type": "FeatureCollection", "features": FEATURES}).encode()
-    obstore.put(open_store(s3), "of/items.json", data)
-    catalogue = find_catalogue(f"{s3}/of/items.json")
-    assert catalogue is not None
-    assert sorted(catalogue.collections) == ["sentinel-1-rtc", "sentinel-2-l2a"]
-    assert len(find_items(catalogue, S2, (12.0, 44.0, 14.0, 47.0), date(2024, 5, 1), date(2024, 5, 31))) == COUNT + 1
+    boto3.client("s3").put_object(Bucket=s3.removeprefix("s3://"), Key="of/items.json", Body=data, ACL="public-read")
+    for source in (f"{s3}/of/items.json", f"{s3_server}/{s3.removeprefix('s3://')}/of/items.json"):
+        catalogue = find_catalogue(source)
+        assert catalogue is not None
+        assert sorted(catalogue.collections) == ["sentinel-1-rtc", "sentinel-2-l2a"]
+        assert len(find_items(catalogue, S2, WORLD, None, None)) == len(FEATURES) - 1
     with pytest.raises(InputError, match=r"no file s3://.*/of/none.json: expected one of STAC items"):
         find_catalogue(f"{s3}/of/none.json")
 
@@ -202,7 +201,7 @@ def test_what_is_no_stac_geoparquet(tmp_path):
     path.write_bytes(b"PAR1 and nothing else")
     with pytest.raises(InputError, match=r"items.parquet is no STAC GeoParquet"):
         find_catalogue(str(path))
-    pa.parquet.write_table(pa.table({"a": [1]}), path)
+    pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(InputError, match=r"items.parquet is no STAC GeoParquet"):
         find_catalogue(str(path))
 

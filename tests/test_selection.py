@@ -376,7 +376,9 @@ def landsat(name, time, top, bottom, cloud=2.0):
     bands = ("red", "green", "blue", "nir08", "swir16", "swir22")
     return item(
         *("landsat-c2-l2", name, time, footprint(-0.2, 1.2, top, bottom), bands),
-        **{"cloud": cloud, "platform": "landsat-9", "acquisition": f"landsat-9_{time}"},
+        cloud=cloud,
+        platform="landsat-9",
+        acquisition=f"landsat-9_{time}",
     )
 
 

@@ -4,11 +4,14 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
 import dask
 import pytest
+from pgstac_api import pgstac_server
 
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError
 from daskembed.sources.stac.catalogue import Catalogue, Images, find_catalogue
@@ -256,3 +259,25 @@ def test_what_is_no_api(server):
         InputError, match=r"is no STAC API that can be searched: its first page has no link to a search"
     ):
         find_catalogue(f"stac+{server.url}")
+
+
+def test_a_catalogue_on_postgresql():
+    features = [
+        {
+            **feature,
+            "geometry": {"type": "Polygon", "coordinates": [[[12, 45], [13, 45], [13, 46], [12, 46], [12, 45]]]},
+            "properties": {"datetime": f"2024-05-{number % 25 + 1:02}T10:00:00Z", "eo:cloud_cover": number},
+            "links": [],
+        }
+        for number, feature in enumerate(FEATURES)
+    ]
+    with pgstac_server(features) as url:
+        catalogue = find_catalogue(f"stac+{url}")
+        assert catalogue is not None
+        assert catalogue.collections == ("sentinel-2-l2a",)
+        small = replace(catalogue, page_size=7)
+        found = find_items(small, S2, (11.0, 44.0, 14.0, 47.0), date(2024, 5, 2), date(2024, 5, 25))
+        assert sorted(item.id for item in found) == [name for number, name in enumerate(ALL) if number % 25]
+        assert {item.cloud for item in found} == {float(number) for number in range(COUNT) if number % 25}
+        assert found[0].url.startswith(f"{url}/collections/sentinel-2-l2a/items/")
+        assert find_items(small, S2, (20.0, 44.0, 21.0, 47.0), date(2024, 5, 2), date(2024, 5, 25)) == []

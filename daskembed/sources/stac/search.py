@@ -162,7 +162,7 @@ class _Server:
     method: str = "GET"
 
     def pages(self, url: str, what: str, parameters: dict[str, Any], size: int = _SMALLEST) -> Iterator[dict[str, Any]]:
-        """Pages with `what` to the last: of `pystac_client` they would end at the first that is empty, or that fails."""
+        """Pages with `what`, to the last; those of `pystac_client` end at the first that is empty, or that fails."""
         from pystac.link import Link
 
         link: Any = url
