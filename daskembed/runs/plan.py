@@ -66,8 +66,8 @@ class Plan:
     price_per_hour: float | None
     """Of one worker's machine."""
     notes: tuple[str, ...] = ()
-    """What of the whole tiles to do is in no chip, which chips reach beyond them, and where more is planned than will be
-    done."""
+    """What of the whole tiles to do is in no chip, which chips reach beyond them, and where less will be done than is
+    planned."""
 
     def __repr__(self) -> str:
         head, *lines = describe_plan(self).splitlines()
