@@ -63,10 +63,10 @@ def _look_first(options: argparse.Namespace) -> None:
     from daskembed.clusters.connection import shares_files
     from daskembed.geo.mgrs import read_tiles
     from daskembed.runs.preflight import check_source
-    from daskembed.storage.stores import Storage
+    from daskembed.sources.origin import open_source
     from daskembed.storage.urls import is_local
 
-    tiles, source = read_tiles(options.tiles), Storage(options.source or config.get("source"))
+    tiles, source = read_tiles(options.tiles), open_source(options.source or config.get("source"))
     if is_local(source.url):
         check_source(source, tiles)
     if options.cluster is not None:
@@ -120,6 +120,19 @@ def _plan(options: argparse.Namespace) -> int:
         raise InputError(str(error)) from None
     say(describe_plan(made))
     return 0
+
+
+def _scenes(options: argparse.Namespace) -> int:
+    _look_first(options)
+    from daskembed.cli.scenes import as_json, show
+    from daskembed.runs.scenes import find_scenes
+
+    found = find_scenes(options.tiles, **keywords(options, RunOptions))
+    if options.json:
+        print(as_json(found))
+    else:
+        show(found)
+    return 0 if all(tile.used for tile in found) else 4
 
 
 def _cube(options: argparse.Namespace) -> int:
@@ -218,6 +231,7 @@ def _validate(options: argparse.Namespace) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "plan": _plan,
+    "scenes": _scenes,
     "cube": _cube,
     "clusters": _clusters,
     "doctor": _doctor,

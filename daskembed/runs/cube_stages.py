@@ -28,6 +28,7 @@ from daskembed.output.state import (
 )
 from daskembed.output.status_cubes import damage_of
 from daskembed.runs.cube_layout import Job, Shard, lay_out
+from daskembed.runs.kept import chosen_by, kept_of
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.stages import NOTHING, numbers_notes
 from daskembed.sources.chip import Chip
@@ -84,11 +85,14 @@ class Before(NamedTuple):
 
 def look(job: Job, tile: str) -> Before:
     """What there is of a tile: listings and a receipt; raises `TileError` if it has no chips or another's receipt."""
-    listing, cube = list_tile(tile, job.source, job.reading), f"{tile}.zarr"
     try:
         receipt = read_cube_receipt(job.output, tile)
     except InputError as error:
         raise TileError(str(error)) from None
+    kept = () if job.refresh else kept_of(chosen_by(job.source, job.reading), receipt)
+    # Its cube is finished: nothing is asked of its files.
+    again = receipt is None or receipt.status != "done"
+    listing, cube = list_tile(tile, job.source, job.reading, kept, again=again), f"{tile}.zarr"
     objects = {entry.path: entry.size for entry in job.output.entries(cube)}
     litter = [path for path in objects if target(path) is not None]
     sizes = {path.removeprefix(f"{cube}/"): size for path, size in objects.items() if path not in litter}
@@ -159,6 +163,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         shards=kept,
         planned=len(shards),
         notes=numbers_notes(listing, index),
+        scenes=listing.as_kept,
     )
     write_receipt(job.output, begun)
     stale = [path for path in present if path.removeprefix(f"{PIXELS}/") not in kept and path != ROOT]

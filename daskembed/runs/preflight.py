@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, TileError
 from daskembed.geo.mgrs import tile_in
+from daskembed.sources.origin import Origin
+from daskembed.sources.stac.catalogue import Catalogue
+from daskembed.sources.stac.roles import parts_of
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 
 if TYPE_CHECKING:
-    from daskembed.output.state import Receipt
+    from daskembed.output.state import Receipt, TileRecord
     from daskembed.runs.settings import Settings
+    from daskembed.sensors.bands import Sensor
+    from daskembed.sources.reading import Reading
 
 _log = logging.getLogger(__name__)
 AT_ONCE = 16
@@ -66,6 +71,21 @@ def check_source(source: Storage, tiles: Sequence[str]) -> bool:
     except StorageError:
         return True
     return False
+
+
+def check_bands(source: Origin, sensor: Sensor) -> None:
+    """Raise `InputError` if a source is a catalogue that lacks bands of a sensor; asks nobody."""
+    if isinstance(source, Catalogue):
+        parts_of(sensor, source)
+
+
+def check_catalogue(source: Origin, reading: Reading) -> None:
+    """Refuse a catalogue that lacks what is wanted of it, or without which software it cannot be asked.
+
+    One that does not answer here may answer the workers, and of some tiles it need not be asked.
+    """
+    if isinstance(source, Catalogue):
+        raise NotImplementedError
 
 
 def _names(source: Storage, folder: str = "") -> Iterator[str]:
@@ -125,6 +145,7 @@ def settled(
     tiles: Sequence[str],
     receipts: Mapping[str, Receipt],
     published: Mapping[str, Mapping[str, int]],
+    kept: Mapping[str, Receipt | TileRecord],
 ) -> dict[str, Receipt | str] | None:
     """What has become of all tiles already, if nothing is left to do: their receipts, or why there are no chips.
 
@@ -134,6 +155,9 @@ def settled(
         What is to be done with which tiles.
     receipts, published
         Receipts by tile, names and bytes of published files by tile.
+    kept
+        What keeps the scenes of a catalogue's tiles, by tile. One without them has something to do: no catalogue is
+        asked here.
 
     Returns
     -------
@@ -149,8 +173,13 @@ def settled(
         if (receipt := receipts.get(tile)) and receipt.finishes(identity, published.get(tile, {}))
     }
 
+    if isinstance(settings.source, Catalogue) and (settings.refresh or {*tiles} - {*kept}):
+        return None
+
     def look(tile: str) -> Receipt | None:
-        listing, receipt = list_tile(tile, settings.source, settings.reading), fitting.get(tile)
+        receipt = fitting.get(tile)
+        scenes = kept[tile].scenes if tile in kept else ()
+        listing = list_tile(tile, settings.source, settings.reading, scenes)
         if receipt is None or not receipt.holds(listing.fingerprint, retry_quarantined=settings.retry_quarantined):
             return None
         return receipt

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from daskembed.sources.cutting import SceneChip
+from daskembed.sources.origin import Origin
 from daskembed.sources.scene import Scene
-from daskembed.storage.stores import Entry, Storage
+from daskembed.sources.stac.kept import KeptScene
+from daskembed.storage.stores import Entry
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Listing:
     """A tile's chips as the store lists them, before any is read."""
 
     kind: str
-    """Key of `SOURCES`."""
-    storage: Storage
+    """Key of `daskembed.sources.kinds.SOURCES`."""
+    storage: Origin
     tile: str
     entries: tuple[Entry, ...]
     """One a chip."""
@@ -37,12 +40,21 @@ class Listing:
     """The whole tiles, each at one date, that can be used."""
     sidecars: tuple[Entry, ...] = ()
     """Files beside the chips that say more of their pixels."""
+    kept: tuple[KeptScene, ...] = field(default=(), compare=False, repr=False)
+    """Of a catalogue: what the scenes are made of."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What else is to be told of them."""
 
     @property
     def fingerprint(self) -> str:
         """Changes when a chip appears, disappears or is written anew."""
         made_of = (self.storage.url, self.entries, *([self.sidecars] if self.sidecars else []))
         return hashlib.sha256(repr(made_of).encode()).hexdigest()
+
+    @property
+    def as_kept(self) -> list[dict[str, Any]]:
+        """`kept` for JSON."""
+        return [asdict(scene) for scene in self.kept]
 
     @property
     def units(self) -> list[tuple[object, ...]]:
