@@ -64,10 +64,11 @@ def _look_first(options: argparse.Namespace) -> None:
     from daskembed.geo.mgrs import read_tiles
     from daskembed.runs.preflight import check_source
     from daskembed.sources.origin import open_source
+    from daskembed.storage.stores import Storage
     from daskembed.storage.urls import is_local
 
     tiles, source = read_tiles(options.tiles), open_source(options.source or config.get("source"))
-    if is_local(source.url):
+    if isinstance(source, Storage) and is_local(source.url):
         check_source(source, tiles)
     if options.cluster is not None:
         shares_files(options.cluster)

@@ -35,6 +35,7 @@ from daskembed.sources.chip import Chip
 from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.listing import Listing
 from daskembed.storage.local_files import target
+from daskembed.storage.stores import Storage
 from daskembed.timings import count_chips, for_this_task, metered, timed
 
 if TYPE_CHECKING:
@@ -83,14 +84,19 @@ class Before(NamedTuple):
         return receipt if same else None
 
 
-def look(job: Job, tile: str) -> Before:
-    """What there is of a tile: listings and a receipt; raises `TileError` if it has no chips or another's receipt."""
+def look(job: Job, tile: str, *, asks: bool = True) -> Before | None:
+    """What there is of a tile: listings and a receipt; raises `TileError` if it has no chips or another's receipt.
+
+    None if a catalogue would have to be asked for it, and is not to be.
+    """
     try:
         receipt = read_cube_receipt(job.output, tile)
     except InputError as error:
         raise TileError(str(error)) from None
     kept = () if job.refresh else kept_of(chosen_by(job.source, job.reading), receipt)
-    # Its cube is finished: nothing is asked of its files.
+    if not (asks or kept or isinstance(job.source, Storage)):
+        return None
+    # Nothing is asked of the files of a finished cube.
     again = receipt is None or receipt.status != "done"
     listing, cube = list_tile(tile, job.source, job.reading, kept, again=again), f"{tile}.zarr"
     objects = {entry.path: entry.size for entry in job.output.entries(cube)}
@@ -121,6 +127,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         # It was there when the run began.
         raise StorageUnusableError(f"{error} any more, or it cannot be seen from this worker") from None
     found = look(job, tile)
+    assert found is not None
     tidy(job, tile, found)
     if (finished := found.finished(job)) is not None:
         return finished

@@ -29,6 +29,7 @@ from daskembed.runs.shared_files import blind_to_output, check_source_seen, refu
 from daskembed.runs.window import Window, on_cluster
 from daskembed.sources.kinds import no_chips
 from daskembed.sources.origin import open_source
+from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local
 
@@ -87,24 +88,27 @@ def write_cubes(tiles: str | Iterable[str], *, output: str, **options: Unpack[Cu
     chosen = asked.cluster
     start: dict[str, Any] = {"cluster_arguments": asked.cluster_arguments, "workers": asked.workers}
     check_connection(chosen, **start)
-    there = isinstance(source, Catalogue) or preflight.check_source(source, names)
+    preflight.check_bands(source, reading.sensor)
+    nothing: dict[str, Before | str] = {}
+    if not (isinstance(source, Catalogue) or preflight.check_source(source, names)):
+        nothing = {tile: no_chips(tile, source) for tile in names}
     with lock.hold(job.output, None) as check:
         told = partial(_report, output=job.output, progress=asked.progress, events=asked.events)
-        if not there:
-            return _conclude({tile: no_chips(tile, job.source) for tile in names}, job, told)
+        if nothing:
+            return _conclude(nothing, job, told)
         job = replace(job, lock=check)
         sweep(job.output, None)
         on_client = partial(_run_on, job=job, names=names, check=check, told=told)
-        if not isinstance(chosen, str):
-            return on_client(chosen)
-        if (done := _settled(job, names)) is not None:
-            return _conclude(done, job, told)
-        if shares_files(chosen) is False:
-            if is_local(job.source.url):
-                refuse_source(job.source, f"of the cluster {chosen!r}")
-            if is_local(job.output.url):
-                refuse_output(job.output, f"of the cluster {chosen!r}")
-        return on_cluster(chosen, on_client, start)
+        if isinstance(chosen, str):
+            if (done := _settled(job, names)) is not None:
+                return _conclude(done, job, told)
+            if shares_files(chosen) is False:
+                if is_local(source.url):
+                    refuse_source(source, f"of the cluster {chosen!r}")
+                if is_local(job.output.url):
+                    refuse_output(job.output, f"of the cluster {chosen!r}")
+        preflight.check_catalogue(source, reading)
+        return on_cluster(chosen, on_client, start) if isinstance(chosen, str) else on_client(chosen)
 
 
 def _report(
@@ -123,8 +127,8 @@ def _settled(job: Job, names: Sequence[str]) -> dict[str, Before | str] | None:
     """What there is of all tiles, if nothing is left to do; see `daskembed.runs.preflight.settle`."""
 
     def look(tile: str) -> Before | None:
-        found = stages.look(job, tile)
-        return None if found.finished(job) is None else found
+        found = stages.look(job, tile, asks=False)
+        return None if found is None or found.finished(job) is None else found
 
     likely = {entry.path for entry in job.output.entries(CUBES, recursive=False)}
     return preflight.settle(names, look, [tile for tile in names if receipt_path(tile, None) in likely])

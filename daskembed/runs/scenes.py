@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
-from daskembed.documents import parse_as
 from daskembed.encoders.loading import find_encoder, foresee
 from daskembed.errors import InputError, StorageError, StorageUnusableError, TileError
 from daskembed.output.published import check_version
 from daskembed.output.state import Receipt, TileRecord, read_receipts
 from daskembed.runs.kept import chosen_by, keepers
 from daskembed.runs.options import Options, RunOptions, documented
-from daskembed.runs.preflight import check_catalogue
+from daskembed.runs.preflight import check_bands, check_catalogue
 from daskembed.runs.tiles import reading_of, tiles_asked
 from daskembed.sources.origin import open_source
 from daskembed.sources.reading import Reading
 from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.sources.stac.items import Item
 from daskembed.sources.stac.kept import KeptItem, KeptScene
-from daskembed.sources.stac.scenes import choose, nothing_found
+from daskembed.sources.stac.scenes import choose, nothing_found, parse_kept
 from daskembed.storage.stores import Storage
 
 AT_ONCE = 4
@@ -101,9 +99,10 @@ def find_scenes(tiles: str | Iterable[str] | None = None, **options: Unpack[RunO
     if not isinstance(source, Catalogue):
         raise InputError(f"the source {source.url} is no catalogue, and has no scenes to choose from: give one")
     names = tiles_asked(tiles, asked)
-    which = {"encoder": asked.encoder, "sensor": asked.sensor, "window": asked.window}
+    which: dict[str, Any] = {"encoder": asked.encoder, "sensor": asked.sensor, "window": asked.window}
     needs = foresee(asked.checkpoint, **which) or find_encoder(asked.checkpoint, **which)("fp32").description
-    reading = reading_of(asked, source, needs)
+    reading = replace(reading_of(asked, source), sensor=needs.sensor, resolution=needs.resolution)
+    check_bands(source, needs.sensor)
     output, version = Storage(asked.output), check_version(asked.version)
     decides = chosen_by(source, reading)
     kept = keepers(decides, output, version, names, read_receipts(output, names, version))
@@ -117,8 +116,11 @@ def find_scenes(tiles: str | Iterable[str] | None = None, **options: Unpack[RunO
 
 
 def _kept(tile: str, found: Receipt | TileRecord) -> TileScenes:
-    scenes = [parse_as(KeptScene, json.dumps(scene)) for scene in found.scenes]
-    return _told(tile, "receipt" if isinstance(found, Receipt) else "record", scenes)
+    by: Literal["receipt", "record"] = "receipt" if isinstance(found, Receipt) else "record"
+    try:
+        return _told(tile, by, parse_kept(tile, found.scenes))
+    except TileError as error:
+        return TileScenes(tile, by, reason=str(error))
 
 
 def _ask(tile: str, *, catalogue: Catalogue, reading: Reading) -> TileScenes:

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from daskembed.sources.cutting import SceneChip
-from daskembed.sources.origin import Origin
 from daskembed.sources.scene import Scene
 from daskembed.sources.stac.kept import KeptScene
-from daskembed.storage.stores import Entry
+from daskembed.storage.stores import Entry, Storage
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class Listing:
 
     kind: str
     """Key of `daskembed.sources.kinds.SOURCES`."""
-    storage: Origin
+    storage: Storage | None
+    """What paths of entries are below; None if they are whole URLs, as those of catalogues are."""
     tile: str
     entries: tuple[Entry, ...]
     """One a chip."""
@@ -45,10 +45,14 @@ class Listing:
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What else is to be told of them."""
 
+    def url_of(self, entry: Entry) -> str:
+        """The full URL (or absolute local path) of an entry."""
+        return entry.path if self.storage is None else self.storage.url_of(entry.path)
+
     @property
     def fingerprint(self) -> str:
         """Changes when a chip appears, disappears or is written anew."""
-        made_of = (self.storage.url, self.entries, *([self.sidecars] if self.sidecars else []))
+        made_of = (self.storage and self.storage.url, self.entries, *([self.sidecars] if self.sidecars else []))
         return hashlib.sha256(repr(made_of).encode()).hexdigest()
 
     @property

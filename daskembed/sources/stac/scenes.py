@@ -51,7 +51,7 @@ def list_scenes(
 ) -> Listing:
     """List the chips of a tile; see `daskembed.sources.kinds.list_tile`."""
     if kept:
-        scenes = [parse_as(KeptScene, json.dumps(scene)) for scene in kept]
+        scenes = parse_kept(tile, kept)
         if again:
             scenes = _look(scenes)
     else:
@@ -59,10 +59,20 @@ def list_scenes(
         if not scenes:
             raise TileError(nothing_found(tile, catalogue, reading, selection))
         scenes = _look(scenes)
-    listing = listing_of(KIND, tile, catalogue, reading, [_found(tile, one, reading) for one in scenes])
+    listing = listing_of(KIND, tile, None, reading, [_found(tile, one, reading) for one in scenes])
     assert listing is not None
     notes = tuple(f"{one.day}: {note}" for one in scenes for note in one.notes)
     return replace(listing, kept=tuple(scenes), notes=notes)
+
+
+def parse_kept(tile: str, kept: Sequence[Mapping[str, Any]]) -> list[KeptScene]:
+    """Scenes that an output keeps of a tile; raises `TileError` if they are none."""
+    try:
+        return [parse_as(KeptScene, json.dumps(scene)) for scene in kept]
+    except ValueError as error:
+        raise TileError(
+            f"what is kept of the scenes of tile {tile} is damaged: {error}; `refresh=True` asks the catalogue again"
+        ) from None
 
 
 def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.GeoDataFrame:
@@ -220,10 +230,7 @@ def _scale(kept: KeptScene, band: Band, reading: Reading) -> Scale:
     scale = scale_of_band(band, reading.sensor, [image for _, image in files], reading)
     if not scale.numbers.added:
         return scale
-    told = {
-        f"{taken} taken out ({item.offset_why})" if (taken := item.offsets.get(band.name, 0)) else item.offset_why
-        for item, _ in files
-    }
+    told = {f"{item.offsets.get(band.name) or 'nothing'} taken out ({item.offset_why})" for item, _ in files}
     return replace(scale, remark="; ".join(sorted(told)), offset_applied=True)
 
 
