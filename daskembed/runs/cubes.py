@@ -21,7 +21,7 @@ from daskembed.runs import fleet, preflight
 from daskembed.runs.cube_layout import READERS, READING, Job
 from daskembed.runs.cube_stages import Before
 from daskembed.runs.cube_tasks import CubeTiles, result_of
-from daskembed.runs.options import CubeOptions, Options, documented
+from daskembed.runs.options import CubeOptions, Options, choice_of, documented
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.tiles import check_share
@@ -29,6 +29,7 @@ from daskembed.runs.shared_files import blind_to_output, check_source_seen, refu
 from daskembed.runs.window import Window, on_cluster
 from daskembed.sources.kinds import no_chips
 from daskembed.sources.origin import open_source
+from daskembed.sources.reading import parse_dates
 from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local
@@ -72,9 +73,15 @@ def write_cubes(tiles: str | Iterable[str], *, output: str, **options: Unpack[Cu
     names = tiles_of(tiles)
     if readers is not None and readers < 1:
         raise InputError(f"readers {readers}: expected a number from 1")
-    reading = replace(READING, numbers=asked.numbers, offset_applied=asked.offset_applied)
-    reading.check()
     source = open_source(asked.source)
+    reading = replace(
+        READING,
+        dates=None if asked.dates is None else parse_dates(asked.dates),
+        numbers=asked.numbers,
+        offset_applied=asked.offset_applied,
+        choice=choice_of(asked, catalogue=isinstance(source, Catalogue)),
+    )
+    reading.check()
     job = Job(
         source,
         Storage(output),
@@ -88,7 +95,7 @@ def write_cubes(tiles: str | Iterable[str], *, output: str, **options: Unpack[Cu
     chosen = asked.cluster
     start: dict[str, Any] = {"cluster_arguments": asked.cluster_arguments, "workers": asked.workers}
     check_connection(chosen, **start)
-    preflight.check_bands(source, reading.sensor)
+    preflight.check_bands(source, reading)
     nothing: dict[str, Before | str] = {}
     if not (isinstance(source, Catalogue) or preflight.check_source(source, names)):
         nothing = {tile: no_chips(tile, source) for tile in names}

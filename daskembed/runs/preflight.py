@@ -10,18 +10,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, TileError
+from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, TileError, did_you_mean
 from daskembed.geo.mgrs import tile_in
 from daskembed.sources.origin import Origin
 from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.sources.stac.roles import parts_of
+from daskembed.sources.stac.search import collections_of
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 
 if TYPE_CHECKING:
     from daskembed.output.state import Receipt, TileRecord
     from daskembed.runs.settings import Settings
-    from daskembed.sensors.bands import Sensor
     from daskembed.sources.reading import Reading
 
 _log = logging.getLogger(__name__)
@@ -73,19 +73,35 @@ def check_source(source: Storage, tiles: Sequence[str]) -> bool:
     return False
 
 
-def check_bands(source: Origin, sensor: Sensor) -> None:
-    """Raise `InputError` if a source is a catalogue that lacks bands of a sensor; asks nobody."""
-    if isinstance(source, Catalogue):
-        parts_of(sensor, source)
+def check_bands(source: Origin, reading: Reading) -> None:
+    """Raise `InputError` if a source is a catalogue that lacks bands of a sensor, or no period is said; asks nobody."""
+    if not isinstance(source, Catalogue):
+        return
+    if reading.dates is None:
+        raise InputError(
+            f"`dates`: expected the period of which {source.name} is to be asked, such as 2024-05-01/2024-09-30"
+        )
+    parts_of(reading.sensor, source)
 
 
 def check_catalogue(source: Origin, reading: Reading) -> None:
-    """Refuse a catalogue that lacks what is wanted of it, or without which software it cannot be asked.
+    """Refuse a catalogue that has not the collections that are wanted of it, or for which software is missing.
 
-    One that does not answer here may answer the workers, and of some tiles it need not be asked.
+    One that does not answer here may answer the workers, and of tiles that were begun it need not be asked.
     """
-    if isinstance(source, Catalogue):
-        raise NotImplementedError
+    if not isinstance(source, Catalogue) or source.is_file:
+        return
+    wanted = [part.images.collection for part in parts_of(reading.sensor, source)]
+    try:
+        there = collections_of(source.url)
+    except StorageError as error:
+        _log.warning(f"warning: {error}")
+        return
+    if missing := [name for name in wanted if name not in there]:
+        raise InputError(
+            f"{source.name} has no collection {' and no '.join(missing)}: found {', '.join(sorted(there)[:8]) or 'none'}"
+            f"{did_you_mean(missing[0], there)}; check `source`"
+        )
 
 
 def _names(source: Storage, folder: str = "") -> Iterator[str]:

@@ -102,7 +102,7 @@ def find_scenes(tiles: str | Iterable[str] | None = None, **options: Unpack[RunO
     which: dict[str, Any] = {"encoder": asked.encoder, "sensor": asked.sensor, "window": asked.window}
     needs = foresee(asked.checkpoint, **which) or find_encoder(asked.checkpoint, **which)("fp32").description
     reading = replace(reading_of(asked, source), sensor=needs.sensor, resolution=needs.resolution)
-    check_bands(source, needs.sensor)
+    check_bands(source, reading)
     output, version = Storage(asked.output), check_version(asked.version)
     decides = chosen_by(source, reading)
     kept = keepers(decides, output, version, names, read_receipts(output, names, version))

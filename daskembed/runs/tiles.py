@@ -127,7 +127,7 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
     check_precision(asked.precision)
 
     def check_needs(needs: Description) -> str:
-        preflight.check_bands(source, needs.sensor)
+        preflight.check_bands(source, replace(reading, sensor=needs.sensor))
         chosen = needs.check_level(asked.level)
         for form in map(get_format, formats):
             form.check_level(needs, chosen)
