@@ -170,7 +170,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         shards=kept,
         planned=len(shards),
         notes=numbers_notes(listing, index),
-        scenes=listing.as_kept,
+        scenes=[*listing.kept],
     )
     write_receipt(job.output, begun)
     stale = [path for path in present if path.removeprefix(f"{PIXELS}/") not in kept and path != ROOT]

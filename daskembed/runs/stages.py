@@ -128,7 +128,7 @@ def _look(
         quarantined=quarantined,
         parts=tuple(block.path for block in blocks),
         notes=_notes(settings, listing, found),
-        scenes=listing.as_kept,
+        scenes=[*listing.kept],
         padded=_padded(settings, found),
     )
     return indexed, blocks

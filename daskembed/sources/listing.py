@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daskembed.sources.cutting import SceneChip
 from daskembed.sources.scene import Scene
-from daskembed.sources.stac.kept import KeptScene
 from daskembed.storage.stores import Entry, Storage
 
 
@@ -40,8 +39,8 @@ class Listing:
     """The whole tiles, each at one date, that can be used."""
     sidecars: tuple[Entry, ...] = ()
     """Files beside the chips that say more of their pixels."""
-    kept: tuple[KeptScene, ...] = field(default=(), compare=False, repr=False)
-    """Of a catalogue: what the scenes are made of."""
+    kept: tuple[dict[str, Any], ...] = field(default=(), compare=False, repr=False)
+    """Of a catalogue: what the scenes are made of, `daskembed.sources.stac.kept.KeptScene` as JSON."""
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What else is to be told of them."""
 
@@ -54,11 +53,6 @@ class Listing:
         """Changes when a chip appears, disappears or is written anew."""
         made_of = (self.storage and self.storage.url, self.entries, *([self.sidecars] if self.sidecars else []))
         return hashlib.sha256(repr(made_of).encode()).hexdigest()
-
-    @property
-    def as_kept(self) -> list[dict[str, Any]]:
-        """`kept` for JSON."""
-        return [asdict(scene) for scene in self.kept]
 
     @property
     def units(self) -> list[tuple[object, ...]]:

@@ -62,7 +62,7 @@ def list_scenes(
     listing = listing_of(KIND, tile, None, reading, [_found(tile, one, reading) for one in scenes])
     assert listing is not None
     notes = tuple(f"{one.day}: {note}" for one in scenes for note in one.notes)
-    return replace(listing, kept=tuple(scenes), notes=notes)
+    return replace(listing, kept=tuple(map(asdict, scenes)), notes=notes)
 
 
 def parse_kept(tile: str, kept: Sequence[Mapping[str, Any]]) -> list[KeptScene]:
