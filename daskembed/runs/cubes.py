@@ -79,7 +79,7 @@ def write_cubes(tiles: str | Iterable[str], *, output: str, **options: Unpack[Cu
         dates=None if asked.dates is None else parse_dates(asked.dates),
         numbers=asked.numbers,
         offset_applied=asked.offset_applied,
-        choice=choice_of(asked, catalogue=isinstance(source, Catalogue)),
+        choice=choice_of(asked, source),
     )
     reading.check()
     job = Job(

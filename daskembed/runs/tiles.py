@@ -171,7 +171,7 @@ def reading_of(asked: Options, source: Origin) -> Reading:
         rules=asked.rules,
         numbers=asked.numbers,
         offset_applied=asked.offset_applied,
-        choice=choice_of(asked, catalogue=isinstance(source, Catalogue)),
+        choice=choice_of(asked, source),
     )
     reading.check()
     return reading
