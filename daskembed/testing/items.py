@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from daskembed.geo.mgrs import TILE, tile_corner
 from daskembed.testing.images import HeightImage, Image, OpticalImage, RadarImage
 
@@ -60,6 +62,29 @@ STYLES = {
 """By the names of the catalogues."""
 
 _RADAR, _HEIGHT = "sentinel-1-rtc", "cop-dem-glo-30"
+
+
+def catalogue_of(style: str, url: str, root: str) -> str:
+    """The description, YAML, of a catalogue that lists such items.
+
+    Parameters
+    ----------
+    style
+        Key of `STYLES`.
+    url
+        Of its API, or the path of its file of items.
+    root
+        What hrefs begin with.
+    """
+    words = STYLES[style]
+    optical: dict[str, Any] = {"role": "optical", "collection": words.collection, "numbers": "sentinel-2"}
+    optical |= {"classes": words.assets["scl"], "bands": {name: words.assets[name] for name in _NAMES}}
+    radar = {"role": "radar", "collection": _RADAR, "numbers": "power", "bands": {"vv": "vv", "vh": "vh"}}
+    height = {"role": "height", "collection": _HEIGHT, "numbers": "height", "bands": {"dem": "data"}}
+    files = [{"at": f"{root}/{words.store}/", "offset": "in" if words.offset else "out"}]
+    described = {"url": url, "images": [optical, radar, height], "files": files}
+    text: str = yaml.safe_dump(described, sort_keys=False)
+    return text
 
 
 def collection_of(style: str, image: Image) -> str:

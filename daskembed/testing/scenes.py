@@ -147,6 +147,8 @@ class Scenes:
     tile: str
     file: Path
     """The ItemCollection."""
+    description: Path
+    """Of it as a catalogue that tells where the +1000 is in the files."""
     items: list[dict[str, Any]]
     rasters: dict[str, dict[str, Raster]]
     """Item's id -> band, or ``scl`` -> its file."""
@@ -284,7 +286,7 @@ def write_scenes(
     root: str | None = None,
     block: int = 512,
 ) -> Scenes:
-    """Write files of a tile's scenes, and ``items.json``, the ItemCollection that lists them.
+    """Write files of a tile's scenes; ``items.json``, the ItemCollection that lists them; and ``catalogue.yaml``.
 
     Items claim the whole tile, as the ones of true catalogues do; the files hold a part of it, so that they are made
     in a second. Beyond it nothing was seen.
@@ -321,4 +323,6 @@ def write_scenes(
         list(pool.map(lambda raster: raster.write(folder, block=block), files))
     file = folder / "items.json"
     file.write_text(json.dumps({"type": "FeatureCollection", "features": features}, indent=1))
-    return Scenes(folder, tile, file, features, rasters, extent.bounds_in(4326))
+    description = folder / "catalogue.yaml"
+    description.write_text(items.catalogue_of(style, str(file), str(root or folder)))
+    return Scenes(folder, tile, file, description, features, rasters, extent.bounds_in(4326))
