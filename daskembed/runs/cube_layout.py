@@ -13,7 +13,6 @@ from daskembed.errors import TileError
 from daskembed.geo.cells import EDGES, common_grid, find_overlap
 from daskembed.geo.chips import CHIP
 from daskembed.output.cube import CHIPS_A_SHARD, COMPRESSION, Layout
-from daskembed.runs.kept import chosen_by
 from daskembed.sources.chip import Chip
 from daskembed.sources.origin import Origin
 from daskembed.sources.reading import Reading, Rules

@@ -24,8 +24,8 @@ from daskembed.runs.cube_tasks import CubeTiles, result_of
 from daskembed.runs.options import CubeOptions, Options, choice_of, documented
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
-from daskembed.runs.tiles import check_share
 from daskembed.runs.shared_files import blind_to_output, check_source_seen, refuse_output, refuse_source
+from daskembed.runs.tiles import check_share
 from daskembed.runs.window import Window, on_cluster
 from daskembed.sources.kinds import no_chips
 from daskembed.sources.origin import open_source

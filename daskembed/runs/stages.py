@@ -188,9 +188,7 @@ def begin(settings: Settings, tile: str, indexed: Indexed, blocks: list[Block]) 
     return [block for block in blocks if block.path not in present]
 
 
-def record(
-    settings: Settings, tile: str, indexed: Indexed | None, failure: str | None = None, kept: Kept = ()
-) -> None:
+def record(settings: Settings, tile: str, indexed: Indexed | None, failure: str | None = None, kept: Kept = ()) -> None:
     """Write down that a tile was begun, or why it failed; `kept` are its scenes if it was not indexed."""
     parts = indexed.parts if indexed else ()
     scenes = indexed.scenes if indexed else kept
