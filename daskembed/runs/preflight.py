@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, TileError, did_you_mean
@@ -99,8 +100,8 @@ def check_catalogue(source: Origin, reading: Reading) -> None:
         return
     if missing := [name for name in wanted if name not in there]:
         raise InputError(
-            f"{source.name} has no collection {' and no '.join(missing)}: found {', '.join(sorted(there)[:8]) or 'none'}"
-            f"{did_you_mean(missing[0], there)}; check `source`"
+            f"{source.name} has no collection {' and no '.join(missing)}: found "
+            f"{', '.join(sorted(there)[:8]) or 'none'}{did_you_mean(missing[0], there)}; check `source`"
         )
 
 
@@ -161,7 +162,7 @@ def settled(
     tiles: Sequence[str],
     receipts: Mapping[str, Receipt],
     published: Mapping[str, Mapping[str, int]],
-    kept: Mapping[str, Receipt | TileRecord],
+    kept: Mapping[str, Receipt | TileRecord] = MappingProxyType({}),
 ) -> dict[str, Receipt | str] | None:
     """What has become of all tiles already, if nothing is left to do: their receipts, or why there are no chips.
 

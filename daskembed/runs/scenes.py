@@ -150,6 +150,7 @@ def _told(
 
 
 def _used(item: KeptItem, day: str) -> SceneItem:
+    taken = " or ".join(str(number) for number in sorted({*item.offsets.values()}) if number)
     return SceneItem(
         collection=item.collection,
         id=item.id,
@@ -162,7 +163,7 @@ def _used(item: KeptItem, day: str) -> SceneItem:
         baseline=item.baseline,
         orbit_state=item.orbit_state,
         relative_orbit=item.relative_orbit,
-        offset=item.offset_why or None,
+        offset=f"{taken or 'nothing'} taken out ({item.offset_why})" if item.offset_why else None,
     )
 
 

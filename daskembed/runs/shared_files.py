@@ -105,16 +105,16 @@ def refuse_source(source: Origin, workers: str) -> None:
     """Raise because workers do not see a local source; `workers` says which."""
     what, those = ("file", "it") if isinstance(source, Catalogue) else ("folder", "the chips")
     raise InputError(
-        f"the source {source.url} is a {what} of this machine, which the workers do not see ({workers}): put {those} on "
-        "an object store or a file system that all of them have, or use `cluster='local'`"
+        f"the source {source.url} is a {what} of this machine, which the workers do not see ({workers}): put {those} "
+        "on an object store or a file system that all of them have, or use `cluster='local'`"
     )
 
 
 def refuse_output(output: Storage, workers: str) -> None:
     """Raise because workers do not see a local output and what they make of it cannot be carried back."""
     raise InputError(
-        f"the output {output.url} is a folder of this machine, which the workers do not see ({workers}): give an object "
-        "store or a file system that all of them have, or use `cluster='local'`"
+        f"the output {output.url} is a folder of this machine, which the workers do not see ({workers}): give an "
+        "object store or a file system that all of them have, or use `cluster='local'`"
     )
 
 

@@ -1,4 +1,4 @@
-"""A tile's scenes of a catalogue: their files' headers read, what is kept of them, and laid onto the tile's own grid."""
+"""Scenes of a catalogue: the headers of their files, what is kept of them, and their place on the tile's own grid."""
 
 from __future__ import annotations
 
