@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from daskembed.geo.mgrs import TILE, tile_corner
@@ -15,6 +16,8 @@ from daskembed.testing.images import HeightImage, Image, OpticalImage, RadarImag
 if TYPE_CHECKING:
     from daskembed.testing.scenes import Raster
 
+_FAR = 200_000
+"""Metres, more than any tile or scene has from one side to the other."""
 _EXTENSIONS = "https://stac-extensions.github.io"
 _NAMES = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 _COMMON = ("coastal", "blue", "green", "red", "rededge1", "rededge2", "rededge3", "nir", "nir08", "nir09", "swir16")
@@ -131,14 +134,20 @@ def item(
     """
     collection = collection_of(style, image)
     first = next(iter(rasters.values()))
-    ring = _corners(bounds) if bounds else list(_footprint(tile, image))
+    if isinstance(image, HeightImage):
+        assert bounds is not None
+        ring = _corners(bounds)
+    else:
+        footprint = _footprint(tile, image, first)
+        ring = [list(point) for point in footprint.exterior.coords[:-1]]
     code: dict[str, Any] = {"proj:epsg": first.epsg}
     if style == "cdse":
         code = {}
     elif isinstance(image, OpticalImage) and style == "earth-search":
         code = {"proj:code": f"EPSG:{first.epsg}"}
     if isinstance(image, OpticalImage):
-        properties = _optical(style, tile, image)
+        seen = footprint.area / _footprint(tile, replace(image, part=""), first).area
+        properties = _optical(style, tile, image, round(100 - 100 * seen, 4))
         keys = STYLES[style].assets
     elif isinstance(image, RadarImage):
         properties = _radar(image)
@@ -186,9 +195,8 @@ def _asset(style: str, raster: Raster, href: str) -> dict[str, Any]:
     return asset
 
 
-def _optical(style: str, tile: str, image: OpticalImage) -> dict[str, Any]:
+def _optical(style: str, tile: str, image: OpticalImage, empty: float) -> dict[str, Any]:
     day, baseline = f"{image.sensed:%Y%m%dT%H%M%S}", image.baseline
-    empty = 49.5 if image.part else 0.0
     common: dict[str, Any] = {
         "datetime": _written(image.sensed),
         "platform": "Sentinel-2A" if style == "planetary-computer" else "sentinel-2a",
@@ -242,25 +250,28 @@ def _corners(bounds: tuple[float, float, float, float]) -> list[list[float]]:
     return [[west, south], [east, south], [east, north], [west, north]]
 
 
-def _footprint(tile: str, image: OpticalImage | RadarImage | HeightImage) -> Iterator[list[float]]:
-    """Corners of the whole tile or of a part, in degrees, against the clock."""
-    from pyproj import Transformer
+def _footprint(tile: str, image: OpticalImage | RadarImage, raster: Raster) -> Any:
+    """The whole tile or a part of it, a polygon in degrees."""
+    import shapely
 
     epsg, west, north = tile_corner(tile)
     # Radar is not cut to tiles.
     beyond = 5_000 if isinstance(image, RadarImage) else 0
-    left, right = west - beyond, west + TILE + beyond
-    top, bottom = north + beyond, north - TILE - beyond
-    # The edge of a swath is a sixteenth of the tile east of its middle in the north, as far west of it in the south.
-    upper, lower = west + TILE * 9 / 16 + beyond / 8, west + TILE * 7 / 16 - beyond / 8
-    part = "" if isinstance(image, HeightImage) else image.part
-    if part == "west":
-        ring = [(left, top), (left, bottom), (lower + 30, bottom), (upper + 30, top)]
-    elif part == "east":
-        ring = [(upper - 30, top), (lower - 30, bottom), (right, bottom), (right, top)]
-    else:
-        ring = [(left, top), (left, bottom), (right, bottom), (right, top)]
-    degrees = Transformer.from_crs(epsg, 4326, always_xy=True)
-    for x, y in ring:
-        longitude, latitude = degrees.transform(x, y)
-        yield [round(longitude, 9), round(latitude, 9)]
+    outline = shapely.box(west - beyond, north - TILE - beyond, west + TILE + beyond, north + beyond)
+    whole = _in_degrees(outline, epsg)
+    if not image.part:
+        return whole
+    # The edge of the swath goes on beyond what the files hold of it.
+    top, bottom = raster.north + _FAR, raster.north - _FAR
+    upper, lower = (raster.edge_at(northing) for northing in (top, bottom))
+    far = raster.west + (-_FAR if image.part == "west" else _FAR)
+    side = shapely.Polygon([(upper, top), (lower, bottom), (far, bottom), (far, top)])
+    return whole & _in_degrees(shapely.segmentize(side, _FAR / 20), raster.epsg)
+
+
+def _in_degrees(polygon: Any, epsg: int) -> Any:
+    import shapely
+    from pyproj import Transformer
+
+    transform = Transformer.from_crs(epsg, 4326, always_xy=True).transform
+    return shapely.transform(polygon, lambda points: np.stack(transform(*points.T), axis=-1).round(9))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import re
 import socket
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -36,9 +38,21 @@ class FileServer:
     """The files of a folder by HTTP, as object stores show them: with sizes, entity tags and ranges.
 
     Use it as a context manager; `url` is where the folder is, `requests` what was asked for.
+
+    Parameters
+    ----------
+    folder
+        What is shown.
+    port
+        Of the server; 0 for any that is free.
+
+    Raises
+    ------
+    InputError
+        If the port is taken.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, port: int = 0) -> None:
         self.folder = Path(folder).resolve()
         self.requests: list[Request] = []
         store = self
@@ -51,7 +65,10 @@ class FileServer:
 
             do_HEAD = do_GET  # noqa: N815
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        try:
+            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        except OSError as error:
+            raise InputError(f"port {port} of this machine, where {folder} was shown, is taken: {error}") from None
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -73,7 +90,7 @@ class FileServer:
             handler.answer(404, {}, b"not found")
             return
         size, changed = file.stat().st_size, file.stat().st_mtime_ns
-        tags = {"ETag": f'"{changed:x}-{size:x}"', "Accept-Ranges": "bytes"}
+        tags = {"ETag": f'"{_digest(file, changed)}"', "Accept-Ranges": "bytes"}
         tags["Last-Modified"] = handler.date_time_string(changed // 10**9)
         if (part := _part(ranged, size)) is None:
             handler.answer(200, tags, _read(file, 0, size))
@@ -82,6 +99,12 @@ class FileServer:
         else:
             tags["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{size}"
             handler.answer(206, tags, _read(file, *part))
+
+
+@cache
+def _digest(file: Path, changed: int) -> str:
+    """As S3 has it: the same of a file that is written again as it was."""
+    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _part(ranged: str | None, size: int) -> tuple[int, int] | None:

@@ -91,13 +91,22 @@ class Raster:
 
     def seen(self, rows: ArrayLike, cols: ArrayLike) -> NDArray[np.bool_]:
         """Whether some pixels are in the swath."""
-        east = (np.asarray(cols) + 0.5) * self.steps[0] + (np.asarray(rows) + 0.5) * self.steps[1] / _SLOPE
-        edge = self.steps[0] * self.shape[1] / 2 + self.steps[1] * self.shape[0] / 2 / _SLOPE
+        x = self.west + (np.asarray(cols) + 0.5) * self.steps[0]
+        beyond = x - self.edge_at(self.north - (np.asarray(rows) + 0.5) * self.steps[1])
         if self.part == "west":
-            return east < edge + _OVERLAP / 2
+            seen: NDArray[np.bool_] = beyond < _OVERLAP / 2
+            return seen
         if self.part == "east":
-            return east >= edge - _OVERLAP / 2
-        return np.ones_like(east, bool)
+            seen = beyond >= -_OVERLAP / 2
+            return seen
+        return np.ones(beyond.shape, bool)
+
+    def edge_at(self, northing: ArrayLike) -> NDArray[np.float64]:
+        """Eastings of the edge of the swath, which goes through the middle of the file."""
+        height, width = (step * length for step, length in zip(self.steps[::-1], self.shape, strict=True))
+        south = self.north - np.asarray(northing) - height / 2
+        east: NDArray[np.float64] = self.west + width / 2 - south / _SLOPE
+        return east
 
     def _landscape(self, y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[Any]:
         if self.band in ("dem", "vv", "vh"):
@@ -154,6 +163,13 @@ class Scenes:
     """Item's id -> band, or ``scl`` -> its file."""
     bounds: tuple[float, float, float, float]
     """West, south, east and north of the extent, degrees."""
+    style: str
+    root: str
+    """What hrefs begin with."""
+
+    def describe(self, url: str) -> None:
+        """Write the description of the catalogue for another place of its items: the URL of a STAC API."""
+        self.description.write_text(items.catalogue_of(self.style, url, self.root))
 
 
 def _near(first: float, last: float, length: int) -> slice:
@@ -309,6 +325,7 @@ def write_scenes(
         Pixels of a stored block's side.
     """
     folder, tile = Path(folder).resolve(), check_tile(tile)
+    root = root or f"file://{folder}"
     extent = _Extent(tile, start, shape)
     rasters: dict[str, dict[str, Raster]] = {}
     features, files = [], list[Raster]()
@@ -317,12 +334,13 @@ def write_scenes(
             if not (isinstance(image, OpticalImage) and image.listed_only):
                 files += named.files.values()
             rasters[named.id] = named.files
-            hrefs = {band: f"{root or folder}/{raster.path}" for band, raster in named.files.items()}
+            hrefs = {band: f"{root}/{raster.path}" for band, raster in named.files.items()}
             features.append(items.item(style, tile, image, named.id, hrefs, named.files, named.bounds))
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda raster: raster.write(folder, block=block), files))
     file = folder / "items.json"
     file.write_text(json.dumps({"type": "FeatureCollection", "features": features}, indent=1))
     description = folder / "catalogue.yaml"
-    description.write_text(items.catalogue_of(style, str(file), str(root or folder)))
-    return Scenes(folder, tile, file, description, features, rasters, extent.bounds_in(4326))
+    made = Scenes(folder, tile, file, description, features, rasters, extent.bounds_in(4326), style, root)
+    made.describe(str(file))
+    return made
