@@ -9,6 +9,7 @@ from daskembed.geo.mgrs import check_tile
 from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.origin import choice_for, open_source
 from daskembed.sources.reading import NO_RULES, Reading, Rules, parse_dates
+from daskembed.sources.region import read_region
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -22,6 +23,7 @@ def index_tile(
     *,
     encoder: Encoder | None = None,
     dates: str | None = None,
+    region: str | None = None,
     offset: tuple[int, int] = (0, 0),
     edge: str = "drop",
     rules: Rules = NO_RULES,
@@ -50,6 +52,8 @@ def index_tile(
         Whose bands are read; by default the 13 of Clay v0.
     dates
         ``START/END``, the first and the last acquisition date wanted, such as ``2022-01-01/2022-12-31``.
+    region
+        A region that the chips must meet; see `daskembed.tiles_of_region`.
     offset
         Pixels (y, x) from a whole tile's north-west corner to that of its first chip.
     edge
@@ -92,7 +96,7 @@ def index_tile(
         If the tile id is bad or the source does not exist; if scenes are to be chosen of a source that is no
         catalogue, or no dates are given for one.
     TileError
-        If the tile has no chips.
+        If the tile has no chips, or none that meets the region.
     StorageError
         If the source does not answer.
     """
@@ -101,6 +105,7 @@ def index_tile(
     asked |= {"radar_days": radar_days, "resampling": resampling}
     reading = Reading(
         dates=None if dates is None else parse_dates(dates),
+        region=None if region is None else read_region(region),
         offset=offset,
         edge=edge,
         rules=rules,

@@ -17,7 +17,6 @@ from daskembed.clusters.presets import parse_workers
 from daskembed.cube import block_ends
 from daskembed.encoders.loading import resolve_precision
 from daskembed.errors import InputError, TileError, did_you_mean
-from daskembed.geo.mgrs import tiles_of
 from daskembed.output.protocol import get_format
 from daskembed.output.published import published_files
 from daskembed.output.state import Receipt, TileRecord, read_receipts
@@ -35,6 +34,7 @@ from daskembed.runs.tiles import resolve
 from daskembed.sources.kinds import list_tile
 from daskembed.sources.listing import Listing
 from daskembed.sources.origin import name_of, open_source
+from daskembed.sources.region import asked_tiles
 from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.storage.stores import Storage
 
@@ -108,7 +108,7 @@ class Plan:
 
 @documented(RunOptions)
 def plan(
-    tiles: str | Iterable[str],
+    tiles: str | Iterable[str] | None = None,
     *,
     device: str | None = None,
     price_per_hour: float | None = None,
@@ -125,7 +125,7 @@ def plan(
     Parameters
     ----------
     tiles
-        A file of tile ids, ids separated by commas, or an iterable of ids.
+        A file of tile ids, ids separated by commas, or an iterable of ids; None if a `region` is given.
     device
         Key of `daskembed.runs.throughput.DEVICES`; None measures this machine.
     price_per_hour
@@ -150,7 +150,7 @@ def plan(
     if device is not None and precision == "auto":
         precision = "bf16" if DEVICES[device].bf16 else "fp32"
     most = parse_workers(1 if asked.workers is None else asked.workers)[1]
-    names = tiles_of(tiles)
+    names = asked_tiles(tiles, asked.region)
     if isinstance(source := open_source(asked.source), Storage):
         preflight.check_source(source, names)
     settings = resolve(asked)(resolve_precision(precision))

@@ -10,7 +10,6 @@ from typing import Any, Literal, Unpack
 
 from daskembed.encoders.loading import find_encoder, foresee
 from daskembed.errors import InputError, StorageError, StorageUnusableError, TileError
-from daskembed.geo.mgrs import tiles_of
 from daskembed.output.published import check_version
 from daskembed.output.state import Receipt, TileRecord, read_receipts
 from daskembed.runs.kept import chosen_by, keepers
@@ -19,6 +18,7 @@ from daskembed.runs.preflight import check_bands, check_catalogue
 from daskembed.runs.tiles import reading_of
 from daskembed.sources.origin import open_source
 from daskembed.sources.reading import Reading
+from daskembed.sources.region import asked_tiles
 from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.sources.stac.items import Item
 from daskembed.sources.stac.kept import KeptItem, KeptScene
@@ -75,7 +75,7 @@ class TileScenes:
 
 
 @documented(RunOptions)
-def find_scenes(tiles: str | Iterable[str], **options: Unpack[RunOptions]) -> tuple[TileScenes, ...]:
+def find_scenes(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions]) -> tuple[TileScenes, ...]:
     """The scenes that `daskembed.run` would use with the same arguments, and those that it would not; reads no pixels.
 
     Tiles that were finished, or begun, with the same choice tell what their receipts or records keep: that is what a
@@ -99,7 +99,7 @@ def find_scenes(tiles: str | Iterable[str], **options: Unpack[RunOptions]) -> tu
     source = open_source(asked.source)
     if not isinstance(source, Catalogue):
         raise InputError(f"the source {source.url} is no catalogue, and has no scenes to choose from: give one")
-    names = tiles_of(tiles)
+    names = asked_tiles(tiles, asked.region)
     which: dict[str, Any] = {"encoder": asked.encoder, "sensor": asked.sensor, "window": asked.window}
     needs = foresee(asked.checkpoint, **which) or find_encoder(asked.checkpoint, **which)("fp32").description
     reading = replace(reading_of(asked, source), sensor=needs.sensor, resolution=needs.resolution)
