@@ -19,6 +19,7 @@ from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.listing import Listing
 from daskembed.sources.origin import Origin, open_source
 from daskembed.sources.reading import Reading, parse_dates
+from daskembed.storage.urls import local_path
 from daskembed.testing import HeightImage, OpticalImage, RadarImage, write_scenes
 from daskembed.testing.scenes import Scenes
 
@@ -95,7 +96,7 @@ def test_what_is_kept_of_a_scene(mine: Origin, world: Scenes) -> None:
     assert item["offset_why"] == "processing baseline 05.10; in the numbers of the files there"
     blue = item["images"]["blue"]
     assert (blue["asset"], blue["url"]) == ("B02", told["assets"]["B02"]["href"])
-    assert (blue["size"], blue["height"]) == (Path(blue["url"]).stat().st_size, 516)
+    assert (blue["size"], blue["height"]) == (local_path(blue["url"]).stat().st_size, 516)
 
 
 def test_what_is_done_to_the_numbers_is_told_by_image(tmp_path: Path, world: Scenes, mine: Origin) -> None:
@@ -128,7 +129,7 @@ def test_the_listing_changes_with_files_and_decisions(tmp_path: Path, mine: Orig
     copy = replace(world, folder=folder, items=changed["features"])
     theirs = open_source(str(catalogues.describe(folder, copy)))
     before = listed(theirs)
-    blue = Path(changed["features"][0]["assets"]["B02"]["href"])
+    blue = local_path(changed["features"][0]["assets"]["B02"]["href"])
     blue.write_bytes(blue.read_bytes())
     assert listed(theirs).fingerprint != before.fingerprint
 
@@ -138,7 +139,7 @@ def broken(tmp_path: Path, world: Scenes) -> tuple[Origin, Path]:
     """A catalogue whose first scene has lost a band, and that band's file in another place."""
     folder = shutil.copytree(world.folder, tmp_path / "broken")
     items = json.loads((folder / "items.json").read_text().replace(str(world.folder), str(folder)))["features"]
-    lost = Path(items[0]["assets"]["B05"]["href"])
+    lost = local_path(items[0]["assets"]["B05"]["href"])
     lost.rename(lost.with_suffix(".gone"))
     return open_source(str(catalogues.describe(folder, replace(world, folder=folder, items=items)))), lost
 
