@@ -85,11 +85,19 @@ def _close(future: Future[File]) -> None:
         future.result().close()
 
 
+# GDAL would call Python's files when there is no Python any more.
 @atexit.register
-def _close_all() -> None:
-    # GDAL would call Python's files when there is no Python any more.
-    for future in _files.values():
+def forget() -> None:
+    """Close all files, and give up what is kept of them."""
+    with _registry:
+        files = [*_files.values()]
+        _files.clear()
+    for future in files:
         _close(future)
+    with _arriving:
+        _coming.clear()
+    for kept in (_decoded, _pages):
+        kept.drop(lambda key: True)
 
 
 def open_file(url: str, access: Access) -> File:
