@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from daskembed import config
 from daskembed.errors import did_you_mean
-from daskembed.sources.origin import Origin, choice_for
 from daskembed.sources.reading import EDGE, FIRST_CHOICE, NO_RULES, PICK, RESAMPLING, Choice, Rules, yes_or_no
 from daskembed.sources.region import read_region
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from daskembed.runs.results import Event, Progress
+    from daskembed.sources.origin import Origin
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 WHOLE = "whole tiles, and what a chip must be"
@@ -282,6 +282,8 @@ class RunOptions(CubeOptions, total=False):
 
 def choice_of(asked: Options, source: Origin) -> Choice:
     """Which scenes of a catalogue are asked for; raises `InputError` if that is said of another kind of source."""
+    from daskembed.sources.origin import choice_for  # it loads what help does without
+
     said = {name: getattr(asked, name) for name in asdict(FIRST_CHOICE)}
     return choice_for(source, said | {"refresh": asked.refresh or None})
 
