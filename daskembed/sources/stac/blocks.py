@@ -101,20 +101,24 @@ def forget() -> None:
 
 
 def open_file(url: str, access: Access) -> File:
+    """As `start`, opened."""
+    return start(url, access).result()
+
+
+def open_anew(url: str, access: Access) -> File:
     """The file of a URL as it is now; what was opened before goes on being read if it is still the same."""
     file, key, old = File(url, access), (url, access), None
     with _registry:
         known = _files.get(key)
         if known is not None and known.done() and known.exception() is None:
-            if known.result().is_like(file):
-                old, file = file, known.result()
-            else:
-                old = known.result()
+            old = known.result()
+            if old.is_like(file):
+                old, file = file, old
         _files[key] = Future()
         _files[key].set_result(file)
     if old is not None:
         old.close()
-    return file
+    return start(url, access).result()
 
 
 class File:
