@@ -38,6 +38,8 @@ WORDS = {
     *("encoder", "checkpoint", "sensor", "window", "level", "precision", "batch_size", "readers", "chips_a_block"),
     # what a chip must be
     *("offset", "edge", "rules", "numbers", "offset_applied", "on_nan", "max_quarantined", "retry_quarantined"),
+    # which scenes of a catalogue
+    *("max_scene_cloud", "max_scene_nodata", "scenes", "pick", "radar_days", "resampling", "refresh"),
     # what is written
     *("format", "dtype", "overwrite"),
     # where it runs

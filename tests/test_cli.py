@@ -185,11 +185,17 @@ def test_flags_are_handed_over(calls: list[Any], tmp_path: Path) -> None:
         "workers": "1..20",
         "numbers": "stored",
         "offset_applied": "no",
+        "max_scene_cloud": 10.5,
+        "max_scene_nodata": 5.0,
+        "scenes": 3,
+        "pick": "spread",
+        "radar_days": 0,
+        "resampling": "cubic",
         "performance_report": "/report.html",
     }
     given = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     given += ["--offset", "0,256", "--edge", "pad", "--no-reject-zeros", "--reject-nan", "--max-cloud", "0.5"]
-    assert main(["run", "--tiles", "27WXN", *given, "--cluster-arg", "a.b=2", "--overwrite", "--tls"]) == 0
+    assert main(["run", "--tiles", "27WXN", *given, "--cluster-arg", "a.b=2", "--overwrite", "--tls", "--refresh"]) == 0
     ((tiles, options),) = calls
     assert callable(options.pop("progress"))
     assert options.pop("cluster_arguments") == {"a": {"b": 2}}
@@ -197,7 +203,7 @@ def test_flags_are_handed_over(calls: list[Any], tmp_path: Path) -> None:
     assert options.pop("retry_quarantined") is False
     assert options.pop("max_quarantined") is None
     whole = {"offset": (0, 256), "edge": "pad", "rules": Rules(False, True, 0.5)}
-    assert (tiles, options) == ("27WXN", {**flags, **whole, "overwrite": True, "tls": True})
+    assert (tiles, options) == ("27WXN", {**flags, **whole, "overwrite": True, "tls": True, "refresh": True})
 
 
 def test_flags_left_out_are_left_to_the_configuration(calls: list[Any]) -> None:
@@ -207,6 +213,7 @@ def test_flags_left_out_are_left_to_the_configuration(calls: list[Any]) -> None:
     del options["progress"]
     assert options.pop("overwrite") is False
     assert options.pop("tls") is False
+    assert options.pop("refresh") is False
     assert options.pop("retry_quarantined") is False
     assert options.pop("cluster_arguments") == {}
     assert set(options.values()) == {None}

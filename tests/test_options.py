@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import dask
 import pytest
 
 import daskembed
-from daskembed.runs.options import CubeOptions, Options, RunOptions, words_of
+from daskembed.runs.cube_layout import READING, Job
+from daskembed.runs.options import CubeOptions, Options, RunOptions, choice_of, words_of
 from daskembed.runs.settings import Settings
 from daskembed.runs.tiles import resolve
-from daskembed.sources.reading import NO_RULES
+from daskembed.sources.reading import NO_RULES, Choice, Reading, parse_dates
+from daskembed.storage.stores import Storage
 
 
 def test_the_keywords_are_those_of_the_table() -> None:
@@ -117,3 +119,63 @@ def test_settings_are_told_apart_as_before(tmp_path: Path) -> None:
             "precision": "bf16",
         }.items()
     )
+
+
+def test_settings_of_cubes_are_told_apart_as_before(tmp_path: Path) -> None:
+    source = Storage(str(tmp_path))
+    before = Job(source, source).settings
+    assert set(before) == {"layout", "bands", "compression", "chips_a_shard"}
+    some = replace(READING, dates=parse_dates("2019-01-01/2019-12-31"))
+    assert Job(source, source, some).settings == {**before, "dates": "2019-01-01/2019-12-31"}
+
+
+CHOSEN = {
+    "max_scene_cloud": 10,
+    "max_scene_nodata": 0.5,
+    "scenes": 3,
+    "pick": "spread",
+    "radar_days": 0,
+    "resampling": "cubic",
+}
+
+
+def test_which_scenes_of_a_catalogue() -> None:
+    asked = Options.of({**CHOSEN, "source": "earth-search"}, RunOptions)
+    found = choice_of(asked, catalogue=True)
+    assert found == Choice(
+        scenes=3, pick="spread", max_scene_cloud=10, max_scene_nodata=0.5, radar_days=0, resampling="cubic"
+    )
+    told = "scenes 3, pick spread, max_scene_cloud 10, max_scene_nodata 0.5, radar_days 0, resampling cubic"
+    assert Reading(choice=found).scenes == {"scenes": told}
+    assert str(replace(found, max_scene_cloud=10.0)) == told
+    assert choice_of(Options.of({}, RunOptions), catalogue=True) == Choice()
+
+
+@pytest.mark.parametrize("name", [*CHOSEN, "refresh"])
+def test_what_is_chosen_of_scenes_is_refused_where_there_are_none(tmp_path: Path, name: str) -> None:
+    given: dict[str, Any] = {name: CHOSEN.get(name, True)}
+    said = f"`{name}`: of scenes of a catalogue, and {tmp_path} is none; leave out what has no effect"
+    with pytest.raises(daskembed.InputError) as caught:
+        resolved(tmp_path, **given)
+    assert str(caught.value) == said
+    with pytest.raises(daskembed.InputError) as caught:
+        daskembed.write_cubes("33TUL", source=str(tmp_path), output=str(tmp_path / "out"), **given)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"max_scene_cloud": 101}, "`max_scene_cloud=101`: expected percent, from 0 to 100, such as 50"),
+        ({"max_scene_cloud": float("nan")}, "`max_scene_cloud=nan`: expected percent, from 0 to 100, such as 50"),
+        ({"max_scene_nodata": -0.5}, "`max_scene_nodata=-0.5`: expected percent, from 0 to 100, such as 50"),
+        ({"scenes": 0}, "`scenes=0`: expected a number of dates from 1"),
+        ({"radar_days": -1}, "`radar_days=-1`: expected a number of days from 0, such as 3"),
+        ({"pick": "best"}, "unknown `pick` 'best': choose one of clear, spread"),
+        ({"resampling": "mean"}, "unknown `resampling` 'mean': choose one of nearest, bilinear, cubic"),
+    ],
+)
+def test_choices_that_make_no_sense(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(daskembed.InputError) as caught:
+        Reading(choice=Choice(**given)).check()
+    assert str(caught.value) == said

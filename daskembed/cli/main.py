@@ -167,6 +167,10 @@ def _demo(options: argparse.Namespace) -> int:
     from daskembed.clusters.quiet import quieten
 
     quieten()
+    if options.source == "stac":
+        from daskembed.cli.demo_catalogue import demo_catalogue
+
+        return demo_catalogue(Path(options.folder), options.encoder, main)
     return demo(Path(options.folder), options.encoder)
 
 

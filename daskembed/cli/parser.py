@@ -148,6 +148,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("folder", nargs="?", default="daskembed-demo", help="where (default: daskembed-demo)")
     demo.add_argument("--encoder", default="clay-v0", metavar="NAME", help="clay-v0 or clay-v1.5 (default: clay-v0)")
+    demo.add_argument(
+        "--source",
+        choices=("chips", "stac"),
+        default="chips",
+        help="what is embedded: chips in a folder, or scenes of a STAC catalogue on this machine (default: chips)",
+    )
 
     status = commands.add_parser(
         "status",

@@ -57,7 +57,10 @@ class Job:
         """What determines a cube beside its chips."""
         bands = list(self.reading.sensor.names)
         made = {"layout": _LAYOUT, "bands": bands, "compression": COMPRESSION, "chips_a_shard": CHIPS_A_SHARD}
-        return made | self.reading.meaning
+        # What is said of all chips is not said: the settings of cubes were told without it from the first.
+        dates = {} if self.reading.period is None else {"dates": self.reading.period}
+        scenes: dict[str, str] = {} if isinstance(self.source, Storage) else self.reading.scenes
+        return made | dates | scenes | self.reading.meaning
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,13 @@ from daskembed.runs import fleet, preflight
 from daskembed.runs.cube_layout import READERS, READING, Job
 from daskembed.runs.cube_stages import Before
 from daskembed.runs.cube_tasks import CubeTiles, result_of
-from daskembed.runs.options import CubeOptions, Options, documented
+from daskembed.runs.options import CubeOptions, Options, choice_of, documented
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.tiles import check_share
 from daskembed.runs.window import Window, on_cluster
 from daskembed.sources.kinds import no_chips
+from daskembed.sources.reading import parse_dates
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 
@@ -70,10 +71,17 @@ def write_cubes(tiles: str | Iterable[str], *, output: str, **options: Unpack[Cu
     names = tiles_of(tiles)
     if readers is not None and readers < 1:
         raise InputError(f"readers {readers}: expected a number from 1")
-    reading = replace(READING, numbers=asked.numbers, offset_applied=asked.offset_applied)
+    source = Storage(asked.source)
+    reading = replace(
+        READING,
+        dates=None if asked.dates is None else parse_dates(asked.dates),
+        numbers=asked.numbers,
+        offset_applied=asked.offset_applied,
+        choice=choice_of(asked, catalogue=not isinstance(source, Storage)),
+    )
     reading.check()
     job = Job(
-        Storage(asked.source),
+        source,
         Storage(output),
         reading,
         readers=readers or READERS,

@@ -7,12 +7,12 @@ takes. Of the precision ``auto`` nothing is decided here: the workers say what i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from daskembed import config
-from daskembed.errors import did_you_mean
-from daskembed.sources.reading import EDGE, NO_RULES, Rules, yes_or_no
+from daskembed.errors import InputError, did_you_mean
+from daskembed.sources.reading import EDGE, FIRST_CHOICE, NO_RULES, PICK, RESAMPLING, Choice, Rules, yes_or_no
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 WHOLE = "whole tiles, and what a chip must be"
 MEANING = "what the files' numbers are, where it is not clear"
+SCENES = "scenes of a catalogue"
 
 
 class Words(NamedTuple):
@@ -50,7 +51,12 @@ def _option(help: str, metavar: str | None = None, *, default: Any = None, **wor
 class Options:
     """What is asked of a run. The defaults of those in ``daskembed.yaml`` are the configuration's."""
 
-    source: str = _option("folder or URL above the tiles: a path, s3://, gs://, az:// or file://", "URL")
+    source: str = _option(
+        "folder or URL above the tiles: a path, s3://, gs://, az:// or file://; or a catalogue of scenes: "
+        "earth-search, planetary-computer, cdse, stac+https://HOST/PATH, a file of items (.json, .parquet) or of a "
+        "catalogue of your own (.yaml)",
+        "URL|CATALOGUE",
+    )
     output: str = _option("folder or URL of the published files", "URL")
     encoder: str | None = _option(
         "clay-v0, clay-v1.5 or a module (default: whose checkpoint it is, else clay-v0)", "NAME"
@@ -113,6 +119,44 @@ class Options:
         "the encoder was trained on)",
         choices=("stored", "values"),
         group=MEANING,
+    )
+    max_scene_cloud: float | None = _option(
+        f"leave out scenes of more clouds than this (default: {FIRST_CHOICE.max_scene_cloud:g})",
+        "PERCENT",
+        type=float,
+        group=SCENES,
+    )
+    max_scene_nodata: float | None = _option(
+        f"leave out scenes of which more than this is nodata (default: {FIRST_CHOICE.max_scene_nodata:g})",
+        "PERCENT",
+        type=float,
+        group=SCENES,
+    )
+    scenes: int | None = _option(
+        f"how many dates a tile has (default: {FIRST_CHOICE.scenes})", "N", type=int, group=SCENES
+    )
+    pick: str | None = _option(
+        "of the scenes of the dates wanted the clearest ones, or the clearest of each of as many parts of the period "
+        f"(default: {FIRST_CHOICE.pick})",
+        choices=PICK,
+        group=SCENES,
+    )
+    radar_days: int | None = _option(
+        f"most days from a scene to its radar, before or after it (default: {FIRST_CHOICE.radar_days})",
+        "N",
+        type=int,
+        group=SCENES,
+    )
+    resampling: str | None = _option(
+        f"of what has another grid than the tile (default: {FIRST_CHOICE.resampling})",
+        choices=RESAMPLING,
+        group=SCENES,
+    )
+    refresh: bool = _option(
+        "ask the catalogue again for the scenes of tiles that were begun or finished",
+        default=False,
+        type=bool,
+        group=SCENES,
     )
     overwrite: bool = _option("replace files that were made with other settings", default=False, type=bool)
     listen: str | None = _option(
@@ -189,8 +233,16 @@ class CubeOptions(TypedDict, total=False):
     workers: int | str | None
     readers: int | None
     max_quarantined: float | None
+    dates: str | None
     offset_applied: str | None
     numbers: str | None
+    max_scene_cloud: float | None
+    max_scene_nodata: float | None
+    scenes: int | None
+    pick: str | None
+    radar_days: int | None
+    resampling: str | None
+    refresh: bool
     progress: Callable[[Progress], None] | None
     events: Callable[[Event], None] | None
 
@@ -211,7 +263,6 @@ class RunOptions(CubeOptions, total=False):
     retry_quarantined: bool
     format: str | None
     dtype: str | None
-    dates: str | None
     offset: tuple[int, int] | None
     edge: str | None
     rules: Rules | None
@@ -219,6 +270,17 @@ class RunOptions(CubeOptions, total=False):
     listen: str | None
     tls: bool
     performance_report: str | None
+
+
+def choice_of(asked: Options, *, catalogue: bool) -> Choice:
+    """Which scenes of a catalogue are asked for; raises `InputError` if that is said of another kind of source."""
+    said = {name: value for name in asdict(FIRST_CHOICE) if (value := getattr(asked, name)) is not None}
+    if not catalogue and (given := [*said, *(["refresh"] if asked.refresh else [])]):
+        raise InputError(
+            f"{', '.join(f'`{name}`' for name in given)}: of scenes of a catalogue, and {asked.source} is none; leave "
+            "out what has no effect"
+        )
+    return Choice(**said)
 
 
 def key_of(name: str) -> str:

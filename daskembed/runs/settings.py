@@ -72,7 +72,8 @@ class Settings:
             "format": ",".join(self.formats),
             "dtype": self.dtype,
             **self.reading.identity,
-            "dates": None if self.reading.dates is None else "/".join(map(str, self.reading.dates)),
+            "dates": self.reading.period,
+            **({} if isinstance(self.source, Storage) else self.reading.scenes),
         }
 
     @property

@@ -21,7 +21,7 @@ from daskembed.runs import dashboard, fleet, preflight, stages
 from daskembed.runs.conflicts import check_conflicts
 from daskembed.runs.embed_tasks import EmbedTiles
 from daskembed.runs.expected import recall
-from daskembed.runs.options import Options, RunOptions, documented
+from daskembed.runs.options import Options, RunOptions, choice_of, documented
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.settings import Settings, chips_a_block
@@ -119,6 +119,7 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
         rules=asked.rules,
         numbers=asked.numbers,
         offset_applied=asked.offset_applied,
+        choice=choice_of(asked, catalogue=not isinstance(source, Storage)),
     )
     reading.check()
     version = check_version(asked.version)

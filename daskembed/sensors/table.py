@@ -48,7 +48,7 @@ def get_sensor(sensor: str) -> Sensor:
         If there is none of that name, or the file describes none.
     """
     if sensor.lower().endswith((".yaml", ".yml")):
-        return _read(sensor)
+        return _parse(read_described(sensor, "sensor"), sensor)
     if sensor not in known_sensors():
         raise InputError(
             f"unknown sensor {sensor!r}: choose one of {', '.join(known_sensors())}, or give the path of a .yaml file "
@@ -57,18 +57,18 @@ def get_sensor(sensor: str) -> Sensor:
     return known_sensors()[sensor]
 
 
-def _read(path: str) -> Sensor:
+def read_described(path: str, what: str) -> Any:
+    """The value of a YAML file of the user's own that describes a sensor or the like; raises `InputError`."""
     try:
-        described = read_yaml(Path(path).expanduser())
+        return read_yaml(Path(path).expanduser())
     except OSError as error:
-        raise InputError(f"cannot read the sensor {path}: {error.strerror}") from None
+        raise InputError(f"cannot read the {what} {path}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"the sensor {path} is no YAML: {' '.join(str(error).split())[:200]}") from None
-    return _parse(described, path)
+        raise InputError(f"the {what} {path} is no YAML: {' '.join(str(error).split())[:200]}") from None
 
 
 def _parse(described: Any, where: str) -> Sensor:
-    _check_keys(described, _SENSOR_KEYS, {"name", "gsd", "bands"}, where)
+    check_keys(described, _SENSOR_KEYS, {"name", "gsd", "bands"}, where)
     if not isinstance(described["bands"], list) or not described["bands"]:
         raise InputError(f"{where} has no bands: expected a list of them under bands")
     decibels = described.get("decibels", False)
@@ -83,7 +83,7 @@ def _parse(described: Any, where: str) -> Sensor:
                 raise InputError(f"{where}: {name} names two bands, {owners[name]} and {band.name}: expected one")
             owners[name] = band.name
     gsd = _positive(described, "gsd", where, "metres")
-    return Sensor(name=_text(described["name"], f"{where}: name"), gsd=gsd, bands=bands, decibels=decibels)
+    return Sensor(name=check_text(described["name"], f"{where}: name"), gsd=gsd, bands=bands, decibels=decibels)
 
 
 def _parse_numbers(described: Mapping[str, Any], default: Numbers, where: str) -> Numbers:
@@ -102,8 +102,8 @@ def _parse_numbers(described: Mapping[str, Any], default: Numbers, where: str) -
 
 
 def _parse_band(described: Any, numbers: Numbers, where: str) -> Band:
-    _check_keys(described, _BAND_KEYS, {"name", "mean", "std", "wavelength"}, where)
-    name = _text(described["name"], f"{where}: name")
+    check_keys(described, _BAND_KEYS, {"name", "mean", "std", "wavelength"}, where)
+    name = check_text(described["name"], f"{where}: name")
     # From here on by its name; the number told apart those that have none.
     where = where.rpartition(" ")[0] + f" {name}"
     wavelength = _number(described, "wavelength", where)
@@ -118,13 +118,14 @@ def _parse_band(described: Any, numbers: Numbers, where: str) -> Band:
         name=name,
         mean=_number(described, "mean", where),
         std=_positive(described, "std", where),
-        aliases=tuple(_text(alias, f"{where}: an alias") for alias in aliases),
+        aliases=tuple(check_text(alias, f"{where}: an alias") for alias in aliases),
         wavelength=wavelength,
         numbers=_parse_numbers(described, numbers, where),
     )
 
 
-def _check_keys(described: Any, known: set[str], needed: set[str], where: str) -> None:
+def check_keys(described: Any, known: set[str], needed: set[str], where: str) -> None:
+    """Raise `InputError` if a description is no mapping, lacks a key or has an unknown one."""
     if not isinstance(described, dict):
         raise InputError(f"{where} is {described!r:.40}: expected the keys {', '.join(sorted(needed))}")
     if missing := sorted(needed - described.keys()):
@@ -133,7 +134,8 @@ def _check_keys(described: Any, known: set[str], needed: set[str], where: str) -
         raise InputError(f"{where} has {', '.join(odd)}: expected no keys but {', '.join(sorted(known))}")
 
 
-def _text(value: Any, what: str) -> str:
+def check_text(value: Any, what: str) -> str:
+    """A text that a description must have; raises `InputError` if it is none, or empty."""
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{what} is {value!r:.40}: expected text; put it in quotes")
     return value

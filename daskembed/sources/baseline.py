@@ -134,8 +134,8 @@ def _own_baseline(evidence: Evidence) -> float | None:
     known: dict[float, str] = {}
     for file in evidence.files:
         baseline = _first(file.told, _OWN)
-        if baseline is None and (names := _NAME.findall(file.url)):
-            baseline = _parse(names[-1])
+        if baseline is None and (named := named_baseline(file.url)) is not None:
+            baseline = parse_baseline(named)
         if baseline is not None:
             known.setdefault(baseline, file.url)
     if not known:
@@ -152,10 +152,16 @@ def _own_baseline(evidence: Evidence) -> float | None:
 
 def _first(told: Mapping[str, str], keys: Sequence[str]) -> float | None:
     """The first baseline that some of a file's metadata tell."""
-    return next((found for key in keys if key in told and (found := _parse(told[key])) is not None), None)
+    return next((found for key in keys if key in told and (found := parse_baseline(told[key])) is not None), None)
 
 
-def _parse(text: str) -> float | None:
+def named_baseline(name: str) -> str | None:
+    """The digits of the baseline in the name of a product, the last one of a path; None if there are none."""
+    return names[-1] if (names := _NAME.findall(name)) else None
+
+
+def parse_baseline(text: str) -> float | None:
+    """A processing baseline, however it is written; None if it is not known."""
     match = _BASELINE.fullmatch(text.strip())
     if match is None:
         return None

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
 
-from daskembed.errors import InputError
+from daskembed.errors import InputError, exact
 from daskembed.sensors.bands import CLAY_V0, Sensor
 
 EDGE = ("drop", "pad")
@@ -61,6 +61,25 @@ class Choice:
     resampling: str = "nearest"
     """Of what has another grid than the tile."""
 
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{name} {value if isinstance(value, str) else exact(value)}" for name, value in asdict(self).items()
+        )
+
+    def check(self) -> None:
+        """Raise `InputError` if it makes no sense."""
+        for name in ("max_scene_cloud", "max_scene_nodata"):
+            # Written so that NaN is refused.
+            if not 0 <= (percent := getattr(self, name)) <= 100:
+                raise InputError(f"`{name}={percent:g}`: expected percent, from 0 to 100, such as 50")
+        if self.scenes < 1:
+            raise InputError(f"`scenes={self.scenes}`: expected a number of dates from 1")
+        if self.radar_days < 0:
+            raise InputError(f"`radar_days={self.radar_days}`: expected a number of days from 0, such as 3")
+        for name, known in (("pick", PICK), ("resampling", RESAMPLING)):
+            if (chosen := getattr(self, name)) not in known:
+                raise InputError(f"unknown `{name}` {chosen!r}: choose one of {', '.join(known)}")
+
 
 FIRST_CHOICE = Choice()
 """What is chosen where nothing is asked."""
@@ -105,6 +124,16 @@ class Reading:
         }
 
     @property
+    def period(self) -> str | None:
+        """The dates as they are given, ``START/END``; None for all."""
+        return None if self.dates is None else "/".join(map(str, self.dates))
+
+    @property
+    def scenes(self) -> dict[str, str]:
+        """What `identity` says more of a catalogue's scenes."""
+        return {"scenes": str(self.choice)}
+
+    @property
     def meaning(self) -> dict[str, str]:
         """What is said of the files' numbers; nothing where nothing is, as before there was anything to say."""
         said = {"numbers": self.numbers, "offset_applied": self.offset_applied}
@@ -122,6 +151,7 @@ class Reading:
             raise InputError(f"unknown `offset_applied` {self.offset_applied!r}: choose one of yes, no")
         if self.rules.max_cloud is not None and not 0 <= self.rules.max_cloud <= 1.01:
             raise InputError(f"`Rules(max_cloud={self.rules.max_cloud:g})`: expected a share from 0 to 1, such as 0.3")
+        self.choice.check()
 
 
 def yes_or_no(said: Any) -> Any:

@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from daskembed.testing.faulty_store import FaultyProxy
+from daskembed.testing.images import HeightImage, OpticalImage, RadarImage
 from daskembed.testing.landscape import landscape, write_chips
+from daskembed.testing.scenes import write_scenes
 
 __all__ = [
     "FaultyProxy",
+    "HeightImage",
+    "OpticalImage",
+    "RadarImage",
     "landscape",
     "refuse_to_compute",
     "write_checkpoint",
     "write_chips",
+    "write_scenes",
 ]
 
 

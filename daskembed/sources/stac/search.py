@@ -1,0 +1,221 @@
+"""Searches for items, in STAC APIs and in files: all that are asked for, whatever breaks off, and no others."""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+from daskembed import config
+from daskembed.errors import InputError, StorageDeniedError, StorageError
+from daskembed.sources.stac.itemfiles import read_items
+from daskembed.sources.stac.items import Item, parse_item
+from daskembed.storage.urls import redact
+
+if TYPE_CHECKING:
+    from pystac_client.stac_api_io import StacApiIO
+
+    from daskembed.sources.stac.catalogue import Catalogue, Images
+
+Bounds = tuple[float, float, float, float]
+"""West, south, east and north, degrees; west is more than east across 180 degrees."""
+_TOO_LARGE = (413, 502, 504)
+"""Answers of servers whose pages grow too large, among other things."""
+_SMALLEST = 10
+"""Items of a page that is not made smaller any more."""
+_IDLE = 5
+"""Pages without a new item, one after the other, after which a server is held to go round in circles."""
+
+
+def find_items(
+    catalogue: Catalogue, images: Images, bounds: Bounds, start: date | None, end: date | None
+) -> list[Item]:
+    """The items of one collection that meet `bounds` and were sensed from `start` to `end`, both inclusive.
+
+    Nothing but collection, bounds and time is asked of a server: one that cannot sort, query or filter ignores that or
+    answers with nothing. What it gives is looked through here.
+
+    Raises
+    ------
+    StorageError
+        If it does not answer, or not with all of it; `StorageDeniedError` if it refuses.
+    InputError
+        If it is no STAC API, or no file of items.
+    """
+    if catalogue.is_file:
+        found = read_items(catalogue.url)
+    else:
+        found = _Search(catalogue, images.collection, start, end).run(bounds)
+    wanted = [raw for raw in found if raw.get("collection") == images.collection and _is_one(raw, images)]
+    items = [parse_item(raw, catalogue) for raw in wanted if _meets(raw.get("bbox"), bounds)]
+    return [
+        item
+        for item in items
+        if _meets(item.bbox, bounds)
+        and (start is None or item.time.date() >= start)
+        and (end is None or item.time.date() <= end)
+    ]
+
+
+def collections_of(url: str) -> list[str]:
+    """Ids of the collections of a STAC API; raises as `find_items` does."""
+    server = _server(url)
+    pages = server.pages(f"{url}/collections", "GET", {})
+    return [str(one.get("id")) for page in pages for one in page.get("collections", [])]
+
+
+def _is_one(raw: Mapping[str, Any], images: Images) -> bool:
+    told = raw.get("properties") or {}
+    return all(str(told.get(key)).lower() in map(str.lower, values) for key, values in images.only.items())
+
+
+def _meets(box: Any, bounds: Bounds) -> bool:
+    """Whether a bounding box meets `bounds`; True of what is none, or has heights."""
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        return True
+    return any(
+        west <= other_east and other_west <= east and south <= other_north and other_south <= north
+        for west, south, east, north in _halves(bounds)
+        for other_west, other_south, other_east, other_north in _halves(tuple(box))
+    )
+
+
+def _halves(bounds: tuple[Any, ...]) -> list[Bounds]:
+    """What is on each side of 180 degrees, of bounds that cross it."""
+    west, south, east, north = bounds
+    return [bounds] if west <= east else [(west, south, 180.0, north), (-180.0, south, east, north)]
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A search of one collection."""
+
+    catalogue: Catalogue
+    collection: str
+    start: date | None
+    end: date | None
+
+    def run(self, bounds: Bounds) -> list[dict[str, Any]]:
+        # The server is not asked for bounds across 180 degrees: not each one knows what these are.
+        found: dict[str, dict[str, Any]] = {}
+        for half in _halves(bounds):
+            size = self.catalogue.page_size
+            while True:
+                try:
+                    for page in self._pages(half, size):
+                        found |= {str(item.get("id")): item for item in page.get("features", [])}
+                    break
+                except _TooLargeError:
+                    # Where it goes on after so many items may be known of pages of that size only: it begins again.
+                    size = max(_SMALLEST, size // 2)
+        return list(found.values())
+
+    def _pages(self, bounds: Bounds, size: int) -> Iterator[dict[str, Any]]:
+        from pystac_client import ItemSearch
+
+        server = _server(self.catalogue.url)
+        search = ItemSearch(
+            server.search,
+            method=server.method,
+            stac_io=server.io,
+            collections=[self.collection],
+            bbox=bounds,
+            datetime=self._period(),
+            limit=size,
+        )
+        seen: set[str] = set()
+        idle = 0
+        for page in server.pages(server.search, server.method, search.get_parameters(), size=size):
+            ids = {str(item.get("id")) for item in page.get("features", [])}
+            idle = 0 if ids - seen else idle + 1
+            seen |= ids
+            if idle == _IDLE:
+                raise StorageError(
+                    f"{self.catalogue.name} goes round in circles: the last {_IDLE} pages of {self.collection} have "
+                    f"nothing that the {len(seen)} items before do not have"
+                )
+            yield page
+
+    def _period(self) -> str | None:
+        if self.start is None or self.end is None:
+            return None
+        return f"{self.start}T00:00:00Z/{self.end + timedelta(days=1)}T00:00:00Z"
+
+
+class _TooLargeError(Exception):
+    """A page that a server may be able to give if it were smaller."""
+
+
+@dataclass(frozen=True)
+class _Server:
+    """A STAC API, as its landing page describes it."""
+
+    url: str
+    io: StacApiIO
+    search: str = ""
+    method: str = "GET"
+
+    def pages(
+        self, url: str, method: str, parameters: dict[str, Any], *, size: int = _SMALLEST
+    ) -> Iterator[dict[str, Any]]:
+        """Pages to the last: of `pystac_client` they would end at the first one that is empty, or that fails."""
+        from pystac.link import Link
+
+        page = self.ask(url, method, parameters, size)
+        yield page
+        while following := next((link for link in page.get("links", []) if link.get("rel") == "next"), None):
+            page = self.ask(Link.from_dict(following), None, parameters, size)
+            yield page
+
+    def ask(self, source: Any, method: str | None = None, parameters: Any = None, size: int = _SMALLEST) -> Any:
+        """The answer to one request, made again until `retry-timeout` while it fails as it may not next time."""
+        from pystac_client.exceptions import APIError
+
+        end, pause = time.monotonic() + config.get("retry-timeout"), 0.2
+        while True:
+            try:
+                options = {} if method is None else {"method": method}
+                answer = self.io.read_json(source, parameters=parameters or {}, **options)
+                if not isinstance(answer, dict):
+                    raise ValueError("the answer is no JSON object")
+                return answer
+            except (APIError, ValueError) as error:
+                status = getattr(error, "status_code", None)
+                told = f"{self.url}: {f'{status} ' if status else ''}{_first_line(error)}"
+                if status in (401, 403):
+                    raise StorageDeniedError(
+                        f"{told}: the catalogue refuses; what needs an account is not searched"
+                    ) from None
+                if status in _TOO_LARGE and size > _SMALLEST:
+                    raise _TooLargeError from None
+                if status is not None and status < 500 and status != 429:
+                    raise StorageError(f"{told}: the catalogue does not answer what it is asked") from None
+                if time.monotonic() + pause > end:
+                    raise StorageError(f"{told}: the catalogue does not answer") from None
+            time.sleep(random.uniform(0.5, 1) * pause)
+            pause = min(15.0, 2 * pause)
+
+
+def _first_line(error: Exception) -> str:
+    text = redact(str(error).strip())
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+@functools.cache
+def _server(url: str) -> _Server:
+    try:
+        from pystac_client.stac_api_io import StacApiIO
+    except ImportError:
+        raise InputError(f"{url}: install `daskembed[stac]` to search catalogues") from None
+    io = StacApiIO(timeout=(10, config.get("retry-timeout") / 3), max_retries=None)
+    landing = _Server(url, io).ask(url)
+    links = [link for link in landing.get("links", []) if link.get("rel") == "search" and "href" in link]
+    if not links:
+        raise InputError(f"{url} is no STAC API that can be searched: its first page has no link to a search")
+    # By POST where it is said: of long questions, URLs are cut off on the way.
+    posted = [link for link in links if str(link.get("method")).upper() == "POST"]
+    return _Server(url, io, (posted or links)[0]["href"], "POST" if posted else "GET")

@@ -1,0 +1,92 @@
+"""What stands in for a public catalogue on this machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import obstore
+import pytest
+from obstore.store import HTTPStore
+
+from daskembed.errors import InputError, StorageError
+from daskembed.testing import loopback
+from daskembed.testing.loopback import FileServer, Request, serve_catalogue
+
+ITEM = {
+    "type": "Feature",
+    "stac_version": "1.0.0",
+    "id": "one",
+    "collection": "sentinel-2-l2a",
+    "bbox": [12.0, 45.0, 13.0, 46.0],
+    "geometry": {"type": "Polygon", "coordinates": [[[12, 45], [13, 45], [13, 46], [12, 46], [12, 45]]]},
+    "properties": {"datetime": "2024-06-02T10:20:31Z"},
+    "links": [],
+    "assets": {},
+}
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> Path:
+    file = tmp_path / "items.json"
+    file.write_text(json.dumps({"type": "FeatureCollection", "features": [ITEM]}))
+    return file
+
+
+def test_a_store_answers_ranges_as_object_stores_do(tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b/file.tif").write_bytes(bytes(range(256)))
+    with FileServer(tmp_path) as server:
+        store = HTTPStore.from_url(server.url, client_options={"allow_http": True})
+        assert store.head("a b/file.tif")["size"] == 256
+        assert bytes(store.get_range("a b/file.tif", start=3, end=9)) == bytes(range(3, 9))
+        found = obstore.get(store, "a b/file.tif", options={"range": {"suffix": 2}})
+        assert bytes(found.bytes()) == b"\xfe\xff"
+        assert bytes(obstore.get(store, "a b/file.tif").bytes()) == bytes(range(256))
+        with pytest.raises(FileNotFoundError):
+            store.head("a b/other.tif")
+        assert Request("GET", "/a b/file.tif", "bytes=3-8") in server.requests
+
+
+def test_a_store_shows_nothing_beside_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("")
+    (tmp_path / "shown").mkdir()
+    with FileServer(tmp_path / "shown") as server:
+        for path in ("../secret", "%2e%2e/secret", ""):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"{server.url}/{path}")
+
+
+def test_a_catalogue_is_there_and_gone(items: Path) -> None:
+    path = "collections/sentinel-2-l2a/items/one"
+    with serve_catalogue(items) as url, urllib.request.urlopen(f"{url}/{path}") as answer:
+        assert json.load(answer)["id"] == "one"
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(url)
+
+
+def test_a_catalogue_that_does_not_start_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="ended as it began"), serve_catalogue(tmp_path / "none.json"):
+        pass
+
+
+def test_without_the_extra_it_is_said_what_to_install(
+    items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loopback.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(InputError, match=r"pip install 'daskembed\[stac\]'"), serve_catalogue(items):
+        pass
+
+
+def test_a_catalogue_ends_with_what_began_it(items: Path) -> None:
+    begun = (
+        "from daskembed.testing.loopback import serve_catalogue\n"
+        f"with serve_catalogue({str(items)!r}) as url:\n    print(url, flush=True)\n    raise KeyboardInterrupt"
+    )
+    done = subprocess.run([sys.executable, "-c", begun], capture_output=True, text=True, timeout=120)
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(done.stdout.strip())
