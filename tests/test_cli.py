@@ -203,6 +203,7 @@ def test_flags_are_handed_over(calls: list[Any], tmp_path: Path) -> None:
     assert options.pop("retry_quarantined") is False
     assert options.pop("max_quarantined") is None
     whole = {"offset": (0, 256), "edge": "pad", "rules": Rules(False, True, 0.5)}
+    assert options.pop("region") is None
     assert (tiles, options) == ("27WXN", {**flags, **whole, "overwrite": True, "tls": True, "refresh": True})
 
 
@@ -855,7 +856,7 @@ def test_only_the_command_says_flags() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"(?<!-)--[a-z]", node.value)
     }
-    others = ("--scheduler-file", "--help")
+    others = ("--scheduler-file", "--help", "--create-collections")
     assert {one for one in said if not any(flag in one for flag in others)} == set()
 
 
