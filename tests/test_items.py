@@ -1,6 +1,8 @@
 import json
 from datetime import UTC, date, datetime
 
+import numpy as np
+import pyproj
 import pytest
 import shapely
 
@@ -60,6 +62,7 @@ def test_assets_that_nobody_reads_are_dropped():
     ("told", "tile"),
     [
         ({"s2:mgrs_tile": "47XML"}, "47XML"),
+        ({"s2:mgrs_tile": "T5QKB"}, "05QKB"),
         ({"grid:code": "MGRS-47XML"}, "47XML"),
         ({"grid:code": "MGRS-5QKB"}, "05QKB"),
         ({"grid:code": "WRS2-105065"}, "47XML"),
@@ -168,7 +171,7 @@ def test_what_is_no_item_is_told(changes, told):
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize("tile", ["33TUL", "47XML", "01KAB", "60KZF", "31NAA"])
+@pytest.mark.parametrize("tile", ["33TUL", "47XML", "33XVM", "01KAB", "60KZF", "31NAA"])
 def test_the_ground_of_a_tile(tile):
     epsg, west, north = tile_corner(tile)
     ground = Ground.of(tile)
@@ -177,12 +180,15 @@ def test_the_ground_of_a_tile(tile):
     assert south_edge < north_edge
     # Its own outline in degrees covers it, on whichever side of 180 degrees it is written.
     corners = [(west, north), (west + TILE, north), (west + TILE, north - TILE), (west, north - TILE)]
-    import pyproj
-
     degrees = [pyproj.Transformer.from_crs(epsg, 4326, always_xy=True).transform(x, y) for x, y in corners]
     assert ground.share([ground.part(shapely.Polygon(degrees).wkt)]) == pytest.approx(1, abs=1e-6)
     wrapped = [(x + 360 if x < 0 else x, y) for x, y in degrees]
     assert ground.share([ground.part(shapely.Polygon(wrapped).wkt)]) == pytest.approx(1, abs=1e-6)
+    if west_edge < east_edge:
+        side = np.linspace(0, TILE, 101)
+        for y in (north, north - TILE):
+            _, latitudes = pyproj.Transformer.from_crs(epsg, 4326, always_xy=True).transform(west + side, side * 0 + y)
+            assert south_edge < latitudes.min() <= latitudes.max() < north_edge < south_edge + 1.1
     crossing = west_edge > east_edge
     assert crossing == (max(x for x, _ in degrees) - min(x for x, _ in degrees) > 180)
 
