@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from daskembed import config
-from daskembed.errors import InputError, did_you_mean
+from daskembed.errors import did_you_mean
 from daskembed.sources.reading import EDGE, FIRST_CHOICE, NO_RULES, PICK, RESAMPLING, Choice, Rules, yes_or_no
+from daskembed.sources.region import read_region
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from daskembed.runs.results import Event, Progress
+    from daskembed.sources.origin import Origin
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 WHOLE = "whole tiles, and what a chip must be"
@@ -56,6 +58,11 @@ class Options:
         "earth-search, planetary-computer, cdse, stac+https://HOST/PATH, a file of items (.json, .parquet) or of a "
         "catalogue of your own (.yaml)",
         "URL|CATALOGUE",
+    )
+    region: str | None = _option(
+        "in place of tiles: the tiles that a region meets, and of these only the chips that it meets; a file that "
+        "GeoPandas reads, or degrees (W more than E crosses 180)",
+        "FILE|W,S,E,N",
     )
     output: str = _option("folder or URL of the published files", "URL")
     encoder: str | None = _option(
@@ -198,8 +205,8 @@ class Options:
             if value is not None and (value != "" or name not in configured)
         }
         found = {name: value for name, value in (configured | chosen).items() if value is not None}
-        # YAML makes numbers and truth values of these.
-        for name, read in (("version", str), ("offset_applied", yes_or_no)):
+        # YAML makes numbers and truth values of these; a region is read once, whoever looks at it.
+        for name, read in (("version", str), ("offset_applied", yes_or_no), ("region", read_region)):
             if name in found:
                 found[name] = read(found[name])
         return cls(**found)
@@ -228,6 +235,7 @@ class CubeOptions(TypedDict, total=False):
     """Keywords of `daskembed.write_cubes`; see `Options`."""
 
     source: str | None
+    region: str | None
     cluster: str | Client | None
     cluster_arguments: Mapping[str, Any] | None
     workers: int | str | None
@@ -272,15 +280,12 @@ class RunOptions(CubeOptions, total=False):
     performance_report: str | None
 
 
-def choice_of(asked: Options, *, catalogue: bool) -> Choice:
+def choice_of(asked: Options, source: Origin) -> Choice:
     """Which scenes of a catalogue are asked for; raises `InputError` if that is said of another kind of source."""
-    said = {name: value for name in asdict(FIRST_CHOICE) if (value := getattr(asked, name)) is not None}
-    if not catalogue and (given := [*said, *(["refresh"] if asked.refresh else [])]):
-        raise InputError(
-            f"{', '.join(f'`{name}`' for name in given)}: of scenes of a catalogue, and {asked.source} is none; leave "
-            "out what has no effect"
-        )
-    return Choice(**said)
+    from daskembed.sources.origin import choice_for  # it loads what help does without
+
+    said = {name: getattr(asked, name) for name in asdict(FIRST_CHOICE)}
+    return choice_for(source, said | {"refresh": asked.refresh or None})
 
 
 def key_of(name: str) -> str:

@@ -25,6 +25,7 @@ from daskembed.sources.geotiff_pixels import (
 )
 from daskembed.sources.listing import Listing
 from daskembed.sources.reading import NO_RULES, Reading, Rules
+from daskembed.sources.region import chips_within
 from daskembed.sources.rules import NEVER, check_pixels
 from daskembed.sources.scales import Scale, note_of
 from daskembed.sources.values import part_masks, to_values
@@ -115,7 +116,7 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
     def placed(entry: Entry, header: Header | str) -> Placed | str:
         if isinstance(header, str):
             return header
-        url, listed = listing.storage.url_of(entry.path), (entry.size, entry.etag)
+        url, listed = listing.url_of(entry), (entry.size, entry.etag)
         chip = GeotiffChip(url, names, header.bands, rules, listed, header.scales, header.sidecars)
         return Placed(chip, header.date, header.epsg, header.bounds)
 
@@ -127,7 +128,9 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
         index = index[[day is None or within(day, dates) for day in index["date"]]].reset_index(drop=True)
         if index.empty:
             raise _none_within(listing.tile, dates)
-    return index
+    # Likewise those whose place is not known.
+    near = chips_within(listing.tile, reading.region, index.geometry.to_numpy())
+    return index[near].reset_index(drop=True)
 
 
 def _is_chip(path: str) -> bool:
@@ -144,7 +147,7 @@ def _set_copies_aside(listing: Listing, headers: list[Header | str]) -> list[Hea
     kept: dict[tuple[str, date], str] = {}
     unique: list[Header | str] = []
     for entry, header in zip(listing.entries, headers, strict=True):
-        url = listing.storage.url_of(entry.path)
+        url = listing.url_of(entry)
         if isinstance(header, Header):
             first = kept.setdefault((entry.path.rpartition("/")[2], header.date), url)
             if first != url:
@@ -155,14 +158,16 @@ def _set_copies_aside(listing: Listing, headers: list[Header | str]) -> list[Hea
 
 def _header_or_reason(listing: Listing, entry: Entry, reading: Reading) -> Header | str:
     sidecars = tuple(end for end in SIDECARS if any(one.path == f"{entry.path}{end}" for one in listing.sidecars))
+    storage = listing.storage
+    assert storage is not None
 
     def read(fresh: bool) -> Header:
         try:
-            return read_header(listing.storage, entry, listing.tile, reading, sidecars, fresh=fresh)
+            return read_header(storage, entry, listing.tile, reading, sidecars, fresh=fresh)
         except FileNotFoundError:
             raise ChipError(GONE) from None
 
     try:
-        return read_surely(listing.storage.url_of(entry.path), read)
+        return read_surely(listing.url_of(entry), read)
     except ChipError as error:
         return str(error)

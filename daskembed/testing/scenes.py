@@ -27,8 +27,8 @@ from daskembed.testing.landscape import BANDS, landscape
 _PERIOD = 1024
 _SLOPE = 8
 """Rows in which the edge of a swath goes west by a column."""
-_OVERLAP = 60
-"""Metres that the two parts of an image have in common."""
+_OVERLAP, _RADAR_OVERLAP = 60, 2000
+"""Metres that the two parts of an image have in common; of radar, which may be of two zones, more."""
 _DARK = 997
 """Of so many pixels one is darker than nothing, as corrected reflectances are now and then."""
 _STEPS = dict.fromkeys(("B02", "B03", "B04", "B08"), 10) | {"B01": 60, "B09": 60}
@@ -93,11 +93,12 @@ class Raster:
         """Whether some pixels are in the swath."""
         x = self.west + (np.asarray(cols) + 0.5) * self.steps[0]
         beyond = x - self.edge_at(self.north - (np.asarray(rows) + 0.5) * self.steps[1])
+        common = _RADAR_OVERLAP if self.band in ("vv", "vh") else _OVERLAP
         if self.part == "west":
-            seen: NDArray[np.bool_] = beyond < _OVERLAP / 2
+            seen: NDArray[np.bool_] = beyond < common / 2
             return seen
         if self.part == "east":
-            seen = beyond >= -_OVERLAP / 2
+            seen = beyond >= -common / 2
             return seen
         return np.ones(beyond.shape, bool)
 
