@@ -43,14 +43,41 @@ def test_an_item_without_a_link_to_itself_has_a_url():
     assert item_of(catalogue=listed, links=None).url == f"/data/items.json/sentinel-2-l2a/{item_of().id}"
 
 
-def test_relative_links_to_files():
-    assets = {"B02": {"href": "./B02.tif"}, "B03": {"href": "../other/B03.tif"}}
-    links = [{"rel": "self", "href": "https://stac.example/a/b/item.json"}]
-    found = item_of(assets=assets, links=links).assets
-    assert [found[key].href for key in ("B02", "B03")] == [
-        "https://stac.example/a/b/B02.tif",
-        "https://stac.example/a/other/B03.tif",
-    ]
+@pytest.mark.parametrize(
+    ("catalogue", "link", "href", "expected"),
+    [
+        (
+            "https://stac.example/v1",
+            "https://stac.example/a/b/item.json",
+            "./B02.tif",
+            "https://stac.example/a/b/B02.tif",
+        ),
+        (
+            "https://stac.example/v1",
+            "https://stac.example/a/b/item.json",
+            "../c/B02.tif",
+            "https://stac.example/a/c/B02.tif",
+        ),
+        ("https://stac.example/v1", "https://stac.example/a/item.json", "s3://bucket/B02.tif", "s3://bucket/B02.tif"),
+        ("s3://bucket/here/items.json", None, "files/B02.tif", "s3://bucket/here/files/B02.tif"),
+        ("s3://bucket/here/items.json", "./one/item.json", "B02.tif", "s3://bucket/here/one/B02.tif"),
+        ("/data/items.json", None, "files/B02.tif", "/data/files/B02.tif"),
+        ("/data/items.json", "https://stac.example/a/item.json", "/files/B02.tif", "/files/B02.tif"),
+        ("/data/items.json", "https://stac.example/a/item.json", "B02.tif", "https://stac.example/a/B02.tif"),
+    ],
+)
+def test_links_to_files(catalogue, link, href, expected):
+    listed = Catalogue("mine", catalogue, PC.images)
+    links = None if link is None else [{"rel": "self", "href": link}]
+    assert item_of(catalogue=listed, links=links, assets={"B02": {"href": href}}).assets["B02"].href == expected
+
+
+def test_a_catalogue_elsewhere_names_no_files_of_this_machine():
+    for url in ("https://stac.example/v1", "s3://bucket/items.json"):
+        listed = Catalogue("mine", url, PC.images)
+        assert item_of(catalogue=listed, assets={"B02": {"href": "file:///etc/secret.tif"}}).assets == {}
+        found = item_of(catalogue=listed, links=None, assets={"B02": {"href": "/etc/secret.tif"}}).assets["B02"]
+        assert found.href.startswith(("https://stac.example/", "s3://bucket/"))
 
 
 def test_assets_that_nobody_reads_are_dropped():
