@@ -35,8 +35,10 @@ from daskembed.errors import ChipError, ChipRejectedError, ConflictError, InputE
 from daskembed.output.validate.check import validate
 from daskembed.runs import settings, stages, summary
 from daskembed.sensors.bands import CLAY_V0
-from daskembed.sources import cutting, pieces, rasterfile, scene
+from daskembed.sources import cutting, keeping, pieces, rasterfile, scene
+from daskembed.sources.keeping import Keeping
 from daskembed.sources.kinds import list_tile
+from daskembed.sources.pieces import size_of_piece
 from daskembed.sources.reading import Reading, Rules
 from daskembed.storage.stores import Storage
 from daskembed.testing import landscape
@@ -692,14 +694,14 @@ def test_pieces_are_bounded_together(
     """However many threads read: those that are kept and those that are being read; one may be larger."""
     write_raster(tmp_path / f"{TILE}.tif", pixels, tiled=True, blockxsize=512, blockysize=256)
     frame = index(tmp_path, offset=(100, 100))
-    cache, read_piece, seen = pieces._Pieces(), pieces._read_piece, []
+    cache, read_piece, seen = Keeping[Any](size_of_piece), pieces._read_piece, []
     size = 13 * 4 * 512**2
 
     def read(scene: Any, *parts: slice) -> Any:
         seen.append((len(cache._found), sum(cache._sizes.values())))
         return read_piece(scene, *parts)
 
-    monkeypatch.setattr(pieces, "allowance", lambda: most)
+    monkeypatch.setattr(keeping, "allowance", lambda: most)
     monkeypatch.setattr(pieces, "_pieces", cache)
     monkeypatch.setattr(pieces, "_read_piece", read)
     with ThreadPoolExecutor(8) as pool:
@@ -809,12 +811,12 @@ def test_what_is_read_again_leaves_other_scenes_alone(pixels: np.ndarray, tmp_pa
 
 
 def test_pieces_are_kept_where_giving_them_up_makes_no_room(pixels: np.ndarray, monkeypatch: Any) -> None:
-    cache = pieces._Pieces()
+    cache = Keeping[Any](size_of_piece)
     done: Future[Any] = Future()
     done.set_result(None)
     cache._found.update({("done",): done, ("read",): Future()})
     cache._sizes.update({("done",): 10, ("read",): 50})
-    monkeypatch.setattr(pieces, "allowance", lambda: 70)
+    monkeypatch.setattr(keeping, "allowance", lambda: 70)
     assert not cache._fits(30)
     assert ("done",) in cache._found
     assert cache._fits(20)

@@ -5,22 +5,19 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from daskembed.errors import ChipError
-from daskembed.hardware import allowance
+from daskembed.sources.keeping import Keeping
 from daskembed.sources.scene import Layer, Reader, Scene
 from daskembed.sources.values import part_masks, to_classes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
-KEPT_BYTES = 768 * 2**20
-"""Most bytes of pieces that a process keeps for the chips that are still to be cut out of them, if it has memory."""
 
 MOST_OPEN = 64
 """Layers that a process keeps open."""
@@ -55,7 +52,7 @@ def cut(scene: Scene, y: int, x: int, height: int, width: int) -> Pixels:
                 slice(max(0, y - top), max(0, y + height - top)),
                 slice(max(0, x - left), max(0, x + width - left)),
             )
-            found.append(_pieces.get(scene, row, col).cut(*part))
+            found.append(_piece(scene, row, col).cut(*part))
         rows.append(_join(found, axis=-1))
     return _join(rows, axis=-2)
 
@@ -149,94 +146,23 @@ def renew(scene: Scene, seen: int) -> int:
         if (generation := _generations.get(key, 0)) > seen:
             return generation
         _generations[key] = generation + 1
-    _pieces.drop(scene)
+    _pieces.drop(lambda one: cast(tuple[object, ...], one)[:2] == key)
     return generation + 1
 
 
-class _Pieces:
-    """Pieces of scenes that chips are being cut out of: each is read once, also when several threads want it.
-
-    What is kept and being read takes no more than `KEPT_BYTES` and the process's allowance, or is one piece.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._found: OrderedDict[tuple[object, ...], Future[Pixels | str]] = OrderedDict()
-        self._sizes: dict[tuple[object, ...], int] = {}
-
-    def get(self, scene: Scene, row: int, col: int) -> Pixels:
-        """Piece number `col` of row `row`."""
-        key = (scene.url, scene.fingerprint, generation_of(scene), scene.bands, row, col)
-        tall, wide = scene.piece
-        height, width = scene.grid.shape
-        parts = slice(row * tall, min(height, (row + 1) * tall)), slice(col * wide, min(width, (col + 1) * wide))
-        with self._changed:
-            if mine := not self._has(key):
-                # Of other pieces; those being read come to an end without this one.
-                self._changed.wait_for(lambda: self._has(key) or self._fits(tall * wide * scene.pixel_bytes))
-                if mine := not self._has(key):
-                    self._found[key], self._sizes[key] = Future[Pixels | str](), tall * wide * scene.pixel_bytes
-            future = self._found[key]
-            self._found.move_to_end(key)
-        if mine:
-            self._read(key, future, scene, parts)
-        try:
-            # A reason and no exception: its frames, and through them this future, would hold pixels.
-            if isinstance(found := future.result(), str):
-                raise ChipError(found)
-            return found
-        finally:
-            del future
-
-    def _read(
-        self, key: tuple[object, ...], future: Future[Pixels | str], scene: Scene, parts: tuple[slice, slice]
-    ) -> None:
-        try:
-            found: Pixels | str = _read_piece(scene, *parts)
-        except ChipError as error:
-            found = str(error)
-        except BaseException as error:
-            self._forget(key)
-            future.set_exception(error.with_traceback(None))
-            return
-        if isinstance(found, str):
-            # Not kept: what a store did not give may come the next time.
-            self._forget(key)
-            future.set_result(found)
-            return
-        with self._changed:
-            self._sizes[key] = sum(part.nbytes for part in found if part is not None)
-            future.set_result(found)
-            self._changed.notify_all()
-
-    def _forget(self, key: tuple[object, ...]) -> None:
-        with self._changed:
-            del self._found[key], self._sizes[key]
-            self._changed.notify_all()
-
-    def drop(self, scene: Scene) -> None:
-        """Give up what was read of a scene."""
-        with self._changed:
-            for key, future in [*self._found.items()]:
-                if key[:2] == (scene.url, scene.fingerprint) and future.done():
-                    del self._found[key], self._sizes[key]
-            self._changed.notify_all()
-
-    def _has(self, key: tuple[object, ...]) -> bool:
-        return key in self._found
-
-    def _fits(self, size: int) -> bool:
-        """Whether a piece of `size` bytes may be read now; gives up the oldest for it."""
-        most = min(KEPT_BYTES, allowance())
-        done = [key for key, future in self._found.items() if future.done()]
-        being_read = sum(self._sizes.values()) - sum(self._sizes[key] for key in done)
-        if len(done) < len(self._found) and being_read + size > most:
-            return False
-        for key in done:
-            if sum(self._sizes.values()) + size <= most:
-                break
-            del self._found[key], self._sizes[key]
-        return True
+def _piece(scene: Scene, row: int, col: int) -> Pixels:
+    """Piece number `col` of row `row`."""
+    tall, wide = scene.piece
+    height, width = scene.grid.shape
+    parts = slice(row * tall, min(height, (row + 1) * tall)), slice(col * wide, min(width, (col + 1) * wide))
+    key = (scene.url, scene.fingerprint, generation_of(scene), scene.bands, row, col)
+    return _pieces.get(key, tall * wide * scene.pixel_bytes, partial(_read_piece, scene, *parts))
 
 
-_pieces = _Pieces()
+def size_of_piece(piece: Pixels) -> int:
+    """Bytes."""
+    return sum(part.nbytes for part in piece if part is not None)
+
+
+_pieces = Keeping[Pixels](size_of_piece)
+"""Those that chips are being cut out of."""

@@ -81,6 +81,11 @@ def _denied(url: str, root: str, error: BaseException) -> str:
             f"{url}: access denied ({first_line(error)}); `ls -ld` shows who may read and write it and the folders "
             "above it"
         )
+    if root.startswith(("https://", "http://")):
+        return (
+            f"{url}: access denied ({first_line(error)}); this server wants credentials, or a signature that its "
+            "catalogue does not name (`access` in a catalogue's file)"
+        )
     return (
         f"{url}: access denied ({first_line(error)}); check the credentials (for S3: AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket) and the permissions"

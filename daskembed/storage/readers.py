@@ -70,9 +70,12 @@ def open_ranged(storage: Storage, path: str, failed: Callable[[Exception], None]
     return io.BufferedReader(RangedReader(partial(storage.get_range, path), storage.size(path), failed), READ_AHEAD)
 
 
-def keeping(fetch: Fetch, size: int) -> Fetch:
-    """`fetch` for the header of an object of `size` bytes: by a small request, and more where it is elsewhere."""
-    ranges: list[tuple[int, bytes]] = []
+def keeping(fetch: Fetch, size: int, known: tuple[int, bytes] | None = None) -> Fetch:
+    """`fetch` for the header of an object of `size` bytes: by a small request, and more where it is elsewhere.
+
+    `known` are a position and the bytes there that were fetched before.
+    """
+    ranges = [] if known is None else [known]
 
     def get(start: int, end: int) -> bytes:
         for first, data in ranges:

@@ -74,6 +74,11 @@ class Storage:
                 "the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN)"
             )
         object.__setattr__(self, "url", root.rstrip("/") or "/")
+        if root.startswith(("https://", "http://")):
+            raise InputError(
+                f"{self.url}: a folder of the web cannot be listed; give the STAC catalogue that lists its files, as "
+                "stac+https://HOST/PATH, or a store in s3://, gs:// or az://"
+            )
         if not is_local(root) and root.partition("://")[0] not in SCHEMES:
             raise InputError(f"{self.url}: unknown scheme; give a folder or a URL in {'://, '.join(SCHEMES)}://")
 

@@ -31,6 +31,11 @@ SIGNED = re.compile(r"(?i)[?&](?:X-(?:Amz|Goog)-|sig=|signature=|[^=&]*(?:token|
 USER = re.compile(r"(?<=://)[^/?#\s]*@")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
+    return host in ("localhost", "127.0.0.1", "::1")
+
+
 def redact(text: str) -> str:
     """`text` without what its URLs may have of secrets: user names, passwords, and queries."""
     return re.sub(r"(?<=://)([^?\s]*)\?[^\s)]*", r"\1", USER.sub("", text))

@@ -1,0 +1,308 @@
+"""Files of images, opened once a process: their blocks fetched once, many at a time, decoded once."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from daskembed.errors import ChipError
+from daskembed.health import fault_of
+from daskembed.sources.gdal import TIFF_SIGNATURES
+from daskembed.sources.keeping import Keeping
+from daskembed.storage.access import Access, fetch
+from daskembed.storage.readers import keeping
+from daskembed.timings import timed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+REQUESTS = 64
+"""In the air at once, of a process."""
+GAP = 16 * 2**10
+"""Bytes between two blocks that are fetched along with them: another request costs more."""
+MOST_REQUEST = 8 * 2**20
+"""Bytes of a request for several blocks."""
+MOST_FILES = 256
+"""That a process keeps open: bytes of headers, and no connections."""
+MOST_FETCHED = 256 * 2**20
+"""Bytes of blocks that wait to be decoded; those beyond are fetched again."""
+PAGE = 2**20
+"""Bytes that are fetched together of a file of which it is not known where its blocks lie."""
+MOST_BLOCK = 256 * 2**20
+"""Bytes of a decoded block."""
+
+JPEG_2000 = b"\0\0\0\x0cjP  "
+_GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 16, "GDAL_NUM_THREADS": 1}
+
+_HEADER = 32 * 2**10
+"""Bytes that are fetched first: all of the header of a cloud-optimised file of a tile."""
+
+_Key = tuple[int, int, int]
+"""Number of a file, row and column of a block."""
+
+_pool = ThreadPoolExecutor(REQUESTS, "daskembed-fetch")
+_decoded = Keeping["NDArray[np.generic]"](lambda block: block.nbytes)
+_pages = Keeping[bytes](len)
+_numbers = itertools.count()
+_arriving = threading.Lock()
+_coming: OrderedDict[_Key, Future[bytes]] = OrderedDict()
+"""Blocks that are on their way, or wait to be decoded."""
+_registry = threading.Lock()
+_files: OrderedDict[tuple[str, Access], Future[File]] = OrderedDict()
+
+
+def start(url: str, access: Access) -> Future[File]:
+    """The file of a URL, opened once a process, meanwhile; one that cannot be opened is tried again the next time."""
+    key = (url, access)
+    with _registry:
+        found = _files.get(key)
+        if found is None or (found.done() and found.exception() is not None):
+            found = _files[key] = _pool.submit(File, url, access)
+        _files.move_to_end(key)
+        while len(_files) > MOST_FILES:
+            _files.popitem(last=False)
+    return found
+
+
+def open_file(url: str, access: Access) -> File:
+    """As `start`, opened."""
+    return start(url, access).result()
+
+
+class File:
+    """A file of one band.
+
+    Raises `ChipError` if it is none, of the file; `FileNotFoundError`, `StorageError` of the store.
+    """
+
+    def __init__(self, url: str, access: Access = ()) -> None:
+        self.url, self._access = url, access
+        self._number = next(_numbers)
+        self._lock = threading.Lock()
+        self._fresh = False
+        answer = fetch(url, access, 0, _HEADER)
+        self.size, self.etag = answer.size, answer.etag
+        self._start = answer.data
+        self._header = keeping(self._fetch, self.size, (0, answer.data))
+        if answer.data.startswith(TIFF_SIGNATURES):
+            self._driver = "GTiff"
+        elif answer.data.startswith(JPEG_2000):
+            self._driver = "JP2OpenJPEG"
+        else:
+            raise ChipError(f"is neither TIFF nor JPEG 2000: it starts with {answer.data[:8]!r}")
+        self._name = f"{uuid.uuid4().hex}.{'tif' if self._driver == 'GTiff' else 'jp2'}"
+        self._free: list[tuple[Any, _View]] = []
+        with self._opened() as (dataset, _):
+            self.shape: tuple[int, int] = dataset.shape
+            self.block: tuple[int, int] = dataset.block_shapes[0]
+            self.dtype = np.dtype(dataset.dtypes[0])
+
+    def look(self, say: Callable[[Any], Any]) -> Any:
+        """What `say` says of the open dataset."""
+        with self._opened() as (dataset, _):
+            return say(dataset)
+
+    def begin(self, rows: slice, cols: slice) -> None:
+        """Have the blocks of a window fetched that are neither here nor on their way, neighbours in one request."""
+        if self._driver != "GTiff":
+            return
+        wanted = [key for key in self._keys(rows, cols) if not _decoded.has(key) and key not in _coming]
+        if not wanted:
+            return
+        with self._opened() as (dataset, _):
+            places = {key: self._place(dataset, key) for key in wanted}
+        with _arriving:
+            found = sorted((*place, key) for key, place in places.items() if place and key not in _coming)
+            runs: list[list[tuple[int, int, _Key]]] = []
+            for start, size, key in found:
+                _coming[key] = Future()
+                if runs and start - sum(runs[-1][-1][:2]) <= GAP and start + size - runs[-1][0][0] <= MOST_REQUEST:
+                    runs[-1].append((start, size, key))
+                else:
+                    runs.append([(start, size, key)])
+            waiting = sum(len(one.result()) for one in _coming.values() if one.done() and one.exception() is None)
+            while waiting > MOST_FETCHED and (oldest := next(iter(_coming.values()))).done():
+                _coming.popitem(last=False)
+                waiting -= 0 if oldest.exception() else len(oldest.result())
+        for run in runs:
+            _pool.submit(self._bring, run, [_coming[key] for _, _, key in run])
+
+    def read(self, rows: slice, cols: slice) -> NDArray[np.generic]:
+        """Stored pixels of a window ``(y, x)``."""
+        self.begin(rows, cols)
+        tall, wide = self.block
+        found = np.empty((rows.stop - rows.start, cols.stop - cols.start), self.dtype)
+        for key in self._keys(rows, cols):
+            top, left = key[1] * tall, key[2] * wide
+            part = _decoded.get(key, tall * wide * self.dtype.itemsize, partial(self._decode, key))
+            y0, y1 = max(rows.start, top), min(rows.stop, top + part.shape[0])
+            x0, x1 = max(cols.start, left), min(cols.stop, left + part.shape[1])
+            into = (slice(y0 - rows.start, y1 - rows.start), slice(x0 - cols.start, x1 - cols.start))
+            found[into] = part[y0 - top : y1 - top, x0 - left : x1 - left]
+        return found
+
+    def _keys(self, rows: slice, cols: slice) -> list[_Key]:
+        tall, wide = self.block
+        return [
+            (self._number, row, col)
+            for row in range(rows.start // tall, (rows.stop - 1) // tall + 1)
+            for col in range(cols.start // wide, (cols.stop - 1) // wide + 1)
+        ]
+
+    def _place(self, dataset: Any, key: _Key) -> tuple[int, int] | None:
+        """First byte and number of bytes of a block; None if the file has none."""
+        items = [dataset.get_tag_item(f"BLOCK_{what}_{key[2]}_{key[1]}", "TIFF", 1) for what in ("OFFSET", "SIZE")]
+        if None in items:
+            return None
+        start, size = map(int, items)
+        if not 0 < size <= self.size - start:
+            raise ChipError(f"says that a block lies at byte {start:,}, {size:,} long: it has {self.size:,} bytes")
+        return start, size
+
+    def _bring(self, run: Sequence[tuple[int, int, _Key]], futures: Sequence[Future[bytes]]) -> None:
+        try:
+            first = run[0][0]
+            data = self._fetch(first, sum(run[-1][:2]))
+            for (start, size, _), future in zip(run, futures, strict=True):
+                future.set_result(data[start - first : start - first + size])
+        except BaseException as error:
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        answer = fetch(self.url, self._access, start, end, fresh=self._fresh)
+        if answer.size != self.size or (self.etag and answer.etag and answer.etag != self.etag):
+            raise ChipError("was replaced since its header was read")
+        if len(answer.data) != end - start:
+            raise ChipError(f"gave {len(answer.data):,} of the {end - start:,} bytes asked for")
+        return answer.data
+
+    def _decode(self, key: _Key) -> NDArray[np.generic]:
+        tall, wide = self.block
+        top, left = key[1] * tall, key[2] * wide
+        window = Window(left, top, min(wide, self.shape[1] - left), min(tall, self.shape[0] - top))
+        try:
+            with self._opened() as (dataset, view):
+                if self._driver == "GTiff":
+                    place = self._place(dataset, key)
+                    if place is not None:
+                        view.held = place[0], self._block(key, place)
+                pixels: NDArray[np.generic] = dataset.read(1, window=window)
+                if view.failed is not None:
+                    raise view.failed
+                view.held = 0, b""
+                return pixels
+        except (ChipError, FileNotFoundError):
+            self._fresh = True
+            raise
+
+    def _block(self, key: _Key, place: tuple[int, int]) -> bytes:
+        with _arriving:
+            future = _coming.pop(key, None)
+        with timed("source"):
+            return self._fetch(place[0], sum(place)) if future is None else future.result()
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, _View]]:
+        """An open dataset for this thread alone, which others get later."""
+        with self._lock:
+            handle = self._free.pop() if self._free else None
+        with rasterio.Env(**_GDAL):
+            view = None
+            try:
+                if handle is None:
+                    view = _View(self)
+                    handle = rasterio.open(self._name, driver=self._driver, opener=view.open), view
+                view = handle[1]
+                yield handle
+            except (RasterioError, ValueError) as error:
+                if view is not None and view.failed is not None:
+                    raise view.failed from None
+                text = " ".join(str(error.__cause__ or error).split()).replace(self._name, "the file")
+                raise fault_of(error, f"cannot be decoded, it is damaged: {text[:200]}") from None
+        # One that failed is not used again.
+        with self._lock:
+            self._free.append(handle)
+
+    def bytes_of(self, start: int, end: int) -> bytes:
+        """Bytes of the header, and of what is not known to be a block."""
+        if self._driver != "GTiff":
+            pages = [
+                _pages.get((self._number, page), PAGE, partial(self._page, page))
+                for page in range(start // PAGE, (end - 1) // PAGE + 1)
+            ]
+            first = start // PAGE * PAGE
+            return b"".join(pages)[start - first : end - first]
+        with self._lock:
+            return self._header(start, end)
+
+    def _page(self, number: int) -> bytes:
+        with timed("source"):
+            return self._fetch(number * PAGE, min(self.size, (number + 1) * PAGE))
+
+
+class _View(io.RawIOBase):
+    """A file as GDAL reads it: out of the block that was fetched for it, or of the header."""
+
+    def __init__(self, file: File) -> None:
+        self._file, self._position = file, 0
+        self.held: tuple[int, bytes] = 0, b""
+        self.failed: Exception | None = None
+
+    def open(self, path: str, mode: str = "rb") -> Any:
+        # GDAL asks for whatever may lie beside a file.
+        if not path.endswith(self._file._name):
+            raise FileNotFoundError(path)
+        self._position = 0
+        return self
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer."""
+        start, end = self._position, min(self._position + len(buffer), self._file.size)
+        if end <= start:
+            return 0
+        first, data = self.held
+        if not (first <= start and end <= first + len(data)):
+            try:
+                first, data = start, self._file.bytes_of(start, end)
+            except Exception as error:
+                # GDAL swallows it.
+                self.failed = error
+                raise
+        buffer[: end - start] = memoryview(data)[start - first : end - first]
+        self._position = end
+        return end - start
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position."""
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self._position
+
+    def close(self) -> None:
+        """Nothing: GDAL opens it again and again."""
