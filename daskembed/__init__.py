@@ -50,12 +50,14 @@ if TYPE_CHECKING:
     from daskembed.runs.tiles import run as run
     from daskembed.sources.chip import Chip as Chip
     from daskembed.sources.reading import Rules as Rules
+    from daskembed.sources.region import tiles_of_region as tiles_of_region
     from daskembed.table import to_geodataframe as to_geodataframe
     from daskembed.vectors import VectorDtype as VectorDtype
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "tiles_of_region": "sources.region",
     "index_tile": "index",
     "open_tile": "cube",
     "embed": "embedding",

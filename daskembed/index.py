@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from daskembed.geo.mgrs import check_tile
 from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.reading import NO_RULES, Reading, Rules, parse_dates
+from daskembed.sources.region import read_region
 from daskembed.storage.stores import Storage
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def index_tile(
     *,
     encoder: Encoder | None = None,
     dates: str | None = None,
+    region: str | None = None,
     offset: tuple[int, int] = (0, 0),
     edge: str = "drop",
     rules: Rules = NO_RULES,
@@ -42,6 +44,8 @@ def index_tile(
         Whose bands are read; by default the 13 of Clay v0.
     dates
         ``START/END``, the first and the last acquisition date wanted, such as ``2022-01-01/2022-12-31``.
+    region
+        A region that the chips must meet; see `daskembed.tiles_of_region`.
     offset
         Pixels (y, x) from a whole tile's north-west corner to that of its first chip.
     edge
@@ -73,12 +77,13 @@ def index_tile(
     InputError
         If the tile id is bad or the source does not exist.
     TileError
-        If the tile has no chips.
+        If the tile has no chips, or none that meets the region.
     StorageError
         If the source does not answer.
     """
     reading = Reading(
         dates=None if dates is None else parse_dates(dates),
+        region=None if region is None else read_region(region),
         offset=offset,
         edge=edge,
         rules=rules,

@@ -21,6 +21,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _lock = threading.Lock()
+_thread = threading.local()
+"""Of each thread: seconds of the stages inside of the one that it is in."""
 _seconds = dict.fromkeys(STAGES, 0.0)
 _chips = 0
 _task: ContextVar[dict[str, float] | None] = ContextVar("daskembed-task", default=None)
@@ -30,12 +32,18 @@ _running: dict[str, dict[str, float]] = {}
 
 @contextlib.contextmanager
 def timed(stage: str) -> Iterator[None]:
-    """Add the block's wall time to `stage` (one of `STAGES`)."""
+    """Add the block's wall time to `stage` (one of `STAGES`), without that of the stages inside of it."""
+    outer, inside = getattr(_thread, "inside", None), [0.0]
+    _thread.inside = inside
     start = time.perf_counter()
     try:
         yield
     finally:
-        spent, task = time.perf_counter() - start, _task.get()
+        passed, task = time.perf_counter() - start, _task.get()
+        spent = passed - inside[0]
+        _thread.inside = outer
+        if outer is not None:
+            outer[0] += passed
         with _lock:
             _seconds[stage] += spent
             if task is not None:

@@ -31,7 +31,7 @@ OURS = {
 }
 WORDS = {
     # what is worked on, and where
-    *("tile", "tiles", "source", "output", "file", "version", "dates"),
+    *("tile", "tiles", "region", "source", "output", "file", "version", "dates"),
     # the data between the functions
     *("index", "cube", "embeddings", "columns"),
     # what embeds

@@ -203,6 +203,7 @@ def test_flags_are_handed_over(calls: list[Any], tmp_path: Path) -> None:
     assert options.pop("retry_quarantined") is False
     assert options.pop("max_quarantined") is None
     whole = {"offset": (0, 256), "edge": "pad", "rules": Rules(False, True, 0.5)}
+    assert options.pop("region") is None
     assert (tiles, options) == ("27WXN", {**flags, **whole, "overwrite": True, "tls": True, "refresh": True})
 
 

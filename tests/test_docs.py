@@ -182,7 +182,7 @@ def helped(name: str) -> set[str]:
     return set(re.findall("--[a-z-]+", told.getvalue())) - {"--help"}
 
 
-COMMANDS = ("run", "plan", "cube", "clusters", "doctor", "demo", "status", "validate")
+COMMANDS = ("run", "plan", "cube", "tiles", "clusters", "doctor", "demo", "status", "validate")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -225,7 +225,7 @@ def test_the_command_reference(hooks: ModuleType) -> None:
     parts = dict(re.findall(r"^## daskembed (\w+)\n(.*?)(?=^## |\Z)", hooks.commands(), re.MULTILINE | re.DOTALL))
     assert tuple(parts) == COMMANDS
     assert "| `offset` | pixels (y, x) from a whole tile's corner to the first chip |" in hooks.options()
-    assert "| `--tiles FILE|IDS` | file of MGRS tile ids, one a line, or the ids (required) |" in parts["run"]
+    assert "| `--tiles FILE|IDS` | file of MGRS tile ids, one a line, or the ids |" in parts["run"]
     assert "--level" not in parts["plan"]
     parts["plan"] += parts["run"]
     assert {name: helped(name) - set(re.findall("--[a-z-]+", part)) for name, part in parts.items()} == {

@@ -6,6 +6,7 @@ import argparse
 import atexit
 import contextlib
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -63,12 +64,17 @@ def _look_first(options: argparse.Namespace) -> None:
     from daskembed.clusters.connection import shares_files
     from daskembed.geo.mgrs import read_tiles
     from daskembed.runs.preflight import check_source
+    from daskembed.sources.region import check_region
     from daskembed.storage.stores import Storage
     from daskembed.storage.urls import is_local
 
-    tiles, source = read_tiles(options.tiles), Storage(options.source or config.get("source"))
-    if is_local(source.url):
-        check_source(source, tiles)
+    source = Storage(options.source or config.get("source"))
+    if options.region is not None:
+        check_region(options.region)
+    else:
+        tiles = read_tiles(options.tiles)
+        if is_local(source.url):
+            check_source(source, tiles)
     if options.cluster is not None:
         shares_files(options.cluster)
 
@@ -128,6 +134,18 @@ def _cube(options: argparse.Namespace) -> int:
     from daskembed.runs.cubes import write_cubes
 
     return _watch(options, write_cubes, keywords(options, CubeOptions) | {"output": options.output})
+
+
+def _tiles(options: argparse.Namespace) -> int:
+    from daskembed.sources.region import tiles_of_region
+
+    ids = tiles_of_region(options.region)
+    try:
+        print("\n".join(ids), flush=True)
+    except BrokenPipeError:
+        # Whoever reads has enough; as Python ends, it would flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _clusters(options: argparse.Namespace) -> int:
@@ -223,6 +241,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "plan": _plan,
     "cube": _cube,
+    "tiles": _tiles,
     "clusters": _clusters,
     "doctor": _doctor,
     "demo": _demo,

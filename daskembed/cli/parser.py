@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -56,7 +57,8 @@ class _Parser(argparse.ArgumentParser):
 
     # Here and not at the top, where nothing is known of the sub-command's flags.
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        self._given = list(args or [])
+        # Of a value that begins with a minus argparse thinks that it is a flag.
+        args = self._given = _with_west(sys.argv[1:] if args is None else list(args))
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             known = self._option_string_actions
@@ -69,9 +71,21 @@ class _Parser(argparse.ArgumentParser):
         """Say what is wrong in two lines: all flags would hide it."""
         if choice := re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)$", message):
             message += did_you_mean(choice[1], re.findall(r"[^\s',]+", choice[2]))
-        if message.endswith("required: --tiles") and (ids := [word for word in self._given if is_tile(word)]):
+        ids = [word for word in self._given if is_tile(word)]
+        if ids and message.startswith("one of the arguments --tiles"):
             message += f"; did you mean --tiles {' '.join(ids)}?"
         self.exit(2, f"usage: {self.prog}: `{self.prog} --help` lists what it takes\n{self.prog}: {message}\n")
+
+
+def _with_west(args: list[str]) -> list[str]:
+    """Arguments with the degrees of a region joined to its flag where they begin with a minus."""
+    joined: list[str] = []
+    for one in args:
+        if joined and joined[-1] == "--region" and re.match(r"-[\d.]", one):
+            joined[-1] += f"={one}"
+        else:
+            joined.append(one)
+    return joined
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -84,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     # The flags of `run`, which `plan` takes too.
     run = _Parser(add_help=False)
-    run.add_argument("--tiles", required=True, nargs="+", **_TILES)
+    _add_where(run)
     _add_options(run, words_of(RunOptions))
     run.add_argument("--log-format", **_LOG_FORMAT)
     commands.add_parser(
@@ -115,10 +129,23 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXIT_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cube.add_argument("--tiles", required=True, nargs="+", **_TILES)
+    _add_where(cube)
     cube.add_argument("--output", required=True, metavar="URL", help="folder or URL of the cubes")
     _add_options(cube, words_of(CubeOptions) | _CUBE)
     cube.add_argument("--log-format", **_LOG_FORMAT)
+
+    tiles = commands.add_parser(
+        "tiles",
+        help="the tiles that a region meets, one a line",
+        description="Print the ids of the Sentinel-2 tiles that a region meets, one a line: a file for --tiles.",
+        epilog="exit status: 0, or 2 if the region cannot be read or lies where there are no tiles",
+    )
+    tiles.add_argument(
+        "--region",
+        required=True,
+        metavar=words_of(CubeOptions)["region"].metavar,
+        help="a file that GeoPandas reads, or degrees (W more than E crosses 180)",
+    )
 
     clusters = commands.add_parser(
         "clusters",
@@ -178,11 +205,21 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    """Add the two ways to say which tiles are meant."""
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument("--tiles", nargs="+", **_TILES)
+    _add(either, "region", words_of(CubeOptions)["region"], "")
+
+
 def _add_options(parser: argparse.ArgumentParser, options: dict[str, Words]) -> None:
-    """Add flags for options of the table, under the titles that it has for them; callbacks have none."""
+    """Add flags for options of the table, under the titles that it has for them; callbacks have none.
+
+    That of the region is beside the one of the tiles.
+    """
     groups: dict[str | None, Any] = {None: parser}
     for name, words in options.items():
-        if words.callback:
+        if words.callback or name == "region":
             continue
         if words.group not in groups:
             groups[words.group] = parser.add_argument_group(words.group)

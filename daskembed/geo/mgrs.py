@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -192,6 +193,59 @@ def square_of(tile: str) -> Square:
     northern = letter >= "N"
     south = centre - SIDE // 2 + (0 if northern else 10_000_000)
     return Square((32600 if northern else 32700) + zone, SIDE * (column + 1), south)
+
+
+_FIRST_ROWS = (9, 18, 27, 35, 44, 53, 62, 71, 80)
+"""First row of squares, from the equator, whose middles are in the second latitude band, the third and so on."""
+# Rows of squares counted from the equator, up to which a zone has tiles in these columns, first and last. Zones taper
+# towards the poles. In the west a square that reaches less than half into its zone is left to the next one's tile.
+_COLUMNS_KEPT = ((28, 2, 8), (46, 2, 7), (59, 3, 7), (70, 3, 6), (80, 4, 6), (90, 4, 5), (93, 5, 5))
+# Where zones have other widths, or are none: rows, zone -> columns.
+_ODD_ZONES = (
+    (63, 69, {31: (3, 5)}),
+    (63, 70, {32: (2, 6)}),
+    (79, 79, {31: (4, 7), 32: (5, 6), 33: (3, 7), 34: (5, 6), 35: (3, 7), 36: (5, 6), 37: (3, 6)}),
+    (80, 80, {31: (4, 7), 33: (3, 7), 35: (3, 7), 37: (3, 6)}),
+    (81, 85, {31: (4, 6), 33: (3, 6), 35: (3, 6), 37: (3, 5)}),
+    (86, 90, {31: (4, 6), 33: (4, 6), 35: (4, 6)}),
+    (91, 93, {33: (4, 5), 35: (4, 5), 37: (4, 5)}),
+    (80, 93, {32: (), 34: (), 36: ()}),
+    (91, 93, {60: ()}),
+)
+
+
+def tile_at(zone: int, column: int, row: int) -> str | None:
+    """The Sentinel-2 tile of a square, None if there is none: others reach over it.
+
+    Squares that two latitude bands share are one tile, of the band that has their middle. The rules give the tiling
+    grid that ESA publishes, between 80 degrees south and 84 north.
+
+    Parameters
+    ----------
+    zone
+        Of UTM.
+    column, row
+        Eastings and northings of the square in units of its side, northings negative south of the equator.
+
+    Examples
+    --------
+    >>> tile_at(33, 3, 50), tile_at(32, 6, 52), tile_at(33, 1, 0)
+    ('33TUL', '32TPT', None)
+    """
+    if not -90 <= row <= 93:
+        return None
+    distance = row if row >= 0 else -1 - row
+    first, last = next(columns for most, *columns in _COLUMNS_KEPT if distance <= most)
+    # At 180 degrees no tile of zone 60 is needed across, and zone 1 begins with its own.
+    kept: tuple[int, ...] = (9 - last, last) if zone == 1 else (first, 9 - first) if zone == 60 else (first, last)
+    for south, north, zones in _ODD_ZONES:
+        if south <= row <= north:
+            kept = zones.get(zone, kept)
+    if not kept or not kept[0] <= column <= kept[1]:
+        return None
+    bands = _BANDS[10:] if row >= 0 else _BANDS[9::-1]
+    band = bands[bisect.bisect(_FIRST_ROWS, distance)]
+    return f"{zone:02d}{band}{_COLUMNS[zone % 3][column - 1]}{_ROWS[(row + 5 * (zone % 2 == 0)) % len(_ROWS)]}"
 
 
 TILE = 109_800

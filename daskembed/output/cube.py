@@ -48,7 +48,7 @@ class Layout:
 
 
 def encode_shard(block: NDArray[np.float32]) -> memoryview:
-    """The object of a shard; empty if there is nothing in it."""
+    """The object of a shard; empty if there is nothing in it. What the block lacks, below and right, is NaN."""
     return encode(block, _encoding(block.shape[1]))
 
 

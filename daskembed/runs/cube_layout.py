@@ -60,7 +60,7 @@ class Job:
         # What is said of all chips is not said: the settings of cubes were told without it from the first.
         dates = {} if self.reading.period is None else {"dates": self.reading.period}
         scenes: dict[str, str] = {} if isinstance(self.source, Storage) else self.reading.scenes
-        return made | dates | scenes | self.reading.meaning
+        return made | dates | scenes | self.reading.place | self.reading.meaning
 
 
 @dataclass(frozen=True)

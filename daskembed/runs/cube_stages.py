@@ -13,7 +13,7 @@ import numpy as np
 from daskembed import __version__
 from daskembed.errors import ChipError, InputError, StorageUnusableError, TileError
 from daskembed.geo.chips import CHIP
-from daskembed.output.cube import CHIPS_A_SHARD, PIXELS, Layout, cube_metadata, encode_shard, intact
+from daskembed.output.cube import PIXELS, Layout, cube_metadata, encode_shard, intact
 from daskembed.output.geozarr import ROOT, cube_digest
 from daskembed.output.state import (
     CUBES,
@@ -203,9 +203,9 @@ def write_shard(
 def _read(
     job: Job, bands: int, shard: Shard, without: Mapping[str, str], readers: int
 ) -> tuple[NDArray[np.float32], dict[str, str]]:
-    """A shard's pixels, and its chips that are quarantined."""
-    side = CHIPS_A_SHARD * CHIP
-    block = np.full((1, bands, side, side), np.nan, np.float32)
+    """A shard's pixels, as far as it has chips, and its chips that are quarantined."""
+    height, width = (CHIP * (1 + max(places)) for places in zip(*(chip[:2] for chip in shard.chips), strict=True))
+    block = np.full((1, bands, height, width), np.nan, np.float32)
 
     def read(place: tuple[int, int, Chip]) -> tuple[str, str] | None:
         row, col, chip = place

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from daskembed.clusters.connection import check_connection, shares_files
 from daskembed.errors import InputError
-from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
 from daskembed.output.state import CUBES, probe_path, receipt_path, sweep, write_failure
 from daskembed.runs import cube_stages as stages
@@ -29,6 +28,7 @@ from daskembed.runs.tiles import check_share
 from daskembed.runs.window import Window, on_cluster
 from daskembed.sources.kinds import no_chips
 from daskembed.sources.reading import parse_dates
+from daskembed.sources.region import asked_tiles
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @documented(CubeOptions)
-def write_cubes(tiles: str | Iterable[str], *, output: str, **options: Unpack[CubeOptions]) -> RunResult:
+def write_cubes(tiles: str | Iterable[str] | None = None, *, output: str, **options: Unpack[CubeOptions]) -> RunResult:
     """Write the chips of tiles as Zarr v3 cubes, ``{output}/{tile}.zarr``, which `xarray.open_zarr` opens.
 
     A cube has the variable ``pixels``, float32 of ``(time, band, y, x)``: every date, and the smallest rectangle that
@@ -47,7 +47,7 @@ def write_cubes(tiles: str | Iterable[str], *, output: str, **options: Unpack[Cu
     Parameters
     ----------
     tiles
-        A file of tile ids, ids separated by commas, or an iterable of ids.
+        A file of tile ids, ids separated by commas, or an iterable of ids; None if a `region` is given.
     output
         Folder or URL of the cubes.
     options
@@ -68,7 +68,7 @@ def write_cubes(tiles: str | Iterable[str], *, output: str, **options: Unpack[Cu
         If a store refuses the credentials, loses its bucket or is full; the same call goes on from there.
     """
     asked, readers = Options.of(options, CubeOptions), options.get("readers")
-    names = tiles_of(tiles)
+    names = asked_tiles(tiles, asked.region)
     if readers is not None and readers < 1:
         raise InputError(f"readers {readers}: expected a number from 1")
     source = Storage(asked.source)
@@ -77,6 +77,7 @@ def write_cubes(tiles: str | Iterable[str], *, output: str, **options: Unpack[Cu
         dates=None if asked.dates is None else parse_dates(asked.dates),
         numbers=asked.numbers,
         offset_applied=asked.offset_applied,
+        region=asked.region,
         choice=choice_of(asked, catalogue=not isinstance(source, Storage)),
     )
     reading.check()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 from daskembed import config
 from daskembed.errors import InputError, did_you_mean
 from daskembed.sources.reading import EDGE, FIRST_CHOICE, NO_RULES, PICK, RESAMPLING, Choice, Rules, yes_or_no
+from daskembed.sources.region import read_region
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -56,6 +57,11 @@ class Options:
         "earth-search, planetary-computer, cdse, stac+https://HOST/PATH, a file of items (.json, .parquet) or of a "
         "catalogue of your own (.yaml)",
         "URL|CATALOGUE",
+    )
+    region: str | None = _option(
+        "in place of tiles: the tiles that a region meets, and of these only the chips that it meets; a file that "
+        "GeoPandas reads, or degrees (W more than E crosses 180)",
+        "FILE|W,S,E,N",
     )
     output: str = _option("folder or URL of the published files", "URL")
     encoder: str | None = _option(
@@ -198,8 +204,8 @@ class Options:
             if value is not None and (value != "" or name not in configured)
         }
         found = {name: value for name, value in (configured | chosen).items() if value is not None}
-        # YAML makes numbers and truth values of these.
-        for name, read in (("version", str), ("offset_applied", yes_or_no)):
+        # YAML makes numbers and truth values of these; a region is read once, whoever looks at it.
+        for name, read in (("version", str), ("offset_applied", yes_or_no), ("region", read_region)):
             if name in found:
                 found[name] = read(found[name])
         return cls(**found)
@@ -228,6 +234,7 @@ class CubeOptions(TypedDict, total=False):
     """Keywords of `daskembed.write_cubes`; see `Options`."""
 
     source: str | None
+    region: str | None
     cluster: str | Client | None
     cluster_arguments: Mapping[str, Any] | None
     workers: int | str | None

@@ -17,7 +17,6 @@ from daskembed.clusters.presets import parse_workers
 from daskembed.cube import block_ends
 from daskembed.encoders.loading import resolve_precision
 from daskembed.errors import InputError, TileError, did_you_mean
-from daskembed.geo.mgrs import tiles_of
 from daskembed.output.protocol import get_format
 from daskembed.output.published import published_files
 from daskembed.output.state import read_receipts
@@ -33,6 +32,7 @@ from daskembed.runs.throughput import DEVICES, Speed, measure, of_device
 from daskembed.runs.tiles import resolve
 from daskembed.sources.kinds import list_tile
 from daskembed.sources.listing import Listing
+from daskembed.sources.region import asked_tiles
 from daskembed.storage.stores import Storage
 
 COMPRESSED, FILE_BYTES, ROW_BYTES = 0.83, 8_000, 70
@@ -103,7 +103,7 @@ class Plan:
 
 @documented(RunOptions)
 def plan(
-    tiles: str | Iterable[str],
+    tiles: str | Iterable[str] | None = None,
     *,
     device: str | None = None,
     price_per_hour: float | None = None,
@@ -120,7 +120,7 @@ def plan(
     Parameters
     ----------
     tiles
-        A file of tile ids, ids separated by commas, or an iterable of ids.
+        A file of tile ids, ids separated by commas, or an iterable of ids; None if a `region` is given.
     device
         Key of `daskembed.runs.throughput.DEVICES`; None measures this machine.
     price_per_hour
@@ -145,7 +145,7 @@ def plan(
     if device is not None and precision == "auto":
         precision = "bf16" if DEVICES[device].bf16 else "fp32"
     most = parse_workers(1 if asked.workers is None else asked.workers)[1]
-    names = tiles_of(tiles)
+    names = asked_tiles(tiles, asked.region)
     preflight.check_source(Storage(asked.source), names)
     settings = resolve(asked)(resolve_precision(precision))
     receipts = read_receipts(settings.output, names, settings.version)

@@ -12,7 +12,6 @@ from daskembed.embedding import ON_NAN
 from daskembed.encoders.description import Description
 from daskembed.encoders.loading import check_precision, find_encoder, foresee
 from daskembed.errors import InputError
-from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
 from daskembed.output.protocol import check_dtype, get_format, parse_formats
 from daskembed.output.published import check_version, published_files
@@ -29,6 +28,7 @@ from daskembed.runs.shared_files import arrange, refuse_source
 from daskembed.runs.window import Window, on_cluster
 from daskembed.sources.kinds import no_chips
 from daskembed.sources.reading import Reading, parse_dates
+from daskembed.sources.region import asked_tiles
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 
 @documented(RunOptions)
-def run(tiles: str | Iterable[str], **options: Unpack[RunOptions]) -> RunResult:
+def run(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions]) -> RunResult:
     """Embed tiles: one published file and one receipt each. None takes the configuration's value.
 
     Parameters
     ----------
     tiles
-        A file of tile ids, ids separated by commas, or an iterable of ids.
+        A file of tile ids, ids separated by commas, or an iterable of ids; None if a `region` is given.
     options
         See `daskembed.runs.options.Options`.
 
@@ -67,7 +67,7 @@ def run(tiles: str | Iterable[str], **options: Unpack[RunOptions]) -> RunResult:
     }
     check_connection(chosen, **start)
     shared = shares_files(chosen) if isinstance(chosen, str) else None
-    names, source = tiles_of(tiles), Storage(asked.source)
+    names, source = asked_tiles(tiles, asked.region), Storage(asked.source)
     conclude = partial(_conclude, progress=asked.progress, events=asked.events)
     output, version = Storage(asked.output), check_version(asked.version)
     if not preflight.check_source(source, names):
@@ -119,6 +119,7 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
         rules=asked.rules,
         numbers=asked.numbers,
         offset_applied=asked.offset_applied,
+        region=asked.region,
         choice=choice_of(asked, catalogue=not isinstance(source, Storage)),
     )
     reading.check()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from daskembed.errors import ChipError
 from daskembed.geo.chips import CHIP
 from daskembed.health import read_surely
 from daskembed.sources.chip import ReadChip
@@ -15,6 +16,7 @@ from daskembed.sources.reading import Rules
 from daskembed.sources.rules import check_pixels
 from daskembed.sources.scales import Scale
 from daskembed.sources.scene import Scene
+from daskembed.sources.sea import level
 from daskembed.sources.values import to_values
 from daskembed.timings import timed
 
@@ -89,9 +91,14 @@ class SceneChip:
         y, x = self.scene.grid.start(self.number)
         height, width = self.inside
         with timed("decode"):
-            stored, masked, classes = cut(self.scene, y, x, height, width)
+            (stored, masked, classes), seas, land = level(cut(self.scene, y, x, height, width), self.scene, y, x)
             pixels, findings = to_values(stored, self.bands, self.scene.scales, masked)
-            check_pixels(pixels, self.bands, self.rules, findings, classes)
+            findings += seas
+            # What breaks a rule does so wherever it lies.
+            rules = self.rules if land is None else replace(self.rules, nan=False)
+            check_pixels(pixels, self.bands, rules, findings, classes)
+            if land is not None:
+                raise ChipError(land)
             if (height, width) == (CHIP, CHIP):
                 # A view would keep the whole piece as long as the chip waits for the device.
                 pixels = np.ascontiguousarray(pixels)

@@ -25,6 +25,7 @@ from daskembed.sources.geotiff_pixels import (
 )
 from daskembed.sources.listing import Listing
 from daskembed.sources.reading import NO_RULES, Reading, Rules
+from daskembed.sources.region import chips_within
 from daskembed.sources.rules import NEVER, check_pixels
 from daskembed.sources.scales import Scale, note_of
 from daskembed.sources.values import part_masks, to_values
@@ -127,7 +128,9 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
         index = index[[day is None or within(day, dates) for day in index["date"]]].reset_index(drop=True)
         if index.empty:
             raise _none_within(listing.tile, dates)
-    return index
+    # Likewise those whose place is not known.
+    near = chips_within(listing.tile, reading.region, index.geometry.to_numpy())
+    return index[near].reset_index(drop=True)
 
 
 def _is_chip(path: str) -> bool:

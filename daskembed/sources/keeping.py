@@ -20,16 +20,18 @@ _Kept = TypeVar("_Kept")
 class Keeping(Generic[_Kept]):
     """Things by their keys: each is made once, also when several threads want it.
 
-    What is kept and being made takes no more than `KEPT_BYTES` and the process's allowance, or is one thing.
+    What is kept and being made takes no more than `most` and the process's allowance, or is one thing.
 
     Parameters
     ----------
     size_of
         Bytes of a thing.
+    most
+        Bytes.
     """
 
-    def __init__(self, size_of: Callable[[_Kept], int]) -> None:
-        self._size_of = size_of
+    def __init__(self, size_of: Callable[[_Kept], int], most: int = KEPT_BYTES) -> None:
+        self._size_of, self._most = size_of, most
         self._changed = threading.Condition()
         self._found: OrderedDict[Hashable, Future[_Kept | ChipError]] = OrderedDict()
         self._sizes: dict[Hashable, int] = {}
@@ -91,7 +93,7 @@ class Keeping(Generic[_Kept]):
 
     def _fits(self, size: int) -> bool:
         """Whether a thing of `size` bytes may be made now; gives up the oldest for it."""
-        most = min(KEPT_BYTES, allowance())
+        most = min(self._most, allowance())
         done = [key for key, future in self._found.items() if future.done()]
         being_made = sum(self._sizes.values()) - sum(self._sizes[key] for key in done)
         if len(done) < len(self._found) and being_made + size > most:

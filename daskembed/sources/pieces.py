@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -73,39 +73,50 @@ def _join(parts: Sequence[Pixels], *, axis: int) -> Pixels:
 def _read_piece(scene: Scene, rows: slice, cols: slice) -> Pixels:
     height, width = rows.stop - rows.start, cols.stop - cols.start
     generation = generation_of(scene)
-    found = [_read_layer(layer, scene.fingerprint, generation, rows, cols) for layer in scene.layers]
-    stored = found[0][0] if len(found) == 1 else np.concatenate([numbers for numbers, _ in found])
+    layers = [*scene.layers, *([] if scene.classes is None else [scene.classes])]
+    # All are on their way before the first is waited for.
+    readers = [_open(layer, scene.fingerprint, generation) for layer in layers]
+    begun = [_begin(layer, reader, rows, cols) for layer, reader in zip(layers, readers, strict=True)]
+    found = [finish() for finish in begun]
+    bands = found[: len(scene.layers)]
+    stored = bands[0][0] if len(bands) == 1 else np.concatenate([numbers for numbers, _ in bands])
     masked = None
-    if any(mask is not None for _, mask in found):
-        masked = np.concatenate([np.zeros(one.shape, np.bool_) if mask is None else mask for one, mask in found])
+    if any(mask is not None for _, mask in bands):
+        masked = np.concatenate([np.zeros(one.shape, np.bool_) if mask is None else mask for one, mask in bands])
     classes = None
     if scene.classified:
         classes = to_classes(stored[-1], scene.layers[-1].scales[-1], None if masked is None else masked[-1])
         stored, masked = stored[:-1], None if masked is None else masked[:-1]
     elif scene.classes is not None:
-        numbers, mask = _read_layer(scene.classes, scene.fingerprint, generation, rows, cols)
+        numbers, mask = found[-1]
         classes = to_classes(numbers[0], scene.classes.scales[0], None if mask is None else mask[0])
     if stored.shape[1:] != (height, width):
         raise ChipError(f"gave {stored.shape[1:]} pixels where {(height, width)} were expected: it changed since")
     return Pixels(stored, masked, classes)
 
 
-def _read_layer(
-    layer: Layer, fingerprint: str, generation: int, rows: slice, cols: slice
-) -> tuple[NDArray[np.generic], NDArray[np.bool_] | None]:
+_Layer = tuple["NDArray[np.generic]", "NDArray[np.bool_] | None"]
+
+
+def _begin(layer: Layer, reader: Reader, rows: slice, cols: slice) -> Callable[[], _Layer]:
+    """Have a reader that can do so fetch a window; what is returned gives its numbers and masks."""
     times = layer.coarser
     coarse = [slice(part.start // times, -(-part.stop // times)) for part in (rows, cols)]
-    found = part_masks(_open(layer, fingerprint, generation)(*coarse))
-    if times == 1:
-        return found
     start = [part.start - small.start * times for part, small in zip((rows, cols), coarse, strict=True)]
+    begin = getattr(reader, "begin", None)
+    read = partial(reader, *coarse) if begin is None else begin(*coarse)
 
     def repeat(pixels: NDArray[Any]) -> NDArray[Any]:
         pixels = pixels.repeat(times, axis=1).repeat(times, axis=2)
         return pixels[:, start[0] :, start[1] :][:, : rows.stop - rows.start, : cols.stop - cols.start]
 
-    numbers, mask = found
-    return repeat(numbers), None if mask is None else repeat(mask)
+    def finish() -> _Layer:
+        numbers, mask = part_masks(read())
+        if times == 1:
+            return numbers, mask
+        return repeat(numbers), None if mask is None else repeat(mask)
+
+    return finish
 
 
 _lock = threading.Lock()

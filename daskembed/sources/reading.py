@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
@@ -121,6 +122,7 @@ class Reading:
             "edge": self.edge if self.edge != EDGE[0] else None,
             "rules": "; ".join(filter(None, [told, off and f"not {off}"])) or None,
             **self.meaning,
+            **self.place,
         }
 
     @property
@@ -132,6 +134,16 @@ class Reading:
     def scenes(self) -> dict[str, str]:
         """What `identity` says more of a catalogue's scenes."""
         return {"scenes": str(self.choice)}
+
+    @property
+    def place(self) -> dict[str, str]:
+        """What is said of the region; nothing where there is none, as before there was anything to say."""
+        if self.region is None:
+            return {}
+        import shapely
+
+        edges = ",".join(f"{float(edge):.4g}" for edge in shapely.from_wkt(self.region).bounds)
+        return {"region": f"{edges} {hashlib.sha256(self.region.encode()).hexdigest()[:12]}"}
 
     @property
     def meaning(self) -> dict[str, str]:

@@ -45,6 +45,8 @@ class Scale:
     """Whether it was taken out of the stored numbers before."""
     absent: str = "is masked or was never written"
     """What is said of pixels that the storage itself has not."""
+    sea: bool = False
+    """Whether the storage has nothing where there is nothing but sea."""
     expected: float | None = None
     """About what the stored numbers must be if they are digital numbers; None if they may be anything."""
 

@@ -46,7 +46,11 @@ class Layer(Hashable, Protocol):
 
 
 class Reader(Protocol):
-    """An open layer, for any thread."""
+    """An open layer, for any thread.
+
+    One that fetches from far away may have a method ``begin`` with the arguments of a call: it has the window fetched,
+    and returns a function that waits for it and gives what a call gives.
+    """
 
     def __call__(self, rows: slice, cols: slice) -> NDArray[np.generic]:
         """Stored pixels ``(band, y, x)`` of a layer, in its own grid; a masked array where some were never there.

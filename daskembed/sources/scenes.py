@@ -10,13 +10,15 @@ import geopandas as gpd
 import numpy as np
 
 from daskembed.errors import TileError
-from daskembed.geo.footprints import elsewhere
+from daskembed.geo.chips import CHIP
+from daskembed.geo.footprints import elsewhere, to_lonlat
 from daskembed.health import as_recorded
 from daskembed.sources.cutting import SceneChip
 from daskembed.sources.days import within
 from daskembed.sources.frame import Placed, frame_of
 from daskembed.sources.listing import Listing, RefusedScene
 from daskembed.sources.reading import Reading
+from daskembed.sources.region import chips_within
 from daskembed.sources.scene import Scene
 from daskembed.storage.stores import Entry, Storage
 
@@ -65,8 +67,8 @@ def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: 
     # In other sensors' images, 0 in the blue is a value like others.
     sentinel2 = any("B02" in (band.name, *band.aliases) for band in reading.sensor.bands)
     rules = reading.rules.or_else(zeros=sentinel2, nan=True, max_cloud=MAX_CLOUD)
-    scenes = tuple(one.scene for one in wanted if one.scene is not None)
-    most = max(scene.grid.count for scene in scenes)
+    numbers = _numbers_within(tile, [one.scene for one in wanted if one.scene is not None], reading.region)
+    most = max(map(len, numbers.values()))
     rows: list[tuple[Entry, SceneChip | RefusedScene]] = []
     for one in wanted:
         if one.scene is None:
@@ -77,11 +79,26 @@ def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: 
             continue
         count = one.scene.grid.count
         label = one.scene.url.rpartition("#")[2]
-        for number in range(1, count + 1):
+        for number in numbers[one.scene]:
             entry = Entry(f"{one.path}#{label}/{number:04d}", one.size // count, one.scene.fingerprint)
             rows.append((entry, SceneChip(one.scene, number, rules)))
     entries, chips = zip(*sorted(rows, key=lambda row: row[0].path), strict=True)
-    return Listing(kind, storage, tile, entries, chips, scenes)
+    return Listing(kind, storage, tile, entries, chips, tuple(scene for scene, some in numbers.items() if some))
+
+
+def _numbers_within(tile: str, scenes: Sequence[Scene], region: str | None) -> dict[Scene, list[int]]:
+    """The chips of each scene that meet a region; raises `TileError` if none does."""
+    numbers = {scene: list(range(1, scene.grid.count + 1)) for scene in scenes}
+    if region is None:
+        return numbers
+    footprints = {
+        scene: to_lonlat(
+            scene.epsg, np.array([scene.bounds_of(scene.grid.start(number), (CHIP, CHIP)) for number in all_])
+        )[2]
+        for scene, all_ in numbers.items()
+    }
+    near = iter(chips_within(tile, region, np.concatenate(list(footprints.values()))).tolist())
+    return {scene: [number for number in all_ if next(near)] for scene, all_ in numbers.items()}
 
 
 def _at_tile(found: Found, tile: str) -> Found:

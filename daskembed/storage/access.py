@@ -16,6 +16,7 @@ What a catalogue says of its files (`access`):
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -35,6 +36,9 @@ KEYS = ("endpoint", "region", "anonymous", "requester_pays", "sign")
 """That a catalogue may have in `access`."""
 PLANETARY_COMPUTER = "planetary-computer"
 _BLOBS = ".blob.core.windows.net"
+
+_BEYOND = re.compile(r"status code: 416|Requested range was invalid")
+"""Said of a file that ends before the range begins: by far the most are empty."""
 
 Access = tuple[tuple[str, str], ...]
 """What a catalogue says of its files, as pairs."""
@@ -88,7 +92,12 @@ def fetch(url: str, access: Access, start: int, end: int, *, fresh: bool = False
     reached = _reach(url, access)
 
     def act() -> Answer:
-        found = reached.get(start, end, fresh)
+        try:
+            found = reached.get(start, end, fresh)
+        except BaseError as error:
+            if _BEYOND.search(str(error)):
+                return Answer(b"", start, "")
+            raise
         return Answer(found.bytes().to_bytes(), found.meta["size"], found.meta["e_tag"] or "")
 
     with explained(url, reached.root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import itertools
 import threading
@@ -10,8 +11,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -55,7 +57,7 @@ _Key = tuple[int, int, int]
 
 _pool = ThreadPoolExecutor(REQUESTS, "daskembed-fetch")
 _decoded = Keeping["NDArray[np.generic]"](lambda block: block.nbytes)
-_pages = Keeping[bytes](len)
+_pages = Keeping[bytes](len, 128 * PAGE)
 _numbers = itertools.count()
 _arriving = threading.Lock()
 _coming: OrderedDict[_Key, Future[bytes]] = OrderedDict()
@@ -72,9 +74,22 @@ def start(url: str, access: Access) -> Future[File]:
         if found is None or (found.done() and found.exception() is not None):
             found = _files[key] = _pool.submit(File, url, access)
         _files.move_to_end(key)
-        while len(_files) > MOST_FILES:
-            _files.popitem(last=False)
+        old = [_files.popitem(last=False)[1] for _ in range(len(_files) - MOST_FILES)]
+    for future in old:
+        _close(future)
     return found
+
+
+def _close(future: Future[File]) -> None:
+    if future.done() and future.exception() is None:
+        future.result().close()
+
+
+@atexit.register
+def _close_all() -> None:
+    # GDAL would call Python's files when there is no Python any more.
+    for future in _files.values():
+        _close(future)
 
 
 def open_file(url: str, access: Access) -> File:
@@ -97,6 +112,8 @@ class File:
         self.size, self.etag = answer.size, answer.etag
         self._start = answer.data
         self._header = keeping(self._fetch, self.size, (0, answer.data))
+        if not answer.data:
+            raise ChipError("is empty")
         if answer.data.startswith(TIFF_SIGNATURES):
             self._driver = "GTiff"
         elif answer.data.startswith(JPEG_2000):
@@ -104,15 +121,17 @@ class File:
         else:
             raise ChipError(f"is neither TIFF nor JPEG 2000: it starts with {answer.data[:8]!r}")
         self._name = f"{uuid.uuid4().hex}.{'tif' if self._driver == 'GTiff' else 'jp2'}"
-        self._free: list[tuple[Any, _View]] = []
-        with self._opened() as (dataset, _):
+        self._free: list[_Handle] = []
+        self._closed = False
+        self._places: dict[_Key, tuple[int, int] | None] = {}
+        with self._opened() as (dataset, _, _):
             self.shape: tuple[int, int] = dataset.shape
             self.block: tuple[int, int] = dataset.block_shapes[0]
             self.dtype = np.dtype(dataset.dtypes[0])
 
     def look(self, say: Callable[[Any], Any]) -> Any:
         """What `say` says of the open dataset."""
-        with self._opened() as (dataset, _):
+        with self._opened() as (dataset, _, _):
             return say(dataset)
 
     def begin(self, rows: slice, cols: slice) -> None:
@@ -122,8 +141,7 @@ class File:
         wanted = [key for key in self._keys(rows, cols) if not _decoded.has(key) and key not in _coming]
         if not wanted:
             return
-        with self._opened() as (dataset, _):
-            places = {key: self._place(dataset, key) for key in wanted}
+        places = self._places_of(wanted)
         with _arriving:
             found = sorted((*place, key) for key, place in places.items() if place and key not in _coming)
             runs: list[list[tuple[int, int, _Key]]] = []
@@ -162,8 +180,14 @@ class File:
             for col in range(cols.start // wide, (cols.stop - 1) // wide + 1)
         ]
 
+    def _places_of(self, keys: Sequence[_Key]) -> dict[_Key, tuple[int, int] | None]:
+        """First byte and number of bytes of blocks; None of those that the file has not."""
+        if unknown := [key for key in keys if key not in self._places]:
+            with self._opened() as (dataset, _, _):
+                self._places |= {key: self._place(dataset, key) for key in unknown}
+        return {key: self._places[key] for key in keys}
+
     def _place(self, dataset: Any, key: _Key) -> tuple[int, int] | None:
-        """First byte and number of bytes of a block; None if the file has none."""
         items = [dataset.get_tag_item(f"BLOCK_{what}_{key[2]}_{key[1]}", "TIFF", 1) for what in ("OFFSET", "SIZE")]
         if None in items:
             return None
@@ -196,11 +220,11 @@ class File:
         top, left = key[1] * tall, key[2] * wide
         window = Window(left, top, min(wide, self.shape[1] - left), min(tall, self.shape[0] - top))
         try:
-            with self._opened() as (dataset, view):
-                if self._driver == "GTiff":
-                    place = self._place(dataset, key)
-                    if place is not None:
-                        view.held = place[0], self._block(key, place)
+            held = 0, b""
+            if self._driver == "GTiff" and (place := self._places_of([key])[key]) is not None:
+                held = place[0], self._block(key, place)
+            with self._opened() as (dataset, view, _):
+                view.held = held
                 pixels: NDArray[np.generic] = dataset.read(1, window=window)
                 if view.failed is not None:
                     raise view.failed
@@ -217,26 +241,37 @@ class File:
             return self._fetch(place[0], sum(place)) if future is None else future.result()
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[Any, _View]]:
+    def _opened(self) -> Iterator[_Handle]:
         """An open dataset for this thread alone, which others get later."""
         with self._lock:
             handle = self._free.pop() if self._free else None
+        view = _View(self) if handle is None else handle.view
         with rasterio.Env(**_GDAL):
-            view = None
             try:
                 if handle is None:
-                    view = _View(self)
-                    handle = rasterio.open(self._name, driver=self._driver, opener=view.open), view
-                view = handle[1]
+                    context = Context()
+                    dataset = context.run(rasterio.open, self._name, driver=self._driver, opener=view.open)
+                    handle = _Handle(dataset, view, context)
                 yield handle
             except (RasterioError, ValueError) as error:
-                if view is not None and view.failed is not None:
+                if view.failed is not None:
                     raise view.failed from None
                 text = " ".join(str(error.__cause__ or error).split()).replace(self._name, "the file")
                 raise fault_of(error, f"cannot be decoded, it is damaged: {text[:200]}") from None
         # One that failed is not used again.
         with self._lock:
-            self._free.append(handle)
+            if not self._closed:
+                self._free.append(handle)
+                return
+        handle.close()
+
+    def close(self) -> None:
+        """Give up what is open; what is being read is read to its end."""
+        with self._lock:
+            self._closed, handles = True, self._free
+            self._free = []
+        for handle in handles:
+            handle.close()
 
     def bytes_of(self, start: int, end: int) -> bytes:
         """Bytes of the header, and of what is not known to be a block."""
@@ -253,6 +288,18 @@ class File:
     def _page(self, number: int) -> bytes:
         with timed("source"):
             return self._fetch(number * PAGE, min(self.size, (number + 1) * PAGE))
+
+
+class _Handle(NamedTuple):
+    """A dataset that one thread has at a time."""
+
+    dataset: Any
+    view: _View
+    context: Context
+    """rasterio keeps files in the context that they were opened in, and finds them in no other."""
+
+    def close(self) -> None:
+        self.context.run(self.dataset.close)
 
 
 class _View(io.RawIOBase):

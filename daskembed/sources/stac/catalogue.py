@@ -14,6 +14,7 @@ from daskembed.documents import parse_yaml
 from daskembed.errors import InputError, did_you_mean
 from daskembed.sensors.bands import KINDS
 from daskembed.sensors.table import check_keys, check_text, read_described
+from daskembed.storage.access import check_access
 from daskembed.storage.urls import SCHEMES, SIGNED, USER, is_local, local_path, redact
 
 Role = Literal["optical", "radar", "height"]
@@ -252,7 +253,8 @@ def _parse_files(described: Any, where: str) -> Files:
     offset = described.get("offset")
     if offset not in (None, "in", "out"):
         raise InputError(f"{where}: offset is {offset!r:.40}: expected in or out")
-    access = _parse_lists(described.get("access", {}), f"{where}: access")
+    access = {key: values[0] for key, values in _parse_lists(described.get("access", {}), f"{where}: access").items()}
+    check_access(tuple(access.items()), where)
     unclear = described.get("unclear")
     try:
         days = None if unclear is None else tuple(date.fromisoformat(day) for day in unclear.split("/"))
@@ -262,7 +264,7 @@ def _parse_files(described: Any, where: str) -> Files:
         raise InputError(f"{where}: unclear is {unclear!r:.40}: expected two days, such as 2022-01-25/2022-02-27")
     return Files(
         at=_parse_list(described["at"], f"{where}: at"),
-        access={key: values[0] for key, values in access.items()},
+        access=access,
         offset=offset,
         unclear=days,
     )

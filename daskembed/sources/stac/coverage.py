@@ -16,6 +16,9 @@ from daskembed.geo.mgrs import TILE, tile_corner
 _STEPS = 12
 """Points of a side: at the poles the sides of a tile are no lines in degrees."""
 
+_FAR = 3_000_000
+"""Metres."""
+
 
 @dataclass(frozen=True)
 class Ground:
@@ -52,8 +55,9 @@ class Ground:
         """
         shape = shapely.from_wkt(footprint)
         metres = shapely.transform(shape, self._project)
-        if not np.isfinite(shapely.get_coordinates(metres)).all():
-            # A large one, of which some corner is beyond the projection.
+        away = np.abs(shapely.get_coordinates(metres) - (self.west, self.north))
+        if not (away < _FAR).all():
+            # A large one, of which some corner is beyond what the projection is good for.
             west, south, east, north = self.bounds
             near = shapely.clip_by_rect(shape, west - 1, south - 1, east + 1, north + 1)
             metres = shapely.transform(near, self._project)

@@ -6,13 +6,9 @@ import functools
 import io
 from typing import Any
 
-import obstore
-
 from daskembed.documents import parse_json
 from daskembed.errors import InputError
-from daskembed.storage.failures import explained, persist
-from daskembed.storage.opening import open_store
-from daskembed.storage.urls import redact
+from daskembed.storage.access import fetch
 
 MOST = 2**30
 """Bytes; an item of Sentinel-2 has some 20,000."""
@@ -28,21 +24,18 @@ def read_items(url: str) -> list[dict[str, Any]]:
     StorageError
         If it cannot be read.
     """
-    folder, _, name = url.rpartition("/")
-    with explained(redact(url), folder):
-        try:
-            told = persist(lambda: obstore.head(open_store(folder or "/"), name))
-        except FileNotFoundError:
-            raise InputError(f"no file {url}: expected one of STAC items") from None
-        return _read(url, told["size"], told["e_tag"])
+    try:
+        told = fetch(url, (), 0, 1)
+    except FileNotFoundError:
+        raise InputError(f"no file {url}: expected one of STAC items") from None
+    return _read(url, told.size, told.etag)
 
 
 @functools.lru_cache(maxsize=4)
-def _read(url: str, size: int, etag: str | None) -> list[dict[str, Any]]:
+def _read(url: str, size: int, etag: str) -> list[dict[str, Any]]:
     if size > MOST:
         raise InputError(f"{url} has {size:,} bytes, expected at most {MOST:,}: split it by region or period")
-    folder, _, name = url.rpartition("/")
-    data = bytes(persist(lambda: obstore.get(open_store(folder or "/"), name).bytes()))
+    data = fetch(url, (), 0, MOST).data
     return _from_parquet(data, url) if url.lower().endswith(".parquet") else _from_json(data, url)
 
 
@@ -65,7 +58,9 @@ def _from_parquet(data: bytes, url: str) -> list[dict[str, Any]]:
     try:
         from stac_geoparquet.arrow import stac_table_to_items
     except ImportError:
-        raise InputError(f"{url}: install `daskembed[stac]` to read STAC GeoParquet") from None
+        raise InputError(
+            f"{url} is read with stac-geoparquet, which is not installed: pip install 'daskembed[stac]'"
+        ) from None
     try:
         return list(stac_table_to_items(pq.read_table(io.BytesIO(data))))
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:

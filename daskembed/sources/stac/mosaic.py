@@ -88,6 +88,9 @@ class MosaicReader:
     def __init__(self, mosaic: Mosaic) -> None:
         self._mosaic = mosaic
         self._grid = Raster(mosaic.epsg, mosaic.west, mosaic.north, mosaic.step, mosaic.step, *mosaic.shape)
+        for part in mosaic.parts:
+            if part.image.failure is None:
+                start(part.image.url, part.image.access)
 
     def __call__(self, rows: slice, cols: slice) -> NDArray[np.generic]:
         """Pixels ``(1, y, x)``: see `begin`."""
@@ -370,4 +373,5 @@ def scale_of_band(band: Band, sensor: Sensor, images: Sequence[Image], reading: 
     if len({(one.applied and one.tagged, one.expected) for one in found}) > 1:
         raise ChipError(f"has files of {band.name} of which some hold values and others numbers to be scaled")
     scale = found[0] if found else Scale(numbers=numbers)
-    return replace(scale, taken_out=0, absent="is in no file")
+    # Of the numbers of sensors only those of heights have a 0 that is a value whatever else is said.
+    return replace(scale, taken_out=0, absent="is in no file", sea=numbers.zero == "value")

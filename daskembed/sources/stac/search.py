@@ -63,19 +63,21 @@ def find_items(
 
 def collections_of(url: str) -> list[str]:
     """Ids of the collections of a STAC API; raises as `find_items` does."""
-    server = _server(url)
-    pages = server.pages(f"{url}/collections", "GET", {})
-    return [str(one.get("id")) for page in pages for one in page.get("collections", [])]
+    pages = _server(url).pages(f"{url}/collections", "collections", {})
+    return [str(one.get("id")) for page in pages for one in page["collections"]]
 
 
 def _is_one(raw: Mapping[str, Any], images: Images) -> bool:
-    told = raw.get("properties") or {}
-    return all(str(told.get(key)).lower() in map(str.lower, values) for key, values in images.only.items())
+    told = raw.get("properties")
+    return not images.only or (
+        isinstance(told, Mapping)
+        and all(str(told.get(key)).lower() in map(str.lower, values) for key, values in images.only.items())
+    )
 
 
 def _meets(box: Any, bounds: Bounds) -> bool:
     """Whether a bounding box meets `bounds`; True of what is none, or has heights."""
-    if not isinstance(box, list | tuple) or len(box) != 4:
+    if not isinstance(box, list | tuple) or len(box) != 4 or not all(isinstance(edge, int | float) for edge in box):
         return True
     return any(
         west <= other_east and other_west <= east and south <= other_north and other_south <= north
@@ -107,7 +109,7 @@ class _Search:
             while True:
                 try:
                     for page in self._pages(half, size):
-                        found |= {str(item.get("id")): item for item in page.get("features", [])}
+                        found |= {str(item.get("id")): item for item in page["features"]}
                     break
                 except _TooLargeError:
                     # Where it goes on after so many items may be known of pages of that size only: it begins again.
@@ -129,8 +131,8 @@ class _Search:
         )
         seen: set[str] = set()
         idle = 0
-        for page in server.pages(server.search, server.method, search.get_parameters(), size=size):
-            ids = {str(item.get("id")) for item in page.get("features", [])}
+        for page in server.pages(server.search, "features", search.get_parameters(), size):
+            ids = {str(item.get("id")) for item in page["features"]}
             idle = 0 if ids - seen else idle + 1
             seen |= ids
             if idle == _IDLE:
@@ -159,40 +161,41 @@ class _Server:
     search: str = ""
     method: str = "GET"
 
-    def pages(
-        self, url: str, method: str, parameters: dict[str, Any], *, size: int = _SMALLEST
-    ) -> Iterator[dict[str, Any]]:
-        """Pages to the last: of `pystac_client` they would end at the first one that is empty, or that fails."""
+    def pages(self, url: str, what: str, parameters: dict[str, Any], size: int = _SMALLEST) -> Iterator[dict[str, Any]]:
+        """Pages with `what`, to the last; those of `pystac_client` end at the first that is empty, or that fails."""
         from pystac.link import Link
 
-        page = self.ask(url, method, parameters, size)
-        yield page
-        while following := next((link for link in page.get("links", []) if link.get("rel") == "next"), None):
-            page = self.ask(Link.from_dict(following), None, parameters, size)
+        link: Any = url
+        while link is not None:
+            page = self.ask(link, what, parameters, size)
             yield page
+            following = next((one for one in page.get("links", []) if one.get("rel") == "next"), None)
+            link = None if following is None else Link.from_dict(following)
 
-    def ask(self, source: Any, method: str | None = None, parameters: Any = None, size: int = _SMALLEST) -> Any:
-        """The answer to one request, made again until `retry-timeout` while it fails as it may not next time."""
+    def ask(self, source: Any, what: str, parameters: dict[str, Any], size: int = _SMALLEST) -> dict[str, Any]:
+        """The answer to one request, which is to have `what`; asked for again until `retry-timeout` where it may help.
+
+        Parameters
+        ----------
+        source
+            A URL, or a link to a further page, which says itself how it is asked for.
+        """
         from pystac_client.exceptions import APIError
 
         end, pause = time.monotonic() + config.get("retry-timeout"), 0.2
+        options = {"method": self.method if what == "features" else "GET"} if isinstance(source, str) else {}
         while True:
             try:
-                options = {} if method is None else {"method": method}
-                answer = self.io.read_json(source, parameters=parameters or {}, **options)
-                if not isinstance(answer, dict):
-                    raise ValueError("the answer is no JSON object")
-                return answer
+                answer = self.io.read_json(source, parameters=parameters, **options)
+                return _checked(answer, what)
             except (APIError, ValueError) as error:
                 status = getattr(error, "status_code", None)
                 told = f"{self.url}: {f'{status} ' if status else ''}{_first_line(error)}"
                 if status in (401, 403):
-                    raise StorageDeniedError(
-                        f"{told}: the catalogue refuses; what needs an account is not searched"
-                    ) from None
+                    raise StorageDeniedError(f"{told}: the catalogue refuses to be searched") from None
                 if status in _TOO_LARGE and size > _SMALLEST:
                     raise _TooLargeError from None
-                if status is not None and status < 500 and status != 429:
+                if status is not None and status < 500 and status not in (408, 429):
                     raise StorageError(f"{told}: the catalogue does not answer what it is asked") from None
                 if time.monotonic() + pause > end:
                     raise StorageError(f"{told}: the catalogue does not answer") from None
@@ -200,8 +203,25 @@ class _Server:
             pause = min(15.0, 2 * pause)
 
 
+def _checked(answer: Any, what: str) -> dict[str, Any]:
+    """An answer with a list of `what` and of links; raises `ValueError` if it is none, such as an error sent as 200."""
+    if not isinstance(answer, dict):
+        raise ValueError("its answer is no JSON object")
+    for key in (what, *(["links"] if "links" in answer else [])):
+        if not isinstance(answer.get(key), list) or not all(isinstance(one, dict) for one in answer[key]):
+            raise ValueError(f"its answer has no {key}")
+    if any(
+        one.get("rel") in ("next", "search") and not isinstance(one.get("href"), str) for one in answer.get("links", [])
+    ):
+        raise ValueError("its answer has a link without a href")
+    return answer
+
+
 def _first_line(error: Exception) -> str:
+    """What a server says, or of a connection the end of it: requests puts all that it was part of before."""
     text = redact(str(error).strip())
+    if getattr(error, "status_code", None) is None and (parts := text.split(": ")):
+        text = parts[-1].rstrip("'\")")
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
@@ -210,10 +230,12 @@ def _server(url: str) -> _Server:
     try:
         from pystac_client.stac_api_io import StacApiIO
     except ImportError:
-        raise InputError(f"{url}: install `daskembed[stac]` to search catalogues") from None
+        raise InputError(
+            f"{url}: it is searched with pystac-client, which is not installed: pip install 'daskembed[stac]'"
+        ) from None
     io = StacApiIO(timeout=(10, config.get("retry-timeout") / 3), max_retries=None)
-    landing = _Server(url, io).ask(url)
-    links = [link for link in landing.get("links", []) if link.get("rel") == "search" and "href" in link]
+    landing = _Server(url, io).ask(url, "links", {})
+    links = [link for link in landing["links"] if link.get("rel") == "search"]
     if not links:
         raise InputError(f"{url} is no STAC API that can be searched: its first page has no link to a search")
     # By POST where it is said: of long questions, URLs are cut off on the way.

@@ -270,7 +270,7 @@ def _joined(granules: Iterable[_Granule], role: str) -> _Date:
     Radar: of one orbit state.
     """
     kept: list[_Granule] = []
-    for one in sorted(granules, key=lambda one: (-one.baseline, -one.share, one.key)):
+    for one in sorted(granules, key=lambda one: (-one.baseline, -round(one.share, 6), one.key)):
         of_one = role != "radar" or not kept or one.item.orbit_state == kept[0].item.orbit_state
         if not kept or (of_one and _added(one, kept) > _LEAST):
             kept.append(one)
