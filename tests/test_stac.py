@@ -199,3 +199,27 @@ def test_files_tell_where_they_are_whatever_their_items_say(told: str | None, wo
     index = daskembed.index_tile(world.scenes.tile, str(description), dates=PERIOD, edge="pad")
     usual = daskembed.index_tile(world.scenes.tile, str(world.scenes.description), dates=PERIOD, edge="pad")
     assert_geodataframe_equal(index, usual)
+
+
+def test_tags_of_scale_and_a_lost_nodata_tag_change_no_number(tmp_path: Path) -> None:
+    images = (OpticalImage(EAST, part="east"), OpticalImage(WEST, part="west"))
+    scenes = write_scenes(tmp_path, images=images, shape=(516, 516))
+    for raster in (files[band] for files in scenes.rasters.values() for band in ("B02", "B05")):
+        with rasterio.open(tmp_path / raster.path, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+            file.scales, file.offsets = (1e-4,), (-0.1,)
+    for raster in (files[band] for files in scenes.rasters.values() for band in ("B02", "B03")):
+        with rasterio.open(tmp_path / raster.path, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+            file.nodata = None
+    encoder = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5")
+    index = daskembed.index_tile(scenes.tile, str(scenes.description), encoder=encoder, dates=PERIOD)
+    names = [item["id"] for item in scenes.items]
+    used = dict.fromkeys(OPTICAL, names)
+    np.testing.assert_array_equal(index["chip"].iloc[0].read(), chip_of(scenes, used, (0, 0)))
+
+
+def test_radar_that_is_filled_with_zeros_is_no_radar(tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path, images=(RadarImage(WEST, zeros=True),), shape=(516, 516))
+    encoder = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", sensor="sentinel-1-rtc")
+    index = daskembed.index_tile(scenes.tile, str(scenes.description), encoder=encoder, dates=PERIOD)
+    with pytest.raises(daskembed.ChipRejectedError, match=r"v[vh] is 0 or less in 100\.0000%"):
+        index["chip"].iloc[0].read()
