@@ -14,6 +14,7 @@ from daskembed.geo.cells import EDGES, common_grid, find_overlap
 from daskembed.geo.chips import CHIP
 from daskembed.output.cube import CHIPS_A_SHARD, COMPRESSION, Layout
 from daskembed.sources.chip import Chip
+from daskembed.sources.origin import Origin
 from daskembed.sources.reading import Reading, Rules
 from daskembed.storage.stores import Storage
 
@@ -37,13 +38,15 @@ _LAYOUT = 1
 class Job:
     """What to do with each tile."""
 
-    source: Storage
+    source: Origin
     output: Storage
     reading: Reading = field(default_factory=lambda: READING)
     readers: int = READERS
     """Threads of a task that read chips."""
     max_quarantined: float = 0.1
     """Share of a tile's chips whose headers may newly be bad; `daskembed.runs.quarantine.FEW` may in any case."""
+    refresh: bool = False
+    """Whether a catalogue is asked again for the scenes of cubes that are begun or finished."""
     lock: Lock | None = None
     """Held by the run; whoever makes or unmakes a cube sees to it that it still is."""
 

@@ -144,7 +144,8 @@ def describe_plan(plan: Plan) -> str:
     if (speed := plan.speed) is None:
         return "\n".join(map(visible, [*lines, "nothing is left to encode"]))
     lines += [
-        f"read         {describe_bytes(plan.bytes_to_read)}",
+        f"read         {describe_bytes(plan.bytes_to_read)}"
+        + (f", downloaded from where {plan.catalogue} has its files (an estimate)" if plan.catalogue else ""),
         f"write        {sizes} (estimates; the level chosen comes first)",
         f"speed        {speed.chips_per_second:.3g} chips/s a worker, the limit is the {speed.limit}",
         f"             {speed.basis}",

@@ -85,15 +85,39 @@ def _close(future: Future[File]) -> None:
         future.result().close()
 
 
+# GDAL would call Python's files when there is no Python any more.
 @atexit.register
-def _close_all() -> None:
-    # GDAL would call Python's files when there is no Python any more.
-    for future in _files.values():
+def forget() -> None:
+    """Close all files, and give up what is kept of them."""
+    with _registry:
+        files = [*_files.values()]
+        _files.clear()
+    for future in files:
         _close(future)
+    with _arriving:
+        _coming.clear()
+    for kept in (_decoded, _pages):
+        kept.drop(lambda key: True)
 
 
 def open_file(url: str, access: Access) -> File:
     """As `start`, opened."""
+    return start(url, access).result()
+
+
+def open_anew(url: str, access: Access) -> File:
+    """The file of a URL as it is now; what was opened before goes on being read if it is still the same."""
+    file, key, old = File(url, access), (url, access), None
+    with _registry:
+        known = _files.get(key)
+        if known is not None and known.done() and known.exception() is None:
+            old = known.result()
+            if old.is_like(file):
+                old, file = file, old
+        _files[key] = Future()
+        _files[key].set_result(file)
+    if old is not None:
+        old.close()
     return start(url, access).result()
 
 
@@ -128,6 +152,10 @@ class File:
             self.shape: tuple[int, int] = dataset.shape
             self.block: tuple[int, int] = dataset.block_shapes[0]
             self.dtype = np.dtype(dataset.dtypes[0])
+
+    def is_like(self, other: File) -> bool:
+        """Whether its store says the same of it as of another."""
+        return (self.size, self.etag) == (other.size, other.etag)
 
     def look(self, say: Callable[[Any], Any]) -> Any:
         """What `say` says of the open dataset."""

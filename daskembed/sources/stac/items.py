@@ -15,6 +15,7 @@ import shapely.geometry
 from daskembed.errors import StorageError
 from daskembed.geo.footprints import box
 from daskembed.sources.baseline import named_baseline
+from daskembed.storage.urls import is_local
 
 if TYPE_CHECKING:
     from daskembed.sources.stac.catalogue import Catalogue
@@ -108,7 +109,7 @@ def _parse(raw: Mapping[str, Any], catalogue: Catalogue) -> Item:
         bbox=bbox,
         footprint=shapely.to_wkt(footprint, rounding_precision=7),
         assets={
-            key: Asset(_bare(urljoin(url, asset["href"])), _whole(asset.get("file:size")))
+            key: Asset(_bare(_absolute(asset["href"], links, catalogue)), _whole(asset.get("file:size")))
             for key, asset in raw.get("assets", {}).items()
             if key in _known(collection, catalogue)
         },
@@ -126,6 +127,14 @@ def _parse(raw: Mapping[str, Any], catalogue: Catalogue) -> Item:
 
 def _own(catalogue: Catalogue, collection: str, name: str) -> str:
     return f"{catalogue.url}/collections/{collection}/items/{name}"
+
+
+def _absolute(href: str, links: list[str], catalogue: Catalogue) -> str:
+    """Where a file lies, by what an item says, or the file that lists it."""
+    if catalogue.is_file and is_local(catalogue.url) and (href.startswith("/") or not links):
+        # Whatever the items are called, their files were put on this machine.
+        return urljoin(catalogue.url, href)
+    return urljoin(links[0] if links else f"{catalogue.url}/", href)
 
 
 def _known(collection: str, catalogue: Catalogue) -> set[str]:
