@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from daskembed.runs.results import Progress as Progress
     from daskembed.runs.results import RunResult as RunResult
     from daskembed.runs.results import TileResult as TileResult
+    from daskembed.runs.scenes import SceneItem as SceneItem
+    from daskembed.runs.scenes import TileScenes as TileScenes
+    from daskembed.runs.scenes import find_scenes as find_scenes
     from daskembed.runs.throughput import Speed as Speed
     from daskembed.runs.tiles import run as run
     from daskembed.sources.chip import Chip as Chip
@@ -66,6 +69,7 @@ _HOME = {
     "open_embeddings": "output.open",
     "run": "runs.tiles",
     "plan": "runs.plan",
+    "find_scenes": "runs.scenes",
     "write_cubes": "runs.cubes",
     "connect": "clusters.connection",
     "status": "output.status",
@@ -83,6 +87,8 @@ _HOME = {
     "Event": "runs.results",
     "Plan": "runs.plan",
     "Speed": "runs.throughput",
+    "TileScenes": "runs.scenes",
+    "SceneItem": "runs.scenes",
     "Expected": "runs.results",
     "OutputStatus": "output.tile_status",
     "TileStatus": "output.tile_status",

@@ -60,7 +60,7 @@ def parse_as(kind: type[_Kept], data: str | bytes) -> _Kept:
 
 
 def _convert(kind: Any, value: Any, what: str) -> Any:
-    """`value` as `kind`: a dataclass, a plain type, or a list, dict, Literal or union of these."""
+    """`value` as `kind`: a dataclass, a plain type, or a list, tuple, dict, Literal or union of these."""
     form, inner = get_origin(kind), get_args(kind)
     fits = True
     if is_dataclass(kind) and isinstance(value, dict):
@@ -70,6 +70,11 @@ def _convert(kind: Any, value: Any, what: str) -> Any:
         return None if value is None and len(kinds) < len(inner) else _convert(kinds[0], value, what)
     if form is list and isinstance(value, list):
         return [_convert(inner[0], one, f"an item of {what}") for one in value]
+    if form is tuple and isinstance(value, list):
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+        if len(kinds) != len(value):
+            raise ValueError(f"{what} has {len(value)} items, expected {len(kinds)}")
+        return tuple(_convert(one, item, f"an item of {what}") for one, item in zip(kinds, value, strict=True))
     if form is dict and isinstance(value, dict):
         return {key: _convert(inner[1], one, f"a value of {what}") for key, one in value.items()}
     if form is Literal:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from daskembed.geo.mgrs import check_tile
 from daskembed.sources.kinds import list_tile, read_headers
+from daskembed.sources.origin import choice_for, open_source
 from daskembed.sources.reading import NO_RULES, Reading, Rules, parse_dates
 from daskembed.sources.region import read_region
-from daskembed.storage.stores import Storage
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -29,6 +29,12 @@ def index_tile(
     rules: Rules = NO_RULES,
     numbers: str | None = None,
     offset_applied: str | None = None,
+    scenes: int | None = None,
+    pick: str | None = None,
+    max_scene_cloud: float | None = None,
+    max_scene_nodata: float | None = None,
+    radar_days: int | None = None,
+    resampling: str | None = None,
     readers: int = 16,
 ) -> gpd.GeoDataFrame:
     """List a tile's chips and read their headers, no pixels.
@@ -39,7 +45,9 @@ def index_tile(
         MGRS tile id, such as ``27WXN``.
     source
         Folder or URL above the tiles. The chips are all ``claytile_*.tif`` under ``{source}/{tile}/`` at any depth,
-        or, where that folder is empty, ``{source}/claytile_{tile}_*.tif``.
+        or, where that folder is empty, ``{source}/claytile_{tile}_*.tif``. Or a catalogue of scenes: ``earth-search``,
+        ``planetary-computer``, ``cdse``, ``stac+https://HOST/PATH``, a file of items (``.json``, ``.parquet``), or one
+        that describes a catalogue (``.yaml``).
     encoder
         Whose bands are read; by default the 13 of Clay v0.
     dates
@@ -57,7 +65,17 @@ def index_tile(
         stand for. By default what the encoder was trained on, and a file is refused where that cannot be told.
     offset_applied
         Whether the 1000 that ESA adds to Sentinel-2's numbers since 2022-01-25 is taken out of the files already:
-        ``no`` takes it out of images that have it. By default what the files tell, else numbers are left.
+        ``no`` takes it out of images that have it. By default what the files tell, else numbers are left; of a
+        catalogue's scenes it is taken out, or the tile refused where that cannot be told.
+    scenes, pick
+        Of a catalogue: how many dates (default: 1), the ``clear`` ones (default) or the clearest of each of as many
+        parts of the period, ``spread``.
+    max_scene_cloud, max_scene_nodata
+        Of a catalogue: percent of clouds (default: 50) and of nodata (default: 20) beyond which scenes are left out.
+    radar_days
+        Of a catalogue: most whole days from a scene to its radar, before or after it (default: 3).
+    resampling
+        Of what has another grid than the tile: ``nearest`` (default), ``bilinear`` or ``cubic``.
     readers
         How many headers are read at a time.
 
@@ -76,12 +94,16 @@ def index_tile(
     Raises
     ------
     InputError
-        If the tile id is bad or the source does not exist.
+        If the tile id is bad or the source does not exist; if scenes are to be chosen of a source that is no
+        catalogue, or no dates are given for one.
     TileError
         If the tile has no chips, or none that meets the region.
     StorageError
         If the source does not answer.
     """
+    origin = open_source(source)
+    asked = {"scenes": scenes, "pick": pick, "max_scene_cloud": max_scene_cloud, "max_scene_nodata": max_scene_nodata}
+    asked |= {"radar_days": radar_days, "resampling": resampling}
     reading = Reading(
         dates=None if dates is None else parse_dates(dates),
         region=None if region is None else read_region(region),
@@ -90,8 +112,9 @@ def index_tile(
         rules=rules,
         numbers=numbers,
         offset_applied=offset_applied,
+        choice=choice_for(origin, asked),
     )
     if encoder is not None:
         reading = replace(reading, sensor=encoder.description.sensor, resolution=encoder.description.resolution)
     reading.check()
-    return read_headers(list_tile(check_tile(tile), Storage(source), reading), reading, readers=readers)
+    return read_headers(list_tile(check_tile(tile), origin, reading), reading, readers=readers)

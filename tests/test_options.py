@@ -15,6 +15,7 @@ from daskembed.runs.cube_layout import READING, Job
 from daskembed.runs.options import CubeOptions, Options, RunOptions, choice_of, words_of
 from daskembed.runs.settings import Settings
 from daskembed.runs.tiles import resolve
+from daskembed.sources.origin import open_source
 from daskembed.sources.reading import NO_RULES, Choice, Reading, parse_dates
 from daskembed.storage.stores import Storage
 
@@ -141,14 +142,15 @@ CHOSEN = {
 
 def test_which_scenes_of_a_catalogue() -> None:
     asked = Options.of({**CHOSEN, "source": "earth-search"}, RunOptions)
-    found = choice_of(asked, catalogue=True)
+    catalogue = open_source("earth-search")
+    found = choice_of(asked, catalogue)
     assert found == Choice(
         scenes=3, pick="spread", max_scene_cloud=10, max_scene_nodata=0.5, radar_days=0, resampling="cubic"
     )
     told = "scenes 3, pick spread, max_scene_cloud 10, max_scene_nodata 0.5, radar_days 0, resampling cubic"
     assert Reading(choice=found).scenes == {"scenes": told}
     assert str(replace(found, max_scene_cloud=10.0)) == told
-    assert choice_of(Options.of({}, RunOptions), catalogue=True) == Choice()
+    assert choice_of(Options.of({}, RunOptions), catalogue) == Choice()
 
 
 @pytest.mark.parametrize("name", [*CHOSEN, "refresh"])

@@ -64,16 +64,17 @@ def _look_first(options: argparse.Namespace) -> None:
     from daskembed.clusters.connection import shares_files
     from daskembed.geo.mgrs import read_tiles
     from daskembed.runs.preflight import check_source
+    from daskembed.sources.origin import open_source
     from daskembed.sources.region import check_region
     from daskembed.storage.stores import Storage
     from daskembed.storage.urls import is_local
 
-    source = Storage(options.source or config.get("source"))
+    source = open_source(options.source or config.get("source"))
     if options.region is not None:
         check_region(options.region)
     else:
         tiles = read_tiles(options.tiles)
-        if is_local(source.url):
+        if isinstance(source, Storage) and is_local(source.url):
             check_source(source, tiles)
     if options.cluster is not None:
         shares_files(options.cluster)
@@ -126,6 +127,19 @@ def _plan(options: argparse.Namespace) -> int:
         raise InputError(str(error)) from None
     say(describe_plan(made))
     return 0
+
+
+def _scenes(options: argparse.Namespace) -> int:
+    _look_first(options)
+    from daskembed.cli.scenes import as_json, show
+    from daskembed.runs.scenes import find_scenes
+
+    found = find_scenes(options.tiles, **keywords(options, RunOptions))
+    if options.json:
+        print(as_json(found))
+    else:
+        show(found)
+    return 0 if all(tile.used for tile in found) else 4
 
 
 def _cube(options: argparse.Namespace) -> int:
@@ -240,6 +254,7 @@ def _validate(options: argparse.Namespace) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "plan": _plan,
+    "scenes": _scenes,
     "cube": _cube,
     "tiles": _tiles,
     "clusters": _clusters,

@@ -122,6 +122,17 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("--device", choices=list(DEVICES), help="plan for such machines (default: measure this one)")
     plan.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of one machine, in any currency")
 
+    scenes = commands.add_parser(
+        "scenes",
+        parents=[run],
+        help="which scenes of a catalogue a run would use, and which not, and why",
+        description="Say which scenes of a catalogue `run` would use with the same flags, a tile at a time, and of "
+        "those that it would not, why. Of tiles that are begun or finished it says what their records or receipts do. "
+        "Reads no pixels, starts no cluster and leaves the output as it is.",
+        epilog="exit status: 0, 2 if the run would be refused, or 4 if some tiles have no scene",
+    )
+    scenes.add_argument("--json", action="store_true", help="everything as one JSON document")
+
     cube = commands.add_parser(
         "cube",
         help="tiles of chips as Zarr cubes, one a tile",

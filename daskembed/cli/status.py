@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from daskembed.cli.text import with_flags
+from daskembed.cli.text import print_table, say, with_flags
 from daskembed.output.tile_status import OutputStatus, TileStatus, summary
 from daskembed.text import all_visible, one_line, visible
 
@@ -18,19 +18,8 @@ if TYPE_CHECKING:
 
 def show(found: OutputStatus) -> None:
     """Print a table and a summary for people; where the output is no terminal, plain lines as long as they need be."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
-    if console.is_terminal:
-        console.print(_table(found), soft_wrap=False)
-        lines = []
-    else:
-        wide = Console(highlight=False, width=100_000)
-        with wide.capture() as table:
-            wide.print(_table(found))
-        lines = [line.rstrip() for line in table.get().splitlines()]
-    for line in [*lines, *map(with_flags, summary(found))]:
-        console.print(line, markup=False)
+    print_table(_table(found))
+    say("\n".join(summary(found)))
 
 
 def _table(found: OutputStatus) -> Table:

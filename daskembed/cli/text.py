@@ -13,6 +13,8 @@ from daskembed.runs.options import RULES, RunOptions
 from daskembed.text import put_flags
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from daskembed.runs.results import Event
 
 _ALSO = ("tiles", "device", "price_per_hour", "quarantined")
@@ -34,6 +36,21 @@ def with_flags(text: str) -> str:
 def say(text: str) -> None:
     """Print what the library says."""
     print(with_flags(text))
+
+
+def print_table(table: Table) -> None:
+    """Print a table; where the output is no terminal, in plain lines as long as they need be."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(table)
+        return
+    wide = Console(highlight=False, width=100_000)
+    with wide.capture() as lines:
+        wide.print(table)
+    for line in lines.get().splitlines():
+        print(line.rstrip())
 
 
 class _WithFlags(logging.Formatter):

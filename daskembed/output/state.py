@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -57,6 +57,8 @@ class Receipt:
     """UTC, ISO 8601."""
     software: dict[str, str] = field(default_factory=dict)
     """Versions of what made the file."""
+    scenes: list[dict[str, Any]] = field(default_factory=list)
+    """Of a catalogue: what was used of it, in the form of `daskembed.sources.stac.kept.KeptScene`."""
 
     @property
     def names(self) -> list[str]:
@@ -125,6 +127,10 @@ class TileRecord:
     """Why it failed."""
     time: str
     """When this was written; UTC, ISO 8601."""
+    chosen_by: dict[str, Any] = field(default_factory=dict)
+    """What decided on `scenes`: they hold for runs of which all of that is the same."""
+    scenes: list[dict[str, Any]] = field(default_factory=list)
+    """As of `Receipt`: what the tile goes on with."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,8 @@ class CubeReceipt:
     """Shards that it has when it is finished; 0 where that was not kept."""
     notes: list[str] = field(default_factory=list)
     """What was done to the numbers of its images, and what nobody knows of them."""
+    scenes: list[dict[str, Any]] = field(default_factory=list)
+    """As of `Receipt`."""
 
     @property
     def version(self) -> None:
@@ -251,10 +259,21 @@ def read_receipt(output: Storage, path: str) -> Receipt:
 
 def read_receipts(output: Storage, tiles: Iterable[str], version: str) -> dict[str, Receipt]:
     """Receipts of the embeddings of those of `tiles` that have one."""
-    present = {entry.path for entry in output.entries(RECEIPTS)}
-    wanted = {tile: path for tile in tiles if (path := receipt_path(tile, version)) in present}
+    return _read_those(output, {tile: receipt_path(tile, version) for tile in tiles}, RECEIPTS, read_receipt)
+
+
+def read_records(output: Storage, tiles: Iterable[str], version: str) -> dict[str, TileRecord]:
+    """Records of those of `tiles` that were begun and not finished, or failed."""
+    return _read_those(output, {tile: record_path(tile, version) for tile in tiles}, RECORDS, read_record)
+
+
+def _read_those(
+    output: Storage, paths: Mapping[str, str], folder: str, read: Callable[[Storage, str], _Kept]
+) -> dict[str, _Kept]:
+    present = {entry.path for entry in output.entries(folder)}
+    wanted = {tile: path for tile, path in paths.items() if path in present}
     with ThreadPoolExecutor(16) as pool:
-        return dict(zip(wanted, pool.map(lambda path: read_receipt(output, path), wanted.values()), strict=True))
+        return dict(zip(wanted, pool.map(lambda path: read(output, path), wanted.values()), strict=True))
 
 
 def read_cube_receipt(output: Storage, tile: str) -> CubeReceipt | None:
@@ -291,7 +310,9 @@ def delete_record(output: Storage, tile: str, version: str | None) -> None:
 
 
 def _write(output: Storage, path: str, kept: Receipt | TileRecord | CubeReceipt) -> None:
-    output.put(path, json.dumps(asdict(kept), indent=1, sort_keys=True).encode())
+    # Of what only catalogues have, others say nothing: earlier releases read their receipts too.
+    told = {name: value for name, value in asdict(kept).items() if value or name not in ("scenes", "chosen_by")}
+    output.put(path, json.dumps(told, indent=1, sort_keys=True).encode())
 
 
 def write_note(output: Storage, tile: str, key: str, note: Note) -> None:

@@ -13,7 +13,9 @@ from daskembed.errors import TileError
 from daskembed.geo.cells import EDGES, common_grid, find_overlap
 from daskembed.geo.chips import CHIP
 from daskembed.output.cube import CHIPS_A_SHARD, COMPRESSION, Layout
+from daskembed.runs.kept import chosen_by
 from daskembed.sources.chip import Chip
+from daskembed.sources.origin import Origin
 from daskembed.sources.reading import Reading, Rules
 from daskembed.storage.stores import Storage
 
@@ -37,13 +39,15 @@ _LAYOUT = 1
 class Job:
     """What to do with each tile."""
 
-    source: Storage
+    source: Origin
     output: Storage
     reading: Reading = field(default_factory=lambda: READING)
     readers: int = READERS
     """Threads of a task that read chips."""
     max_quarantined: float = 0.1
     """Share of a tile's chips whose headers may newly be bad; `daskembed.runs.quarantine.FEW` may in any case."""
+    refresh: bool = False
+    """Whether a catalogue is asked again for the scenes of cubes that are begun or finished."""
     lock: Lock | None = None
     """Held by the run; whoever makes or unmakes a cube sees to it that it still is."""
 
@@ -59,7 +63,7 @@ class Job:
         made = {"layout": _LAYOUT, "bands": bands, "compression": COMPRESSION, "chips_a_shard": CHIPS_A_SHARD}
         # What is said of all chips is not said: the settings of cubes were told without it from the first.
         dates = {} if self.reading.period is None else {"dates": self.reading.period}
-        scenes: dict[str, str] = {} if isinstance(self.source, Storage) else self.reading.scenes
+        scenes = chosen_by(self.source, self.reading)
         return made | dates | scenes | self.reading.place | self.reading.meaning
 
 

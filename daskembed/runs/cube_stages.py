@@ -28,12 +28,14 @@ from daskembed.output.state import (
 )
 from daskembed.output.status_cubes import damage_of
 from daskembed.runs.cube_layout import Job, Shard, lay_out
+from daskembed.runs.kept import chosen_by, kept_of
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.stages import NOTHING, numbers_notes
 from daskembed.sources.chip import Chip
 from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.listing import Listing
 from daskembed.storage.local_files import target
+from daskembed.storage.stores import Storage
 from daskembed.timings import count_chips, for_this_task, metered, timed
 
 if TYPE_CHECKING:
@@ -82,13 +84,21 @@ class Before(NamedTuple):
         return receipt if same else None
 
 
-def look(job: Job, tile: str) -> Before:
-    """What there is of a tile: listings and a receipt; raises `TileError` if it has no chips or another's receipt."""
-    listing, cube = list_tile(tile, job.source, job.reading), f"{tile}.zarr"
+def look(job: Job, tile: str, *, asks: bool = True) -> Before | None:
+    """What there is of a tile: listings and a receipt; raises `TileError` if it has no chips or another's receipt.
+
+    None if a catalogue would have to be asked for it, and is not to be.
+    """
     try:
         receipt = read_cube_receipt(job.output, tile)
     except InputError as error:
         raise TileError(str(error)) from None
+    kept = () if job.refresh else kept_of(chosen_by(job.source, job.reading), receipt)
+    if not (asks or kept or isinstance(job.source, Storage)):
+        return None
+    # Nothing is asked of the files of a finished cube.
+    again = receipt is None or receipt.status != "done"
+    listing, cube = list_tile(tile, job.source, job.reading, kept, again=again), f"{tile}.zarr"
     objects = {entry.path: entry.size for entry in job.output.entries(cube)}
     litter = [path for path in objects if target(path) is not None]
     sizes = {path.removeprefix(f"{cube}/"): size for path, size in objects.items() if path not in litter}
@@ -117,6 +127,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         # It was there when the run began.
         raise StorageUnusableError(f"{error} any more, or it cannot be seen from this worker") from None
     found = look(job, tile)
+    assert found is not None
     tidy(job, tile, found)
     if (finished := found.finished(job)) is not None:
         return finished
@@ -159,6 +170,7 @@ def plan_tile(job: Job, tile: str) -> Plan | CubeReceipt:
         shards=kept,
         planned=len(shards),
         notes=numbers_notes(listing, index),
+        scenes=[*listing.kept],
     )
     write_receipt(job.output, begun)
     stale = [path for path in present if path.removeprefix(f"{PIXELS}/") not in kept and path != ROOT]

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from daskembed.clusters.connection import check_connection, shares_files
 from daskembed.errors import InputError
 from daskembed.output import lock
-from daskembed.output.state import CUBES, probe_path, receipt_path, sweep, write_failure
+from daskembed.output.state import CUBES, receipt_path, sweep, write_failure
 from daskembed.runs import cube_stages as stages
 from daskembed.runs import fleet, preflight
 from daskembed.runs.cube_layout import READERS, READING, Job
@@ -24,13 +23,16 @@ from daskembed.runs.cube_tasks import CubeTiles, result_of
 from daskembed.runs.options import CubeOptions, Options, choice_of, documented
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
+from daskembed.runs.shared_files import blind_to_output, check_source_seen, refuse_output, refuse_source
 from daskembed.runs.tiles import check_share
 from daskembed.runs.window import Window, on_cluster
 from daskembed.sources.kinds import no_chips
+from daskembed.sources.origin import open_source
 from daskembed.sources.reading import parse_dates
 from daskembed.sources.region import asked_tiles
+from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.storage.stores import Storage
-from daskembed.storage.urls import is_local, local_path
+from daskembed.storage.urls import is_local
 
 if TYPE_CHECKING:
     from distributed import Client, Worker
@@ -71,14 +73,14 @@ def write_cubes(tiles: str | Iterable[str] | None = None, *, output: str, **opti
     names = asked_tiles(tiles, asked.region)
     if readers is not None and readers < 1:
         raise InputError(f"readers {readers}: expected a number from 1")
-    source = Storage(asked.source)
+    source = open_source(asked.source)
     reading = replace(
         READING,
         dates=None if asked.dates is None else parse_dates(asked.dates),
         numbers=asked.numbers,
         offset_applied=asked.offset_applied,
         region=asked.region,
-        choice=choice_of(asked, catalogue=not isinstance(source, Storage)),
+        choice=choice_of(asked, source),
     )
     reading.check()
     job = Job(
@@ -87,27 +89,34 @@ def write_cubes(tiles: str | Iterable[str] | None = None, *, output: str, **opti
         reading,
         readers=readers or READERS,
         max_quarantined=check_share(asked.max_quarantined),
+        refresh=asked.refresh,
     )
     if job.source == job.output:
         raise InputError(f"{output} is the source too: cubes beside the chips would be taken for chips; give another")
     chosen = asked.cluster
     start: dict[str, Any] = {"cluster_arguments": asked.cluster_arguments, "workers": asked.workers}
     check_connection(chosen, **start)
-    there = preflight.check_source(job.source, names)
+    preflight.check_bands(source, reading)
+    nothing: dict[str, Before | str] = {}
+    if not (isinstance(source, Catalogue) or preflight.check_source(source, names)):
+        nothing = {tile: no_chips(tile, source) for tile in names}
     with lock.hold(job.output, None) as check:
         told = partial(_report, output=job.output, progress=asked.progress, events=asked.events)
-        if not there:
-            return _conclude({tile: no_chips(tile, job.source) for tile in names}, job, told)
+        if nothing:
+            return _conclude(nothing, job, told)
         job = replace(job, lock=check)
         sweep(job.output, None)
         on_client = partial(_run_on, job=job, names=names, check=check, told=told)
-        if not isinstance(chosen, str):
-            return on_client(chosen)
-        if (done := _settled(job, names)) is not None:
-            return _conclude(done, job, told)
-        if shares_files(chosen) is False:
-            _refuse_local(job, f"of the cluster {chosen!r}")
-        return on_cluster(chosen, on_client, start)
+        if isinstance(chosen, str):
+            if (done := _settled(job, names)) is not None:
+                return _conclude(done, job, told)
+            if shares_files(chosen) is False:
+                if is_local(source.url):
+                    refuse_source(source, f"of the cluster {chosen!r}")
+                if is_local(job.output.url):
+                    refuse_output(job.output, f"of the cluster {chosen!r}")
+        preflight.check_catalogue(source, reading)
+        return on_cluster(chosen, on_client, start) if isinstance(chosen, str) else on_client(chosen)
 
 
 def _report(
@@ -126,8 +135,8 @@ def _settled(job: Job, names: Sequence[str]) -> dict[str, Before | str] | None:
     """What there is of all tiles, if nothing is left to do; see `daskembed.runs.preflight.settle`."""
 
     def look(tile: str) -> Before | None:
-        found = stages.look(job, tile)
-        return None if found.finished(job) is None else found
+        found = stages.look(job, tile, asks=False)
+        return None if found is None or found.finished(job) is None else found
 
     likely = {entry.path for entry in job.output.entries(CUBES, recursive=False)}
     return preflight.settle(names, look, [tile for tile in names if receipt_path(tile, None) in likely])
@@ -154,7 +163,9 @@ def _run_on(
     client: Client, *, job: Job, names: tuple[str, ...], check: Callable[[], None], told: Callable[..., Report]
 ) -> RunResult:
     threads = fleet.meet(client, _threads)
-    _check_seen(client, job)
+    check_source_seen(client, job.source)
+    if blind := blind_to_output(client, job.output, None):
+        refuse_output(job.output, ", ".join(blind))
     report = told(client, names, f"{len(threads)} with {sum(threads)} threads")
     return report.result(**vars(Window(client, CubeTiles(job), names, report, check).run()))
 
@@ -162,26 +173,3 @@ def _run_on(
 def _threads(dask_worker: Worker) -> int:
     """On a worker: how many tasks it does at a time."""
     return int(dask_worker.state.nthreads)
-
-
-def _check_seen(client: Client, job: Job) -> None:
-    """Raise `InputError` if workers do not see a local source or output."""
-    probe = probe_path(None)
-    job.output.put(probe, b"")
-    try:
-        for storage, sees, path in ((job.source, Path.is_dir, ""), (job.output, Path.is_file, probe)):
-            if is_local(storage.url):
-                seen = client.run(sees, local_path(storage.url) / path, on_error="ignore")
-                if blind := sorted(address for address, found in seen.items() if not found):
-                    _refuse_local(job, ", ".join(blind))
-    finally:
-        job.output.delete([probe])
-
-
-def _refuse_local(job: Job, workers: str) -> None:
-    if local := [storage.url for storage in (job.source, job.output) if is_local(storage.url)]:
-        raise InputError(
-            f"{' and '.join(local)} {'is a folder' if len(local) == 1 else 'are folders'} of this machine, and workers "
-            f"do not see all of that ({workers}): give an object store or a file system that all of them have, or use "
-            "`cluster='local'`"
-        )

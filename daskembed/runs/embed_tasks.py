@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 from daskembed.errors import TileError
-from daskembed.output.state import Receipt, now
+from daskembed.output.state import Receipt, TileRecord, now
 from daskembed.runs import blocks, stages
 from daskembed.runs.blocks import Block, BlockSuspects
 from daskembed.runs.deadly_chips import Suspects
+from daskembed.runs.kept import Kept
 from daskembed.runs.results import TileResult
 from daskembed.runs.settings import Settings
 from daskembed.runs.work import Following, Observer, Piece, Task, Tile
@@ -30,6 +31,8 @@ class EmbedTiles:
     """Of earlier runs, by tile."""
     published: Mapping[str, Mapping[str, int]]
     """Names and bytes of published files, by tile."""
+    kept: Mapping[str, Receipt | TileRecord] = field(default_factory=dict)
+    """What keeps the scenes of a catalogue that an earlier run chose, by tile."""
     pieces: ClassVar[str] = "block"
 
     @property
@@ -53,6 +56,7 @@ class EmbedTiles:
                 sorted(files),
                 # Chips that an earlier run quarantined, whatever its settings were.
                 {} if receipt is None else receipt.quarantined,
+                self.kept[name].scenes if name in self.kept else (),
                 damage="; ".join(receipt.differences(files)) if receipt else "",
             )
         )
@@ -69,6 +73,8 @@ class EmbedTile(Tile):
     """Names of its published files."""
     known: Mapping[str, str]
     """URL -> reason, of chips that an earlier run quarantined."""
+    kept: Kept = ()
+    """Scenes that an earlier run chose."""
     indexed: stages.Indexed | None = None
     waiting: set[str] = field(default_factory=set)
     """Parts that are not written yet."""
@@ -77,7 +83,14 @@ class EmbedTile(Tile):
 
     def record_failure(self, reason: str) -> None:
         """Write down in the output why it failed."""
-        stages.record(self.settings, self.name, self.indexed, reason)
+        stages.record(self.settings, self.name, self.indexed, reason, self.kept)
+
+    @property
+    def scenes(self) -> Kept:
+        """Those that it goes on with; none if they are to be chosen."""
+        if self.indexed is not None:
+            return self.indexed.scenes
+        return () if self.settings.refresh else self.kept
 
     def result(self, status: str, receipt: Receipt) -> TileResult:
         """What became of it."""
@@ -93,7 +106,7 @@ class _Index(Task["tuple[stages.Indexed, list[Block]] | None"]):
     def call(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         tile = self.tile
         pause = float(2**tile.begun_again - 1)
-        return stages.index, (tile.settings, tile.name, tile.receipt, tile.files, tile.known, pause)
+        return stages.index, (tile.settings, tile.name, tile.receipt, tile.files, tile.known, tile.scenes, pause)
 
     def then(self, found: tuple[stages.Indexed, list[Block]] | None, observer: Observer) -> Following:
         tile, settings = self.tile, self.tile.settings

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from daskembed import config
-from daskembed.errors import InputError, did_you_mean
+from daskembed.errors import did_you_mean
 from daskembed.sources.reading import EDGE, FIRST_CHOICE, NO_RULES, PICK, RESAMPLING, Choice, Rules, yes_or_no
 from daskembed.sources.region import read_region
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from daskembed.runs.results import Event, Progress
+    from daskembed.sources.origin import Origin
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 WHOLE = "whole tiles, and what a chip must be"
@@ -279,15 +280,12 @@ class RunOptions(CubeOptions, total=False):
     performance_report: str | None
 
 
-def choice_of(asked: Options, *, catalogue: bool) -> Choice:
+def choice_of(asked: Options, source: Origin) -> Choice:
     """Which scenes of a catalogue are asked for; raises `InputError` if that is said of another kind of source."""
-    said = {name: value for name in asdict(FIRST_CHOICE) if (value := getattr(asked, name)) is not None}
-    if not catalogue and (given := [*said, *(["refresh"] if asked.refresh else [])]):
-        raise InputError(
-            f"{', '.join(f'`{name}`' for name in given)}: of scenes of a catalogue, and {asked.source} is none; leave "
-            "out what has no effect"
-        )
-    return Choice(**said)
+    from daskembed.sources.origin import choice_for  # it loads what help does without
+
+    said = {name: getattr(asked, name) for name in asdict(FIRST_CHOICE)}
+    return choice_for(source, said | {"refresh": asked.refresh or None})
 
 
 def key_of(name: str) -> str:

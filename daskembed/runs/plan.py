@@ -19,11 +19,12 @@ from daskembed.encoders.loading import resolve_precision
 from daskembed.errors import InputError, TileError, did_you_mean
 from daskembed.output.protocol import get_format
 from daskembed.output.published import published_files
-from daskembed.output.state import read_receipts
+from daskembed.output.state import Receipt, TileRecord, read_receipts
 from daskembed.runs import preflight
 from daskembed.runs.blocks import block_folder
 from daskembed.runs.conflicts import check_conflicts
 from daskembed.runs.expected import keep
+from daskembed.runs.kept import chosen_by, keepers
 from daskembed.runs.options import Options, RunOptions, documented
 from daskembed.runs.results import Expected
 from daskembed.runs.settings import Settings
@@ -32,7 +33,9 @@ from daskembed.runs.throughput import DEVICES, Speed, measure, of_device
 from daskembed.runs.tiles import resolve
 from daskembed.sources.kinds import list_tile
 from daskembed.sources.listing import Listing
+from daskembed.sources.origin import name_of, open_source
 from daskembed.sources.region import asked_tiles
+from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.storage.stores import Storage
 
 COMPRESSED, FILE_BYTES, ROW_BYTES = 0.83, 8_000, 70
@@ -55,7 +58,7 @@ class Plan:
     chips_to_do: int
     """Of these the ones that no finished tile and no finished block holds."""
     bytes_to_read: int
-    """Of the files of `chips_to_do`."""
+    """Of the files of `chips_to_do`; of a catalogue about what is downloaded for them."""
     bytes_to_write: dict[str, int]
     """Level -> bytes of the files of the tiles to do; an estimate."""
     chips_a_block: int
@@ -66,8 +69,10 @@ class Plan:
     price_per_hour: float | None
     """Of one worker's machine."""
     notes: tuple[str, ...] = ()
-    """What of the whole tiles to do is in no chip, which chips reach beyond them, and where less will be done than is
-    planned."""
+    """What is unusual about the scenes to do, what of them is in no chip, which chips reach beyond them, and where less
+    will be done than is planned."""
+    catalogue: str | None = None
+    """From which the chips are downloaded."""
 
     def __repr__(self) -> str:
         head, *lines = describe_plan(self).splitlines()
@@ -147,14 +152,19 @@ def plan(
         precision = "bf16" if DEVICES[device].bf16 else "fp32"
     most = parse_workers(1 if asked.workers is None else asked.workers)[1]
     names = asked_tiles(tiles, asked.region)
-    preflight.check_source(Storage(asked.source), names)
+    if isinstance(source := open_source(asked.source), Storage):
+        preflight.check_source(source, names)
     settings = resolve(asked)(resolve_precision(precision))
     receipts = read_receipts(settings.output, names, settings.version)
+    decides = chosen_by(settings.source, settings.reading)
+    kept = keepers(decides, settings.output, settings.version, names, receipts)
+    if asked.refresh or {*names} - {*kept}:
+        preflight.check_catalogue(settings.source, settings.reading)
     published = published_files(settings.output, settings.version)
     if not asked.overwrite:
         check_conflicts(settings, names, receipts, published)
-    with ThreadPoolExecutor(16) as pool:
-        listed = dict(zip(names, pool.map(lambda tile: _list(settings, tile), names), strict=True))
+    with ThreadPoolExecutor(4 if decides else 16) as pool:
+        listed = dict(zip(names, pool.map(lambda tile: _list(settings, tile, kept.get(tile)), names), strict=True))
     listings = {tile: found for tile, found in listed.items() if isinstance(found, Listing)}
     done = {
         tile
@@ -192,7 +202,11 @@ def plan(
         speed=speed,
         workers=most,
         price_per_hour=price_per_hour,
-        notes=(*_region_notes(settings, to_do), *(note for listing in to_do.values() for note in listing.coverage)),
+        notes=(
+            *_region_notes(settings, to_do),
+            *(note for listing in to_do.values() for note in (*listing.notes, *listing.coverage)),
+        ),
+        catalogue=name_of(source) if isinstance(source, Catalogue) else None,
     )
     keep(settings, Expected(made.chips_to_do, made.seconds, made.bytes_to_write[made.level], made.workers))
     return made
@@ -221,10 +235,11 @@ def _tile_bytes(settings: Settings, level: str, chips: int) -> int:
     return able * file_bytes(chips, description.shape(level), settings.dtype)
 
 
-def _list(settings: Settings, tile: str) -> Listing | str:
+def _list(settings: Settings, tile: str, keeper: Receipt | TileRecord | None) -> Listing | str:
     """A tile's chips, or why it has none."""
+    kept = [] if keeper is None or settings.refresh else keeper.scenes
     try:
-        return list_tile(tile, settings.source, settings.reading)
+        return list_tile(tile, settings.source, settings.reading, kept)
     except TileError as error:
         return str(error)
 

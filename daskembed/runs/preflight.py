@@ -8,16 +8,22 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, TileError
+from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, TileError, did_you_mean
 from daskembed.geo.mgrs import tile_in
+from daskembed.sources.origin import Origin
+from daskembed.sources.stac.catalogue import Catalogue
+from daskembed.sources.stac.roles import parts_of
+from daskembed.sources.stac.search import collections_of
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 
 if TYPE_CHECKING:
-    from daskembed.output.state import Receipt
+    from daskembed.output.state import Receipt, TileRecord
     from daskembed.runs.settings import Settings
+    from daskembed.sources.reading import Reading
 
 _log = logging.getLogger(__name__)
 AT_ONCE = 16
@@ -66,6 +72,37 @@ def check_source(source: Storage, tiles: Sequence[str]) -> bool:
     except StorageError:
         return True
     return False
+
+
+def check_bands(source: Origin, reading: Reading) -> None:
+    """Raise `InputError` if a source is a catalogue that lacks bands of a sensor, or no period is said; asks nobody."""
+    if not isinstance(source, Catalogue):
+        return
+    if reading.dates is None:
+        raise InputError(
+            f"`dates`: expected the period of which {source.name} is to be asked, such as 2024-05-01/2024-09-30"
+        )
+    parts_of(reading.sensor, source)
+
+
+def check_catalogue(source: Origin, reading: Reading) -> None:
+    """Refuse a catalogue that has not the collections that are wanted of it, or for which software is missing.
+
+    One that does not answer here may answer the workers, and of tiles that were begun it need not be asked.
+    """
+    if not isinstance(source, Catalogue) or source.is_file:
+        return
+    wanted = [part.images.collection for part in parts_of(reading.sensor, source)]
+    try:
+        there = collections_of(source.url)
+    except StorageError as error:
+        _log.warning(f"warning: {error}")
+        return
+    if missing := [name for name in wanted if name not in there]:
+        raise InputError(
+            f"{source.name} has no collection {' and no '.join(missing)}: found "
+            f"{', '.join(sorted(there)[:8]) or 'none'}{did_you_mean(missing[0], there)}; check `source`"
+        )
 
 
 def _names(source: Storage, folder: str = "") -> Iterator[str]:
@@ -125,6 +162,7 @@ def settled(
     tiles: Sequence[str],
     receipts: Mapping[str, Receipt],
     published: Mapping[str, Mapping[str, int]],
+    kept: Mapping[str, Receipt | TileRecord] = MappingProxyType({}),
 ) -> dict[str, Receipt | str] | None:
     """What has become of all tiles already, if nothing is left to do: their receipts, or why there are no chips.
 
@@ -134,6 +172,9 @@ def settled(
         What is to be done with which tiles.
     receipts, published
         Receipts by tile, names and bytes of published files by tile.
+    kept
+        What keeps the scenes of a catalogue's tiles, by tile. One without them has something to do: no catalogue is
+        asked here.
 
     Returns
     -------
@@ -149,8 +190,13 @@ def settled(
         if (receipt := receipts.get(tile)) and receipt.finishes(identity, published.get(tile, {}))
     }
 
+    if isinstance(settings.source, Catalogue) and (settings.refresh or {*tiles} - {*kept}):
+        return None
+
     def look(tile: str) -> Receipt | None:
-        listing, receipt = list_tile(tile, settings.source, settings.reading), fitting.get(tile)
+        receipt = fitting.get(tile)
+        scenes = kept[tile].scenes if tile in kept else ()
+        listing = list_tile(tile, settings.source, settings.reading, scenes)
         if receipt is None or not receipt.holds(listing.fingerprint, retry_quarantined=settings.retry_quarantined):
             return None
         return receipt

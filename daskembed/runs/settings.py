@@ -13,6 +13,7 @@ from daskembed.cube import CHIPS_A_BLOCK
 from daskembed.encoders.protocol import Encoder
 from daskembed.errors import InputError
 from daskembed.sensors.bands import CLAY_V0, UNSAID, Sensor
+from daskembed.sources.origin import Origin, name_of
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, redact
@@ -30,7 +31,7 @@ BLOCK_BYTES = 64 * 2**20
 class Settings:
     """What one run does to each of its tiles."""
 
-    source: Storage
+    source: Origin
     output: Storage
     encoder: Encoder
     level: str
@@ -47,6 +48,8 @@ class Settings:
     """Share of a tile's chips that may newly be quarantined."""
     retry_quarantined: bool = False
     """Whether finished tiles with quarantined chips are made again."""
+    refresh: bool = False
+    """Whether a catalogue is asked again for the scenes of tiles that are begun or finished."""
     carried: bool = False
     """Whether parts come back through the client, which publishes: the workers do not see the output."""
     lock: Lock | None = None
@@ -61,7 +64,7 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """What determines a file beside its chips: a file made with another identity is not replaced unasked."""
         return {
-            "source": self.source.url,
+            "source": name_of(self.source),
             "encoder": f"{self.encoder.name} {self.encoder.size}",
             "sensor": sensor_id(self.encoder.description.sensor),
             "window": self.encoder.description.window,

@@ -18,6 +18,9 @@ from daskembed.errors import InputError
 from daskembed.geo.chips import CHIPS_A_TILE
 from daskembed.output.state import probe_path
 from daskembed.runs.settings import Settings
+from daskembed.sources.origin import Origin
+from daskembed.sources.stac.catalogue import Catalogue
+from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 
 if TYPE_CHECKING:
@@ -64,19 +67,11 @@ def arrange(client: Client, settings: Settings, tiles: int) -> Settings:
     InputError
         If a worker does not see the source, or the checkpoint is too large to be sent.
     """
-    source, output, encoder = settings.source.url, settings.output, settings.encoder
-    if is_local(source) and (blind := _blind(client, Path.is_dir, local_path(source))):
-        refuse_source(source, ", ".join(blind))
+    output, encoder = settings.output, settings.encoder
+    check_source_seen(client, settings.source)
     if blind := _blind(client, is_here, encoder):
         _send(client, encoder, blind)
-    if not is_local(output.url):
-        return settings
-    probe = probe_path(settings.version)
-    output.put(probe, b"")
-    try:
-        blind = _blind(client, Path.is_file, local_path(output.url) / probe)
-    finally:
-        output.delete([probe])
+    blind = blind_to_output(client, output, settings.version)
     size = 4 * math.prod(encoder.shape(settings.level)) / 1e6
     if blind and size > MUCH:
         logging.getLogger(__name__).warning(
@@ -87,11 +82,39 @@ def arrange(client: Client, settings: Settings, tiles: int) -> Settings:
     return replace(settings, carried=bool(blind))
 
 
-def refuse_source(source: str, workers: str) -> None:
+def check_source_seen(client: Client, source: Origin) -> None:
+    """Raise `InputError` if a worker does not see a local source."""
+    sees = Path.is_file if isinstance(source, Catalogue) else Path.is_dir
+    if is_local(source.url) and (blind := _blind(client, sees, local_path(source.url))):
+        refuse_source(source, ", ".join(blind))
+
+
+def blind_to_output(client: Client, output: Storage, version: str | None) -> list[str]:
+    """Addresses of the workers that do not see a local output."""
+    if not is_local(output.url):
+        return []
+    probe = probe_path(version)
+    output.put(probe, b"")
+    try:
+        return _blind(client, Path.is_file, local_path(output.url) / probe)
+    finally:
+        output.delete([probe])
+
+
+def refuse_source(source: Origin, workers: str) -> None:
     """Raise because workers do not see a local source; `workers` says which."""
+    what, those = ("file", "it") if isinstance(source, Catalogue) else ("folder", "the chips")
     raise InputError(
-        f"the source {source} is a folder of this machine, which the workers do not see ({workers}): put the chips on "
-        "an object store or a file system that all of them have, or use `cluster='local'`"
+        f"the source {source.url} is a {what} of this machine, which the workers do not see ({workers}): put {those} "
+        "on an object store or a file system that all of them have, or use `cluster='local'`"
+    )
+
+
+def refuse_output(output: Storage, workers: str) -> None:
+    """Raise because workers do not see a local output and what they make of it cannot be carried back."""
+    raise InputError(
+        f"the output {output.url} is a folder of this machine, which the workers do not see ({workers}): give an "
+        "object store or a file system that all of them have, or use `cluster='local'`"
     )
 
 

@@ -22,6 +22,7 @@ from daskembed.output.parts import read_notes
 from daskembed.output.protocol import Published, format_of, get_format
 from daskembed.output.state import Receipt, TileRecord, delete_record, now, parts_folder, write_receipt, write_record
 from daskembed.runs.blocks import Block, all_blocks
+from daskembed.runs.kept import Kept, chosen_by
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.results import TileResult
 from daskembed.sources.kinds import list_tile, read_headers
@@ -50,6 +51,8 @@ class Indexed:
     """Paths of its parts below the output, in the order of their rows; none if all its chips are quarantined."""
     notes: tuple[str, ...] = ()
     """What the receipt says of its pixels."""
+    scenes: Kept = ()
+    """Of a catalogue: what the chips are cut out of."""
     padded: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """URL of a chip that reaches beyond the image -> ``source_url`` of each of its rows that do -> share of the row's
     pixels that are in the image."""
@@ -61,6 +64,7 @@ def index(
     finished: Receipt | None,
     files: list[str],
     known: Mapping[str, str] = NOTHING,
+    kept: Kept = (),
     pause: float = 0.0,
 ) -> tuple[Indexed, list[Block]] | None:
     """On a worker: index a tile and say what is left to do, unless it is finished and its chips are the same (None).
@@ -75,6 +79,8 @@ def index(
         Names of its published files.
     known
         URL -> reason, of chips that an earlier run quarantined.
+    kept
+        Its scenes, if they are not to be chosen anew.
     pause
         Seconds to wait first.
 
@@ -86,7 +92,7 @@ def index(
         If it has no chips, or too many of them would newly be quarantined.
     """
     time.sleep(pause)
-    found = _look(settings, tile, finished, files, known)
+    found = _look(settings, tile, finished, files, known, kept)
     if found is None:
         if finished is not None and not settings.carried:
             settings.confirm()
@@ -96,14 +102,15 @@ def index(
 
 
 def _look(
-    settings: Settings, tile: str, finished: Receipt | None, files: list[str], known: Mapping[str, str]
+    settings: Settings, tile: str, finished: Receipt | None, files: list[str], known: Mapping[str, str], kept: Kept
 ) -> tuple[Indexed, list[Block]] | None:
     try:
         settings.source.check_exists()
     except InputError as error:
         # It was there when the run began.
         raise StorageUnusableError(f"{error} any more, or it cannot be seen from this worker") from None
-    listing = list_tile(tile, settings.source, settings.reading)
+    again = finished is None or (settings.retry_quarantined and bool(finished.quarantined))
+    listing = list_tile(tile, settings.source, settings.reading, kept, again=again)
     if finished is not None and finished.holds(listing.fingerprint, retry_quarantined=settings.retry_quarantined):
         return None
     found = read_headers(listing, settings.reading, readers=settings.encoder.readers or 16)
@@ -123,6 +130,7 @@ def _look(
         quarantined=quarantined,
         parts=tuple(block.path for block in blocks),
         notes=_notes(settings, listing, found),
+        scenes=[*listing.kept],
         padded=_padded(settings, found),
     )
     return indexed, blocks
@@ -140,8 +148,8 @@ def _padded(settings: Settings, index: gpd.GeoDataFrame) -> dict[str, dict[str, 
 
 
 def numbers_notes(listing: Listing, index: gpd.GeoDataFrame) -> list[str]:
-    """What is done to the files' numbers."""
-    notes = [f"{scene.url}: {scene.note}" for scene in listing.scenes if scene.note]
+    """What is done to the files' numbers, and what else is to be told of the scenes."""
+    notes = [*listing.notes, *(f"{scene.url}: {scene.note}" for scene in listing.scenes if scene.note)]
     # Of ready-made chips most have the same to say.
     said = Counter[str](() if listing.scenes else (chip.note for chip in index["chip"].dropna()))
     return notes + [f"{count} chips: {note}" for note, count in said.items() if note]
@@ -192,9 +200,10 @@ def begin(settings: Settings, tile: str, indexed: Indexed, blocks: list[Block]) 
     return [block for block in blocks if block.path not in present]
 
 
-def record(settings: Settings, tile: str, indexed: Indexed | None, failure: str | None = None) -> None:
-    """Write down that a tile was begun, or why it failed."""
+def record(settings: Settings, tile: str, indexed: Indexed | None, failure: str | None = None, kept: Kept = ()) -> None:
+    """Write down that a tile was begun, or why it failed; `kept` are its scenes if it was not indexed."""
     parts = indexed.parts if indexed else ()
+    scenes = indexed.scenes if indexed else kept
     found = TileRecord(
         tile=tile,
         version=settings.version,
@@ -204,6 +213,8 @@ def record(settings: Settings, tile: str, indexed: Indexed | None, failure: str 
         quarantined=indexed.quarantined if indexed else {},
         reason=failure,
         time=now(),
+        chosen_by=chosen_by(settings.source, settings.reading) if scenes else {},
+        scenes=[*scenes],
     )
     write_record(settings.output, found)
 
@@ -261,6 +272,7 @@ def publish(
         started=started,
         finished=now(),
         software=settings.provenance["software"],
+        scenes=[*indexed.scenes],
     )
     settings.confirm()
     write_receipt(output, receipt)

@@ -144,7 +144,8 @@ def describe_plan(plan: Plan) -> str:
     if (speed := plan.speed) is None:
         return "\n".join(map(visible, [*lines, "nothing is left to encode"]))
     lines += [
-        f"read         {describe_bytes(plan.bytes_to_read)}",
+        f"read         {describe_bytes(plan.bytes_to_read)}"
+        + (f", downloaded from where {plan.catalogue} has its files (an estimate)" if plan.catalogue else ""),
         f"write        {sizes} (estimates; the level chosen comes first)",
         f"speed        {speed.chips_per_second:.3g} chips/s a worker, the limit is the {speed.limit}",
         f"             {speed.basis}",
@@ -162,8 +163,9 @@ def describe_stages(result: RunResult) -> str:
     spent = result.stage_seconds
     busy = spent["device"] / (spent["device"] + spent["wait"]) if spent["device"] else 0.0
     limit = "device" if busy >= 0.5 else max(("source", "decode"), key=lambda stage: spent[stage])
+    named = {"source": "source (the network, or the store)"}.get(limit, limit)
     shares = ", ".join(f"{stage} {spent[stage]:.1f} s" for stage in ("source", "decode", "device", "write"))
-    return f"{shares}; device busy {busy:.0%} of its time, the limit was the {limit}"
+    return f"{shares}; device busy {busy:.0%} of its time, the limit was the {named}"
 
 
 def _some(lines: Iterator[str], where: str) -> list[str]:

@@ -15,11 +15,12 @@ from daskembed.errors import InputError
 from daskembed.output import lock
 from daskembed.output.protocol import check_dtype, get_format, parse_formats
 from daskembed.output.published import check_version, published_files
-from daskembed.output.state import Receipt, read_receipts, sweep, write_failure
+from daskembed.output.state import Receipt, TileRecord, read_receipts, sweep, write_failure
 from daskembed.runs import dashboard, fleet, preflight, stages
 from daskembed.runs.conflicts import check_conflicts
 from daskembed.runs.embed_tasks import EmbedTiles
 from daskembed.runs.expected import recall
+from daskembed.runs.kept import chosen_by, keepers
 from daskembed.runs.options import Options, RunOptions, choice_of, documented
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
@@ -27,8 +28,10 @@ from daskembed.runs.settings import Settings, chips_a_block
 from daskembed.runs.shared_files import arrange, refuse_source
 from daskembed.runs.window import Window, on_cluster
 from daskembed.sources.kinds import no_chips
+from daskembed.sources.origin import Origin, open_source
 from daskembed.sources.reading import Reading, parse_dates
 from daskembed.sources.region import asked_tiles
+from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local
 
@@ -67,10 +70,10 @@ def run(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions])
     }
     check_connection(chosen, **start)
     shared = shares_files(chosen) if isinstance(chosen, str) else None
-    names, source = asked_tiles(tiles, asked.region), Storage(asked.source)
+    names, source = asked_tiles(tiles, asked.region), open_source(asked.source)
     conclude = partial(_conclude, progress=asked.progress, events=asked.events)
     output, version = Storage(asked.output), check_version(asked.version)
-    if not preflight.check_source(source, names):
+    if not (isinstance(source, Catalogue) or preflight.check_source(source, names)):
         # Nothing is fetched for that, weights least of all.
         with lock.hold(output, version):
             return conclude({tile: no_chips(tile, source) for tile in names}, output, version)
@@ -82,6 +85,10 @@ def run(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions])
         sweep(output, version)
         receipts = read_receipts(output, names, version)
         published = published_files(output, version, sweep=True)
+        auto = asked.precision == "auto"
+        # As long as no worker has said what `auto` is: what all that is there already was made with.
+        likely = decide(preflight.precision_of(receipts) if auto else asked.precision)
+        kept = keepers(chosen_by(source, likely.reading), output, version, names, receipts)
         on_client = partial(
             _run_on,
             names=names,
@@ -89,21 +96,20 @@ def run(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions])
             decide=lambda precision: replace(decide(precision), lock=held),
             receipts=receipts,
             published=published,
+            kept=kept,
             check=held,
         )
-        if not isinstance(chosen, str):
-            return on_client(chosen)
-        auto = asked.precision == "auto"
-        # As long as no worker has said what `auto` is: what all that is there already was made with.
-        likely = decide(preflight.precision_of(receipts) if auto else asked.precision)
-        done = preflight.settled(likely, names, receipts, published)
-        if done is not None:
-            return conclude(done, output, version, published)
-        if not asked.overwrite:
-            check_conflicts(likely, names, receipts, published, leave=("precision",) if auto else ())
-        if is_local(source.url) and shared is False:
-            refuse_source(source.url, f"of the cluster {chosen!r}")
-        return on_cluster(chosen, on_client, start)
+        if isinstance(chosen, str):
+            done = preflight.settled(likely, names, receipts, published, kept)
+            if done is not None:
+                return conclude(done, output, version, published)
+            if not asked.overwrite:
+                check_conflicts(likely, names, receipts, published, leave=("precision",) if auto else ())
+            if is_local(source.url) and shared is False:
+                refuse_source(source, f"of the cluster {chosen!r}")
+        if asked.refresh or {*names} - {*kept}:
+            preflight.check_catalogue(source, likely.reading)
+        return on_cluster(chosen, on_client, start) if isinstance(chosen, str) else on_client(chosen)
 
 
 def resolve(asked: Options) -> Callable[[str], Settings]:
@@ -111,18 +117,8 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
 
     Of ``auto`` only the workers can say it; what it is until then is nowhere written.
     """
-    source, output = Storage(asked.source), Storage(asked.output)
-    reading = Reading(
-        dates=None if asked.dates is None else parse_dates(asked.dates),
-        offset=asked.offset,
-        edge=asked.edge,
-        rules=asked.rules,
-        numbers=asked.numbers,
-        offset_applied=asked.offset_applied,
-        region=asked.region,
-        choice=choice_of(asked, catalogue=not isinstance(source, Storage)),
-    )
-    reading.check()
+    source, output = open_source(asked.source), Storage(asked.output)
+    reading = reading_of(asked, source)
     version = check_version(asked.version)
     formats, dtype = parse_formats(asked.format), check_dtype(asked.dtype)
     share = check_share(asked.max_quarantined)
@@ -130,7 +126,8 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
         raise InputError(f"unknown `on_nan` {asked.on_nan!r}: choose one of {', '.join(ON_NAN)}")
     check_precision(asked.precision)
 
-    def check_level(needs: Description) -> str:
+    def check_needs(needs: Description) -> str:
+        preflight.check_bands(source, replace(reading, sensor=needs.sensor))
         chosen = needs.check_level(asked.level)
         for form in map(get_format, formats):
             form.check_level(needs, chosen)
@@ -139,13 +136,13 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
     which: dict[str, Any] = {"encoder": asked.encoder, "sensor": asked.sensor, "window": asked.window}
     # All that can be said without the checkpoint is said before it is fetched.
     if (foreseen := foresee(asked.checkpoint, **which)) is not None:
-        check_level(foreseen)
+        check_needs(foreseen)
     encoder_of = find_encoder(asked.checkpoint, **which, batch_size=asked.batch_size, readers=asked.readers)
 
     def decide(precision: str) -> Settings:
         encoder = encoder_of(precision)
         needs = encoder.description
-        level = check_level(needs)
+        level = check_needs(needs)
         return Settings(
             source=source,
             output=output,
@@ -154,6 +151,7 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
             on_nan=asked.on_nan,
             max_quarantined=share,
             retry_quarantined=asked.retry_quarantined,
+            refresh=asked.refresh,
             reading=replace(reading, sensor=needs.sensor, resolution=needs.resolution),
             version=version,
             chips_a_block=chips_a_block(encoder, level),
@@ -162,6 +160,22 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
         )
 
     return decide
+
+
+def reading_of(asked: Options, source: Origin) -> Reading:
+    """How chips are to be found, cut and judged, but for the sensor, which the encoder says."""
+    reading = Reading(
+        dates=None if asked.dates is None else parse_dates(asked.dates),
+        offset=asked.offset,
+        edge=asked.edge,
+        rules=asked.rules,
+        numbers=asked.numbers,
+        offset_applied=asked.offset_applied,
+        region=asked.region,
+        choice=choice_of(asked, source),
+    )
+    reading.check()
+    return reading
 
 
 def check_share(share: object) -> float:
@@ -179,6 +193,7 @@ def _run_on(
     decide: Callable[[str], Settings],
     receipts: dict[str, Receipt],
     published: dict[str, dict[str, int]],
+    kept: Mapping[str, Receipt | TileRecord],
     check: Callable[[], None],
 ) -> RunResult:
     found = fleet.meet(client, hardware)
@@ -189,7 +204,7 @@ def _run_on(
     workers = fleet.describe(found)
     told = Report(client, "embeddings", names, settings.output, settings.version, asked.progress, asked.events, workers)
     with dashboard.report(client, asked.performance_report):
-        passage = Window(client, EmbedTiles(settings, receipts, published), names, told, check).run()
+        passage = Window(client, EmbedTiles(settings, receipts, published, kept), names, told, check).run()
     return replace(told.result(**vars(passage)), expected=recall(settings))
 
 

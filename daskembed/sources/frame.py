@@ -64,7 +64,7 @@ def frame_of(listing: Listing, found: Sequence[Placed | str], *, outside: str, a
     good = [one if isinstance(one, Placed) and why is None else None for one, why in zip(found, reasons, strict=True)]
     index = pd.DataFrame(
         {
-            "source_url": [listing.storage.url_of(entry.path) for entry in listing.entries],
+            "source_url": [listing.url_of(entry) for entry in listing.entries],
             "source": listing.kind,
             "date": pd.Series([one and one.day for one in good], dtype=object),
             "datetime": pd.to_datetime(pd.Series([one and one.time for one in good], dtype=object), utc=True).astype(

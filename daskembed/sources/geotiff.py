@@ -116,7 +116,7 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
     def placed(entry: Entry, header: Header | str) -> Placed | str:
         if isinstance(header, str):
             return header
-        url, listed = listing.storage.url_of(entry.path), (entry.size, entry.etag)
+        url, listed = listing.url_of(entry), (entry.size, entry.etag)
         chip = GeotiffChip(url, names, header.bands, rules, listed, header.scales, header.sidecars)
         return Placed(chip, header.date, header.epsg, header.bounds)
 
@@ -147,7 +147,7 @@ def _set_copies_aside(listing: Listing, headers: list[Header | str]) -> list[Hea
     kept: dict[tuple[str, date], str] = {}
     unique: list[Header | str] = []
     for entry, header in zip(listing.entries, headers, strict=True):
-        url = listing.storage.url_of(entry.path)
+        url = listing.url_of(entry)
         if isinstance(header, Header):
             first = kept.setdefault((entry.path.rpartition("/")[2], header.date), url)
             if first != url:
@@ -158,14 +158,16 @@ def _set_copies_aside(listing: Listing, headers: list[Header | str]) -> list[Hea
 
 def _header_or_reason(listing: Listing, entry: Entry, reading: Reading) -> Header | str:
     sidecars = tuple(end for end in SIDECARS if any(one.path == f"{entry.path}{end}" for one in listing.sidecars))
+    storage = listing.storage
+    assert storage is not None
 
     def read(fresh: bool) -> Header:
         try:
-            return read_header(listing.storage, entry, listing.tile, reading, sidecars, fresh=fresh)
+            return read_header(storage, entry, listing.tile, reading, sidecars, fresh=fresh)
         except FileNotFoundError:
             raise ChipError(GONE) from None
 
     try:
-        return read_surely(listing.storage.url_of(entry.path), read)
+        return read_surely(listing.url_of(entry), read)
     except ChipError as error:
         return str(error)

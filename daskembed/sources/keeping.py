@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
@@ -14,6 +15,8 @@ from daskembed.hardware import allowance
 KEPT_BYTES = 768 * 2**20
 """Most bytes of pieces, or of blocks, that a process keeps for the chips that still need them, if it has memory."""
 
+_LASTING = 1.0
+"""Seconds for which an allowance counts."""
 _Kept = TypeVar("_Kept")
 
 
@@ -32,6 +35,7 @@ class Keeping(Generic[_Kept]):
 
     def __init__(self, size_of: Callable[[_Kept], int], most: int = KEPT_BYTES) -> None:
         self._size_of, self._most = size_of, most
+        self._allowed, self._until = 0, 0.0
         self._changed = threading.Condition()
         self._found: OrderedDict[Hashable, Future[_Kept | ChipError]] = OrderedDict()
         self._sizes: dict[Hashable, int] = {}
@@ -93,13 +97,20 @@ class Keeping(Generic[_Kept]):
 
     def _fits(self, size: int) -> bool:
         """Whether a thing of `size` bytes may be made now; gives up the oldest for it."""
-        most = min(self._most, allowance())
+        # What a process may take does not change from one thing to the next.
+        if (now := time.monotonic()) >= self._until:
+            self._allowed, self._until = allowance(), now + _LASTING
+        most = min(self._most, self._allowed)
+        held = sum(self._sizes.values())
+        if held + size <= most:
+            return True
         done = [key for key, future in self._found.items() if future.done()]
-        being_made = sum(self._sizes.values()) - sum(self._sizes[key] for key in done)
+        being_made = held - sum(self._sizes[key] for key in done)
         if len(done) < len(self._found) and being_made + size > most:
             return False
         for key in done:
-            if sum(self._sizes.values()) + size <= most:
+            if held + size <= most:
                 break
-            del self._found[key], self._sizes[key]
+            held -= self._sizes.pop(key)
+            del self._found[key]
         return True

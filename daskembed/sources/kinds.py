@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from daskembed.errors import InputError, TileError
 from daskembed.geo.mgrs import square_of
 from daskembed.sources.listing import Listing
+from daskembed.sources.origin import Origin
 from daskembed.sources.protocol import Source
 from daskembed.sources.reading import Reading
+from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.storage.stores import Storage
 
 if TYPE_CHECKING:
@@ -25,11 +28,27 @@ SOURCES = {
     "zarr": "daskembed.sources.zarr",
     "raster": "daskembed.sources.raster",
 }
-"""Kind of source -> the module that implements `Source`."""
+"""Kind of source in folders -> the module that implements `Source`."""
 
 
-def list_tile(tile: str, source: Storage, reading: Reading) -> Listing:
+def list_tile(
+    tile: str,
+    source: Origin,
+    reading: Reading,
+    kept: Sequence[Mapping[str, Any]] = (),
+    *,
+    again: bool = False,
+) -> Listing:
     """List a tile's chips, of the first of `SOURCES` that has some.
+
+    Parameters
+    ----------
+    tile, source, reading
+        Which tile of what, and how its chips are found.
+    kept
+        Of a catalogue: scenes as `Listing.kept` has them, of an earlier listing. They are taken, and nobody is asked.
+    again
+        Whether those of their files are looked at again that could not be read.
 
     Raises
     ------
@@ -45,6 +64,10 @@ def list_tile(tile: str, source: Storage, reading: Reading) -> Listing:
         square_of(tile)
     except InputError as error:
         raise TileError(str(error)) from None
+    if isinstance(source, Catalogue):
+        from daskembed.sources.stac import scenes
+
+        return scenes.list_scenes(tile, source, reading, kept, again=again)
     for kind in SOURCES:
         if (listing := _module(kind).list_chips(tile, source, reading)) is not None:
             return listing
@@ -63,4 +86,4 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int = 16) -> gp
 
 
 def _module(kind: str) -> Source:
-    return cast(Source, importlib.import_module(SOURCES[kind]))
+    return cast(Source, importlib.import_module(SOURCES.get(kind, "daskembed.sources.stac.scenes")))

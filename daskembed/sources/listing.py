@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from daskembed.sources.cutting import SceneChip
 from daskembed.sources.scene import Scene
@@ -26,8 +27,9 @@ class Listing:
     """A tile's chips as the store lists them, before any is read."""
 
     kind: str
-    """Key of `SOURCES`."""
-    storage: Storage
+    """Key of `daskembed.sources.kinds.SOURCES`."""
+    storage: Storage | None
+    """What paths of entries are below; None if they are whole URLs, as those of catalogues are."""
     tile: str
     entries: tuple[Entry, ...]
     """One a chip."""
@@ -37,11 +39,19 @@ class Listing:
     """The whole tiles, each at one date, that can be used."""
     sidecars: tuple[Entry, ...] = ()
     """Files beside the chips that say more of their pixels."""
+    kept: tuple[dict[str, Any], ...] = field(default=(), compare=False, repr=False)
+    """Of a catalogue: what the scenes are made of, `daskembed.sources.stac.kept.KeptScene` as JSON."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What else is to be told of them."""
+
+    def url_of(self, entry: Entry) -> str:
+        """The full URL (or absolute local path) of an entry."""
+        return entry.path if self.storage is None else self.storage.url_of(entry.path)
 
     @property
     def fingerprint(self) -> str:
         """Changes when a chip appears, disappears or is written anew."""
-        made_of = (self.storage.url, self.entries, *([self.sidecars] if self.sidecars else []))
+        made_of = (self.storage and self.storage.url, self.entries, *([self.sidecars] if self.sidecars else []))
         return hashlib.sha256(repr(made_of).encode()).hexdigest()
 
     @property

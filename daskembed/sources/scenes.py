@@ -36,7 +36,7 @@ class Found:
     """A scene of a tile, or why one cannot be used."""
 
     path: str
-    """Below the source."""
+    """Below the source, or a whole URL."""
     size: int
     """Bytes."""
     etag: str
@@ -44,8 +44,10 @@ class Found:
     reason: str | None = None
 
 
-def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: Sequence[Found]) -> Listing | None:
-    """The listing of some scenes: an entry a chip.
+def listing_of(
+    kind: str, tile: str, storage: Storage | None, reading: Reading, found: Sequence[Found]
+) -> Listing | None:
+    """The listing of some scenes: an entry a chip. Without a storage their paths are whole URLs.
 
     Raises
     ------
@@ -54,12 +56,16 @@ def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: 
     """
     if not found:
         return None
+
+    def url_of(path: str) -> str:
+        return path if storage is None else storage.url_of(path)
+
     placed = [_at_tile(one, tile) for one in found]
     # A store that cannot be used is one, whatever dates it has.
     refused = {one.path: one for one in placed if one.scene is None}
     found = [*refused.values(), *(one for one in placed if one.scene is not None)]
     if not any(one.scene for one in found):
-        raise TileError(f"{storage.url_of(found[0].path)} {found[0].reason}")
+        raise TileError(f"{url_of(found[0].path)} {found[0].reason}")
     wanted = [one for one in found if one.scene is None or within(one.scene.date, reading.dates)]
     if not any(one.scene for one in wanted):
         assert reading.dates is not None
@@ -75,7 +81,7 @@ def listing_of(kind: str, tile: str, storage: Storage, reading: Reading, found: 
             reason = str(one.reason)
             # What is finished beside it stays so when messages write arguments in another way.
             entry = Entry(one.path, one.size, f"{one.etag} {as_recorded(reason)}")
-            rows.append((entry, RefusedScene(storage.url_of(one.path), reason, most)))
+            rows.append((entry, RefusedScene(url_of(one.path), reason, most)))
             continue
         count = one.scene.grid.count
         label = one.scene.url.rpartition("#")[2]

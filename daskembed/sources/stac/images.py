@@ -12,7 +12,7 @@ import numpy as np
 from daskembed.errors import ChipError, InputError, exact
 from daskembed.health import read_surely
 from daskembed.sources.bands import short
-from daskembed.sources.stac.blocks import MOST_BLOCK, open_file
+from daskembed.sources.stac.blocks import MOST_BLOCK, open_anew
 from daskembed.storage.access import Access
 
 GONE = "is not there: the catalogue lists it, but the store has no such file"
@@ -80,7 +80,7 @@ def look(url: str, asset: str, access: Mapping[str, str] | Access) -> Image:
 
     def read(fresh: bool) -> Image:
         try:
-            file = open_file(url, pairs)
+            file = open_anew(url, pairs)
             facts = file.look(_facts)
         except FileNotFoundError:
             raise ChipError(GONE) from None

@@ -24,11 +24,13 @@ class KeptItem:
     """WKT in OGC:CRS84."""
     images: dict[str, Image]
     """Band, by the sensor's name, or ``scl`` -> its file."""
+    cloud: float | None = None
+    """Percent."""
     baseline: str | None = None
     orbit_state: str | None = None
     relative_orbit: int | None = None
-    offset: int = 0
-    """What is taken from each of its numbers."""
+    offsets: dict[str, int] = field(default_factory=dict)
+    """Band -> what is taken from each number of its file; of bands to which ESA adds 1000."""
     offset_why: str = ""
     """What decided that."""
 
@@ -40,3 +42,5 @@ class KeptScene:
     day: str
     """ISO 8601."""
     items: list[KeptItem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What else is to be told of it."""

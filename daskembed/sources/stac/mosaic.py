@@ -218,18 +218,28 @@ class MosaicReader:
         values = stored
         if self._values and (image.scale, image.offset) != (1, 0):
             values = stored.astype(np.float32) * np.float32(image.scale) + np.float32(image.offset)
-        with np.errstate(invalid="ignore"):
-            # NaN is not between any two numbers.
-            there = (values >= numbers.low) & (values <= numbers.high)
-        if numbers.zero == "empty":
-            there &= stored != 0
-        if image.nodata is not None and not (numbers.zero == "value" and image.nodata == 0):
-            gap = np.asarray(image.nodata).astype(stored.dtype) if stored.dtype.kind == "f" else image.nodata
-            there &= stored != gap
+        nodata = None if numbers.zero == "value" and image.nodata == 0 else image.nodata
+        if nodata is not None and stored.dtype.kind == "f":
+            nodata = float(stored.dtype.type(nodata))
+        there = None
+        # Most windows are sound, and their extremes show it; those of NaN do not.
+        low, high = (values.min(), values.max()) if values.size else (0, 0)
+        if not (
+            numbers.low <= low
+            and high <= numbers.high
+            and not (numbers.zero == "empty" and stored.min() <= 0)
+            and (nodata is None or nodata < stored.min() or nodata > stored.max())
+        ):
+            with np.errstate(invalid="ignore"):
+                there = (values >= numbers.low) & (values <= numbers.high)
+            if numbers.zero == "empty":
+                there &= stored != 0
+            if nodata is not None:
+                there &= stored != nodata
         if part.offset:
             least = values.dtype.type(part.offset + 1)
             values = np.where(values >= 1, np.maximum(values, least) - values.dtype.type(part.offset), values)
-        return values, None if there.all() else there
+        return values, None if there is None or there.all() else there
 
     def _resample(
         self,
@@ -280,17 +290,10 @@ class MosaicReader:
 def _pick(
     values: NDArray[Any], there: NDArray[np.bool_] | None, found: Places
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    def at(pixels: NDArray[Any]) -> NDArray[Any]:
-        if found.y.shape[1:] == (1,) and found.x.shape[:1] == (1,):
-            picked: NDArray[Any] = pixels.take(found.y[:, 0], axis=0).take(found.x[0], axis=1)
-        else:
-            picked = pixels[found.y, found.x]
-        return picked
-
-    known = None if there is None else at(there)
+    known = None if there is None else found.pick(there)
     if found.inside is not None:
         known = found.inside if known is None else known & found.inside
-    return at(values), known
+    return found.pick(values), known
 
 
 # A file of radar has two bands: what one asks the other asks next.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyproj
@@ -42,30 +42,49 @@ class Places(NamedTuple):
     """Of the file, in which all of them lie."""
     cols: slice
     y: NDArray[np.intp]
-    """Row from that of `rows`, ``(y, 1)`` where the grids have one CRS, else ``(y, x)``; likewise `x`."""
-    x: NDArray[np.intp]
+    """Row of each row of the window, from the first of `rows`; where the grids have not one CRS, of each pixel
+    ``(y, x)`` its number in `rows` and `cols`, row-major."""
+    x: NDArray[np.intp] | None
+    """Likewise columns; None where the grids have not one CRS."""
     inside: NDArray[np.bool_] | None
     """Which of the centres lie in the file; None if all do."""
+
+    def pick(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Of the pixels of `rows` and `cols` those of the window."""
+        if self.x is not None:
+            return pixels.take(self.y, axis=0).take(self.x, axis=1)
+        return pixels.ravel().take(self.y)
 
 
 def find(target: Raster, rows: slice, cols: slice, source: Raster) -> Places | None:
     """The pixels of `source` that hold the centres of those of a window of `target`; None if it has none of them."""
     y, x = _fractional(target, rows, cols, source)
-    y, x = np.floor(y + _TIE), np.floor(x + _TIE)
+    ends = y.min(), y.max(), x.min(), x.max()
     # Written so that NaN and infinity, of places outside of the projection, are not in it.
-    with np.errstate(invalid="ignore"):
-        in_y, in_x = (y >= 0) & (y < source.height), (x >= 0) & (x < source.width)
-    inside = in_y & in_x
-    if not inside.any():
-        return None
-    held_y, held_x = (y[in_y], x[in_x]) if target.epsg == source.epsg else (y[inside], x[inside])
-    top, left = int(held_y.min()), int(held_x.min())
-    bottom, right = int(held_y.max()) + 1, int(held_x.max()) + 1
-    down, across = (
-        np.clip(np.nan_to_num(place - first), 0, last - first - 1).astype(np.intp)
-        for place, first, last in ((y, top, bottom), (x, left, right))
-    )
-    return Places(slice(top, bottom), slice(left, right), down, across, None if inside.all() else inside)
+    inside = None
+    if not (ends[0] >= 0 and ends[1] < source.height - _TIE and ends[2] >= 0 and ends[3] < source.width - _TIE):
+        with np.errstate(invalid="ignore"):
+            in_y, in_x = (
+                (place + _TIE >= 0) & (place + _TIE < length)
+                for place, length in ((y, source.height), (x, source.width))
+            )
+        inside = in_y & in_x
+        if not inside.any():
+            return None
+        if target.epsg == source.epsg:
+            y, x = np.where(in_y, y, y[in_y].min()), np.where(in_x, x, x[in_x].min())
+        else:
+            y, x = (np.where(inside, place, place[inside].min()) for place in (y, x))
+        inside = None if inside.all() else inside
+    down, across = ((place + _TIE).astype(np.intp) for place in (y, x))
+    held = slice(int(down.min()), int(down.max()) + 1), slice(int(across.min()), int(across.max()) + 1)
+    down -= held[0].start
+    across -= held[1].start
+    if target.epsg == source.epsg:
+        return Places(*held, down[:, 0], across[0], inside)
+    down *= held[1].stop - held[1].start
+    down += across
+    return Places(*held, down, None, inside)
 
 
 def _fractional(
@@ -124,7 +143,8 @@ def _fitted(exact: _Exact, east: NDArray[np.float64], north: NDArray[np.float64]
         np.polynomial.chebyshev.chebvander((2 * side.ravel() - low - high) / (high - low), _DEGREE)
         for side, (low, high) in zip((north, east), sides, strict=True)
     )
-    found: NDArray[np.float64] = by_row @ terms @ by_col.T
+    # One after the other: a product of small matrices is no work for several threads.
+    found = np.stack([by_row @ (part @ by_col.T) for part in terms])
     near = (np.abs(found - np.round(found)) < _CLOSE).any(axis=0)
     if near.any():
         y, x = np.nonzero(near)
