@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import xarray as xr
 from dask.base import tokenize
 
@@ -149,16 +150,17 @@ def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) ->
     -------
     xarray.DataArray
         float32 of shape ``(chip, band, y, x)``, with the coordinates ``chip`` (number, from 0), ``band``,
-        ``source_url``, ``date``, ``epsg``, ``lat``, ``lon`` (degrees), ``west``, ``south``, ``east``, ``north``
-        (bounds in ``epsg``), ``inside_y``, ``inside_x`` (pixels that are in the image; the others were added) and
-        ``geometry`` (footprint in OGC:CRS84).
+        ``source_url``, ``date``, ``datetime`` (UTC; NaT where only the day is known), ``epsg``, ``lat``, ``lon``
+        (degrees), ``west``, ``south``, ``east``, ``north`` (bounds in ``epsg``), ``inside_y``, ``inside_x`` (pixels
+        that are in the image; the others were added) and ``geometry`` (footprint in OGC:CRS84).
 
     Raises
     ------
     InputError
         If `index` lacks columns or has no usable chip.
     """
-    missing = [column for column in INDEX_COLUMNS if column not in index.columns]
+    # Indexes of earlier versions have no times.
+    missing = [column for column in INDEX_COLUMNS if column not in index.columns and column != "datetime"]
     if missing:
         raise InputError(f"the index lacks the columns {', '.join(missing)}: make it with daskembed.index_tile")
     good = index[index["quarantined"].isna()]
@@ -177,6 +179,7 @@ def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) ->
         chunks=(tuple(len(block) for block in blocks), *((length,) for length in blocks[0].shape[1:])),
         meta=np.empty((0, 0, 0, 0), np.float32),
     )
+    times = pd.to_datetime(good.get("datetime", pd.Series(pd.NaT, good.index)), utc=True)
     inside = np.array([chip.inside for chip in chips], dtype=np.int16)
     return xr.DataArray(
         data,
@@ -187,6 +190,7 @@ def open_tile(index: gpd.GeoDataFrame, *, chips_a_block: int = CHIPS_A_BLOCK) ->
             "band": list(chips[0].bands),
             "source_url": ("chip", good["source_url"].to_numpy(dtype=object)),
             "date": ("chip", np.array(good["date"].tolist(), dtype="datetime64[D]").astype("datetime64[s]")),
+            "datetime": ("chip", times.to_numpy("datetime64[ms]")),
             "epsg": ("chip", good["epsg"].to_numpy(dtype=np.int32)),
             "lat": ("chip", good["lat"].to_numpy(dtype=np.float64)),
             "lon": ("chip", good["lon"].to_numpy(dtype=np.float64)),

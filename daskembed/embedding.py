@@ -72,6 +72,15 @@ def _windows(cube: xr.DataArray, across: int) -> _Windows:
     return _Windows(lat, lon, footprint, resolution)
 
 
+def _times(cube: xr.DataArray) -> NDArray[np.datetime64]:
+    """When each chip was taken: at noon where only the day is known."""
+    times: NDArray[np.datetime64] = cube.coords["date"].to_numpy().astype("datetime64[D]") + np.timedelta64(12, "h")
+    if "datetime" in cube.coords:
+        known = cube.coords["datetime"].to_numpy()
+        times = np.where(np.isnat(known), times, known)
+    return times
+
+
 def embed(
     cube: xr.DataArray, encoder: Encoder, level: str | None = None, *, on_nan: str = "quarantine"
 ) -> xr.DataArray:
@@ -81,7 +90,8 @@ def embed(
     ----------
     cube
         Chips ``(chip, band, y, x)`` with the coordinates ``lat``, ``lon`` (degrees) and ``date``, as
-        `daskembed.open_tile` gives them; any other DataArray of that form does too.
+        `daskembed.open_tile` gives them; any other DataArray of that form does too. Where there is a ``datetime`` (UTC)
+        that is not NaT, the encoder is told that, else noon of the ``date``.
     encoder
         From `daskembed.load_encoder`.
     level
@@ -133,8 +143,7 @@ def embed(
     windows = _windows(cube, across)
     place = np.empty((len(cube), 1, 1, 1), _place_dtype(across**2))
     place["lat"][:, 0, 0, 0], place["lon"][:, 0, 0, 0] = windows.lat, windows.lon
-    # At noon, as long as only the day is known.
-    place["date"][:, 0, 0, 0] = cube.coords["date"].to_numpy().astype("datetime64[D]") + np.timedelta64(12, "h")
+    place["date"][:, 0, 0, 0] = _times(cube)
     place["resolution"][:, 0, 0, 0] = windows.resolution
     token = tokenize(data.name, place, encoder, level, on_nan)
     encoded = da.map_blocks(

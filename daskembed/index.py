@@ -83,7 +83,8 @@ def index_tile(
     -------
     geopandas.GeoDataFrame
         One row a chip in the order of ``source_url``, in OGC:CRS84: ``source_url`` (full URL, or absolute path of
-        a local file), ``source`` (kind), ``date``, ``epsg``, ``lat`` and ``lon`` of the centre (degrees),
+        a local file), ``source`` (kind), ``date``, ``datetime`` (UTC; NaT where only the day is known), ``epsg``,
+        ``lat`` and ``lon`` of the centre (degrees),
         ``west``, ``south``, ``east`` and ``north`` (bounds in the chip's own CRS), ``coverage`` (share of its pixels
         that are in the image: less than 1 where ``pad`` filled it up), ``chip`` (a `Chip`, which reads it; files hold
         an index without it: ``index.drop(columns="chip").to_parquet(...)``), ``size`` (bytes), ``etag``,

@@ -14,7 +14,6 @@ import pytest
 import rasterio
 import reference
 import torch
-import torch._inductor.config
 from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import Transformer
@@ -376,6 +375,8 @@ def test_the_independent_implementation_on_a_real_chip(shared):
 
 @pytest.mark.parametrize("works", [True, False])
 def test_compiled_blocks_give_the_same_numbers_with_and_without_a_compiler(works, monkeypatch, caplog):
+    import torch._inductor.config  # takes seconds, in every process that looks for tests
+
     if works and shutil.which("g++") is None:
         pytest.skip("needs g++")
     if not works:

@@ -111,7 +111,7 @@ def test_form_and_coordinates(index: gpd.GeoDataFrame) -> None:
     assert cube.chunks == ((3, 1), (13,), (512,), (512,))
     assert cube.dtype == np.float32
     assert cube.name == "chips"
-    assert set(cube.coords) == {"chip", "band", *ALONG_CHIP, "date", "inside_y", "inside_x"}
+    assert set(cube.coords) == {"chip", "band", *ALONG_CHIP, "date", "datetime", "inside_y", "inside_x"}
     assert list(cube.coords["chip"].values) == [0, 1, 2, 3]
     assert list(cube.coords["band"].values) == list(geotiff.BANDS)
     for name in ALONG_CHIP:
@@ -270,7 +270,7 @@ def test_no_usable_chip(index: gpd.GeoDataFrame) -> None:
         daskembed.open_tile(bad)
 
 
-@pytest.mark.parametrize("column", INDEX_COLUMNS)
+@pytest.mark.parametrize("column", [column for column in INDEX_COLUMNS if column != "datetime"])
 def test_index_without_a_column(index: gpd.GeoDataFrame, column: str) -> None:
     with pytest.raises(InputError, match=f"lacks the columns {column}: make it with daskembed.index_tile"):
         daskembed.open_tile(index.drop(columns=column))

@@ -25,6 +25,7 @@ from daskembed.compute import device
 from daskembed.encoders import clay_v0
 from daskembed.encoders.clay_v0 import LEVELS
 from daskembed.encoders.description import Place
+from daskembed.encoders.loading import takes_time
 from daskembed.encoders.protocol import Encoder
 from daskembed.encoders.untrained import untrained_state
 from daskembed.errors import InputError
@@ -83,6 +84,28 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(device, "CPU_BATCH", 4)
     yield
     device._load.cache_clear()
+
+
+def test_the_time_of_day_is_told_where_it_is_known(chips: Path) -> None:
+    """To Clay v1.5, which knows the hour; noon where only the day is known, as before there were times."""
+    seeing = daskembed.load_encoder("untrained:least", encoder="clay-v1.5", precision="fp32")
+    found = daskembed.index_tile(TILE, str(chips), encoder=seeing).iloc[[0, 0, 0, 0]]
+    assert found["datetime"].isna().all()
+    assert str(found["datetime"].dtype) == "datetime64[ms, UTC]"
+    noon, morning = "2019-04-16T12:00:00", "2019-04-16T10:05:59"
+    times = pd.Series([None, noon + "Z", morning + ".024Z", "2019-04-16T12:05:59+02:00"], found.index)
+    cube = daskembed.open_tile(found.assign(datetime=pd.to_datetime(times, utc=True, format="ISO8601")))
+    assert embedding._times(cube).astype("datetime64[s]").astype(str).tolist() == [noon, noon, morning, morning]
+    assert embedding._times(cube.drop_vars("datetime")).astype("datetime64[s]").astype(str).tolist() == [noon] * 4
+    vectors = daskembed.embed(cube, seeing).to_numpy()
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    np.testing.assert_array_equal(vectors[2], vectors[3])
+    assert not np.allclose(vectors[0], vectors[2], rtol=1e-4)
+
+
+def test_which_encoders_make_something_of_the_time_of_day() -> None:
+    assert takes_time("clay-v1.5", 4)
+    assert not takes_time("clay-v0", 1)
 
 
 class Calls:
@@ -211,7 +234,7 @@ def test_coordinates_and_attributes(cube: xr.DataArray, encoder: Encoder) -> Non
     embeddings = daskembed.embed(cube, encoder, "patch")
     kept = {"chip", "source_url", "date", "epsg", "lat", "lon", "west", "south", "east", "north", "geometry"}
     kept |= {"inside_y", "inside_x"}
-    assert set(embeddings.coords) == {*kept, "quarantined", "rejected", "filled", "noted"}
+    assert set(embeddings.coords) == {*kept, "datetime", "quarantined", "rejected", "filled", "noted"}
     for name in kept:
         assert embeddings.coords[name].identical(cube.coords[name].drop_vars("band", errors="ignore")) or (
             list(embeddings.coords[name].values) == list(cube.coords[name].values)

@@ -377,6 +377,16 @@ def test_a_cube_of_a_region_and_of_some_dates(sources: dict[str, Path], tmp_path
     assert float(cube.x[0]) == WEST + 5120
 
 
+@pytest.mark.parametrize(("kind", "count"), [("geotiff", 4), ("zarr", 2)])
+def test_a_plan_of_a_region(kind: str, count: int, sources: dict[str, Path], tmp_path: Path) -> None:
+    """Files tell in their headers where they are, which a plan does not read: it says so."""
+    west = region_of((100, 100, 4000, 9000), path=tmp_path / "west.gpkg")
+    given: dict[str, Any] = {"source": str(sources[kind]), "output": str(tmp_path / "out"), "device": "cpu"}
+    made = daskembed.plan(region=west, checkpoint="untrained:tiny", **given)
+    assert (made.to_do, made.chips) == ((TILE,), count)
+    assert any("all are planned for" in note for note in made.notes) == (kind == "geotiff")
+
+
 # The command
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from daskembed.runs import stages
 from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.tiles import resolve
 from daskembed.sensors.bands import CLAY_V0
+from daskembed.sources.cutting import SceneChip
+from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.testing import landscape
 
 TILE = "33TUL"
@@ -86,6 +89,31 @@ def test_padded_windows_are_told_as_the_rows_are(tmp_path: Path) -> None:
     beyond = rows[rows["coverage"] < 1]
     assert told == dict(zip(beyond["source_url"], beyond["coverage"].round(4), strict=True))
     assert 0 in told.values()
+
+
+def test_the_receipt_says_which_time_of_day_was_told(tmp_path: Path) -> None:
+    """That of the scene, as a catalogue knows it, or noon; an encoder that makes nothing of it needs no word."""
+    write_ten_bands(tmp_path, landscape(600, 1100)[:10], SENTINEL2)
+    asked = {"source": str(tmp_path), "output": str(tmp_path), **WEIGHTS}
+    settings = replace(resolve(Options.of(asked, RunOptions))("fp32"), carried=True)
+    found = stages.index(settings, TILE, None, [])
+    assert found is not None
+    assert "2 chips: the encoder is told noon, as only their day is known" in found[0].notes
+
+    listing = list_tile(TILE, settings.source, settings.reading)
+    assert all(isinstance(chip, SceneChip) for chip in listing.chips)
+    when = datetime(2019, 4, 16, 10, 5, 59, 24_000, tzinfo=UTC)
+    first, second = (chip for chip in listing.chips if isinstance(chip, SceneChip))
+    timed = replace(first, scene=replace(first.scene, time=when))
+    index = read_headers(replace(listing, chips=(timed, second)), settings.reading)
+    assert index["datetime"].isna().tolist() == [False, True]
+    assert index["datetime"].iloc[0] == when
+    assert stages._time_notes(settings, index) == [
+        "1 chip: the encoder is told the time of day of their scene",
+        "1 chip: the encoder is told noon, as only their day is known",
+    ]
+    other = resolve(Options.of({**asked, "encoder": "clay-v0"}, RunOptions))("fp32")
+    assert stages._time_notes(other, index) == []
 
 
 def test_windows_have_footprints_of_their_own(chips: Path) -> None:

@@ -28,6 +28,28 @@ ENCODERS = {
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
+def takes_time(name: str, windows: int) -> bool:
+    """Whether an encoder is told the time of day: whether it makes another thing of another hour.
+
+    Parameters
+    ----------
+    name
+        As for `get_encoder_module`.
+    windows
+        Of a chip.
+    """
+    import numpy as np
+
+    degrees = np.zeros((1, windows))
+
+    def told(hour: int) -> list[bytes]:
+        when = np.array([f"2020-01-01T{hour:02d}"], "datetime64[s]")
+        return [part.tobytes() for part in metadata(Place(degrees, degrees, when, np.ones(1)))]
+
+    metadata = get_encoder_module(name).metadata
+    return told(6) != told(12)
+
+
 def get_encoder_module(name: str) -> CompleteModule:
     """The module of an encoder, with defaults for what it does not say.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -69,7 +69,8 @@ class Plan:
     price_per_hour: float | None
     """Of one worker's machine."""
     notes: tuple[str, ...] = ()
-    """What is unusual about the scenes to do, what of them is in no chip, and which chips reach beyond them."""
+    """What is unusual about the scenes to do, what of them is in no chip, which chips reach beyond them, and where less
+    will be done than is planned."""
     catalogue: str | None = None
     """From which the chips are downloaded."""
 
@@ -201,7 +202,10 @@ def plan(
         speed=speed,
         workers=most,
         price_per_hour=price_per_hour,
-        notes=tuple(note for listing in to_do.values() for note in (*listing.notes, *listing.coverage)),
+        notes=(
+            *_region_notes(settings, to_do),
+            *(note for listing in to_do.values() for note in (*listing.notes, *listing.coverage)),
+        ),
         catalogue=name_of(source) if isinstance(source, Catalogue) else None,
     )
     keep(settings, Expected(made.chips_to_do, made.seconds, made.bytes_to_write[made.level], made.workers))
@@ -211,6 +215,13 @@ def plan(
 def file_bytes(chips: int, shape: tuple[int, ...], dtype: str = "float32") -> int:
     """About how many bytes a published file has, of chips with embeddings of `shape`."""
     return round(FILE_BYTES + chips * (ROW_BYTES + COMPRESSED * np.dtype(dtype).itemsize * math.prod(shape)))
+
+
+def _region_notes(settings: Settings, to_do: Mapping[str, Listing]) -> list[str]:
+    """What is said where more is planned than will be done."""
+    if settings.reading.region is None or all(listing.chips for listing in to_do.values()):
+        return []
+    return ["chips in files of their own tell in their headers where they are: of their tiles, all are planned for"]
 
 
 def _tile_bytes(settings: Settings, level: str, chips: int) -> int:

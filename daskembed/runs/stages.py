@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from daskembed.encoders.loading import takes_time
 from daskembed.errors import InputError, StorageUnusableError, TileError, exact
 from daskembed.geo.cells import EDGES
 from daskembed.geo.chips import CHIP
@@ -27,6 +28,7 @@ from daskembed.runs.results import TileResult
 from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.listing import Listing
 from daskembed.table import window_shares, window_urls
+from daskembed.text import counted
 from daskembed.timings import metered, timed
 
 if TYPE_CHECKING:
@@ -157,6 +159,7 @@ def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tup
     """What is done to the files' numbers, pixels of another size than the sensor's, and what no chip covers."""
     notes = numbers_notes(listing, index)
     notes += beyond_tile(listing.tile, index)
+    notes += _time_notes(settings, index)
     needs = settings.encoder.description
     if needs.resolution is None:
         units = index["epsg"].map(metres_of_unit, na_action="ignore").astype(float)
@@ -168,6 +171,15 @@ def _notes(settings: Settings, listing: Listing, index: gpd.GeoDataFrame) -> tup
             if not math.isclose(step, needs.sensor.gsd, rel_tol=1e-3)
         ]
     return (*notes, *listing.coverage)
+
+
+def _time_notes(settings: Settings, index: gpd.GeoDataFrame) -> list[str]:
+    """Which time of day an encoder is told that makes something of it."""
+    if not takes_time(settings.encoder.name, (CHIP // settings.encoder.description.window) ** 2):
+        return []
+    known = index["datetime"][index["quarantined"].isna()].notna()
+    told = {"the time of day of their scene": int(known.sum()), "noon, as only their day is known": int((~known).sum())}
+    return [f"{counted(count, 'chip')}: the encoder is told {time}" for time, count in told.items() if count]
 
 
 def beyond_tile(tile: str, index: gpd.GeoDataFrame) -> list[str]:

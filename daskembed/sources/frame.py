@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 import geopandas as gpd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from daskembed.sources.listing import Listing
 
 INDEX_COLUMNS = (
-    *("source_url", "source", "date", "epsg", "lat", "lon", *EDGES),
+    *("source_url", "source", "date", "datetime", "epsg", "lat", "lon", *EDGES),
     *("coverage", "chip", "size", "etag", "quarantined", "geometry"),
 )
 """Columns of a tile's index; `index_tile` says what each holds."""
@@ -34,6 +34,8 @@ class Placed(NamedTuple):
     epsg: int
     bounds: tuple[float, float, float, float]
     """West, south, east and north, in `epsg`."""
+    time: datetime | None = None
+    """When it was taken, UTC, if that is known."""
 
 
 def frame_of(listing: Listing, found: Sequence[Placed | str], *, outside: str, apart: bool = False) -> gpd.GeoDataFrame:
@@ -65,6 +67,9 @@ def frame_of(listing: Listing, found: Sequence[Placed | str], *, outside: str, a
             "source_url": [listing.url_of(entry) for entry in listing.entries],
             "source": listing.kind,
             "date": pd.Series([one and one.day for one in good], dtype=object),
+            "datetime": pd.to_datetime(pd.Series([one and one.time for one in good], dtype=object), utc=True).astype(
+                "datetime64[ms, UTC]"
+            ),
             "epsg": pd.array([one and one.epsg for one in good], dtype="Int32"),
             "lat": lat,
             "lon": lon,

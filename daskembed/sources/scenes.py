@@ -117,7 +117,9 @@ def _at_tile(found: Found, tile: str) -> Found:
 def frame_of_scenes(listing: Listing) -> gpd.GeoDataFrame:
     """The index of a listing that `listing_of` made: what the scenes say was read for the listing."""
     found = [
-        Placed(chip, chip.scene.date, chip.scene.epsg, chip.bounds) if isinstance(chip, SceneChip) else chip.reason
+        Placed(chip, chip.scene.date, chip.scene.epsg, chip.bounds, chip.scene.time)
+        if isinstance(chip, SceneChip)
+        else chip.reason
         for chip in listing.chips
     ]
     return frame_of(listing, found, outside="lies outside of EPSG:{epsg}: its bounds are {bounds}")
