@@ -182,7 +182,7 @@ def helped(name: str) -> set[str]:
     return set(re.findall("--[a-z-]+", told.getvalue())) - {"--help"}
 
 
-COMMANDS = ("run", "plan", "cube", "tiles", "clusters", "doctor", "demo", "status", "validate")
+COMMANDS = ("run", "plan", "scenes", "cube", "tiles", "clusters", "doctor", "demo", "status", "validate")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -227,7 +227,8 @@ def test_the_command_reference(hooks: ModuleType) -> None:
     assert "| `offset` | pixels (y, x) from a whole tile's corner to the first chip |" in hooks.options()
     assert "| `--tiles FILE|IDS` | file of MGRS tile ids, one a line, or the ids |" in parts["run"]
     assert "--level" not in parts["plan"]
-    parts["plan"] += parts["run"]
+    for name in ("plan", "scenes"):
+        parts[name] += parts["run"]
     assert {name: helped(name) - set(re.findall("--[a-z-]+", part)) for name, part in parts.items()} == {
         name: set() for name in COMMANDS
     }
