@@ -13,6 +13,7 @@ from daskembed.errors import TileError
 from daskembed.geo.cells import EDGES, common_grid, find_overlap
 from daskembed.geo.chips import CHIP
 from daskembed.output.cube import CHIPS_A_SHARD, COMPRESSION, Layout
+from daskembed.runs.kept import chosen_by
 from daskembed.sources.chip import Chip
 from daskembed.sources.origin import Origin
 from daskembed.sources.reading import Reading, Rules
@@ -62,7 +63,7 @@ class Job:
         made = {"layout": _LAYOUT, "bands": bands, "compression": COMPRESSION, "chips_a_shard": CHIPS_A_SHARD}
         # What is said of all chips is not said: the settings of cubes were told without it from the first.
         dates = {} if self.reading.period is None else {"dates": self.reading.period}
-        scenes: dict[str, str] = {} if isinstance(self.source, Storage) else self.reading.scenes
+        scenes = chosen_by(self.source, self.reading)
         return made | dates | scenes | self.reading.place | self.reading.meaning
 
 
