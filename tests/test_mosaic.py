@@ -10,6 +10,7 @@ import numpy as np
 import pyproj
 import pytest
 import rasterio
+import shapely
 from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 from rasterio.warp import reproject
@@ -21,6 +22,7 @@ from daskembed.sources.reading import Reading
 from daskembed.sources.scales import Scale
 from daskembed.sources.stac.images import Image, look
 from daskembed.sources.stac.mosaic import CLASSES, Mosaic, Part, scale_of_band
+from daskembed.storage.access import fetch
 
 TILE = "33TUL"
 BANDS = {band.name: band for band in CLAY_V0.bands}
@@ -269,3 +271,49 @@ def test_a_file_that_turns_out_not_to_be_needed_may_have_gone(tmp_path: Path) ->
     other = replace(near, url=str(tmp_path / "none.tif"))
     layer = mosaic(Part(near, footprint=footprint(0, 1500)), Part(other), shape=(256, 256))
     assert (layer.open()(slice(0, 256), slice(0, 256)) == 7).all()
+
+
+def in_degrees(epsg: int, west: float, south: float, east: float, north: float) -> list[tuple[float, float]]:
+    to_degrees = pyproj.Transformer.from_crs(epsg, "OGC:CRS84", always_xy=True)
+    corners = ((west, north), (east, north), (east, south), (west, south), (west, north))
+    return [to_degrees.transform(*corner) for corner in corners]
+
+
+@pytest.mark.parametrize("tile", ["01KAB", "01WCM", "60XWP", "33TUL"])
+def test_footprints_that_cross_180_degrees_without_a_cut_are_met(tile: str, tmp_path: Path) -> None:
+    epsg, west, north = tile_corner(tile)
+    footprint = shapely.Polygon(in_degrees(epsg, west, north - 109_800, west + 109_800, north)).wkt
+    pixels = ramp(64, 64)
+    image = write(tmp_path / "B02.tif", pixels, (west + 55_000, north - 55_000), 10, epsg)
+    found = mosaic(Part(image, footprint=footprint), tile=tile).open()(slice(5500, 5564), slice(5500, 5564))
+    np.testing.assert_array_equal(found[0], pixels)
+
+
+def test_near_the_pole_sides_of_tiles_bend_in_degrees(tmp_path: Path) -> None:
+    epsg, west, north = tile_corner("33XWM")
+    south, middle = north - 109_800, north - 50_000
+    # Two parts of the tile, at whose common side a straight line in degrees is 1,900 m further south in the middle.
+    upper, lower = (
+        shapely.Polygon(in_degrees(epsg, west, bottom, west + 109_800, top)).wkt
+        for bottom, top in ((middle, north), (south, middle))
+    )
+    first = write(tmp_path / "first.tif", np.full((500, 1098), 5, "uint16"), (west, north), 100, epsg)
+    second = write(tmp_path / "second.tif", np.full((598, 1098), 7, "uint16"), (west, middle), 100, epsg)
+    layer = mosaic(Part(first, footprint=upper), Part(second, footprint=lower), tile="33XWM")
+    # 200 m of the window are in the lower one.
+    found = layer.open()(slice(4760, 5020), slice(5400, 5460))
+    assert [*found[0, :240].ravel()] == [5] * 240 * 60
+    assert [*found[0, 240:].ravel()] == [7] * 20 * 60
+
+
+def test_a_file_that_another_process_saw_replaced_is_opened_anew(tmp_path: Path) -> None:
+    epsg, west, north = tile_corner(TILE)
+    image = write(tmp_path / "B02.tif", ramp(64, 64), (west, north), 10, epsg)
+    window = slice(0, 10), slice(0, 10)
+    before = mosaic(image).open()(*window)
+    with rasterio.open(tmp_path / "B02.tif", "r+") as file:
+        file.write(ramp(64, 64) + 5, 1)
+    answer = fetch(image.url, (), 0, 1)
+    np.testing.assert_array_equal(
+        mosaic(replace(image, size=answer.size, etag=answer.etag)).open()(*window), before + 5
+    )

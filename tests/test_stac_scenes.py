@@ -217,6 +217,15 @@ def test_thirteen_bands_of_three_collections(tmp_path: Path) -> None:
     assert sum(entry.size for entry in listing.entries) > 0
 
 
+def test_a_tile_at_sea_without_any_elevation(tmp_path: Path) -> None:
+    images = (OpticalImage("2024-06-02T10:20:31Z", classes=6), RadarImage("2024-06-01T05:10:02Z"))
+    world = write_scenes(tmp_path / "world", images=images, shape=(516, 516))
+    listing = listed(open_source(str(catalogues.describe(tmp_path, world))), Reading(dates=READING.dates))
+    assert "no elevation in 100 % of the tile" in listing.notes
+    chip = read_headers(listing, Reading())["chip"][0]
+    assert not chip.read()[-1].any()
+
+
 def test_index_tile_takes_the_choice_as_keywords(tmp_path: Path, world: Scenes) -> None:
     source = str(catalogues.describe(tmp_path, world))
     encoder = daskembed.load_encoder("untrained:tiny", encoder="clay-v1.5", precision="fp32")

@@ -189,9 +189,8 @@ def _scene(tile: str, kept: KeptScene, reading: Reading, fingerprint: str) -> Sc
     grid = grid_of((side, side), reading)
 
     def mosaic(name: str, scale: Scale) -> Mosaic:
-        parts = tuple(
-            Part(image, item.offsets.get(name, 0), item.footprint, item.id) for item, image in _files(kept, name)
-        )
+        files = _files(kept, name, sea=scale.sea)
+        parts = tuple(Part(image, item.offsets.get(name, 0), item.footprint, item.id) for item, image in files)
         return Mosaic(
             name, parts, epsg, west, north, sensor.gsd, grid.shape, scale, resampling=reading.choice.resampling
         )
@@ -217,9 +216,14 @@ def _scene(tile: str, kept: KeptScene, reading: Reading, fingerprint: str) -> Sc
     )
 
 
-def _files(kept: KeptScene, band: str) -> list[tuple[KeptItem, Image]]:
-    """The files of a band, in the order in which they count; raises `ChipError` if none can be read."""
+def _files(kept: KeptScene, band: str, *, sea: bool = False) -> list[tuple[KeptItem, Image]]:
+    """The files of a band, in the order in which they count; raises `ChipError` if none can be read.
+
+    Of one that has none where there is only `sea` there may be none.
+    """
     files = [(item, item.images[band]) for item in kept.items if band in item.images]
+    if sea and not files:
+        return []
     if not files:
         raise ChipError(f"lacks {band}: none of {', '.join(item.id for item in kept.items)} has it")
     if all(image.failure is not None for _, image in files):
@@ -230,7 +234,7 @@ def _files(kept: KeptScene, band: str) -> list[tuple[KeptItem, Image]]:
 
 def _scale(kept: KeptScene, band: Band, reading: Reading) -> Scale:
     """What is made of a band's numbers, and what the receipt says of it."""
-    files = _files(kept, band.name)
+    files = _files(kept, band.name, sea=reading.sensor.numbers_of(band).zero == "value")
     scale = scale_of_band(band, reading.sensor, [image for _, image in files], reading)
     if not scale.numbers.added:
         return scale
