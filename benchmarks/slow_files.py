@@ -65,7 +65,11 @@ def serve(folder: Path, latency: float, rate: float) -> None:
             with lock:
                 told["requests"] += 1
                 told["bytes"] += len(data)
-            headers = {"ETag": f'"{size:x}"', "Accept-Ranges": "bytes", "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
+            headers = {
+                "ETag": f'"{size:x}"',
+                "Accept-Ranges": "bytes",
+                "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT",
+            }
             if asked:
                 headers["Content-Range"] = f"bytes {start}-{min(end, size) - 1}/{size}"
             self.answer(206 if asked else 200, data, headers, length=size if self.command == "HEAD" else None)

@@ -8,7 +8,6 @@ import os
 os.environ |= {"OMP_WAIT_POLICY": "passive", "DASK_DASKEMBED__TORCH_THREADS": "1"}
 
 import contextlib
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ import boto3
 import dask
 import distributed.deploy.local
 import least  # noqa: F401 (adds its sizes to the encoders)
-import numpy as np
 import pytest
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
@@ -28,7 +26,7 @@ from daskembed.clusters import forks
 from daskembed.encoders import clay_v0, clay_v1_5
 from daskembed.storage import stores as storage_module
 from daskembed.storage.opening import open_store
-from daskembed.testing import FaultyProxy, landscape, write_chips
+from daskembed.testing import FaultyProxy, write_chips
 
 # A busy machine is no reason to fail.
 settings.register_profile("no deadline", deadline=None)
@@ -49,19 +47,6 @@ def _workers_are_forked() -> Iterator[None]:
     with dask.config.set(forked), pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed.deploy.local, "Nanny", Forked)
         yield
-
-
-def coarse_landscape(height: int, width: int, *, seed: int = 0) -> np.ndarray:
-    """A landscape of squares of 8 pixels: drawn, compressed and read in a fraction of the time."""
-    return landscape(height // 8, width // 8, seed=seed).repeat(8, axis=1).repeat(8, axis=2)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def drawn() -> Iterator[Callable[..., np.ndarray]]:
-    """What `write_chips` takes for a landscape in the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules[write_chips.__module__], "landscape", coarse_landscape)
-        yield coarse_landscape
 
 
 @pytest.fixture

@@ -652,9 +652,9 @@ def test_summary_names_only_some() -> None:
     ("spent", "limit", "busy"),
     [
         ({"source": 1, "decode": 2, "wait": 0, "device": 9, "write": 0}, "device", "100%"),
-        ({"source": 9, "decode": 2, "wait": 9, "device": 1, "write": 0}, "source", "10%"),
+        ({"source": 9, "decode": 2, "wait": 9, "device": 1, "write": 0}, "source (the network, or the store)", "10%"),
         ({"source": 1, "decode": 20, "wait": 9, "device": 1, "write": 0}, "decode", "10%"),
-        ({"source": 1, "decode": 0, "wait": 0, "device": 0, "write": 0}, "source", "0%"),
+        ({"source": 1, "decode": 0, "wait": 0, "device": 0, "write": 0}, "source (the network, or the store)", "0%"),
     ],
 )
 def test_limit_of_a_run(spent: dict[str, float], limit: str, busy: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import runpy
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import daskembed
+from daskembed.cli.parser import make_parser
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -70,3 +74,42 @@ def test_published_files_are_used(
     assert printed.startswith(f"4 chips in {tmp_path}, each ")
     assert says in printed
     assert len([line for line in printed.splitlines() if line.lstrip().startswith("claytile_33TUL")]) >= 3
+
+
+def fake_command(folder: Path, body: str) -> dict[str, str]:
+    """An environment in which ``daskembed`` is a few lines of shell."""
+    folder.mkdir()
+    (folder / "daskembed").write_text(f"#!/bin/sh\necho \"$*\" >> '{folder}/asked'\n{body}\n")
+    (folder / "daskembed").chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("keys", [{}, {"AWS_ACCESS_KEY_ID": "mine"}], ids=["without keys", "with keys"])
+def test_all_catalogues_are_tried_and_told(keys: dict[str, str], tmp_path: Path) -> None:
+    """Never the public ones: what the script types is written down, and answered as servers might."""
+    shell = fake_command(tmp_path / "bin", "case $1 in run) echo 'daskembed: stopped: no route' >&2; exit 1;; esac")
+    script = [str(EXAMPLES / "try_catalogues.sh"), str(tmp_path / "out"), "12.70,45.60,12.71,45.61"]
+    done = subprocess.run(["sh", *script], env=shell | keys, capture_output=True, text=True, timeout=60)
+    asked = [shlex.split(line) for line in (tmp_path / "bin/asked").read_text().splitlines()]
+    for words in asked:
+        make_parser().parse_args(words)
+    tried = [(words[0], words[words.index("--source") + 1], words[words.index("--encoder") + 1]) for words in asked]
+    names = ["earth-search", "planetary-computer", "planetary-computer", "cdse"]
+    encoders = ["clay-v1.5", "clay-v1.5", "clay-v0", "clay-v1.5"]
+    pairs = list(zip(names, encoders, strict=True))
+    runs = pairs if keys else pairs[:-1]
+    assert sorted(tried) == sorted([("scenes", *pair) for pair in pairs] + [("run", *pair) for pair in runs])
+    assert done.returncode == 1
+    assert done.stdout.count("status 1") == len(runs)
+    assert done.stdout.count("stopped: no route") == len(runs)
+    assert ("not tried: its files need AWS_ACCESS_KEY_ID" in done.stdout) is not bool(keys)
+    assert (tmp_path / "out/report.txt").read_text() == done.stdout
+
+
+def test_a_catalogue_that_answers_is_told_so(tmp_path: Path) -> None:
+    shell = fake_command(tmp_path / "bin", "exit 0") | {"AWS_ACCESS_KEY_ID": "mine"}
+    script = [str(EXAMPLES / "try_catalogues.sh"), str(tmp_path / "out")]
+    done = subprocess.run(["sh", *script], env=shell, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.count("  ok ") == 12
+    assert "validate" in (tmp_path / "bin/asked").read_text()

@@ -1,6 +1,8 @@
 import json
 from datetime import UTC, date, datetime
 
+import numpy as np
+import pyproj
 import pytest
 import shapely
 
@@ -41,14 +43,41 @@ def test_an_item_without_a_link_to_itself_has_a_url():
     assert item_of(catalogue=listed, links=None).url == f"/data/items.json/sentinel-2-l2a/{item_of().id}"
 
 
-def test_relative_links_to_files():
-    assets = {"B02": {"href": "./B02.tif"}, "B03": {"href": "../other/B03.tif"}}
-    links = [{"rel": "self", "href": "https://stac.example/a/b/item.json"}]
-    found = item_of(assets=assets, links=links).assets
-    assert [found[key].href for key in ("B02", "B03")] == [
-        "https://stac.example/a/b/B02.tif",
-        "https://stac.example/a/other/B03.tif",
-    ]
+@pytest.mark.parametrize(
+    ("catalogue", "link", "href", "expected"),
+    [
+        (
+            "https://stac.example/v1",
+            "https://stac.example/a/b/item.json",
+            "./B02.tif",
+            "https://stac.example/a/b/B02.tif",
+        ),
+        (
+            "https://stac.example/v1",
+            "https://stac.example/a/b/item.json",
+            "../c/B02.tif",
+            "https://stac.example/a/c/B02.tif",
+        ),
+        ("https://stac.example/v1", "https://stac.example/a/item.json", "s3://bucket/B02.tif", "s3://bucket/B02.tif"),
+        ("s3://bucket/here/items.json", None, "files/B02.tif", "s3://bucket/here/files/B02.tif"),
+        ("s3://bucket/here/items.json", "./one/item.json", "B02.tif", "s3://bucket/here/one/B02.tif"),
+        ("/data/items.json", None, "files/B02.tif", "/data/files/B02.tif"),
+        ("/data/items.json", "https://stac.example/a/item.json", "/files/B02.tif", "/files/B02.tif"),
+        ("/data/items.json", "https://stac.example/a/item.json", "B02.tif", "https://stac.example/a/B02.tif"),
+    ],
+)
+def test_links_to_files(catalogue, link, href, expected):
+    listed = Catalogue("mine", catalogue, PC.images)
+    links = None if link is None else [{"rel": "self", "href": link}]
+    assert item_of(catalogue=listed, links=links, assets={"B02": {"href": href}}).assets["B02"].href == expected
+
+
+def test_a_catalogue_elsewhere_names_no_files_of_this_machine():
+    for url in ("https://stac.example/v1", "s3://bucket/items.json"):
+        listed = Catalogue("mine", url, PC.images)
+        assert item_of(catalogue=listed, assets={"B02": {"href": "file:///etc/secret.tif"}}).assets == {}
+        found = item_of(catalogue=listed, links=None, assets={"B02": {"href": "/etc/secret.tif"}}).assets["B02"]
+        assert found.href.startswith(("https://stac.example/", "s3://bucket/"))
 
 
 def test_assets_that_nobody_reads_are_dropped():
@@ -60,6 +89,7 @@ def test_assets_that_nobody_reads_are_dropped():
     ("told", "tile"),
     [
         ({"s2:mgrs_tile": "47XML"}, "47XML"),
+        ({"s2:mgrs_tile": "T5QKB"}, "05QKB"),
         ({"grid:code": "MGRS-47XML"}, "47XML"),
         ({"grid:code": "MGRS-5QKB"}, "05QKB"),
         ({"grid:code": "WRS2-105065"}, "47XML"),
@@ -168,7 +198,7 @@ def test_what_is_no_item_is_told(changes, told):
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize("tile", ["33TUL", "47XML", "01KAB", "60KZF", "31NAA"])
+@pytest.mark.parametrize("tile", ["33TUL", "47XML", "33XVM", "01KAB", "60KZF", "31NAA"])
 def test_the_ground_of_a_tile(tile):
     epsg, west, north = tile_corner(tile)
     ground = Ground.of(tile)
@@ -177,12 +207,15 @@ def test_the_ground_of_a_tile(tile):
     assert south_edge < north_edge
     # Its own outline in degrees covers it, on whichever side of 180 degrees it is written.
     corners = [(west, north), (west + TILE, north), (west + TILE, north - TILE), (west, north - TILE)]
-    import pyproj
-
     degrees = [pyproj.Transformer.from_crs(epsg, 4326, always_xy=True).transform(x, y) for x, y in corners]
     assert ground.share([ground.part(shapely.Polygon(degrees).wkt)]) == pytest.approx(1, abs=1e-6)
     wrapped = [(x + 360 if x < 0 else x, y) for x, y in degrees]
     assert ground.share([ground.part(shapely.Polygon(wrapped).wkt)]) == pytest.approx(1, abs=1e-6)
+    if west_edge < east_edge:
+        side = np.linspace(0, TILE, 101)
+        for y in (north, north - TILE):
+            _, latitudes = pyproj.Transformer.from_crs(epsg, 4326, always_xy=True).transform(west + side, side * 0 + y)
+            assert south_edge < latitudes.min() <= latitudes.max() < north_edge < south_edge + 1.1
     crossing = west_edge > east_edge
     assert crossing == (max(x for x, _ in degrees) - min(x for x, _ in degrees) > 180)
 

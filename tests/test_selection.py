@@ -210,6 +210,15 @@ def test_granules_that_leave_too_much_out_together_are_not_used():
     assert reasons(chosen(items)) == {"east": expected, "west": expected}
 
 
+def test_what_granules_share_is_counted_once():
+    items = [
+        optical("east", "2024-05-04T10:00:14", 10.0, (0.3, 0.7)),
+        optical("west", "2024-05-04T10:00:00", 4.0, (0, 0.5)),
+    ]
+    told = reasons(chosen(items))["west"]
+    assert told == "has nothing in 30 % of the tile with the others of its day: `max_scene_nodata` is 20"
+
+
 def test_two_passes_of_a_day_are_joined_where_none_is_enough():
     items = [
         optical("first", "2024-05-04T10:00:00", 4.0, (0, 0.6)),
@@ -308,6 +317,16 @@ def test_radar_is_of_one_orbit_state_and_the_nearest_in_time():
     found = chosen(items, sensor="clay-v0")
     assert names(found, "radar") == [["before"]]
     assert reasons(found) == dict.fromkeys(("part", "after"), "is not needed beside a scene that is used")
+
+
+def test_the_radar_that_is_nearest_in_time_counts_first():
+    items = [
+        optical("o", "2024-05-04T10:00:00"),
+        radar("whole", "2024-05-07T05:00:00"),
+        radar("near", "2024-05-05T05:00:00", (0.5, 1.5)),
+        *HEIGHTS,
+    ]
+    assert names(chosen(items, sensor="clay-v0"), "radar") == [["near", "whole"]]
 
 
 @pytest.mark.parametrize(("time", "near"), [("2024-05-01T00:00:01", True), ("2024-04-30T23:59:59", False)])

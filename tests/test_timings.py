@@ -105,3 +105,12 @@ def test_a_task_that_fails_is_in_work_no_more():
     with pytest.raises(OSError, match="disk full"), set_thread_state(key="embed-a"), timings.metered():
         fail()
     assert timings.chips_in_work() == {}
+
+
+def test_a_stage_inside_of_another_is_not_counted_twice(clock):
+    with timings.timed("decode"):
+        clock[0] += 1
+        with timings.timed("source"):
+            clock[0] += 5
+        clock[0] += 2
+    assert timings.seconds() == {"source": 5, "decode": 3, "wait": 0, "device": 0, "write": 0}

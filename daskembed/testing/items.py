@@ -37,6 +37,8 @@ class Style:
     """Band, or ``scl`` -> key of its asset."""
     url: str
     """Of the API, for the items' own links."""
+    suffix: str = "tif"
+    """Of its files, which says what they are."""
 
 
 STYLES = {
@@ -60,6 +62,7 @@ STYLES = {
         True,
         {name: f"{name}_{_COARSE.get(name, 20)}m" for name in _NAMES} | {"scl": "SCL_20m"},
         "https://dataspace.example/v1",
+        "jp2",
     ),
 }
 """By the names of the catalogues."""
@@ -177,7 +180,7 @@ def item(
 def _asset(style: str, raster: Raster, href: str) -> dict[str, Any]:
     asset: dict[str, Any] = {
         "href": href,
-        "type": "image/tiff; application=geotiff; profile=cloud-optimized",
+        "type": "image/jp2" if href.endswith(".jp2") else "image/tiff; application=geotiff; profile=cloud-optimized",
         "roles": ["data"],
         "proj:shape": list(raster.shape),
         "proj:transform": [raster.steps[0], 0, raster.west, 0, -raster.steps[1], raster.north],

@@ -128,7 +128,7 @@ class Raster:
         return pixels
 
     def write(self, folder: Path, *, block: int = 512) -> None:
-        """Write it below a folder as a Cloud Optimized GeoTIFF."""
+        """Write it below a folder, as a Cloud Optimized GeoTIFF or, by its name, as JPEG 2000 without loss."""
         import rasterio
         from rasterio.transform import Affine
 
@@ -139,11 +139,15 @@ class Raster:
         pixels[rows, cols] = part
         target = folder / self.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        profile: dict[str, Any] = {"driver": "COG", "blocksize": block, "compress": "deflate", "level": 1}
-        profile |= {"predictor": "yes", "overview_resampling": "nearest", "bigtiff": "no"}
-        if self.window is not None:
-            profile["overviews"] = "none"
-        profile |= {"crs": f"EPSG:{self.epsg}", "nodata": self.nothing, "dtype": pixels.dtype, "count": 1}
+        profile: dict[str, Any] = {"crs": f"EPSG:{self.epsg}", "dtype": pixels.dtype, "count": 1}
+        if target.suffix == ".jp2":
+            profile |= {"driver": "JP2OpenJPEG", "reversible": "yes", "quality": 100}
+            profile |= {"blockxsize": block, "blockysize": block}
+        else:
+            profile |= {"driver": "COG", "blocksize": block, "compress": "deflate", "level": 1, "predictor": "yes"}
+            profile |= {"overview_resampling": "nearest", "bigtiff": "no", "nodata": self.nothing}
+            if self.window is not None:
+                profile["overviews"] = "none"
         transform = Affine(self.steps[0], 0, self.west, 0, -self.steps[1], self.north)
         with rasterio.open(target, "w", height=height, width=width, transform=transform, **profile) as image:
             image.write(pixels, 1)
@@ -230,7 +234,7 @@ class _Extent:
         def raster(band: str, asset: str) -> Raster:
             step = _STEPS.get(band, 20)
             height, width = (-(-10 * length // step) for length in self.shape)
-            path = f"{words.store}/{self.tile}/{name}/{asset}.tif"
+            path = f"{words.store}/{self.tile}/{name}/{asset}.{words.suffix}"
             made = Raster(path, band, epsg, west, north, (step, step), (height, width), seed, 0, added, image.part)
             return replace(made, constant=image.classes) if band == "scl" else made
 

@@ -58,7 +58,11 @@ class Server:
                     server._answer(self, server._landing())
 
             def do_POST(self) -> None:
-                server._search(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if server.post:
+                    server._search(self, asked)
+                else:
+                    server._answer(self, {}, status=405)
 
             def log_message(self, *_: object) -> None:
                 pass

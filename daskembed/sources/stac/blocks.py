@@ -105,6 +105,29 @@ def open_file(url: str, access: Access) -> File:
     return start(url, access).result()
 
 
+class _Coming(NamedTuple):
+    """A block on its way."""
+
+    start: int
+    """Its first byte in the file; `end` is exclusive."""
+    end: int
+    future: Future[bytes]
+
+
+def _is_here(key: _Key) -> bool:
+    """Whether a block is kept or on its way; one whose request failed is not."""
+    future = _coming.get(key)
+    return _decoded.has(key) or (future is not None and not (future.done() and future.exception() is not None))
+
+
+def _drop_oldest() -> None:
+    """Give up what was fetched and is not asked for, beyond `MOST_FETCHED`."""
+    waiting = sum(len(one.result()) for one in _coming.values() if one.done() and one.exception() is None)
+    while waiting > MOST_FETCHED and (oldest := next(iter(_coming.values()))).done():
+        _coming.popitem(last=False)
+        waiting -= 0 if oldest.exception() else len(oldest.result())
+
+
 def open_anew(url: str, access: Access) -> File:
     """The file of a URL as it is now; what was opened before goes on being read if it is still the same."""
     file, key, old = File(url, access), (url, access), None
@@ -134,7 +157,6 @@ class File:
         self._fresh = False
         answer = fetch(url, access, 0, _HEADER)
         self.size, self.etag = answer.size, answer.etag
-        self._start = answer.data
         self._header = keeping(self._fetch, self.size, (0, answer.data))
         if not answer.data:
             raise ChipError("is empty")
@@ -166,25 +188,24 @@ class File:
         """Have the blocks of a window fetched that are neither here nor on their way, neighbours in one request."""
         if self._driver != "GTiff":
             return
-        wanted = [key for key in self._keys(rows, cols) if not _decoded.has(key) and key not in _coming]
+        wanted = [key for key in self._keys(rows, cols) if not _is_here(key)]
         if not wanted:
             return
         places = self._places_of(wanted)
         with _arriving:
-            found = sorted((*place, key) for key, place in places.items() if place and key not in _coming)
-            runs: list[list[tuple[int, int, _Key]]] = []
+            # Others may have begun meanwhile.
+            found = sorted((*place, key) for key, place in places.items() if place and not _is_here(key))
+            runs: list[list[_Coming]] = []
             for start, size, key in found:
                 _coming[key] = Future()
-                if runs and start - sum(runs[-1][-1][:2]) <= GAP and start + size - runs[-1][0][0] <= MOST_REQUEST:
-                    runs[-1].append((start, size, key))
+                one = _Coming(start, start + size, _coming[key])
+                if runs and start - runs[-1][-1].end <= GAP and one.end - runs[-1][0].start <= MOST_REQUEST:
+                    runs[-1].append(one)
                 else:
-                    runs.append([(start, size, key)])
-            waiting = sum(len(one.result()) for one in _coming.values() if one.done() and one.exception() is None)
-            while waiting > MOST_FETCHED and (oldest := next(iter(_coming.values()))).done():
-                _coming.popitem(last=False)
-                waiting -= 0 if oldest.exception() else len(oldest.result())
+                    runs.append([one])
+            _drop_oldest()
         for run in runs:
-            _pool.submit(self._bring, run, [_coming[key] for _, _, key in run])
+            _pool.submit(self._bring, run)
 
     def read(self, rows: slice, cols: slice) -> NDArray[np.generic]:
         """Stored pixels of a window ``(y, x)``."""
@@ -224,14 +245,14 @@ class File:
             raise ChipError(f"says that a block lies at byte {start:,}, {size:,} long: it has {self.size:,} bytes")
         return start, size
 
-    def _bring(self, run: Sequence[tuple[int, int, _Key]], futures: Sequence[Future[bytes]]) -> None:
+    def _bring(self, run: Sequence[_Coming]) -> None:
         try:
-            first = run[0][0]
-            data = self._fetch(first, sum(run[-1][:2]))
-            for (start, size, _), future in zip(run, futures, strict=True):
-                future.set_result(data[start - first : start - first + size])
+            first = run[0].start
+            data = self._fetch(first, run[-1].end)
+            for start, end, future in run:
+                future.set_result(data[start - first : end - first])
         except BaseException as error:
-            for future in futures:
+            for _, _, future in run:
                 if not future.done():
                     future.set_exception(error)
 

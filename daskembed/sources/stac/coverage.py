@@ -13,11 +13,10 @@ import shapely
 from daskembed.geo.footprints import bounding_box, to_lonlat
 from daskembed.geo.mgrs import TILE, tile_corner
 
-_STEPS = 12
-"""Points of a side: at the poles the sides of a tile are no lines in degrees."""
-
 _FAR = 3_000_000
 """Metres."""
+_BEND = 200
+"""Metres by which the sides of a tile bend in degrees, at most: 60 at 82 degrees north."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,9 @@ class Ground:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """West, south, east and north, degrees; west is more than east across 180 degrees."""
-        side = np.linspace(0, TILE, _STEPS + 1)
-        step = side[1]
-        west, south = (grid.ravel() for grid in np.meshgrid(side[:-1] + self.west, self.north - side[1:]))
-        _, _, shapes = to_lonlat(self.epsg, np.stack([west, south, west + step, south + step], axis=1))
-        return bounding_box(shapes)
+        """Of all of it: west, south, east and north, degrees; west is more than east across 180 degrees."""
+        around = self.square.buffer(_BEND).bounds
+        return bounding_box(to_lonlat(self.epsg, np.array([around]))[2])
 
     def part(self, footprint: str) -> shapely.Geometry:
         """What a footprint, WKT in OGC:CRS84, covers of the tile, in metres; empty if nothing.

@@ -92,7 +92,7 @@ def _parse(raw: Mapping[str, Any], catalogue: Catalogue) -> Item:
     collection, name = str(raw.get("collection") or ""), str(raw["id"])
     links = [link["href"] for link in raw.get("links", []) if link.get("rel") == "self"]
     place = f"{catalogue.url}/{collection}/{name}" if catalogue.is_file else _own(catalogue, collection, name)
-    url = _bare(links[0]) if links else place
+    url = _bare(_join(catalogue.url, links[0])) if links else place
     names = (name, *(_text(told, key) or "" for key in _PRODUCT))
     tile = _tile(told, names)
     time = told.get("datetime") or told["start_datetime"]
@@ -108,11 +108,7 @@ def _parse(raw: Mapping[str, Any], catalogue: Catalogue) -> Item:
         time=sensed,
         bbox=bbox,
         footprint=shapely.to_wkt(footprint, rounding_precision=7),
-        assets={
-            key: Asset(_bare(_absolute(asset["href"], links, catalogue)), _whole(asset.get("file:size")))
-            for key, asset in raw.get("assets", {}).items()
-            if key in _known(collection, catalogue)
-        },
+        assets=_assets(raw, collection, url if links else catalogue.url, catalogue),
         tile=tile,
         baseline=baseline if tile else None,
         cloud=_percent(told, "eo:cloud_cover"),
@@ -129,22 +125,32 @@ def _own(catalogue: Catalogue, collection: str, name: str) -> str:
     return f"{catalogue.url}/collections/{collection}/items/{name}"
 
 
-def _absolute(href: str, links: list[str], catalogue: Catalogue) -> str:
-    """Where a file lies, by what an item says, or the file that lists it."""
-    if catalogue.is_file and is_local(catalogue.url) and (href.startswith("/") or not links):
-        # Whatever the items are called, their files were put on this machine.
-        return urljoin(catalogue.url, href)
-    return urljoin(links[0] if links else f"{catalogue.url}/", href)
-
-
-def _known(collection: str, catalogue: Catalogue) -> set[str]:
-    return {
+def _assets(raw: Mapping[str, Any], collection: str, base: str, catalogue: Catalogue) -> dict[str, Asset]:
+    """Those that the catalogue has a use for; none on this machine where the catalogue is not."""
+    keys = {
         key
         for images in catalogue.images
         if images.collection == collection
-        for keys in (*images.bands.values(), images.classes)
-        for key in keys
+        for some in (*images.bands.values(), images.classes)
+        for key in some
     }
+    here = is_local(catalogue.url)
+    found = {}
+    for key, asset in raw.get("assets", {}).items():
+        if key in keys:
+            # Whatever the items of a file are called, their files may have been put on this machine.
+            href = _bare(_join(catalogue.url if here and asset["href"].startswith("/") else base, asset["href"]))
+            if here or not is_local(href):
+                found[key] = Asset(href, _whole(asset.get("file:size")))
+    return found
+
+
+def _join(base: str, href: str) -> str:
+    """Where a link leads that may be told from where it is written; `urljoin` knows no buckets."""
+    if "://" in href:
+        return href
+    scheme, mark, rest = base.partition("://")
+    return scheme + urljoin(f"https://{rest}", href).removeprefix("https") if mark else urljoin(base, href)
 
 
 def _bare(url: str) -> str:

@@ -1,0 +1,77 @@
+"""The demo of catalogues, whole: a STAC API, an object store and a local cluster on this machine."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import geopandas as gpd
+import pytest
+
+from daskembed.cli import demo_catalogue
+from daskembed.cli.main import main
+from daskembed.cli.parser import make_parser
+from daskembed.testing import loopback
+
+
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_signals")
+def test_all_that_it_types_works_and_both_servers_are_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_catalogue, "SHAPE", (516, 516))
+    asked = list[loopback.Request]()
+    answer = loopback.FileServer._answer
+
+    def noted(store: loopback.FileServer, handler: loopback._Handler) -> None:
+        answer(store, handler)
+        asked.append(store.requests[-1])
+
+    monkeypatch.setattr(loopback.FileServer, "_answer", noted)
+    folder = tmp_path / "demo"
+    assert main(["demo", "--source", "stac", str(folder)]) == 0
+    told = capsys.readouterr().out
+    typed = [shlex.split(line)[2:] for line in told.splitlines() if line.startswith("$ daskembed ")]
+    assert [words[0] for words in typed] == ["scenes", "run", "status", "validate"]
+    assert "S2A_MSIL2A_20240602T102031_R122_T33TUL_20240602T152031, which is newer" in told
+    assert "is cloudy in 71.5 %" in told
+    assert "0 chips quarantined" in told or "quarantined  0" in told
+    for line in told.partition("Both servers are closed")[2].splitlines():
+        if line.startswith("  daskembed "):
+            make_parser().parse_args(shlex.split(line)[1:])
+
+    file = next((folder / "embeddings").glob("*.gpq"))
+    frame = gpd.read_parquet(file)
+    assert sorted({str(day) for day in frame["date"]}) == ["2021-06-03", "2024-06-02"]
+    receipt = json.loads(next((folder / "embeddings/_daskembed/receipts").glob("*.json")).read_text())
+    offsets = {
+        item["baseline"]: set(item["offsets"].values()) for scene in receipt["scenes"] for item in scene["items"]
+    }
+    assert (offsets["03.00"], offsets["05.10"]) == ({0}, {1000})
+    # Of what is left out no file was ever asked for: there is none.
+    assert {request.method for request in asked} == {"GET"}
+    shown = json.loads((folder / "scenes/items.json").read_text())["features"]
+    store = next(iter(shown[0]["assets"].values()))["href"].partition("/sentinel2-l2/")[0]
+    for url in (store, (folder / "scenes/catalogue.yaml").read_text().split()[1]):
+        with pytest.raises(urllib.error.URLError, match="refused"):
+            urllib.request.urlopen(url)
+
+    # Typed again it goes on where it was: the store is where the items of the first time say.
+    asked.clear()
+    before = file.read_bytes()
+    assert main(["demo", "--source", "stac", str(folder)]) == 0
+    assert "0 encoded now" in capsys.readouterr().out
+    assert file.read_bytes() == before
+    assert asked == []
