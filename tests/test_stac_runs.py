@@ -23,7 +23,8 @@ from daskembed.cli.main import main
 from daskembed.errors import ConflictError, InputError
 from daskembed.output.state import Receipt, TileRecord, read_receipt, read_records, write_receipt, write_record
 from daskembed.runs import preflight, stages
-from daskembed.runs.kept import chosen_by
+from daskembed.runs.embed_tasks import EmbedTiles
+from daskembed.runs.kept import chosen_by, keepers
 from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.tiles import resolve
 from daskembed.sources.stac import search
@@ -199,8 +200,12 @@ def test_a_later_record_counts_more_than_a_receipt(
 
 
 def test_a_failure_does_not_lose_the_scenes(mine: str, tmp_path: Path) -> None:
-    settings, indexed = begun(mine, tmp_path / "out")
-    stages.record(settings, TILE, None, "the catalogue was down", indexed.scenes)
+    settings, _ = begun(mine, tmp_path / "out")
+    kept = keepers(chosen_by(settings.source, settings.reading), settings.output, "001", [TILE], {})
+    # Also of a run that was to ask again, and got no answer.
+    for refresh in (False, True):
+        work = EmbedTiles(replace(settings, refresh=refresh), {}, {}, kept)
+        work.begin(TILE, 0).tile.record_failure("the catalogue was down")
     record = read_records(settings.output, [TILE], "001")[TILE]
     assert (record.status, days(record.scenes)) == ("failed", [FIRST])
     carried = replace(settings, carried=True)

@@ -51,7 +51,7 @@ def list_scenes(
 ) -> Listing:
     """List the chips of a tile; see `daskembed.sources.kinds.list_tile`."""
     if kept:
-        scenes = parse_kept(tile, kept)
+        scenes = [_with_access(scene, catalogue) for scene in parse_kept(tile, kept)]
         if again:
             scenes = _look(scenes)
     else:
@@ -124,8 +124,7 @@ def _item(used: Used, part: RolePart, catalogue: Catalogue, reading: Reading) ->
     why: list[str] = []
     added = {band.name for band in part.bands if reading.sensor.numbers_of(band).added}
     for band, (key, asset) in part.assets_of(item).items():
-        access = catalogue.files_at(asset.href).access
-        images[band] = Image(asset.href, key, access=tuple(sorted(access.items())))
+        images[band] = Image(asset.href, key, access=_access(asset.href, catalogue))
         if band in added:
             offsets[band], reason = decide(item, asset.href, catalogue, reading.offset_applied)
             why.append(reason)
@@ -145,6 +144,26 @@ def _item(used: Used, part: RolePart, catalogue: Catalogue, reading: Reading) ->
         relative_orbit=item.relative_orbit,
         offsets=offsets,
         offset_why="; ".join(dict.fromkeys(why)),
+    )
+
+
+def _access(href: str, catalogue: Catalogue) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(catalogue.files_at(href).access.items()))
+
+
+def _with_access(kept: KeptScene, catalogue: Catalogue) -> KeptScene:
+    """A scene of an output, its files reached as its catalogue says now: credentials go where that says, only."""
+    return replace(
+        kept,
+        items=[
+            replace(
+                item,
+                images={
+                    band: replace(image, access=_access(image.url, catalogue)) for band, image in item.images.items()
+                },
+            )
+            for item in kept.items
+        ],
     )
 
 
@@ -168,11 +187,11 @@ def _look(scenes: Sequence[KeptScene]) -> list[KeptScene]:
 def _found(tile: str, kept: KeptScene, reading: Reading) -> Found:
     """The scene on the tile's grid, or why it cannot be used."""
     path = kept.items[0].url
-    # Why a file cannot be read may be told in other words the next time.
     told = asdict(kept)
     for item in told["items"]:
         for image in item["images"].values():
-            image["failure"] = image["failure"] is not None
+            # Why it cannot be read may be told in other words the next time, and how it is reached is not what it is.
+            image |= {"failure": image["failure"] is not None, "access": None}
     fingerprint = json_digest(told)[:32]
     size = _bytes(tile, kept)
     try:
