@@ -273,6 +273,13 @@ def test_a_plan_says_what_would_be_downloaded(mine: str, world: Scenes, tmp_path
     total = sum((world.folder / files[name].path).stat().st_size for name in files if name not in ("B01", "B09"))
     # Of the whole tile's 441 chips.
     assert plan.bytes_to_read == pytest.approx(total / 441, rel=0.01)
+    both = daskembed.plan(**asked(mine, tmp_path / "out", device="cpu", encoder="clay-v0", scenes=2))
+    heights = {item["assets"]["data"]["href"] for item in world.items if item["collection"] == "cop-dem-glo-30"}
+    every = [path for path in world.folder.rglob("*.tif*") if path.name not in ("B01.tif", "B09.tif")]
+    assert len(every) == 2 * 13 + len(heights)
+    # Elevation is of both dates; a part of each degree, and of radar, is beyond the tile.
+    once = sum(path.stat().st_size for path in every) / 441
+    assert 0.5 * once < both.bytes_to_read < once
     assert ", downloaded from where mine has its files (an estimate)" in repr(plan)
 
 

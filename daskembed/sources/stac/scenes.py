@@ -59,7 +59,8 @@ def list_scenes(
         if not scenes:
             raise TileError(nothing_found(tile, catalogue, reading, selection))
         scenes = _look(scenes)
-    listing = listing_of(KIND, tile, None, reading, [_found(tile, one, reading) for one in scenes])
+    uses = Counter(image.url for one in scenes for item in one.items for image in item.images.values())
+    listing = listing_of(KIND, tile, None, reading, [_found(tile, one, reading, uses) for one in scenes])
     assert listing is not None
     notes = tuple(note for one in scenes for note in one.notes)
     return replace(listing, kept=tuple(map(asdict, scenes)), notes=notes)
@@ -184,7 +185,7 @@ def _look(scenes: Sequence[KeptScene]) -> list[KeptScene]:
     return [replace(scene, items=[*map(with_headers, scene.items)]) for scene in scenes]
 
 
-def _found(tile: str, kept: KeptScene, reading: Reading) -> Found:
+def _found(tile: str, kept: KeptScene, reading: Reading, uses: Mapping[str, int]) -> Found:
     """The scene on the tile's grid, or why it cannot be used."""
     path = kept.items[0].url
     told = asdict(kept)
@@ -193,7 +194,7 @@ def _found(tile: str, kept: KeptScene, reading: Reading) -> Found:
             # Why it cannot be read may be told in other words the next time, and how it is reached is not what it is.
             image |= {"failure": image["failure"] is not None, "access": None}
     fingerprint = json_digest(told)[:32]
-    size = _bytes(tile, kept)
+    size = _bytes(tile, kept, uses)
     try:
         scene = _scene(tile, kept, reading, fingerprint)
         scene.check()
@@ -257,8 +258,8 @@ def _scale(kept: KeptScene, band: Band, reading: Reading) -> Scale:
     return replace(scale, remark="; ".join(sorted(told)), offset_applied=True)
 
 
-def _bytes(tile: str, kept: KeptScene) -> int:
-    """About how many bytes of the files the tile takes."""
+def _bytes(tile: str, kept: KeptScene, uses: Mapping[str, int]) -> int:
+    """About how many bytes of the files the tile takes; of what several scenes use, its share."""
     epsg, west, north = tile_corner(tile)
     total = 0.0
     for image in (image for item in kept.items for image in item.images.values() if image.failure is None):
@@ -266,7 +267,7 @@ def _bytes(tile: str, kept: KeptScene) -> int:
         south, east = image.north - image.height * image.step_y, image.west + image.width * image.step_x
         wide = max(0.0, min(east, bounds[2]) - max(image.west, bounds[0])) / (east - image.west)
         tall = max(0.0, min(image.north, bounds[3]) - max(south, bounds[1])) / (image.north - south)
-        total += image.size * wide * tall
+        total += image.size * wide * tall / uses[image.url]
     return round(total)
 
 
