@@ -166,6 +166,7 @@ def write_chip(folder: Path, world: World, number: int) -> None:
         file.update_tags(date="2024-06-02")
 
 
+@pytest.mark.parametrize("world", ["first corner at 46 N"], indirect=True)
 def test_embeddings_are_those_of_the_same_pixels_as_chips(world: World, tmp_path: Path) -> None:
     for number in world.chips:
         write_chip(tmp_path, world, number)

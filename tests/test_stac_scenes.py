@@ -15,10 +15,10 @@ import pytest
 import daskembed
 from daskembed.errors import InputError, TileError
 from daskembed.sensors.table import get_sensor
-from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.listing import Listing
 from daskembed.sources.origin import Origin, open_source
 from daskembed.sources.reading import Reading, parse_dates
+from daskembed.sources.registry import list_tile, read_headers
 from daskembed.storage.urls import local_path
 from daskembed.testing import HeightImage, OpticalImage, RadarImage, write_scenes
 from daskembed.testing.scenes import Scenes

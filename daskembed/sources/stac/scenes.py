@@ -49,7 +49,7 @@ MOST_REASONS = 3
 def list_scenes(
     tile: str, catalogue: Catalogue, reading: Reading, kept: Sequence[Mapping[str, Any]] = (), *, again: bool = False
 ) -> Listing:
-    """List the chips of a tile; see `daskembed.sources.kinds.list_tile`."""
+    """List the chips of a tile; see `daskembed.sources.registry.list_tile`."""
     if kept:
         scenes = [_with_access(scene, catalogue) for scene in parse_kept(tile, kept)]
         if again:
