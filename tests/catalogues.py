@@ -17,7 +17,7 @@ def describe(folder: Path, world: Scenes, *, name: str = "planetary-computer", o
     """A catalogue of some scenes, as a user of his own files describes one: ``offset`` is what is known of them."""
     described = yaml.safe_load(files("daskembed.sources.stac").joinpath("catalogues", f"{name}.yaml").read_text())
     known = {} if offset is None else {"offset": offset}
-    described |= {"url": str(folder / "items.json"), "files": [{"at": f"file://{world.folder}/", **known}]}
+    described |= {"url": str(folder / "items.json"), "files": [{"at": f"{world.root}/", **known}]}
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump(described))
     lists(folder, world)

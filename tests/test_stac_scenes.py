@@ -126,7 +126,7 @@ def test_the_listing_changes_with_files_and_decisions(tmp_path: Path, mine: Orig
     assert listed(mine, other).fingerprint != first.fingerprint
     folder = shutil.copytree(world.folder, tmp_path / "copy")
     changed = json.loads((folder / "items.json").read_text().replace(str(world.folder), str(folder)))
-    copy = replace(world, folder=folder, items=changed["features"])
+    copy = replace(world, folder=folder, items=changed["features"], root=f"file://{folder}")
     theirs = open_source(str(catalogues.describe(folder, copy)))
     before = listed(theirs)
     blue = local_path(changed["features"][0]["assets"]["B02"]["href"])
@@ -141,7 +141,8 @@ def broken(tmp_path: Path, world: Scenes) -> tuple[Origin, Path]:
     items = json.loads((folder / "items.json").read_text().replace(str(world.folder), str(folder)))["features"]
     lost = local_path(items[0]["assets"]["B05"]["href"])
     lost.rename(lost.with_suffix(".gone"))
-    return open_source(str(catalogues.describe(folder, replace(world, folder=folder, items=items)))), lost
+    theirs = replace(world, folder=folder, items=items, root=f"file://{folder}")
+    return open_source(str(catalogues.describe(folder, theirs))), lost
 
 
 def test_a_file_that_is_gone_is_named_with_its_item(broken: tuple[Origin, Path], world: Scenes) -> None:
