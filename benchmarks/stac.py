@@ -25,7 +25,8 @@ from daskembed.geo.chips import CHIP, ChipGrid
 from daskembed.geo.mgrs import tile_corner
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.sources.cutting import SceneChip
-from daskembed.sources.reading import Reading, Rules
+from daskembed.sources.reading import Reading
+from daskembed.sources.rules import Rules
 from daskembed.sources.scales import Scale
 from daskembed.sources.scene import Scene
 from daskembed.sources.stac import blocks

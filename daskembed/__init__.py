@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from daskembed.runs.throughput import Speed as Speed
     from daskembed.runs.tiles import run as run
     from daskembed.sources.chip import Chip as Chip
-    from daskembed.sources.reading import Rules as Rules
     from daskembed.sources.region import tiles_of_region as tiles_of_region
+    from daskembed.sources.rules import Rules as Rules
     from daskembed.table import to_geodataframe as to_geodataframe
     from daskembed.vectors import VectorDtype as VectorDtype
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from daskembed.geo.mgrs import check_tile
-from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.origin import choice_for, open_source
-from daskembed.sources.reading import NO_RULES, Reading, Rules, parse_dates
+from daskembed.sources.reading import Reading, parse_dates
 from daskembed.sources.region import read_region
+from daskembed.sources.registry import list_tile, read_headers
+from daskembed.sources.rules import NO_RULES, Rules
 
 if TYPE_CHECKING:
     import geopandas as gpd

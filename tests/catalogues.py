@@ -33,3 +33,8 @@ def lists(folder: Path, world: Scenes, wanted: Callable[[dict[str, Any]], bool] 
 def of_day(day: str) -> Callable[[dict[str, Any]], bool]:
     """Whether an item is of a day, or of a collection that has none."""
     return lambda item: item["properties"]["datetime"].startswith(day) or item["collection"] == "cop-dem-glo-30"
+
+
+def edit(described: Path, **changes: Any) -> None:
+    """Change what a description says."""
+    described.write_text(yaml.safe_dump(yaml.safe_load(described.read_text()) | changes))

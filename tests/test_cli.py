@@ -32,7 +32,7 @@ from daskembed.runs import tiles as pipeline
 from daskembed.runs.options import CubeOptions, RunOptions, words_of
 from daskembed.runs.plan import Plan
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
-from daskembed.sources.reading import Rules
+from daskembed.sources.rules import Rules
 
 HEAVY = {
     "torch",

@@ -24,8 +24,8 @@ from daskembed.errors import ChipError, InputError, StorageDeniedError, StorageE
 from daskembed.sources.frame import INDEX_COLUMNS
 from daskembed.sources.geotiff import BANDS
 from daskembed.sources.geotiff_pixels import read_chip
-from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.reading import Reading
+from daskembed.sources.registry import list_tile, read_headers
 from daskembed.storage.stores import Entry, Storage
 
 TILE, EPSG, DAY = "33TUL", 32633, "2019-04-16"

@@ -105,6 +105,16 @@ def test_what_cannot_be_used_is_said_and_no_reason_to_stop(
     assert image.asset == "blue"
 
 
+def test_a_mask_within_is_refused(web: Web, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        tiff(path, driver="GTiff", blocksize=None, nodata=None)
+        with rasterio.open(path, "r+") as file:
+            file.write_mask(np.zeros((200, 300), np.uint8))
+    web.files["a.tif"] = path.read_bytes()
+    assert "has a mask of its own" in str(look(f"{web.url}/a.tif", "blue", {}).failure)
+
+
 def test_what_is_not_there_is_said_and_what_is_refused_stops(web: Web) -> None:
     assert "is not there" in str(look(f"{web.url}/a.tif", "blue", {}).failure)
     assert "by https:// only" in str(look("http://example.org/a.tif", "blue", {}).failure)

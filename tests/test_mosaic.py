@@ -239,3 +239,33 @@ def test_classes_of_the_next_granule_where_one_has_none(tmp_path: Path) -> None:
     found = mosaic(*images, numbers=CLASSES).open()(slice(0, 128), slice(0, 128))[0]
     assert (found[:16] == 4).all()
     assert (found[16:] == 6).all()
+
+
+def footprint(left: float, right: float) -> str:
+    """Of 9 km from the tile's northern edge, between so many metres from its western one."""
+    epsg, west, north = tile_corner(TILE)
+    east, up = west + np.array([left, right, right, left, left]), north - np.array([0, 0, 9e3, 9e3, 0])
+    lon, lat = pyproj.Transformer.from_crs(epsg, "OGC:CRS84", always_xy=True).transform(east, up)
+    return f"POLYGON (({', '.join(f'{x} {y}' for x, y in zip(lon, lat, strict=True))}))"
+
+
+def test_footprints_say_which_files_a_window_needs(tmp_path: Path) -> None:
+    epsg, west, north = tile_corner(TILE)
+    near = write(tmp_path / "near.tif", np.full((256, 256), 7, np.uint16), (west, north), 10, epsg)
+    gone = Image("https://host/far.tif", "blue", failure="is not there")
+    rows, cols = slice(0, 100), slice(200, 300)
+    elsewhere = mosaic(Part(near, footprint=footprint(0, 2560)), Part(gone, footprint=footprint(20e3, 30e3)))
+    found = elsewhere.open()(rows, cols)[0]
+    assert (found[:, :56] == 7).all()
+    assert not found[:, 56:].any()
+    here = replace(elsewhere, parts=(elsewhere.parts[0], Part(gone, footprint=footprint(1000, 9000), item="S2_Y")))
+    with pytest.raises(ChipError, match="the asset 'blue' of S2_Y is not there"):
+        here.open()(rows, cols)
+
+
+def test_a_file_that_turns_out_not_to_be_needed_may_have_gone(tmp_path: Path) -> None:
+    epsg, west, north = tile_corner(TILE)
+    near = write(tmp_path / "near.tif", np.full((256, 256), 7, np.uint16), (west, north), 10, epsg)
+    other = replace(near, url=str(tmp_path / "none.tif"))
+    layer = mosaic(Part(near, footprint=footprint(0, 1500)), Part(other), shape=(256, 256))
+    assert (layer.open()(slice(0, 256), slice(0, 256)) == 7).all()

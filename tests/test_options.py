@@ -15,8 +15,10 @@ from daskembed.runs.cube_layout import READING, Job
 from daskembed.runs.options import CubeOptions, Options, RunOptions, choice_of, words_of
 from daskembed.runs.settings import Settings
 from daskembed.runs.tiles import resolve
+from daskembed.sources.choice import Choice
 from daskembed.sources.origin import open_source
-from daskembed.sources.reading import NO_RULES, Choice, Reading, parse_dates
+from daskembed.sources.reading import Reading, parse_dates
+from daskembed.sources.rules import NO_RULES
 from daskembed.storage.stores import Storage
 
 

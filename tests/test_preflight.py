@@ -22,7 +22,7 @@ from daskembed.errors import InputError, StorageUnusableError
 from daskembed.runs import preflight
 from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.tiles import resolve
-from daskembed.sources.kinds import list_tile
+from daskembed.sources.registry import list_tile
 from daskembed.storage.stores import Storage
 
 CHIP = "claytile_33TUL_20190416_v02_0001.tif"

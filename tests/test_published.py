@@ -33,7 +33,7 @@ from daskembed.output.protocol import format_of, get_format
 from daskembed.output.status import status
 from daskembed.output.validate.check import files_of, validate
 from daskembed.runs import cube_layout, cube_stages
-from daskembed.sources.kinds import list_tile
+from daskembed.sources.registry import list_tile
 from daskembed.storage.stores import Storage
 
 MADE_WITH = json.loads((FOLDER / "made_with.json").read_text())

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 import daskembed
 from daskembed.cli.main import main
 from daskembed.errors import InputError, TileError
+from daskembed.geo.footprints import to_lonlat
 from daskembed.geo.mgrs import square_of, tile_at, tile_corner
 from daskembed.geo.regions import tiles_meeting
 from daskembed.runs.cube_layout import READING, Job
@@ -32,7 +33,7 @@ from daskembed.runs.tiles import resolve
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.sources import region
 from daskembed.sources.reading import Reading
-from daskembed.sources.region import read_region, tiles_of_region
+from daskembed.sources.region import chips_within, read_region, tiles_of_region
 from daskembed.storage.stores import Storage
 
 ORACLE = mgrs.MGRS()
@@ -325,6 +326,30 @@ def test_only_chips_that_meet_the_region(kind: str, sources: dict[str, Path], tm
     with pytest.raises(TileError) as caught:
         daskembed.index_tile(TILE, source, region=away)
     assert str(caught.value) == "no chips of tile 33TUL meet the region: all 4 lie outside; check `region`"
+
+
+def test_chips_across_180_degrees() -> None:
+    """Of three in a row, one on each side and one on both."""
+    transform = pyproj.Transformer.from_crs(4326, 32760, always_xy=True).transform
+    x, y = transform(180, -16.5)
+    bounds = np.array([[x + east, y, x + east + 5120, y + 5120] for east in (-8000, -2560, 3000)])
+    _, _, footprints = to_lonlat(32760, bounds)
+
+    def near(degrees: str) -> list[bool]:
+        found: list[bool] = chips_within("60KYG", read_region(degrees), footprints).tolist()
+        return found
+
+    assert near("179.99,-17,-179.99,-16") == [False, True, False]
+    assert near("179.9,-17,180,-16") == [True, True, False]
+    assert near("-180,-17,-179.9,-16") == [False, True, True]
+    assert near("179.9,-17,-179.9,-16") == [True, True, True]
+
+
+def test_signatures_are_not_shown() -> None:
+    with pytest.raises(InputError) as caught:
+        read_region("https://127.0.0.1:9/a.gpkg?sig=secret")
+    assert "secret" not in str(caught.value)
+    assert "https://127.0.0.1:9/a.gpkg cannot be read" in str(caught.value)
 
 
 def test_chips_of_unknown_place_are_reported(chips: Path, tmp_path: Path) -> None:

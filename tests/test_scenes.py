@@ -37,9 +37,10 @@ from daskembed.runs import settings, stages, summary
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.sources import cutting, keeping, pieces, rasterfile, scene
 from daskembed.sources.keeping import Keeping
-from daskembed.sources.kinds import list_tile
 from daskembed.sources.pieces import size_of_piece
-from daskembed.sources.reading import Reading, Rules
+from daskembed.sources.reading import Reading
+from daskembed.sources.registry import list_tile
+from daskembed.sources.rules import Rules
 from daskembed.storage.stores import Storage
 from daskembed.testing import landscape
 

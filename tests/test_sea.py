@@ -13,7 +13,7 @@ from daskembed.errors import ChipError, ChipRejectedError
 from daskembed.geo.chips import ChipGrid
 from daskembed.sensors.bands import KINDS
 from daskembed.sources.cutting import SceneChip
-from daskembed.sources.reading import Rules
+from daskembed.sources.rules import Rules
 from daskembed.sources.scales import Scale
 from daskembed.sources.scene import Scene
 

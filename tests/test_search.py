@@ -1,13 +1,7 @@
 import json
-import shutil
 import socket
-import subprocess
 import sys
-import sysconfig
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -21,6 +15,7 @@ import pytest
 from daskembed.errors import InputError, StorageError
 from daskembed.sources.stac.catalogue import Catalogue, Images, find_catalogue
 from daskembed.sources.stac.search import find_items
+from daskembed.testing.loopback import serve_catalogue
 
 S2 = Images("optical", "sentinel-2-l2a", {"b02": ("B02",)})
 WORLD = (-180.0, -90.0, 180.0, 90.0)
@@ -67,34 +62,9 @@ def items_file(folder: Path, features=FEATURES) -> Path:
     return path
 
 
-@contextmanager
-def rustac_server(items: Path) -> Iterator[str]:
-    """A STAC API of the items of a file, on this machine: without sort, query and filter."""
-    rustac = shutil.which("rustac") or Path(sysconfig.get_path("scripts")) / "rustac"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [str(rustac), "serve", str(items), "--create-collections", "-a", address]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"http://{address}/", timeout=10).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the server ended"
-                assert time.monotonic() < end, "the server does not answer"
-                time.sleep(0.05)
-        yield f"http://{address}"
-    finally:
-        server.kill()
-        server.wait(30)
-
-
 @pytest.fixture(scope="module")
 def api(tmp_path_factory) -> Iterator[str]:
-    with rustac_server(items_file(tmp_path_factory.mktemp("items"))) as url:
+    with serve_catalogue(items_file(tmp_path_factory.mktemp("items"))) as url:
         yield url
 
 
@@ -159,7 +129,7 @@ def test_a_server_is_a_source(api):
 
 
 def test_a_server_with_no_known_collection(tmp_path):
-    with rustac_server(items_file(tmp_path, [feature(1, "planet")])) as url, pytest.raises(InputError) as caught:
+    with serve_catalogue(items_file(tmp_path, [feature(1, "planet")])) as url, pytest.raises(InputError) as caught:
         find_catalogue(f"stac+{url}")
     assert f"stac+{url} has no collection that is known: found planet, expected one of cop-dem-glo-30" in str(
         caught.value

@@ -11,7 +11,8 @@ from daskembed.errors import InputError
 from daskembed.geo.mgrs import TILE, tile_corner
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.sensors.table import get_sensor
-from daskembed.sources.reading import Choice, Reading
+from daskembed.sources.choice import Choice
+from daskembed.sources.reading import Reading
 from daskembed.sources.stac.catalogue import find_catalogue, packaged
 from daskembed.sources.stac.items import Asset, Item
 from daskembed.sources.stac.selection import select

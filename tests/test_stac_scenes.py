@@ -15,10 +15,10 @@ import pytest
 import daskembed
 from daskembed.errors import InputError, TileError
 from daskembed.sensors.table import get_sensor
-from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.listing import Listing
 from daskembed.sources.origin import Origin, open_source
 from daskembed.sources.reading import Reading, parse_dates
+from daskembed.sources.registry import list_tile, read_headers
 from daskembed.storage.urls import local_path
 from daskembed.testing import HeightImage, OpticalImage, RadarImage, write_scenes
 from daskembed.testing.scenes import Scenes
@@ -167,6 +167,10 @@ def test_files_that_could_not_be_read_are_looked_at_again(broken: tuple[Origin, 
     mended = listed(source, two, first, again=True)
     assert len(mended.scenes) == 2
     assert mended.fingerprint == listed(source, two).fingerprint
+    # One that was replaced is read as it is, too.
+    lost.write_bytes(lost.read_bytes())
+    assert listed(source, two, mended).fingerprint == mended.fingerprint
+    assert listed(source, two, mended, again=True).fingerprint == listed(source, two).fingerprint != mended.fingerprint
 
 
 def test_no_scene_is_said_with_what_was_searched_and_why(mine: Origin, world: Scenes) -> None:

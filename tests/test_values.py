@@ -20,8 +20,9 @@ from daskembed.sensors.bands import CLAY_V0, UNSAID, Band, Sensor
 from daskembed.sensors.table import get_sensor
 from daskembed.sources.baseline import Evidence, offset_of
 from daskembed.sources.findings import summarise
-from daskembed.sources.kinds import list_tile
-from daskembed.sources.reading import Reading, Rules
+from daskembed.sources.reading import Reading
+from daskembed.sources.registry import list_tile
+from daskembed.sources.rules import Rules
 from daskembed.sources.scales import Scale, settle
 from daskembed.sources.values import to_values
 from daskembed.storage.stores import Storage

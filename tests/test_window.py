@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from daskembed.errors import TileError
+from daskembed.runs.tasks import Following, Observer, Task, Tile
 from daskembed.runs.window import Window, _farewell
-from daskembed.runs.work import Following, Observer, Task, Tile
 
 
 class Nowhere(Tile):

@@ -25,7 +25,7 @@ from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.tiles import resolve
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.sources.cutting import SceneChip
-from daskembed.sources.kinds import list_tile, read_headers
+from daskembed.sources.registry import list_tile, read_headers
 from daskembed.testing import landscape
 
 TILE = "33TUL"

@@ -17,7 +17,7 @@ from daskembed.errors import InputError, did_you_mean
 from daskembed.geo.mgrs import is_tile
 from daskembed.runs.options import RULES, CubeOptions, RunOptions, Words, default_of, words_of
 from daskembed.runs.throughput import DEVICES
-from daskembed.sources.reading import NO_RULES, Rules
+from daskembed.sources.rules import NO_RULES, Rules
 
 EXIT_STATUS = """\
 exit status:

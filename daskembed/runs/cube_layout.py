@@ -16,7 +16,8 @@ from daskembed.output.cube import CHIPS_A_SHARD, COMPRESSION, Layout
 from daskembed.runs.kept import chosen_by
 from daskembed.sources.chip import Chip
 from daskembed.sources.origin import Origin
-from daskembed.sources.reading import Reading, Rules
+from daskembed.sources.reading import Reading
+from daskembed.sources.rules import Rules
 from daskembed.storage.stores import Storage
 
 if TYPE_CHECKING:

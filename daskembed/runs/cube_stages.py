@@ -32,8 +32,8 @@ from daskembed.runs.kept import chosen_by, kept_of
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.stages import NOTHING, numbers_notes
 from daskembed.sources.chip import Chip
-from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.listing import Listing
+from daskembed.sources.registry import list_tile, read_headers
 from daskembed.storage.local_files import target
 from daskembed.storage.stores import Storage
 from daskembed.timings import count_chips, for_this_task, metered, timed

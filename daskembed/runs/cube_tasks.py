@@ -11,14 +11,14 @@ from daskembed.runs import cube_stages as stages
 from daskembed.runs.cube_layout import Job, Shard
 from daskembed.runs.deadly_chips import Suspects
 from daskembed.runs.results import TileResult
-from daskembed.runs.work import Following, Observer, Piece, Task, Tile
+from daskembed.runs.tasks import Following, Observer, Piece, Task, Tile
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import redact
 
 
 @dataclass(frozen=True)
 class CubeTiles:
-    """Tiles that become cubes; see `daskembed.runs.work.Work`."""
+    """Tiles that become cubes; see `daskembed.runs.tasks.Work`."""
 
     job: Job
     pieces: ClassVar[str] = "shard"

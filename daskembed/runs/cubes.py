@@ -26,10 +26,10 @@ from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.shared_files import blind_to_output, check_source_seen, refuse_output, refuse_source
 from daskembed.runs.tiles import check_share
 from daskembed.runs.window import Window, on_cluster
-from daskembed.sources.kinds import no_chips
 from daskembed.sources.origin import open_source
 from daskembed.sources.reading import parse_dates
 from daskembed.sources.region import asked_tiles
+from daskembed.sources.registry import no_chips
 from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local

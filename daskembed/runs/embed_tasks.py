@@ -15,7 +15,7 @@ from daskembed.runs.deadly_chips import Suspects
 from daskembed.runs.kept import Kept
 from daskembed.runs.results import TileResult
 from daskembed.runs.settings import Settings
-from daskembed.runs.work import Following, Observer, Piece, Task, Tile
+from daskembed.runs.tasks import Following, Observer, Piece, Task, Tile
 from daskembed.storage.urls import redact
 
 MOST_BEGUN_AGAIN = 2
@@ -24,7 +24,7 @@ MOST_BEGUN_AGAIN = 2
 
 @dataclass(frozen=True)
 class EmbedTiles:
-    """Tiles to embed; see `daskembed.runs.work.Work`."""
+    """Tiles to embed; see `daskembed.runs.tasks.Work`."""
 
     settings: Settings
     receipts: Mapping[str, Receipt]

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, TypeVar
 from distributed import SpecCluster, Status
 
 from daskembed.clusters.connection import WORKER_TIMEOUT, await_worker, check_versions
-from daskembed.clusters.proof import SICK, TRIES, prove_workers, restart_sick
 from daskembed.clusters.quiet import TellOnce
+from daskembed.clusters.worker_checks import SICK, TRIES, prove_workers, restart_sick
 from daskembed.errors import ClusterLostError, InputError
 
 if TYPE_CHECKING:
     from distributed import Client, Scheduler
 
     from daskembed.hardware import Hardware
-    from daskembed.runs.work import Observer
+    from daskembed.runs.tasks import Observer
 
 MOST_SICK = 3
 """How many workers that cannot do the work a cluster is asked to replace."""

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from daskembed import config
 from daskembed.errors import did_you_mean
-from daskembed.sources.reading import EDGE, FIRST_CHOICE, NO_RULES, PICK, RESAMPLING, Choice, Rules, yes_or_no
+from daskembed.sources.choice import FIRST_CHOICE, PICK, RESAMPLING, Choice
+from daskembed.sources.reading import EDGE, yes_or_no
 from daskembed.sources.region import read_region
+from daskembed.sources.rules import NO_RULES, Rules
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -31,10 +31,10 @@ from daskembed.runs.settings import Settings
 from daskembed.runs.summary import MOST_LISTED, describe_plan
 from daskembed.runs.throughput import DEVICES, Speed, measure, of_device
 from daskembed.runs.tiles import resolve
-from daskembed.sources.kinds import list_tile
 from daskembed.sources.listing import Listing
 from daskembed.sources.origin import name_of, open_source
 from daskembed.sources.region import asked_tiles
+from daskembed.sources.registry import list_tile
 from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.storage.stores import Storage
 

@@ -181,7 +181,7 @@ def settled(
     dict or None
         None as soon as a tile has something to do, or a store does not answer here: the workers will see.
     """
-    from daskembed.sources.kinds import list_tile
+    from daskembed.sources.registry import list_tile
 
     identity = settings.identity
     fitting = {

@@ -134,7 +134,7 @@ def _ask(tile: str, *, catalogue: Catalogue, reading: Reading) -> TileScenes:
     left_out = [_left_out(one.item, one.reason) for one in selection.left_out]
     if not scenes:
         return TileScenes(tile, "catalogue", tuple(left_out), reason=nothing_found(tile, catalogue, reading, selection))
-    return _told(tile, "catalogue", scenes, left_out, selection.notes)
+    return _told(tile, "catalogue", scenes, left_out)
 
 
 def _told(
@@ -142,11 +142,10 @@ def _told(
     by: Literal["catalogue", "receipt", "record"],
     scenes: Iterable[KeptScene],
     left_out: Iterable[SceneItem] = (),
-    notes: Iterable[str] = (),
 ) -> TileScenes:
     used = [_used(item, scene.day) for scene in scenes for item in scene.items]
-    told = [f"{scene.day}: {note}" for scene in scenes for note in scene.notes]
-    return TileScenes(tile, by, (*used, *left_out), (*notes, *told))
+    notes = tuple(note for scene in scenes for note in scene.notes)
+    return TileScenes(tile, by, (*used, *left_out), notes)
 
 
 def _used(item: KeptItem, day: str) -> SceneItem:

@@ -25,8 +25,8 @@ from daskembed.runs.blocks import Block, all_blocks
 from daskembed.runs.kept import Kept, chosen_by
 from daskembed.runs.quarantine import check_quarantined
 from daskembed.runs.results import TileResult
-from daskembed.sources.kinds import list_tile, read_headers
 from daskembed.sources.listing import Listing
+from daskembed.sources.registry import list_tile, read_headers
 from daskembed.table import window_shares, window_urls
 from daskembed.text import counted
 from daskembed.timings import metered, timed

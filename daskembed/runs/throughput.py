@@ -158,7 +158,7 @@ def _measure(given: bytes) -> dict[str, float | str]:
 
     from daskembed import timings
     from daskembed.runs.blocks import Block, all_blocks, embed_block
-    from daskembed.sources.kinds import read_headers
+    from daskembed.sources.registry import read_headers
 
     settings: Settings
     sample: Listing

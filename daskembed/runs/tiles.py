@@ -27,10 +27,10 @@ from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.settings import Settings, chips_a_block
 from daskembed.runs.shared_files import arrange, refuse_source
 from daskembed.runs.window import Window, on_cluster
-from daskembed.sources.kinds import no_chips
 from daskembed.sources.origin import Origin, open_source
 from daskembed.sources.reading import Reading, parse_dates
 from daskembed.sources.region import asked_tiles
+from daskembed.sources.registry import no_chips
 from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local

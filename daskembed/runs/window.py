@@ -26,7 +26,7 @@ from daskembed.errors import (
 )
 from daskembed.runs.fleet import Fleet
 from daskembed.runs.results import RunResult, TileResult
-from daskembed.runs.work import Following, Observer, Task, Work
+from daskembed.runs.tasks import Following, Observer, Task, Work
 from daskembed.storage.urls import redact
 from daskembed.text import counted
 

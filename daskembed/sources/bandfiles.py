@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from daskembed.errors import ChipError
+from daskembed.sources.pixel_rules import CLASSES
 from daskembed.sources.reading import Reading
-from daskembed.sources.rules import CLASSES
 from daskembed.storage.stores import Entry
 
 _BAND_FILE = re.compile(

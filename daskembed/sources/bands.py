@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from daskembed.errors import ChipError
 from daskembed.sensors.bands import CLAY_V0, Sensor
-from daskembed.sources.rules import CLASSES
+from daskembed.sources.pixel_rules import CLASSES
 
 _LAYOUT = CLAY_V0.names
 

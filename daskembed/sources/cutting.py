@@ -12,8 +12,8 @@ from daskembed.geo.chips import CHIP
 from daskembed.health import read_surely
 from daskembed.sources.chip import ReadChip
 from daskembed.sources.pieces import cut, generation_of, renew
-from daskembed.sources.reading import Rules
-from daskembed.sources.rules import check_pixels
+from daskembed.sources.pixel_rules import check_pixels
+from daskembed.sources.rules import Rules
 from daskembed.sources.scales import Scale
 from daskembed.sources.scene import Scene
 from daskembed.sources.sea import level

@@ -24,9 +24,10 @@ from daskembed.sources.geotiff_pixels import (
     read_chip,
 )
 from daskembed.sources.listing import Listing
-from daskembed.sources.reading import NO_RULES, Reading, Rules
+from daskembed.sources.pixel_rules import NEVER, check_pixels
+from daskembed.sources.reading import Reading
 from daskembed.sources.region import chips_within
-from daskembed.sources.rules import NEVER, check_pixels
+from daskembed.sources.rules import NO_RULES, Rules
 from daskembed.sources.scales import Scale, note_of
 from daskembed.sources.values import part_masks, to_values
 from daskembed.storage.stores import Entry, Storage

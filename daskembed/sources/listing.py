@@ -27,7 +27,7 @@ class Listing:
     """A tile's chips as the store lists them, before any is read."""
 
     kind: str
-    """Key of `daskembed.sources.kinds.SOURCES`."""
+    """Key of `daskembed.sources.registry.SOURCES`."""
     storage: Storage | None
     """What paths of entries are below; None if they are whole URLs, as those of catalogues are."""
     tile: str

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeAlias
 
 from daskembed.errors import InputError
-from daskembed.sources.reading import FIRST_CHOICE, Choice
+from daskembed.sources.choice import FIRST_CHOICE, Choice
 from daskembed.sources.stac.catalogue import Catalogue, find_catalogue
 from daskembed.storage.stores import Storage
 

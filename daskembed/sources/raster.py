@@ -23,9 +23,9 @@ from daskembed.sources.days import day_in, one_day
 from daskembed.sources.gdal import SIDECARS
 from daskembed.sources.listing import Listing
 from daskembed.sources.opening import DRIVERS, get_vrt, suffix_of
+from daskembed.sources.pixel_rules import CLASSES
 from daskembed.sources.rasterfile import RasterFile, RasterLayer, read_header
 from daskembed.sources.reading import Reading
-from daskembed.sources.rules import CLASSES
 from daskembed.sources.scales import Scale, settle
 from daskembed.sources.scene import Scene, check_resolution, grid_of
 from daskembed.sources.scenes import Found, fingerprint_of, frame_of_scenes, listing_of

@@ -7,83 +7,12 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
 
-from daskembed.errors import InputError, exact
+from daskembed.errors import InputError
 from daskembed.sensors.bands import CLAY_V0, Sensor
+from daskembed.sources.choice import FIRST_CHOICE, Choice
+from daskembed.sources.rules import NO_RULES, Rules
 
 EDGE = ("drop", "pad")
-PICK = ("clear", "spread")
-RESAMPLING = ("nearest", "bilinear", "cubic")
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a chip must be to be embedded; one that is not is rejected."""
-
-    zeros: bool | None = None
-    """Refuse a 0 in the first band of Sentinel-2 (B02), where Sentinel-2 saw nothing."""
-    nan: bool | None = None
-    """Refuse pixels that are not there, in any band: nodata, masked, not finite, or nothing that the band can be."""
-    max_cloud: float | None = None
-    """Refuse this share and more of cloud, shadow, saturation and nodata in the scene classification, if there is
-    one."""
-    keep_all: bool = False
-    """Refuse nothing."""
-
-    # What is None is for the kind of source to say: whole tiles are judged, ready-made chips were when they were cut.
-    def or_else(self, *, zeros: bool, nan: bool, max_cloud: float) -> Rules:
-        """These rules, with defaults for the ones that are not set."""
-        if self.keep_all:
-            return Rules(False, False, 2.0)
-        return Rules(
-            zeros if self.zeros is None else self.zeros,
-            nan if self.nan is None else self.nan,
-            max_cloud if self.max_cloud is None else self.max_cloud,
-        )
-
-
-NO_RULES = Rules()
-"""All of them left to the kind of source."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which scenes of a catalogue are used, and how they come onto the tile's grid."""
-
-    scenes: int = 1
-    """How many dates a tile has."""
-    pick: str = "clear"
-    """``clear``, the least cloudy ones; or ``spread``, the least cloudy one of each part of the period."""
-    max_scene_cloud: float = 50.0
-    """Percent."""
-    max_scene_nodata: float = 20.0
-    """Percent of the tile."""
-    radar_days: int = 3
-    """Most whole days between an optical scene and its radar, either way."""
-    resampling: str = "nearest"
-    """Of what has another grid than the tile."""
-
-    def __str__(self) -> str:
-        return ", ".join(
-            f"{name} {value if isinstance(value, str) else exact(value)}" for name, value in asdict(self).items()
-        )
-
-    def check(self) -> None:
-        """Raise `InputError` if it makes no sense."""
-        for name in ("max_scene_cloud", "max_scene_nodata"):
-            # Written so that NaN is refused.
-            if not 0 <= (percent := getattr(self, name)) <= 100:
-                raise InputError(f"`{name}={percent:g}`: expected percent, from 0 to 100, such as 50")
-        if self.scenes < 1:
-            raise InputError(f"`scenes={self.scenes}`: expected a number of dates from 1")
-        if self.radar_days < 0:
-            raise InputError(f"`radar_days={self.radar_days}`: expected a number of days from 0, such as 3")
-        for name, known in (("pick", PICK), ("resampling", RESAMPLING)):
-            if (chosen := getattr(self, name)) not in known:
-                raise InputError(f"unknown `{name}` {chosen!r}: choose one of {', '.join(known)}")
-
-
-FIRST_CHOICE = Choice()
-"""What is chosen where nothing is asked."""
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,8 @@ def _read(text: str, name: str) -> gpd.GeoDataFrame:
 
 
 def _said(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+    # GDAL names the URL, which may be signed.
+    return redact(" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def _in_degrees(found: gpd.GeoDataFrame) -> shapely.Geometry:

@@ -1,70 +1,35 @@
-"""Rules that a chip's pixels keep, or it is rejected."""
+"""Rules that a chip keeps, or it is rejected: what can be asked; `pixel_rules` looks at pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from daskembed.errors import ChipRejectedError
-from daskembed.sources.findings import Finding
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from daskembed.sources.reading import Rules
-
-NEVER = 2.0
-"""A share that nothing reaches."""
-CLASSES = "scl"
-"""What the scene classification is called in files, in any case."""
+from dataclasses import dataclass
 
 
-def check_pixels(
-    pixels: NDArray[np.generic],
-    bands: Sequence[str],
-    rules: Rules,
-    findings: Sequence[Finding],
-    classes: NDArray[np.generic] | None = None,
-) -> None:
-    """Raise `ChipRejectedError` for a chip that breaks a rule.
+@dataclass(frozen=True)
+class Rules:
+    """What a chip must be to be embedded; one that is not is rejected."""
 
-    Parameters
-    ----------
-    pixels
-        ``(band, y, x)``, of which a 0 is a 0 that was stored.
-    bands
-        Their names.
-    rules
-        With nothing left open.
-    findings
-        What was found when `pixels` were made of the stored numbers.
-    classes
-        Scene classification of the same pixels, ``(y, x)``, if there is one.
-    """
-    named = {band.lower(): image for band, image in zip(bands, pixels, strict=True)}
-    first = next((named[name] for name in ("b02", "blue") if name in named), None)
-    if rules.zeros and first is not None and (empty := float(np.mean(first == 0))):
-        raise ChipRejectedError(f"B02 is 0 in {empty:.4%} of its pixels (`Rules(zeros=False)` keeps it)")
-    missing = [one for one in findings if one.missing]
-    if rules.nan and missing:
-        worst = max(missing, key=lambda one: one.share)
-        others = len({one.band for one in missing} - {worst.band})
-        more = f", {others} more band{'s' * (others > 1)} likewise" if others else ""
-        raise ChipRejectedError(f"{worst}{more} (`Rules(nan=False)` `on_nan='fill'` keeps it)")
-    if classes is not None and rules.max_cloud is not None:
-        share = unclear(classes)
-        if share and share >= rules.max_cloud:
-            raise ChipRejectedError(
-                f"clouds, shadows or nodata in {share:.4%} of its pixels (`Rules(max_cloud={rules.max_cloud:g})`)"
-            )
+    zeros: bool | None = None
+    """Refuse a 0 in the first band of Sentinel-2 (B02), where Sentinel-2 saw nothing."""
+    nan: bool | None = None
+    """Refuse pixels that are not there, in any band: nodata, masked, not finite, or nothing that the band can be."""
+    max_cloud: float | None = None
+    """Refuse this share and more of cloud, shadow, saturation and nodata in the scene classification, if there is
+    one."""
+    keep_all: bool = False
+    """Refuse nothing."""
+
+    # What is None is for the kind of source to say: whole tiles are judged, ready-made chips were when they were cut.
+    def or_else(self, *, zeros: bool, nan: bool, max_cloud: float) -> Rules:
+        """These rules, with defaults for the ones that are not set."""
+        if self.keep_all:
+            return Rules(False, False, 2.0)
+        return Rules(
+            zeros if self.zeros is None else self.zeros,
+            nan if self.nan is None else self.nan,
+            max_cloud if self.max_cloud is None else self.max_cloud,
+        )
 
 
-CLEAR = (2, 4, 5, 6, 7, 11)
-"""Classes of Sentinel-2's scene classification that show the ground: dark, plants, soil, water, unclassified, snow."""
-
-
-def unclear(classes: NDArray[np.generic]) -> float:
-    """Share of a scene classification that shows no ground: nodata, saturated, shadow, cloud, cirrus, no class."""
-    return (classes.size - int(np.count_nonzero(np.isin(classes, CLEAR)))) / classes.size
+NO_RULES = Rules()
+"""All of them left to the kind of source."""

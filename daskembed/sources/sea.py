@@ -8,7 +8,7 @@ import numpy as np
 
 from daskembed.geo.footprints import to_lonlat
 from daskembed.sources.findings import Finding
-from daskembed.sources.rules import CLEAR
+from daskembed.sources.pixel_rules import CLEAR
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

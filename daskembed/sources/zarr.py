@@ -18,8 +18,8 @@ from daskembed.sources.baseline import Evidence
 from daskembed.sources.cf import epsg_of, georeferencing, plain, times_of
 from daskembed.sources.chunks import ZarrChunks
 from daskembed.sources.listing import Listing
+from daskembed.sources.pixel_rules import CLASSES
 from daskembed.sources.reading import Reading
-from daskembed.sources.rules import CLASSES
 from daskembed.sources.scales import Scale, settle
 from daskembed.sources.scene import Reader, Scene, damage_is_the_chips, grid_of
 from daskembed.sources.scenes import Found, fingerprint_of, frame_of_scenes, listing_of

@@ -98,7 +98,7 @@ def fetch(url: str, access: Access, start: int, end: int, *, fresh: bool = False
             if _BEYOND.search(str(error)):
                 return Answer(b"", start, "")
             raise
-        return Answer(found.bytes().to_bytes(), found.meta["size"], found.meta["e_tag"] or "")
+        return Answer(found.bytes().to_bytes(), found.meta["size"], (found.meta["e_tag"] or "").removeprefix("W/"))
 
     with explained(url, reached.root):
         return persist(act)

@@ -20,8 +20,8 @@ from odd_chips import CASES, Case, write_odd_chips
 import daskembed
 from daskembed.errors import ChipError, TileError
 from daskembed.sources.geotiff_pixels import read_chip
-from daskembed.sources.kinds import list_tile
 from daskembed.sources.reading import Reading
+from daskembed.sources.registry import list_tile
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_chips
 

@@ -1,6 +1,8 @@
 """Searches of servers that misbehave: every item is found, or an error says why not."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,12 +12,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
 import dask
+import geopandas as gpd
 import pytest
+from geopandas.testing import assert_geodataframe_equal
 from pgstac_api import pgstac_server
 
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError
 from daskembed.sources.stac.catalogue import Catalogue, Images, find_catalogue
 from daskembed.sources.stac.search import find_items
+from daskembed.testing import write_scenes
+from daskembed.testing.loopback import FileServer
 
 S2 = Images("optical", "sentinel-2-l2a", {"b02": ("B02",)})
 EVERYWHERE = (-180.0, -90.0, 180.0, 90.0)
@@ -285,3 +291,31 @@ def test_a_catalogue_on_postgresql():
         assert {item.cloud for item in found} == {float(number) for number in range(COUNT) if number % 25}
         assert found[0].url.startswith(f"{url}/collections/sentinel-2-l2a/items/")
         assert find_items(small, S2, (20.0, 44.0, 21.0, 47.0), date(2024, 5, 2), date(2024, 5, 25)) == []
+
+
+def type_(*words: str) -> None:
+    command = [sys.executable, "-m", "daskembed", *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_run_from_a_catalogue_on_postgresql(tmp_path):
+    """All of it: choice, pixels, files; as from a file of the same items."""
+    period = ("--dates", "2021-06-01/2024-06-30", "--scenes", "2")
+    with FileServer(tmp_path) as files:
+        scenes = write_scenes(tmp_path / "scenes", shape=(516, 516), root=f"{files.url}/scenes")
+        found = {}
+        with pgstac_server(scenes.items) as url:
+            for name, place in (("postgresql", url), ("file", str(scenes.file))):
+                scenes.describe(place)
+                output = str(tmp_path / name)
+                words = ["--tiles", scenes.tile, "--source", str(scenes.description), "--output", output, *period]
+                type_("run", *words, "--checkpoint", "untrained:tiny", "--precision", "fp32", "--workers", "1")
+                type_("validate", output)
+                found[name] = gpd.read_parquet(next((tmp_path / name).glob("*.gpq"))).sort_values(["date", "geometry"])
+    assert len(found["file"]) > 0
+    assert set(found["file"]["date"].astype(str)) == {"2021-06-03", "2024-06-02"}
+    assert_geodataframe_equal(
+        *(frame.drop(columns="source_url").reset_index(drop=True) for frame in (found["postgresql"], found["file"]))
+    )
+    assert all(one.startswith(f"{url}/collections/") for one in found["postgresql"]["source_url"])

@@ -19,7 +19,7 @@ from daskembed.errors import ChipError, StorageDeniedError, StorageError
 from daskembed.geo.chips import CHIP, ChipGrid
 from daskembed.sensors.bands import KINDS
 from daskembed.sources.cutting import SceneChip
-from daskembed.sources.reading import Rules
+from daskembed.sources.rules import Rules
 from daskembed.sources.scales import Scale
 from daskembed.sources.scene import Scene
 from daskembed.sources.stac import blocks

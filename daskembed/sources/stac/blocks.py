@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import io
 import itertools
 import threading
 import uuid
@@ -24,6 +23,7 @@ from daskembed.errors import ChipError
 from daskembed.health import fault_of
 from daskembed.sources.gdal import TIFF_SIGNATURES
 from daskembed.sources.keeping import Keeping
+from daskembed.sources.stac.view import View
 from daskembed.storage.access import Access, fetch
 from daskembed.storage.readers import keeping
 from daskembed.timings import timed
@@ -56,6 +56,7 @@ _Key = tuple[int, int, int]
 """Number of a file, row and column of a block."""
 
 _pool = ThreadPoolExecutor(REQUESTS, "daskembed-fetch")
+_ahead = ThreadPoolExecutor(8, "daskembed-decode")
 _decoded = Keeping["NDArray[np.generic]"](lambda block: block.nbytes)
 _pages = Keeping[bytes](len, 128 * PAGE)
 _numbers = itertools.count()
@@ -186,9 +187,12 @@ class File:
 
     def begin(self, rows: slice, cols: slice) -> None:
         """Have the blocks of a window fetched that are neither here nor on their way, neighbours in one request."""
-        if self._driver != "GTiff":
-            return
         wanted = [key for key in self._keys(rows, cols) if not _is_here(key)]
+        if self._driver != "GTiff":
+            # Nobody knows where its blocks lie before it is decoded.
+            for key in wanted:
+                _ahead.submit(self._block, key)
+            return
         if not wanted:
             return
         places = self._places_of(wanted)
@@ -214,7 +218,7 @@ class File:
         found = np.empty((rows.stop - rows.start, cols.stop - cols.start), self.dtype)
         for key in self._keys(rows, cols):
             top, left = key[1] * tall, key[2] * wide
-            part = _decoded.get(key, tall * wide * self.dtype.itemsize, partial(self._decode, key))
+            part = self._block(key)
             y0, y1 = max(rows.start, top), min(rows.stop, top + part.shape[0])
             x0, x1 = max(cols.start, left), min(cols.stop, left + part.shape[1])
             into = (slice(y0 - rows.start, y1 - rows.start), slice(x0 - cols.start, x1 - cols.start))
@@ -264,6 +268,10 @@ class File:
             raise ChipError(f"gave {len(answer.data):,} of the {end - start:,} bytes asked for")
         return answer.data
 
+    def _block(self, key: _Key) -> NDArray[np.generic]:
+        size = self.block[0] * self.block[1] * self.dtype.itemsize
+        return _decoded.get(key, size, partial(self._decode, key))
+
     def _decode(self, key: _Key) -> NDArray[np.generic]:
         tall, wide = self.block
         top, left = key[1] * tall, key[2] * wide
@@ -271,7 +279,7 @@ class File:
         try:
             held = 0, b""
             if self._driver == "GTiff" and (place := self._places_of([key])[key]) is not None:
-                held = place[0], self._block(key, place)
+                held = place[0], self._bytes_of(key, place)
             with self._opened() as (dataset, view, _):
                 view.held = held
                 pixels: NDArray[np.generic] = dataset.read(1, window=window)
@@ -283,7 +291,7 @@ class File:
             self._fresh = True
             raise
 
-    def _block(self, key: _Key, place: tuple[int, int]) -> bytes:
+    def _bytes_of(self, key: _Key, place: tuple[int, int]) -> bytes:
         with _arriving:
             future = _coming.pop(key, None)
         with timed("source"):
@@ -294,7 +302,7 @@ class File:
         """An open dataset for this thread alone, which others get later."""
         with self._lock:
             handle = self._free.pop() if self._free else None
-        view = _View(self) if handle is None else handle.view
+        view = View(self._name, self.size, self.bytes_of) if handle is None else handle.view
         with rasterio.Env(**_GDAL):
             try:
                 if handle is None:
@@ -343,62 +351,9 @@ class _Handle(NamedTuple):
     """A dataset that one thread has at a time."""
 
     dataset: Any
-    view: _View
+    view: View
     context: Context
     """rasterio keeps files in the context that they were opened in, and finds them in no other."""
 
     def close(self) -> None:
         self.context.run(self.dataset.close)
-
-
-class _View(io.RawIOBase):
-    """A file as GDAL reads it: out of the block that was fetched for it, or of the header."""
-
-    def __init__(self, file: File) -> None:
-        self._file, self._position = file, 0
-        self.held: tuple[int, bytes] = 0, b""
-        self.failed: Exception | None = None
-
-    def open(self, path: str, mode: str = "rb") -> Any:
-        # GDAL asks for whatever may lie beside a file.
-        if not path.endswith(self._file._name):
-            raise FileNotFoundError(path)
-        self._position = 0
-        return self
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer."""
-        start, end = self._position, min(self._position + len(buffer), self._file.size)
-        if end <= start:
-            return 0
-        first, data = self.held
-        if not (first <= start and end <= first + len(data)):
-            try:
-                first, data = start, self._file.bytes_of(start, end)
-            except Exception as error:
-                # GDAL swallows it.
-                self.failed = error
-                raise
-        buffer[: end - start] = memoryview(data)[start - first : end - first]
-        self._position = end
-        return end - start
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a position."""
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
-        return self._position
-
-    def tell(self) -> int:
-        """Where the next byte is read."""
-        return self._position
-
-    def close(self) -> None:
-        """Nothing: GDAL opens it again and again."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rasterio.enums import MaskFlags
 
 from daskembed.errors import ChipError, InputError, exact
 from daskembed.health import read_surely
@@ -100,6 +101,8 @@ def _facts(dataset: Any) -> dict[str, Any]:
     kind = dataset.dtypes[0]
     if not kind.startswith(("int", "uint", "float")):
         raise ChipError(f"has {kind} pixels, expected integers or floats")
+    if MaskFlags.per_dataset in dataset.mask_flag_enums[0]:
+        raise ChipError("has a mask of its own, which is not looked at here: expected a nodata value")
     crs = dataset.crs
     epsg = crs.to_epsg() if crs else None
     if epsg is None:

@@ -43,4 +43,4 @@ class KeptScene:
     """ISO 8601."""
     items: list[KeptItem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What else is to be told of it."""
+    """What else is to be told of the tile's scenes, with the first of them."""

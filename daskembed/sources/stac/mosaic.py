@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -115,7 +116,7 @@ class MosaicReader:
             (mosaic.step, mosaic.step),
             rows.start,
             cols.start,
-            (rows.stop - rows.start, cols.stop - cols.start),
+            _shape(rows, cols),
         )
         window = shapely.box(*bounds)
         near = [part for part in mosaic.parts if _meets(part, mosaic.epsg, window)]
@@ -123,7 +124,9 @@ class MosaicReader:
         for part in near:
             if part.image.failure is not None:
                 break
-            self._begin(part, rows, cols)
+            # One that cannot be read is told of where its pixels are needed.
+            with contextlib.suppress(ChipError):
+                self._begin(part, rows, cols)
             # What lies behind is needed where the first has no value; where it has some is known by its footprint.
             shape = _footprint(part.footprint, mosaic.epsg)
             if shape is None:
@@ -137,16 +140,20 @@ class MosaicReader:
         found = _places(self._grid, (rows.start, rows.stop), (cols.start, cols.stop), _raster(part.image))
         if found is not None:
             with _named(self._mosaic.band, part):
-                _file_of(part.image).begin(*self._window(part.image, found))
+                _file_of(part.image).begin(*self._window(part.image, found, _shape(rows, cols)))
 
-    def _window(self, image: Image, found: Places) -> tuple[slice, slice]:
+    def _window(self, image: Image, found: Places, shape: tuple[int, int]) -> tuple[slice, slice]:
+        """What is read of a file for `shape` pixels of the grid."""
         around = 0 if self._nearest(image) else _AROUND[self._mosaic.resampling]
-        # Where a file is finer, as many of its pixels more.
-        if around and image.epsg == self._grid.epsg:
-            around *= max(1, round(self._grid.step_x / image.step_x))
         rows, cols = (
-            slice(max(0, part.start - around), min(length, part.stop + around))
-            for part, length in ((found.rows, image.height), (found.cols, image.width))
+            # Where a file is finer, as many of its pixels more.
+            slice(max(0, part.start - around * times), min(length, part.stop + around * times))
+            for part, length, times in (
+                (part, length, max(1, -(-(part.stop - part.start) // wanted)))
+                for part, length, wanted in zip(
+                    (found.rows, found.cols), (image.height, image.width), shape, strict=True
+                )
+            )
         )
         return rows, cols
 
@@ -163,7 +170,7 @@ class MosaicReader:
         )
 
     def _read(self, parts: Sequence[Part], rows: slice, cols: slice) -> NDArray[np.generic]:
-        mosaic, shape = self._mosaic, (rows.stop - rows.start, cols.stop - cols.start)
+        mosaic, shape = self._mosaic, _shape(rows, cols)
         found: NDArray[Any] | None = None
         lacking: NDArray[np.bool_] | None = None
         for part in parts:
@@ -204,7 +211,7 @@ class MosaicReader:
         found = _places(self._grid, (rows.start, rows.stop), (cols.start, cols.stop), _raster(image))
         if found is None:
             return None
-        window = self._window(image, found)
+        window = self._window(image, found, _shape(rows, cols))
         with _named(self._mosaic.band, part):
             stored = _file_of(image).read(*window)
         values, there = self._values_of(stored, part)
@@ -258,7 +265,7 @@ class MosaicReader:
         source = values.astype(np.float32)
         if there is not None:
             source[~there] = np.nan
-        made = np.full((rows.stop - rows.start, cols.stop - cols.start), np.nan, np.float32)
+        made = np.full(_shape(rows, cols), np.nan, np.float32)
         reproject(
             source,
             made,
@@ -285,6 +292,10 @@ class MosaicReader:
             made = np.clip(np.rint(np.where(found, made, np.float32(0))), least, limits.max)
             made = np.where(found, made, np.float32(0)).astype(kind)
         return made, None if found.all() else found
+
+
+def _shape(rows: slice, cols: slice) -> tuple[int, int]:
+    return rows.stop - rows.start, cols.stop - cols.start
 
 
 def _pick(

@@ -49,7 +49,7 @@ MOST_REASONS = 3
 def list_scenes(
     tile: str, catalogue: Catalogue, reading: Reading, kept: Sequence[Mapping[str, Any]] = (), *, again: bool = False
 ) -> Listing:
-    """List the chips of a tile; see `daskembed.sources.kinds.list_tile`."""
+    """List the chips of a tile; see `daskembed.sources.registry.list_tile`."""
     if kept:
         scenes = parse_kept(tile, kept)
         if again:
@@ -61,7 +61,7 @@ def list_scenes(
         scenes = _look(scenes)
     listing = listing_of(KIND, tile, None, reading, [_found(tile, one, reading) for one in scenes])
     assert listing is not None
-    notes = tuple(f"{one.day}: {note}" for one in scenes for note in one.notes)
+    notes = tuple(note for one in scenes for note in one.notes)
     return replace(listing, kept=tuple(map(asdict, scenes)), notes=notes)
 
 
@@ -84,10 +84,19 @@ def choose(tile: str, catalogue: Catalogue, reading: Reading) -> tuple[Selection
     """Ask a catalogue for the scenes of a tile; no file of theirs is looked at."""
     selection = select(tile, catalogue, reading)
     parts = {part.role: part for part in parts_of(reading.sensor, catalogue)}
-    return selection, [
+    scenes = [
         KeptScene(one.day.isoformat(), [_item(used, parts[used.role], catalogue, reading) for used in one.items])
         for one in selection.scenes
     ]
+    unclassified = [
+        f"{item.id} has no scene classification: clouds in its chips are not seen"
+        for scene in scenes
+        for item in scene.items
+        if parts[item.role].images.classes and CLASSES not in item.images
+    ]
+    if scenes:
+        scenes[0] = replace(scenes[0], notes=[*selection.notes, *unclassified])
+    return selection, scenes
 
 
 def nothing_found(tile: str, catalogue: Catalogue, reading: Reading, selection: Selection) -> str:
@@ -140,23 +149,18 @@ def _item(used: Used, part: RolePart, catalogue: Catalogue, reading: Reading) ->
 
 
 def _look(scenes: Sequence[KeptScene]) -> list[KeptScene]:
-    """The scenes with the headers of their files, of those that have none yet or could not be read."""
-    files = {
-        (image.url, image.access): image
-        for scene in scenes
-        for item in scene.items
-        for image in item.images.values()
-        if image.failure is not None or not image.size
-    }
+    """The scenes with the headers of their files as these are now; what several items share is looked at once."""
+    images = (image for scene in scenes for item in scene.items for image in item.images.values())
+    files = {(image.url, image.access): image for image in images}
     with ThreadPoolExecutor(AT_ONCE) as pool:
         look_at = pool.map(lambda image: look(image.url, image.asset, image.access), files.values())
         seen = dict(zip(files, look_at, strict=True))
 
     def with_headers(item: KeptItem) -> KeptItem:
-        found = {band: seen.get((image.url, image.access), image) for band, image in item.images.items()}
+        found = {band: seen[image.url, image.access] for band, image in item.images.items()}
         # Of another item the same file may be another asset.
-        images = {band: replace(image, asset=item.images[band].asset) for band, image in found.items()}
-        return replace(item, images=images)
+        assets = {band: replace(image, asset=item.images[band].asset) for band, image in found.items()}
+        return replace(item, images=assets)
 
     return [replace(scene, items=[*map(with_headers, scene.items)]) for scene in scenes]
 

@@ -12,7 +12,8 @@ import shapely
 from daskembed.errors import InputError
 from daskembed.geo.mgrs import TILE
 from daskembed.sources.baseline import parse_baseline
-from daskembed.sources.reading import Choice, Reading
+from daskembed.sources.choice import Choice
+from daskembed.sources.reading import Reading
 from daskembed.sources.stac.catalogue import Catalogue, Images
 from daskembed.sources.stac.coverage import Ground
 from daskembed.sources.stac.items import Item

@@ -7,7 +7,7 @@ import time
 import pytest
 from distributed import Client, LocalCluster
 
-from daskembed.clusters.proof import SICK, prove_workers
+from daskembed.clusters.worker_checks import SICK, prove_workers
 from daskembed.errors import InputError
 
 SICKNESS = {"GDAL_SKIP": "GTiff"}

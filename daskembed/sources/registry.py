@@ -48,7 +48,7 @@ def list_tile(
     kept
         Of a catalogue: scenes as `Listing.kept` has them, of an earlier listing. They are taken, and nobody is asked.
     again
-        Whether those of their files are looked at again that could not be read.
+        Whether the headers of their files are read again: one may be there by now, or be another.
 
     Raises
     ------
