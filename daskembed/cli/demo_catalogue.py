@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from daskembed.encoders.loading import ENCODERS
-from daskembed.testing.loopback import FileServer, serve_catalogue
+from daskembed.testing.loopback import FileServer, find_rustac, serve_catalogue
 from daskembed.testing.scenes import Scenes, write_scenes
 
 TILE = "33TUL"
@@ -50,6 +50,7 @@ def demo_catalogue(folder: Path, encoder: str, command: Callable[[Sequence[str]]
     -------
     The exit status of the first command that fails, or 0.
     """
+    find_rustac()  # before anything is written
     place = folder / "scenes"
     place.mkdir(parents=True, exist_ok=True)
     with FileServer(place, port=_port_of(place / "items.json")) as store:
