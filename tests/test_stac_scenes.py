@@ -186,7 +186,7 @@ def test_no_scene_is_said_with_what_was_searched_and_why(mine: Origin, world: Sc
 
 
 def test_an_offset_that_nobody_knows_of_is_refused(tmp_path: Path, world: Scenes) -> None:
-    unknown = open_source(str(catalogues.describe(tmp_path, world, offset=None)))
+    unknown = open_source(str(catalogues.describe(tmp_path, world, told=False)))
     with pytest.raises(TileError, match=r"nothing tells whether the 1000 .*: `offset_applied` yes .* or no .* decides"):
         listed(unknown)
     for said, out in (("yes", 0), ("no", 1000)):
