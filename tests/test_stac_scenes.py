@@ -193,6 +193,15 @@ def test_an_offset_that_nobody_knows_of_is_refused(tmp_path: Path, world: Scenes
         assert set(scene["items"][0]["offsets"].values()) == {out}
 
 
+def test_files_are_reached_as_the_catalogue_says_and_not_the_output(mine: Origin) -> None:
+    first = listed(mine)
+    kept = json.loads(json.dumps(first.kept))
+    for image in kept[0]["items"][0]["images"].values():
+        image["access"] = [["endpoint", "https://elsewhere.example"]]
+    again = list_tile(TILE, mine, READING, kept)
+    assert (again, again.kept) == (first, first.kept)
+
+
 def test_damaged_scenes_are_refused(mine: Origin) -> None:
     with pytest.raises(TileError, match=r"what is kept of the scenes of tile 33TUL is damaged: .*'day'; `refresh"):
         list_tile(TILE, mine, READING, [{"items": []}])
