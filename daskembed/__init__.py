@@ -78,7 +78,7 @@ _HOME = {
     "Description": "encoders.description",
     "Chip": "sources.chip",
     "VectorDtype": "vectors",
-    "Rules": "sources.reading",
+    "Rules": "sources.rules",
     "RunOptions": "runs.options",
     "CubeOptions": "runs.options",
     "RunResult": "runs.results",

@@ -29,6 +29,9 @@ def pixels_of(raster: Raster, epsg: int, x: NDArray[Any], y: NDArray[Any]) -> ND
     """What a file holds at some places, NaN where it is elsewhere or has nothing: of the pixel in which each lies."""
     if raster.epsg != epsg:
         x, y = Transformer.from_crs(epsg, raster.epsg, always_xy=True).transform(x, y)
+    if raster.epsg == 4326:
+        middle = raster.west + 0.5
+        x = (x - middle + 180) % 360 - 180 + middle
     rows = np.floor((raster.north - y) / raster.steps[1]).astype(int)
     cols = np.floor((x - raster.west) / raster.steps[0]).astype(int)
     inside = (rows >= 0) & (rows < raster.shape[0]) & (cols >= 0) & (cols < raster.shape[1])

@@ -102,6 +102,20 @@ def test_what_is_kept_is_bounded_and_right_without_room(web: Web, monkeypatch: p
     assert sum(kept._sizes.values()) <= 3 * 128 * 128 * 2
 
 
+def test_blocks_that_nobody_asks_for_are_given_up(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a chip whose other bands turned out to be damaged."""
+    file = blocks.open_file(f"{web.url}/a.tif", ())
+    blocks._coming.clear()
+    file.begin(slice(0, 384), slice(0, 640))
+    fetched = [*blocks._coming.values()]
+    assert len(fetched) == 15
+    sizes = [len(one.result(60)) for one in fetched]
+    monkeypatch.setattr(blocks, "MOST_FETCHED", sum(sizes[-5:]))
+    file.begin(slice(384, 500), slice(0, 640))
+    assert len(blocks._coming) == 10
+    np.testing.assert_array_equal(file.read(slice(0, 512), slice(0, 640)), PIXELS)
+
+
 @pytest.mark.parametrize(
     "how",
     [

@@ -13,6 +13,7 @@ import obstore
 import pytest
 from obstore.store import HTTPStore
 
+from daskembed.cli.demo_catalogue import demo_catalogue
 from daskembed.errors import InputError, StorageError
 from daskembed.testing import loopback
 from daskembed.testing.loopback import FileServer, Request, serve_catalogue
@@ -80,6 +81,9 @@ def test_without_the_extra_it_is_said_what_to_install(
     monkeypatch.setattr(loopback.sys, "executable", str(tmp_path / "python"))
     with pytest.raises(InputError, match=r"pip install 'daskembed\[stac\]'"), serve_catalogue(items):
         pass
+    with pytest.raises(InputError, match=r"pip install 'daskembed\[stac\]'"):
+        demo_catalogue(tmp_path / "demo", "clay-v0", lambda words: 0)
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_catalogue_ends_with_what_began_it(items: Path) -> None:

@@ -289,23 +289,6 @@ def test_footprints_that_cross_180_degrees_without_a_cut_are_met(tile: str, tmp_
     np.testing.assert_array_equal(found[0], pixels)
 
 
-def test_near_the_pole_sides_of_tiles_bend_in_degrees(tmp_path: Path) -> None:
-    epsg, west, north = tile_corner("33XWM")
-    south, middle = north - 109_800, north - 50_000
-    # Two parts of the tile, at whose common side a straight line in degrees is 1,900 m further south in the middle.
-    upper, lower = (
-        shapely.Polygon(in_degrees(epsg, west, bottom, west + 109_800, top)).wkt
-        for bottom, top in ((middle, north), (south, middle))
-    )
-    first = write(tmp_path / "first.tif", np.full((500, 1098), 5, "uint16"), (west, north), 100, epsg)
-    second = write(tmp_path / "second.tif", np.full((598, 1098), 7, "uint16"), (west, middle), 100, epsg)
-    layer = mosaic(Part(first, footprint=upper), Part(second, footprint=lower), tile="33XWM")
-    # 200 m of the window are in the lower one.
-    found = layer.open()(slice(4760, 5020), slice(5400, 5460))
-    assert [*found[0, :240].ravel()] == [5] * 240 * 60
-    assert [*found[0, 240:].ravel()] == [7] * 20 * 60
-
-
 def test_a_file_that_another_process_saw_replaced_is_opened_anew(tmp_path: Path) -> None:
     epsg, west, north = tile_corner(TILE)
     image = write(tmp_path / "B02.tif", ramp(64, 64), (west, north), 10, epsg)
@@ -317,3 +300,22 @@ def test_a_file_that_another_process_saw_replaced_is_opened_anew(tmp_path: Path)
     np.testing.assert_array_equal(
         mosaic(replace(image, size=answer.size, etag=answer.etag)).open()(*window), before + 5
     )
+
+
+@pytest.mark.parametrize("half", ["north", "south"])
+def test_a_footprint_of_corners_near_the_pole_hides_no_pixels(half: str, tmp_path: Path) -> None:
+    """A straight line in degrees between the corners of a tile is up to 1.9 km from its edge."""
+    epsg, west, north = tile_corner("33XXM")
+    top, bottom = (0, 54_900) if half == "north" else (54_900, 109_800)
+    corners = np.array([[0, top], [109_800, top], [109_800, bottom], [0, bottom], [0, top]]) * (1, -1) + (west, north)
+    degrees = zip(*pyproj.Transformer.from_crs(epsg, "OGC:CRS84", always_xy=True).transform(*corners.T), strict=True)
+    wkt = f"POLYGON (({', '.join(f'{x} {y}' for x, y in degrees)}))"
+    # A sliver of 100 m of the half, in the middle of its inner edge.
+    edge, across = 5490, slice(5440, 5540)
+    first = edge - 10 if half == "north" else edge
+    pixels = np.full((10, 100), 7, np.uint16)
+    image = write(tmp_path / "half.tif", pixels, (west + 54_400, north - 10 * first), 10, epsg)
+    rows = slice(edge - 10, edge + 500) if half == "north" else slice(edge - 500, edge + 10)
+    layer = mosaic(Part(image, footprint=wkt), tile="33XXM", shape=(10_980, 10_980))
+    found = layer.open()(rows, across)[0]
+    assert ((found[:10] if half == "north" else found[-10:]) == 7).all()

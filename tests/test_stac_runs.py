@@ -24,7 +24,8 @@ from daskembed.cli.main import main
 from daskembed.errors import ConflictError, InputError
 from daskembed.output.state import Receipt, TileRecord, read_receipt, read_records, write_receipt, write_record
 from daskembed.runs import preflight, stages
-from daskembed.runs.kept import chosen_by
+from daskembed.runs.embed_tasks import EmbedTiles
+from daskembed.runs.kept import chosen_by, keepers
 from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.tiles import resolve
 from daskembed.sources.stac import search
@@ -200,8 +201,12 @@ def test_a_later_record_counts_more_than_a_receipt(
 
 
 def test_a_failure_does_not_lose_the_scenes(mine: str, tmp_path: Path) -> None:
-    settings, indexed = begun(mine, tmp_path / "out")
-    stages.record(settings, TILE, None, "the catalogue was down", indexed.scenes)
+    settings, _ = begun(mine, tmp_path / "out")
+    kept = keepers(chosen_by(settings.source, settings.reading), settings.output, "001", [TILE], {})
+    # Also of a run that was to ask again, and got no answer.
+    for refresh in (False, True):
+        work = EmbedTiles(replace(settings, refresh=refresh), {}, {}, kept)
+        work.begin(TILE, 0).tile.record_failure("the catalogue was down")
     record = read_records(settings.output, [TILE], "001")[TILE]
     assert (record.status, days(record.scenes)) == ("failed", [FIRST])
     carried = replace(settings, carried=True)
@@ -269,6 +274,13 @@ def test_a_plan_says_what_would_be_downloaded(mine: str, world: Scenes, tmp_path
     total = sum((world.folder / files[name].path).stat().st_size for name in files if name not in ("B01", "B09"))
     # Of the whole tile's 441 chips.
     assert plan.bytes_to_read == pytest.approx(total / 441, rel=0.01)
+    both = daskembed.plan(**asked(mine, tmp_path / "out", device="cpu", encoder="clay-v0", scenes=2))
+    heights = {item["assets"]["data"]["href"] for item in world.items if item["collection"] == "cop-dem-glo-30"}
+    every = [path for path in world.folder.rglob("*.tif*") if path.name not in ("B01.tif", "B09.tif")]
+    assert len(every) == 2 * 13 + len(heights)
+    # Elevation is of both dates; a part of each degree, and of radar, is beyond the tile.
+    once = sum(path.stat().st_size for path in every) / 441
+    assert 0.5 * once < both.bytes_to_read < once
     assert ", downloaded from where mine has its files (an estimate)" in repr(plan)
 
 

@@ -126,7 +126,7 @@ def test_the_listing_changes_with_files_and_decisions(tmp_path: Path, mine: Orig
     assert listed(mine, other).fingerprint != first.fingerprint
     folder = shutil.copytree(world.folder, tmp_path / "copy")
     changed = json.loads((folder / "items.json").read_text().replace(str(world.folder), str(folder)))
-    copy = replace(world, folder=folder, items=changed["features"])
+    copy = replace(world, folder=folder, items=changed["features"], root=f"file://{folder}")
     theirs = open_source(str(catalogues.describe(folder, copy)))
     before = listed(theirs)
     blue = local_path(changed["features"][0]["assets"]["B02"]["href"])
@@ -141,7 +141,8 @@ def broken(tmp_path: Path, world: Scenes) -> tuple[Origin, Path]:
     items = json.loads((folder / "items.json").read_text().replace(str(world.folder), str(folder)))["features"]
     lost = local_path(items[0]["assets"]["B05"]["href"])
     lost.rename(lost.with_suffix(".gone"))
-    return open_source(str(catalogues.describe(folder, replace(world, folder=folder, items=items)))), lost
+    theirs = replace(world, folder=folder, items=items, root=f"file://{folder}")
+    return open_source(str(catalogues.describe(folder, theirs))), lost
 
 
 def test_a_file_that_is_gone_is_named_with_its_item(broken: tuple[Origin, Path], world: Scenes) -> None:
@@ -185,12 +186,21 @@ def test_no_scene_is_said_with_what_was_searched_and_why(mine: Origin, world: Sc
 
 
 def test_an_offset_that_nobody_knows_of_is_refused(tmp_path: Path, world: Scenes) -> None:
-    unknown = open_source(str(catalogues.describe(tmp_path, world, offset=None)))
+    unknown = open_source(str(catalogues.describe(tmp_path, world, told=False)))
     with pytest.raises(TileError, match=r"nothing tells whether the 1000 .*: `offset_applied` yes .* or no .* decides"):
         listed(unknown)
     for said, out in (("yes", 0), ("no", 1000)):
         (scene,) = listed(unknown, replace(READING, offset_applied=said)).kept
         assert set(scene["items"][0]["offsets"].values()) == {out}
+
+
+def test_files_are_reached_as_the_catalogue_says_and_not_the_output(mine: Origin) -> None:
+    first = listed(mine)
+    kept = json.loads(json.dumps(first.kept))
+    for image in kept[0]["items"][0]["images"].values():
+        image["access"] = [["endpoint", "https://elsewhere.example"]]
+    again = list_tile(TILE, mine, READING, kept)
+    assert (again, again.kept) == (first, first.kept)
 
 
 def test_damaged_scenes_are_refused(mine: Origin) -> None:

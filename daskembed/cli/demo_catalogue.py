@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from daskembed.encoders.loading import ENCODERS
-from daskembed.testing.loopback import FileServer, serve_catalogue
+from daskembed.testing.loopback import FileServer, find_rustac, serve_catalogue
 from daskembed.testing.scenes import Scenes, write_scenes
 
 TILE = "33TUL"
@@ -29,8 +29,9 @@ Both servers are closed. Look at what was made:
 
 The weights of this demo are seeded noise, and its scenes are drawn. A public catalogue needs a network, and no more:
 
-  daskembed scenes --tiles {tile} --source planetary-computer --dates 2024-05-01/2024-09-30
-  daskembed run --tiles {tile} --source planetary-computer --dates 2024-05-01/2024-09-30 --output embeddings
+  daskembed scenes --tiles {tile} --source planetary-computer --dates 2024-05-01/2024-09-30 --encoder {encoder}
+  daskembed run --tiles {tile} --source planetary-computer --dates 2024-05-01/2024-09-30 --encoder {encoder} \\
+    --output embeddings
 """
 
 
@@ -50,6 +51,7 @@ def demo_catalogue(folder: Path, encoder: str, command: Callable[[Sequence[str]]
     -------
     The exit status of the first command that fails, or 0.
     """
+    find_rustac()  # before anything is written
     place = folder / "scenes"
     place.mkdir(parents=True, exist_ok=True)
     with FileServer(place, port=_port_of(place / "items.json")) as store:
@@ -62,7 +64,7 @@ def demo_catalogue(folder: Path, encoder: str, command: Callable[[Sequence[str]]
                 print(f"\n$ daskembed {shlex.join(words)}", flush=True)
                 if status := command(words):
                     return status
-    print(_NEXT.format(folder=folder, tile=TILE))
+    print(_NEXT.format(folder=folder, tile=TILE, encoder=encoder))
     return 0
 
 

@@ -38,7 +38,7 @@ def client_options(url: str, *, fresh: bool = False, headers: Mapping[str, str] 
         **{
             key: os.environ[name]
             for key in _CLIENT
-            if (name := f"{PREFIX.get(url[:5], '')}{key.upper()}") in os.environ
+            if url[:5] in PREFIX and (name := f"{PREFIX[url[:5]]}{key.upper()}") in os.environ
         },
         **({"default_headers": told} if told else {}),
     }

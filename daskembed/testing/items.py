@@ -8,12 +8,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
+import shapely.affinity
+import shapely.geometry
 import yaml
+from pyproj import Transformer
 
 from daskembed.geo.mgrs import TILE, tile_corner
 from daskembed.testing.images import HeightImage, Image, OpticalImage, RadarImage
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from daskembed.testing.scenes import Raster
 
 _FAR = 200_000
@@ -139,10 +145,9 @@ def item(
     first = next(iter(rasters.values()))
     if isinstance(image, HeightImage):
         assert bounds is not None
-        ring = _corners(bounds)
+        footprint = shapely.box(*bounds)
     else:
         footprint = _footprint(tile, image, first)
-        ring = [list(point) for point in footprint.exterior.coords[:-1]]
     code: dict[str, Any] = {"proj:epsg": first.epsg}
     if style == "cdse":
         code = {}
@@ -158,7 +163,7 @@ def item(
     else:
         properties = {"datetime": "2021-04-22T00:00:00Z", "platform": "TanDEM-X", "gsd": 30}
         keys = {"dem": "data"}
-    xs, ys = zip(*ring, strict=True)
+    geometry, bbox = _around_the_world(footprint)
     url = STYLES[style].url
     return {
         "type": "Feature",
@@ -166,8 +171,8 @@ def item(
         "stac_extensions": [f"{_EXTENSIONS}/projection/v1.1.0/schema.json", f"{_EXTENSIONS}/eo/v1.1.0/schema.json"],
         "id": name,
         "collection": collection,
-        "bbox": [min(xs), min(ys), max(xs), max(ys)],
-        "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+        "bbox": bbox,
+        "geometry": shapely.geometry.mapping(geometry),
         "properties": properties | code,
         "links": [
             {"rel": "self", "type": "application/geo+json", "href": f"{url}/collections/{collection}/items/{name}"},
@@ -248,20 +253,26 @@ def _written(time: datetime) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
 
 
-def _corners(bounds: tuple[float, float, float, float]) -> list[list[float]]:
-    west, south, east, north = bounds
-    return [[west, south], [east, south], [east, north], [west, north]]
+def _around_the_world(polygon: Any) -> tuple[Any, list[float]]:
+    """A polygon that may go on beyond 180 degrees, cut there as GeoJSON has it, and its west, south, east and north."""
+    found = []
+    for turn in (0, -360, 360):
+        part = shapely.affinity.translate(polygon, turn) & shapely.box(-180, -90, 180, 90)
+        if not part.is_empty:
+            found.append(part)
+    west, south, east, north = polygon.bounds
+    bbox = [(west + 180) % 360 - 180, south, (east + 180) % 360 - 180, north]
+    return found[0] if len(found) == 1 else shapely.MultiPolygon(found), bbox
 
 
 def _footprint(tile: str, image: OpticalImage | RadarImage, raster: Raster) -> Any:
-    """The whole tile or a part of it, a polygon in degrees."""
-    import shapely
-
+    """The whole tile or a part of it, a polygon in degrees that goes on beyond 180."""
     epsg, west, north = tile_corner(tile)
     # Radar is not cut to tiles.
     beyond = 5_000 if isinstance(image, RadarImage) else 0
     outline = shapely.box(west - beyond, north - TILE - beyond, west + TILE + beyond, north + beyond)
-    whole = _in_degrees(outline, epsg)
+    middle = 6 * (epsg % 100) - 183
+    whole = _in_degrees(outline, epsg, middle)
     if not image.part:
         return whole
     # The edge of the swath goes on beyond what the files hold of it.
@@ -269,12 +280,15 @@ def _footprint(tile: str, image: OpticalImage | RadarImage, raster: Raster) -> A
     upper, lower = (raster.edge_at(northing) for northing in (top, bottom))
     far = raster.west + (-_FAR if image.part == "west" else _FAR)
     side = shapely.Polygon([(upper, top), (lower, bottom), (far, bottom), (far, top)])
-    return whole & _in_degrees(shapely.segmentize(side, _FAR / 20), raster.epsg)
+    return whole & _in_degrees(shapely.segmentize(side, _FAR / 20), raster.epsg, middle)
 
 
-def _in_degrees(polygon: Any, epsg: int) -> Any:
-    import shapely
-    from pyproj import Transformer
-
+def _in_degrees(polygon: Any, epsg: int, middle: float) -> Any:
+    """In degrees, of which the longitude is within half a turn of `middle`."""
     transform = Transformer.from_crs(epsg, 4326, always_xy=True).transform
-    return shapely.transform(polygon, lambda points: np.stack(transform(*points.T), axis=-1).round(9))
+
+    def degrees(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        longitude, latitude = transform(*points.T)
+        return np.stack([(longitude - middle + 180) % 360 - 180 + middle, latitude], axis=-1).round(9)
+
+    return shapely.transform(polygon, degrees)

@@ -140,6 +140,16 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+def find_rustac() -> Path:
+    """The program of a STAC API; raises `InputError` if it is not installed."""
+    program = Path(sys.executable).with_name("rustac")
+    if not program.exists():
+        raise InputError(
+            "a STAC API on this machine needs rustac, which is not installed: pip install 'daskembed[stac]'"
+        )
+    return program
+
+
 @contextlib.contextmanager
 def serve_catalogue(items: str | Path) -> Iterator[str]:
     """A STAC API with the items of an ItemCollection; gives its URL.

@@ -208,14 +208,14 @@ class _Extent:
         return epsg, west + 10 * self.start[1], north - 10 * self.start[0]
 
     def bounds_in(self, epsg: int) -> tuple[float, float, float, float]:
-        """West, south, east and north in another CRS."""
+        """West, south, east and north in another CRS; beyond 180 degrees east goes on."""
         from pyproj import Transformer
 
         own, west, north = self.corner
         south, east = north - 10 * self.shape[0], west + 10 * self.shape[1]
         there = Transformer.from_crs(own, epsg, always_xy=True)
-        bounds: tuple[float, float, float, float] = there.transform_bounds(west, south, east, north, densify_pts=41)
-        return bounds
+        left, bottom, right, top = there.transform_bounds(west, south, east, north, densify_pts=41)
+        return left, bottom, right + 360 * (right < left), top
 
     def rasters(self, image: Image, style: str, seed: int) -> Iterator[_Named]:
         """The items that an image has, and the files of each."""
@@ -257,12 +257,13 @@ class _Extent:
     def _heights(self, image: HeightImage, seed: int) -> Iterator[_Named]:
         west, south, east, north = _Extent(self.tile, (0, 0), (TILE // 10, TILE // 10)).bounds_in(4326)
         for latitude in range(math.floor(south), math.floor(north) + 1):
-            for longitude in range(math.floor(west), math.floor(east) + 1):
+            for unturned in range(math.floor(west), math.floor(east) + 1):
+                longitude = (unturned + 180) % 360 - 180
                 place = f"{'NS'[latitude < 0]}{abs(latitude):02d}_00_{'EW'[longitude < 0]}{abs(longitude):03d}_00"
                 if place not in image.without:
-                    yield self._degree(place, latitude, longitude, seed)
+                    yield self._degree(place, latitude, longitude, seed, unturned - longitude)
 
-    def _degree(self, place: str, latitude: int, longitude: int, seed: int) -> _Named:
+    def _degree(self, place: str, latitude: int, longitude: int, seed: int, turn: int) -> _Named:
         name = f"Copernicus_DSM_COG_10_{place}"
         far = max(abs(latitude), abs(latitude + 1) - 1)
         width = next(width for limit, width in _WIDTHS if far < limit)
@@ -273,8 +274,11 @@ class _Extent:
         # The degrees differ from each other, too.
         own = seed + 10 * latitude + longitude
         bounds = self.bounds_in(4326)
+        # Of an extent on the other side of 180 degrees from the tile's corner, too.
+        if bounds[0] > turn + longitude + 2:
+            turn += 360
         first, last = (north - bounds[3]) / step_y, (north - bounds[1]) / step_y
-        left, right = (bounds[0] - west) / step_x, (bounds[2] - west) / step_x
+        left, right = (bounds[0] - turn - west) / step_x, (bounds[2] - turn - west) / step_x
         rows, cols = _near(first, last, 3600), _near(left, right, width)
         raster = Raster(path, "dem", 4326, west, north, (step_x, step_y), (3600, width), own, window=(rows, cols))
         return _Named(f"{name}_DEM", {"dem": raster}, (west, north - 1, west + 1, north))

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 CLASSES = Numbers(None, 0, 255, "empty")
 """What the numbers of a scene classification are: where one file has 0, the next one may know."""
 MARGIN = 2500.0
-"""Metres by which footprints of catalogues are taken to be wrong: of a tile's side, which is straight in its zone, a
-straight line in degrees is 1,900 m away at 84 degrees."""
+"""Metres by which footprints are taken to be wrong: those of corners alone are, by 1.9 km near the poles."""
 _AROUND = {"nearest": 0, "bilinear": 2, "cubic": 4}
 """Pixels of a file around those of a window that resampling looks at."""
 _EDGE = 0.05

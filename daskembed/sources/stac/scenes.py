@@ -51,7 +51,7 @@ def list_scenes(
 ) -> Listing:
     """List the chips of a tile; see `daskembed.sources.registry.list_tile`."""
     if kept:
-        scenes = parse_kept(tile, kept)
+        scenes = [_with_access(scene, catalogue) for scene in parse_kept(tile, kept)]
         if again:
             scenes = _look(scenes)
     else:
@@ -59,7 +59,8 @@ def list_scenes(
         if not scenes:
             raise TileError(nothing_found(tile, catalogue, reading, selection))
         scenes = _look(scenes)
-    listing = listing_of(KIND, tile, None, reading, [_found(tile, one, reading) for one in scenes])
+    uses = Counter(image.url for one in scenes for item in one.items for image in item.images.values())
+    listing = listing_of(KIND, tile, None, reading, [_found(tile, one, reading, uses) for one in scenes])
     assert listing is not None
     notes = tuple(note for one in scenes for note in one.notes)
     return replace(listing, kept=tuple(map(asdict, scenes)), notes=notes)
@@ -124,8 +125,7 @@ def _item(used: Used, part: RolePart, catalogue: Catalogue, reading: Reading) ->
     why: list[str] = []
     added = {band.name for band in part.bands if reading.sensor.numbers_of(band).added}
     for band, (key, asset) in part.assets_of(item).items():
-        access = catalogue.files_at(asset.href).access
-        images[band] = Image(asset.href, key, access=tuple(sorted(access.items())))
+        images[band] = Image(asset.href, key, access=_access(asset.href, catalogue))
         if band in added:
             offsets[band], reason = decide(item, asset.href, catalogue, reading.offset_applied)
             why.append(reason)
@@ -148,6 +148,26 @@ def _item(used: Used, part: RolePart, catalogue: Catalogue, reading: Reading) ->
     )
 
 
+def _access(href: str, catalogue: Catalogue) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(catalogue.files_at(href).access.items()))
+
+
+def _with_access(kept: KeptScene, catalogue: Catalogue) -> KeptScene:
+    """A scene of an output, its files reached as its catalogue says now: credentials go where that says, only."""
+    return replace(
+        kept,
+        items=[
+            replace(
+                item,
+                images={
+                    band: replace(image, access=_access(image.url, catalogue)) for band, image in item.images.items()
+                },
+            )
+            for item in kept.items
+        ],
+    )
+
+
 def _look(scenes: Sequence[KeptScene]) -> list[KeptScene]:
     """The scenes with the headers of their files as these are now; what several items share is looked at once."""
     images = (image for scene in scenes for item in scene.items for image in item.images.values())
@@ -165,16 +185,16 @@ def _look(scenes: Sequence[KeptScene]) -> list[KeptScene]:
     return [replace(scene, items=[*map(with_headers, scene.items)]) for scene in scenes]
 
 
-def _found(tile: str, kept: KeptScene, reading: Reading) -> Found:
+def _found(tile: str, kept: KeptScene, reading: Reading, uses: Mapping[str, int]) -> Found:
     """The scene on the tile's grid, or why it cannot be used."""
     path = kept.items[0].url
-    # Why a file cannot be read may be told in other words the next time.
     told = asdict(kept)
     for item in told["items"]:
         for image in item["images"].values():
-            image["failure"] = image["failure"] is not None
+            # Why it cannot be read may be told in other words the next time, and how it is reached is not what it is.
+            image |= {"failure": image["failure"] is not None, "access": None}
     fingerprint = json_digest(told)[:32]
-    size = _bytes(tile, kept)
+    size = _bytes(tile, kept, uses)
     try:
         scene = _scene(tile, kept, reading, fingerprint)
         scene.check()
@@ -242,8 +262,8 @@ def _scale(kept: KeptScene, band: Band, reading: Reading) -> Scale:
     return replace(scale, remark="; ".join(sorted(told)), offset_applied=True)
 
 
-def _bytes(tile: str, kept: KeptScene) -> int:
-    """About how many bytes of the files the tile takes."""
+def _bytes(tile: str, kept: KeptScene, uses: Mapping[str, int]) -> int:
+    """About how many bytes of the files the tile takes; of what several scenes use, its share."""
     epsg, west, north = tile_corner(tile)
     total = 0.0
     for image in (image for item in kept.items for image in item.images.values() if image.failure is None):
@@ -251,7 +271,7 @@ def _bytes(tile: str, kept: KeptScene) -> int:
         south, east = image.north - image.height * image.step_y, image.west + image.width * image.step_x
         wide = max(0.0, min(east, bounds[2]) - max(image.west, bounds[0])) / (east - image.west)
         tall = max(0.0, min(image.north, bounds[3]) - max(south, bounds[1])) / (image.north - south)
-        total += image.size * wide * tall
+        total += image.size * wide * tall / uses[image.url]
     return round(total)
 
 
