@@ -13,7 +13,7 @@ import rasterio
 import shapely
 from rasterio.enums import Resampling
 from rasterio.transform import from_origin
-from rasterio.warp import reproject
+from rasterio.vrt import WarpedVRT
 
 from daskembed.errors import ChipError
 from daskembed.geo.mgrs import tile_corner
@@ -153,17 +153,21 @@ def test_other_resamplings_are_gdals(resampling: str, kind: str, tmp_path: Path)
     layer = mosaic(image, resampling=resampling)
     rows, cols = slice(1900, 2100), slice(1850, 2150)
     found = layer.open()(rows, cols)[0]
-    expected = np.zeros((200, 300), np.float32)
-    reproject(
-        pixels.astype(np.float32),
-        expected,
-        src_transform=from_origin(image.west, image.north, 20, 20),
-        src_crs=f"EPSG:{other}",
-        dst_transform=from_origin(west + 18_500, north - 19_000, 10, 10),
-        dst_crs=f"EPSG:{epsg}",
-        resampling=Resampling[resampling],
-        tolerance=0,
-    )
+    grid = {"crs": f"EPSG:{epsg}", "transform": from_origin(west + 18_500, north - 19_000, 10, 10)}
+    # Of the whole file, in floats, by the exact transformation.
+    exact: dict[str, Any] = {
+        "tolerance": 1e-9,
+        "XSCALE": 1,
+        "YSCALE": 1,
+        "dtype": "float32",
+        "height": 200,
+        "width": 300,
+    }
+    with (
+        rasterio.open(tmp_path / "B05.tif") as file,
+        WarpedVRT(file, resampling=Resampling[resampling], **grid, **exact) as warped,
+    ):
+        expected = warped.read(1)
     assert found.dtype == np.uint16
     assert np.abs(found - expected.clip(1)).max() <= 0.51, "no value becomes the 0 of nothing"
     nearest = replace(layer, resampling="nearest").open()(rows, cols)[0]
@@ -319,3 +323,30 @@ def test_a_footprint_of_corners_near_the_pole_hides_no_pixels(half: str, tmp_pat
     layer = mosaic(Part(image, footprint=wkt), tile="33XXM", shape=(10_980, 10_980))
     found = layer.open()(rows, across)[0]
     assert ((found[:10] if half == "north" else found[-10:]) == 7).all()
+
+
+@pytest.mark.parametrize("resampling", ["bilinear", "cubic"])
+@pytest.mark.parametrize(("epsg", "step", "wanted"), [(32634, (10.0, 10.0), 10), (4326, (1 / 1800, 1 / 3600), 30)])
+def test_a_smoothed_pixel_is_the_same_in_every_window(
+    resampling: str, epsg: int, step: tuple[float, float], wanted: int, tmp_path: Path
+) -> None:
+    own, west, north = tile_corner(TILE)
+    x, y = pyproj.Transformer.from_crs(own, epsg, always_xy=True).transform(west + 20_000, north - 20_000)
+    pixels = np.random.default_rng(0).uniform(100, 200, (1200, 1200)).astype(np.float32)
+    image = write(tmp_path / "dem.tif", pixels, (x - 600 * step[0], y + 600 * step[1]), step, epsg)
+    layer = mosaic(image, resampling=resampling, numbers=KINDS["height"], step=wanted).open()
+    start = 20_000 // wanted
+    large = layer(slice(start - 200, start + 200), slice(start - 150, start + 200))[0]
+    small = layer(slice(start, start + 64), slice(start - 50, start + 100))[0]
+    np.testing.assert_allclose(large[200:264, 100:250], small, rtol=0, atol=1e-4)
+    if (resampling, wanted) == ("bilinear", 10):
+        rows, cols = slice(start, start + 64), slice(start - 50, start + 100)
+        places = pyproj.Transformer.from_crs(own, epsg, always_xy=True).transform(
+            *centres(mosaic(image, step=wanted), rows, cols)
+        )
+        across, down = (places[0] - image.west) / step[0] - 0.5, (image.north - places[1]) / step[1] - 0.5
+        j, i = across.astype(int), down.astype(int)
+        u, v = across - j, down - i
+        expected = (pixels[i, j] * (1 - u) + pixels[i, j + 1] * u) * (1 - v)
+        expected += (pixels[i + 1, j] * (1 - u) + pixels[i + 1, j + 1] * u) * v
+        np.testing.assert_allclose(small, expected, rtol=0, atol=1e-3)

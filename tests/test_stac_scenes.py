@@ -134,6 +134,19 @@ def test_the_listing_changes_with_files_and_decisions(tmp_path: Path, mine: Orig
     assert listed(theirs).fingerprint != before.fingerprint
 
 
+def test_what_decides_on_no_pixel_changes_no_listing(tmp_path: Path, mine: Origin, world: Scenes) -> None:
+    first = listed(mine)
+    items = json.loads(json.dumps(world.items))
+    items[0]["properties"]["eo:cloud_cover"] = 4.5
+    catalogues.lists(tmp_path, replace(world, items=items))
+    again = listed(mine)
+    assert again.kept[0]["items"][0]["cloud"] == 4.5
+    assert again.fingerprint == first.fingerprint
+    items[0]["properties"]["s2:processing_baseline"] = "05.11"
+    catalogues.lists(tmp_path, replace(world, items=items))
+    assert listed(mine).fingerprint != first.fingerprint
+
+
 @pytest.fixture
 def broken(tmp_path: Path, world: Scenes) -> tuple[Origin, Path]:
     """A catalogue whose first scene has lost a band, and that band's file in another place."""

@@ -34,6 +34,8 @@ MARGIN = 2500.0
 """Metres by which footprints are taken to be wrong: those of corners alone are, by 1.9 km near the poles."""
 _AROUND = {"nearest": 0, "bilinear": 2, "cubic": 4}
 """Pixels of a file around those of a window that resampling looks at."""
+_TIGHT = 1e-9
+"""Pixels of a file by which the place of a value may be wrong where it is resampled."""
 _EDGE = 0.05
 """Degrees between the points of an edge that is projected."""
 
@@ -251,33 +253,36 @@ class MosaicReader:
         cols: slice,
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         from rasterio.enums import Resampling
+        from rasterio.io import MemoryFile
         from rasterio.transform import from_origin
-        from rasterio.warp import reproject
+        from rasterio.vrt import WarpedVRT
 
         grid, kind = self._grid, values.dtype
         source = values.astype(np.float32)
         if there is not None:
             source[~there] = np.nan
-        made = np.full(_shape(rows, cols), np.nan, np.float32)
-        reproject(
-            source,
-            made,
-            src_transform=from_origin(
-                image.west + window[1].start * image.step_x,
-                image.north - window[0].start * image.step_y,
-                image.step_x,
-                image.step_y,
-            ),
-            src_crs=f"EPSG:{image.epsg}",
-            src_nodata=np.nan,
-            dst_transform=from_origin(
-                grid.west + cols.start * grid.step_x, grid.north - rows.start * grid.step_y, grid.step_x, grid.step_y
-            ),
-            dst_crs=f"EPSG:{grid.epsg}",
-            dst_nodata=np.nan,
-            resampling=Resampling[self._mosaic.resampling],
-            tolerance=0,
-        )
+        west, north = image.west + window[1].start * image.step_x, image.north - window[0].start * image.step_y
+        told = {"crs": f"EPSG:{image.epsg}", "transform": from_origin(west, north, image.step_x, image.step_y)}
+        west, north = grid.west + cols.start * grid.step_x, grid.north - rows.start * grid.step_y
+        # A pixel is the same in whichever window it is read: GDAL would take the windows' ratio for the pixels', and
+        # `rasterio.warp.reproject` transforms exactly in no release before 1.5.
+        across, down = places.shrinkage(grid, _raster(image))
+        wanted = {
+            "crs": f"EPSG:{grid.epsg}",
+            "transform": from_origin(west, north, grid.step_x, grid.step_y),
+            "height": rows.stop - rows.start,
+            "width": cols.stop - cols.start,
+            "resampling": Resampling[self._mosaic.resampling],
+            "tolerance": _TIGHT,
+            "XSCALE": across,
+            "YSCALE": down,
+        }
+        size = {"height": source.shape[0], "width": source.shape[1], "count": 1, "dtype": "float32", "nodata": np.nan}
+        with MemoryFile() as memory:
+            with memory.open(driver="GTiff", **size, **told) as file:
+                file.write(source, 1)
+            with memory.open() as file, WarpedVRT(file, **wanted) as warped:
+                made = warped.read(1)
         found = np.isfinite(made)
         if kind.kind != "f":
             limits = np.iinfo(kind)
