@@ -269,3 +269,22 @@ def test_a_file_that_turns_out_not_to_be_needed_may_have_gone(tmp_path: Path) ->
     other = replace(near, url=str(tmp_path / "none.tif"))
     layer = mosaic(Part(near, footprint=footprint(0, 1500)), Part(other), shape=(256, 256))
     assert (layer.open()(slice(0, 256), slice(0, 256)) == 7).all()
+
+
+@pytest.mark.parametrize("half", ["north", "south"])
+def test_a_footprint_of_corners_near_the_pole_hides_no_pixels(half: str, tmp_path: Path) -> None:
+    """A straight line in degrees between the corners of a tile is up to 1.9 km from its edge."""
+    epsg, west, north = tile_corner("33XXM")
+    top, bottom = (0, 54_900) if half == "north" else (54_900, 109_800)
+    corners = np.array([[0, top], [109_800, top], [109_800, bottom], [0, bottom], [0, top]]) * (1, -1) + (west, north)
+    degrees = zip(*pyproj.Transformer.from_crs(epsg, "OGC:CRS84", always_xy=True).transform(*corners.T), strict=True)
+    wkt = f"POLYGON (({', '.join(f'{x} {y}' for x, y in degrees)}))"
+    # A sliver of 100 m of the half, in the middle of its inner edge.
+    edge, across = 5490, slice(5440, 5540)
+    first = edge - 10 if half == "north" else edge
+    pixels = np.full((10, 100), 7, np.uint16)
+    image = write(tmp_path / "half.tif", pixels, (west + 54_400, north - 10 * first), 10, epsg)
+    rows = slice(edge - 10, edge + 500) if half == "north" else slice(edge - 500, edge + 10)
+    layer = mosaic(Part(image, footprint=wkt), tile="33XXM", shape=(10_980, 10_980))
+    found = layer.open()(rows, across)[0]
+    assert ((found[:10] if half == "north" else found[-10:]) == 7).all()
