@@ -188,8 +188,10 @@ def _look(scenes: Sequence[KeptScene]) -> list[KeptScene]:
 def _found(tile: str, kept: KeptScene, reading: Reading, uses: Mapping[str, int]) -> Found:
     """The scene on the tile's grid, or why it cannot be used."""
     path = kept.items[0].url
-    told = asdict(kept)
+    # What decides on no pixel may be told otherwise the next time: words, and clouds of the scene.
+    told = asdict(replace(kept, notes=[]))
     for item in told["items"]:
+        item |= {"cloud": None, "offset_why": ""}
         for image in item["images"].values():
             # Why it cannot be read may be told in other words the next time, and how it is reached is not what it is.
             image |= {"failure": image["failure"] is not None, "access": None}
