@@ -200,6 +200,7 @@ def test_unknown_level(level):
     ("given", "said"),
     [
         ({"sensor": "landsat"}, "sensor 'landsat': Clay v0 reads the bands B02"),
+        ({"sensor": "landsat"}, "no other sensor's; `encoder='clay-v1.5'` takes images of one sensor"),
         ({"window": 256}, "window 256: Clay v0 sees a whole chip of 512"),
     ],
 )

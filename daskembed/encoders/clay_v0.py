@@ -102,7 +102,10 @@ def describe(size: str, *, sensor: str | None = None, window: int | None = None)
         For any sensor but Clay's own 13 bands, and any window but the chip.
     """
     if sensor is not None:
-        raise InputError(f"sensor {sensor!r}: {TITLE} reads the bands {' '.join(CLAY_V0.names)} and no other sensor's")
+        raise InputError(
+            f"sensor {sensor!r}: {TITLE} reads the bands {' '.join(CLAY_V0.names)} and no other sensor's; "
+            "`encoder='clay-v1.5'` takes images of one sensor"
+        )
     if window not in (None, CHIP):
         raise InputError(f"window {window}: {TITLE} sees a whole chip of {CHIP} pixels at once")
     dim = SIZES[size][0]

@@ -96,7 +96,7 @@ def write_cubes(tiles: str | Iterable[str] | None = None, *, output: str, **opti
     chosen = asked.cluster
     start: dict[str, Any] = {"cluster_arguments": asked.cluster_arguments, "workers": asked.workers}
     check_connection(chosen, **start)
-    preflight.check_bands(source, reading)
+    preflight.check_bands(source, reading, embeds=False)
     nothing: dict[str, Before | str] = {}
     if not (isinstance(source, Catalogue) or preflight.check_source(source, names)):
         nothing = {tile: no_chips(tile, source) for tile in names}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from daskembed.errors import InputError, StorageDeniedError, StorageError, StorageUnusableError, TileError, did_you_mean
 from daskembed.geo.mgrs import tile_in
+from daskembed.sensors.bands import CLAY_V0
 from daskembed.sources.origin import Origin
 from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.sources.stac.roles import parts_of
@@ -74,15 +75,29 @@ def check_source(source: Storage, tiles: Sequence[str]) -> bool:
     return False
 
 
-def check_bands(source: Origin, reading: Reading) -> None:
-    """Raise `InputError` if a source is a catalogue that lacks bands of a sensor, or no period is said; asks nobody."""
+def check_bands(source: Origin, reading: Reading, *, embeds: bool = True) -> None:
+    """Raise `InputError` if a source is a catalogue that lacks bands of a sensor, or no period is said; asks nobody.
+
+    Parameters
+    ----------
+    embeds
+        Whether for an encoder: another may take other bands.
+    """
     if not isinstance(source, Catalogue):
         return
     if reading.dates is None:
         raise InputError(
             f"`dates`: expected the period of which {source.name} is to be asked, such as 2024-05-01/2024-09-30"
         )
-    parts_of(reading.sensor, source)
+    try:
+        parts_of(reading.sensor, source)
+    except InputError as error:
+        if not embeds or reading.sensor != CLAY_V0:
+            raise
+        raise InputError(
+            f"{error}. Only clay-v0, the default encoder, needs radar and elevation: `encoder='clay-v1.5'` takes "
+            "Sentinel-2 alone"
+        ) from None
 
 
 def check_catalogue(source: Origin, reading: Reading, *, needed: bool) -> None:
