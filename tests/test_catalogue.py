@@ -149,7 +149,7 @@ def test_a_catalogue_of_ones_own(tmp_path):
     """
     catalogue = find_catalogue(described(tmp_path, text))
     assert catalogue is not None
-    assert (catalogue.name, catalogue.url, catalogue.page_size) == ("mine", "https://stac.example/v1", 20)
+    assert (catalogue.name, catalogue.url, catalogue.page_size) == ("mine.yaml", "https://stac.example/v1", 20)
     optical, radar = catalogue.images
     assert optical.bands == {"b02": ("B02", "blue"), "b03": ("B03",)}
     assert (optical.classes, optical.only) == (("SCL", "scl"), {"platform": ("sentinel-2a", "sentinel-2b")})

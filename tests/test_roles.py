@@ -80,7 +80,7 @@ def test_bands_of_one_role_are_of_one_collection(tmp_path):
     path.write_text(f"url: https://stac.example/v1\nimages:\n{rows}\n")
     catalogue = find_catalogue(str(path))
     assert catalogue is not None
-    with pytest.raises(InputError, match="split has no images with the bands blue, green, red of sentinel-2-l2a"):
+    with pytest.raises(InputError, match=r"split.yaml has no images with the bands blue, green, red of sentinel-2-l2a"):
         parts_of(get_sensor("sentinel-2-l2a"), catalogue)
 
 

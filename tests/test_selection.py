@@ -111,8 +111,8 @@ def test_the_least_cloudy_date_is_used():
     assert found.scenes[0].day == date(2024, 5, 4)
     assert found.scenes[0].items[0].share == pytest.approx(1)
     assert reasons(found) == {
-        "d2": "comes after the one that is used: is cloudy in 30 %, has nothing in 0 % of the tile",
-        "d6": "comes after the one that is used: is cloudy in 9 %, has nothing in 0 % of the tile",
+        "d2": "is fit but not needed: the one that is used ranks better (this one: cloud 30 %, empty 0 %)",
+        "d6": "is fit but not needed: the one that is used ranks better (this one: cloud 9 %, empty 0 %)",
     }
     assert found.notes == ()
 
@@ -121,7 +121,7 @@ def test_several_dates_are_in_the_order_of_their_days():
     items = [optical(f"d{day}", f"2024-05-0{day}T10:00:00", cloud) for day, cloud in ((2, 30.0), (4, 3.0), (6, 9.0))]
     found = chosen(items, scenes=2)
     assert names(found) == [["d4"], ["d6"]]
-    assert reasons(found)["d2"].startswith("comes after the 2 that are used")
+    assert reasons(found)["d2"].startswith("is fit but not needed: the 2 that are used rank better")
     assert chosen(items, scenes=5).notes == ("3 dates of the 5 asked for: no other is fit",)
 
 
@@ -265,10 +265,11 @@ def test_spread_over_the_period():
     found = chosen(items, scenes=3, pick="spread")
     # The parts are the 1st to the 10th, to the 20th, and to the 30th.
     assert names(found) == [["d4"], ["d20"]]
+    better = "is fit but not needed: the one used of its part of the period ranks better"
     assert reasons(found) == {
-        "d2": "comes after the one of its part of the period: is cloudy in 9 %, has nothing in 0 % of the tile",
-        "d11": "comes after the one of its part of the period: is cloudy in 40 %, has nothing in 0 % of the tile",
-        "d18": "comes after the one of its part of the period: is cloudy in 8 %, has nothing in 0 % of the tile",
+        "d2": f"{better} (this one: cloud 9 %, empty 0 %)",
+        "d11": f"{better} (this one: cloud 40 %, empty 0 %)",
+        "d18": f"{better} (this one: cloud 8 %, empty 0 %)",
         "d29": "is cloudy in 60 %: `max_scene_cloud` is 50",
     }
     assert found.notes == ("2 dates of the 3 asked for, each of another part of the period: no other is fit",)
@@ -502,7 +503,9 @@ def test_real_items_of_earth_search(shared):
     told = reasons(found)
     assert told["S2A_T13TDE_20240402T174230_L2A"] == "has nothing in 75.13 % of the tile: `max_scene_nodata` is 20"
     assert told["S2B_T13TDE_20240410T175332_L2A"] == "is cloudy in 77.65 %: `max_scene_cloud` is 50"
-    assert told["S2A_T13TDE_20240415T180048_L2A"].startswith("comes after the one that is used: is cloudy in 22 %")
+    assert told["S2A_T13TDE_20240415T180048_L2A"].startswith(
+        "is fit but not needed: the one that is used ranks better (this one: cloud 22 %"
+    )
     assert len(told) == 9
     found = real_selection(shared, "earth-search-v1-s2-32TPS", "32TPS", (date(2023, 6, 1), date(2023, 6, 30)))
     assert names(found) == [["S2A_32TPS_20230602_0_L2A"]]

@@ -103,6 +103,7 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("daskembed.sources.stac.selection.find_items", never)
     monkeypatch.setattr("daskembed.sources.stac.scenes.select", never)
+    monkeypatch.setattr("daskembed.runs.scenes.select", never)
     monkeypatch.setattr(search, "collections_of", never)
 
 
@@ -117,7 +118,7 @@ def test_a_finished_tile_says_all_of_its_scenes_and_keeps_them(
     (used,) = receipt.scenes[0]["items"]
     assert days(receipt.scenes) == [FIRST]
     assert (used["id"], used["offsets"]["blue"], used["share"]) == (item["id"], 1000, 1.0)
-    assert re.fullmatch(r"mine [0-9a-f]{12}", receipt.settings["source"])
+    assert re.fullmatch(r"mine.yaml [0-9a-f]{12}", receipt.settings["source"])
     assert receipt.settings["scenes"].startswith("scenes 1, pick clear")
     assert f"{item['links'][0]['href']}#{FIRST}: 1000 taken out" in receipt.notes[0]
     assert daskembed.validate(str(finished / receipt.names[0])) == []
@@ -266,16 +267,41 @@ def test_tiles_without_scenes_are_told_with_reasons(
     assert main([*command, "clay-v1.5", "--output", str(tmp_path / "out")]) == 4
     told = capsys.readouterr().out
     assert told.startswith(f"{TILE}  0 scenes, 1 item left out\n")
-    assert "no scene of tile 33TUL in mine from 2024-06-10 to 2024-06-20: searched sentinel-2-l2a" in told
+    assert "no scene of tile 33TUL in mine.yaml from 2024-06-10 to 2024-06-20: searched sentinel-2-l2a" in told
+
+
+def test_a_tile_that_is_refused_is_told_with_its_items(
+    mine: str, world: Scenes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalogues.edit(Path(mine), files=[])
+    flags = ["--region", REGION, "--source", mine, "--encoder", "clay-v1.5", "--output", str(tmp_path / "out")]
+    flags += ["--checkpoint", "untrained:least", "--dates"]
+    why = "nothing tells whether the 1000 that ESA adds"
+    assert main(["scenes", *flags, SENTINEL_2["dates"]]) == 4
+    told = capsys.readouterr().out
+    assert told.startswith(f"{TILE}  0 scenes, 3 items left out\n")
+    assert f"is of the scene of {FIRST}, which is refused: see below" in told
+    assert why in told.splitlines()[-1]
+    assert main(["plan", *flags, SENTINEL_2["dates"], "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("tiles        1 would fail\n")
+    assert why in told
+    assert told.endswith("\na run would fail 1 tile, as said above\n")
+    assert main(["scenes", *flags, "2019-06-10/2019-06-20"]) == 4
+    head = f"{TILE}  no scene of tile {TILE} in mine.yaml from 2019-06-10 to 2019-06-20: searched sentinel-2-l2a"
+    end = ": no item there in this period; check --dates and --source\n"
+    assert capsys.readouterr().out == head + end
 
 
 def test_a_plan_says_what_would_be_downloaded(mine: str, world: Scenes, tmp_path: Path) -> None:
     plan = daskembed.plan(**asked(mine, tmp_path / "out", device="cpu"))
-    assert (plan.chips, plan.chips_to_do, plan.catalogue) == (1, 1, "mine")
+    assert (plan.chips, plan.chips_to_do, plan.catalogue) == (1, 1, "mine.yaml")
     files = world.rasters[world.items[0]["id"]]
     total = sum((world.folder / files[name].path).stat().st_size for name in files if name not in ("B01", "B09"))
     # Of the whole tile's 441 chips.
     assert plan.bytes_to_read == pytest.approx(total / 441, rel=0.01)
+    # What of the tile no chip has is beside the point of a region in its middle.
+    assert not any("in no chip" in note for note in plan.notes)
 
     def planned(**options: Any) -> int:
         asks = asked(mine, tmp_path / "out", device="cpu", encoder="clay-v0", **options)
@@ -285,16 +311,20 @@ def test_a_plan_says_what_would_be_downloaded(mine: str, world: Scenes, tmp_path
     apart = planned() + planned(dates=f"{SECOND}/{SECOND}")
     heights = sum(path.stat().st_size for path in world.folder.rglob("*_DEM.tif")) / 441
     assert 0.2 * heights < apart - planned(scenes=2) < heights
-    assert ", downloaded from where mine has its files (an estimate)" in repr(plan)
+    assert ", downloaded from where mine.yaml has its files (an estimate)" in repr(plan)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no period": ({"dates": None}, "`dates`: expected the period of which mine is to be asked"),
+    "no period": ({"dates": None}, "`dates`: expected the period of which mine.yaml is to be asked"),
     "no such bands": (
         {"source": "earth-search", "encoder": "clay-v0"},
         "earth-search has no images with the bands vh, vv of clay-v0: `source` planetary-computer has all",
     ),
-    "no such sensor": ({"sensor": "naip"}, "mine has no images with the bands red, green, blue, nir of naip"),
+    "the default encoder": (
+        {"source": "earth-search", "encoder": None},
+        "Only clay-v0, the default encoder, needs radar and elevation: `encoder='clay-v1.5'` takes Sentinel-2 alone",
+    ),
+    "no such sensor": ({"sensor": "naip"}, "mine.yaml has no images with the bands red, green, blue, nir of naip"),
 }
 
 

@@ -83,7 +83,7 @@ def test_what_is_kept_of_a_scene(mine: Origin, world: Scenes) -> None:
     assert scene["day"] == "2024-06-02"
     assert item["images"].keys() == {*READING.sensor.names, "scl"}
     assert {name: item[name] for name in ("catalogue", "collection", "id", "url", "role", "time", "share")} == {
-        "catalogue": "mine",
+        "catalogue": "mine.yaml",
         "collection": "sentinel-2-l2a",
         "id": told["id"],
         "url": told["links"][0]["href"],
@@ -188,13 +188,13 @@ def test_files_that_could_not_be_read_are_looked_at_again(broken: tuple[Origin, 
 
 
 def test_no_scene_is_said_with_what_was_searched_and_why(mine: Origin, world: Scenes) -> None:
-    where = f"no scene of tile {TILE} in mine from 2024-06-10 to 2024-06-20: searched sentinel-2-l2a"
+    where = f"no scene of tile {TILE} in mine.yaml from 2024-06-10 to 2024-06-20: searched sentinel-2-l2a"
     with pytest.raises(TileError) as told:
         listed(mine, replace(READING, dates=parse_dates("2024-06-10/2024-06-20")))
     assert where in str(told.value)
     assert f"1 items are left out (1 such as {world.items[2]['id']}: " in str(told.value)
     assert "`max_scene_cloud`" in str(told.value)
-    with pytest.raises(TileError, match=r"where nothing is of it; check the tile id, `dates` and `source`"):
+    with pytest.raises(TileError, match=r": no item there in this period; check the tile id, `dates` and `source`"):
         listed(mine, replace(READING, dates=parse_dates("2019-06-10/2019-06-20")))
 
 

@@ -21,6 +21,9 @@ _TOLD_BY = {"receipt": "finished: as its receipt says", "record": "begun: as its
 def show(found: Sequence[TileScenes]) -> None:
     """Print a table a tile."""
     for tile in found:
+        if tile.reason and not tile.items:
+            print(f"{tile.tile}  {visible(with_flags(tile.reason))}")
+            continue
         by = f" ({told})" if (told := _TOLD_BY[tile.told_by]) else ""
         left_out = len(tile.items) - sum(item.used is not None for item in tile.items)
         print(f"{tile.tile}  {counted(tile.used, 'scene')}, {counted(left_out, 'item')} left out{by}")

@@ -22,7 +22,8 @@ from daskembed.sources.region import asked_tiles
 from daskembed.sources.stac.catalogue import Catalogue
 from daskembed.sources.stac.items import Item
 from daskembed.sources.stac.kept import KeptItem, KeptScene
-from daskembed.sources.stac.scenes import choose, nothing_found, parse_kept
+from daskembed.sources.stac.scenes import keep, nothing_found, parse_kept
+from daskembed.sources.stac.selection import select
 from daskembed.storage.stores import Storage
 
 AT_ONCE = 4
@@ -126,14 +127,21 @@ def _kept(tile: str, found: Receipt | TileRecord) -> TileScenes:
 
 def _ask(tile: str, *, catalogue: Catalogue, reading: Reading) -> TileScenes:
     try:
-        selection, scenes = choose(tile, catalogue, reading)
+        selection = select(tile, catalogue, reading)
     except StorageUnusableError:
         raise
     except (StorageError, TileError) as error:
         return TileScenes(tile, "catalogue", reason=str(error))
     left_out = [_left_out(one.item, one.reason) for one in selection.left_out]
+    try:
+        scenes = keep(selection, catalogue, reading)
+    except TileError as error:
+        chosen = [(used.item, one.day) for one in selection.scenes for used in one.items]
+        refused = [_left_out(item, f"is of the scene of {day}, which is refused: see below") for item, day in chosen]
+        return TileScenes(tile, "catalogue", (*refused, *left_out), reason=str(error))
     if not scenes:
-        return TileScenes(tile, "catalogue", tuple(left_out), reason=nothing_found(tile, catalogue, reading, selection))
+        why = nothing_found(tile, catalogue, reading, selection, listed=True)
+        return TileScenes(tile, "catalogue", tuple(left_out), reason=why)
     return _told(tile, "catalogue", scenes, left_out)
 
 

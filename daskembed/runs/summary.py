@@ -138,7 +138,8 @@ def describe_bytes(number: float) -> str:
 
 def describe_plan(plan: Plan) -> str:
     """The lines of a plan."""
-    tiles = ((len(plan.done), "done"), (len(plan.to_do), "to do"), (len(plan.missing), "without chips"))
+    missing = "would fail" if plan.catalogue else "without chips"
+    tiles = ((len(plan.done), "done"), (len(plan.to_do), "to do"), (len(plan.missing), missing))
     levels = sorted(plan.bytes_to_write, key=lambda level: level != plan.level)
     sizes = ", ".join(f"{level} {describe_bytes(plan.bytes_to_write[level])}" for level in levels)
     lines = [
@@ -149,7 +150,9 @@ def describe_plan(plan: Plan) -> str:
         *_some((f"note         {note}" for note in plan.notes), ""),
     ]
     if (speed := plan.speed) is None:
-        return "\n".join(map(visible, [*lines, "nothing is left to encode"]))
+        failing = f"a run would fail {counted(len(plan.missing), 'tile')}, as said above"
+        end = failing if plan.missing else "nothing is left to encode"
+        return "\n".join(map(visible, [*lines, end]))
     lines += [
         f"read         {describe_bytes(plan.bytes_to_read)}"
         + (f", downloaded from where {plan.catalogue} has its files (an estimate)" if plan.catalogue else ""),

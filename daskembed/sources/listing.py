@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -75,8 +76,9 @@ class Listing:
     def coverage(self) -> tuple[str, ...]:
         """What of its whole tiles no chip has, and which chips reach beyond them: a line for those that are alike."""
         found: dict[str, list[str]] = {}
+        chips = Counter(id(chip.scene) for chip in self.chips if isinstance(chip, SceneChip))
         for scene in self.scenes:
-            for said in scene.coverage:
+            for said in scene.coverage(chips[id(scene)]):
                 found.setdefault(said, []).append(scene.url)
         more = {said: f" and {len(urls) - 1} more" if len(urls) > 1 else "" for said, urls in found.items()}
         return tuple(f"{urls[0]}{more[said]}: {said}" for said, urls in found.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from daskembed.errors import InputError
@@ -24,8 +25,12 @@ def name_of(source: Origin) -> str:
     """A source as receipts tell it; of a catalogue that a user describes, with a digest of what decides on pixels."""
     if isinstance(source, Storage):
         return source.url
-    if source.name in (source.url, f"stac+{source.url}") or source == packaged().get(source.name):
+    if source.name in (source.url, f"stac+{source.url}"):
         return source.name
+    # One of the package, or a copy of its file.
+    plain = Path(source.name).stem
+    if replace(source, name=plain) == packaged().get(plain):
+        return plain
     told = source.url, source.images, [(one.at, one.offset, one.unclear) for one in source.files]
     return f"{source.name} {hashlib.sha256(repr(told).encode()).hexdigest()[:12]}"
 

@@ -119,11 +119,16 @@ class Scene:
         """What is done to the file's numbers, if anything."""
         return note_of(self.bands, self.scales)
 
-    @property
-    def coverage(self) -> Iterator[str]:
-        """What of the image no chip has, and which chips have what is not in the image, if any."""
+    def coverage(self, chips: int) -> Iterator[str]:
+        """What of the image no chip has, and which chips have what is not in the image, if any.
+
+        Parameters
+        ----------
+        chips
+            How many are wanted; where a region leaves some out, what has no chip is beside the point.
+        """
         grid = self.grid
-        if grid.uncovered:
+        if grid.uncovered and chips == grid.count:
             share, edge = f"{100 * grid.uncovered:.3g} %", EDGE[grid.pad]
             cut = f"`edge={edge!r}`, `offset={grid.offset}`"
             yield f"{share} of the pixels of the image are in no chip ({cut})"

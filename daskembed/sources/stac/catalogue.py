@@ -120,7 +120,7 @@ def find_catalogue(source: str) -> Catalogue | None:
     if lowered.startswith(API):
         return _api(_checked(source).removeprefix("stac+").rstrip("/"), source.rstrip("/"))
     if lowered.endswith(DESCRIPTIONS):
-        return _parse(read_described(source, "catalogue"), Path(source).stem, source)
+        return _parse(read_described(source, "catalogue"), Path(source).name, source)
     # What has such a name may be a folder, too.
     if lowered.endswith(FILES_OF_ITEMS) and not (is_local(source) and local_path(source).is_dir()):
         return _file(local_path(source).as_posix() if is_local(source) else _checked(source))

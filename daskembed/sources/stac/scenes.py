@@ -55,7 +55,8 @@ def list_scenes(
         if again:
             scenes = _look(scenes)
     else:
-        selection, scenes = choose(tile, catalogue, reading)
+        selection = select(tile, catalogue, reading)
+        scenes = keep(selection, catalogue, reading)
         if not scenes:
             raise TileError(nothing_found(tile, catalogue, reading, selection))
         scenes = _look(scenes)
@@ -81,9 +82,8 @@ def read_headers(listing: Listing, reading: Reading, *, readers: int) -> gpd.Geo
     return frame_of_scenes(listing)
 
 
-def choose(tile: str, catalogue: Catalogue, reading: Reading) -> tuple[Selection, list[KeptScene]]:
-    """Ask a catalogue for the scenes of a tile; no file of theirs is looked at."""
-    selection = select(tile, catalogue, reading)
+def keep(selection: Selection, catalogue: Catalogue, reading: Reading) -> list[KeptScene]:
+    """What is kept of chosen scenes; no file of theirs is looked at. Raises `TileError` if an offset is not known."""
     parts = {part.role: part for part in parts_of(reading.sensor, catalogue)}
     scenes = [
         KeptScene(one.day.isoformat(), [_item(used, parts[used.role], catalogue, reading) for used in one.items])
@@ -97,24 +97,34 @@ def choose(tile: str, catalogue: Catalogue, reading: Reading) -> tuple[Selection
     ]
     if scenes:
         scenes[0] = replace(scenes[0], notes=[*selection.notes, *unclassified])
-    return selection, scenes
+    return scenes
 
 
-def nothing_found(tile: str, catalogue: Catalogue, reading: Reading, selection: Selection) -> str:
-    """What is said of a tile without a scene: what was searched, and why items are left out."""
+def nothing_found(
+    tile: str, catalogue: Catalogue, reading: Reading, selection: Selection, *, listed: bool = False
+) -> str:
+    """What is said of a tile without a scene: what was searched, and why items are left out.
+
+    Parameters
+    ----------
+    listed
+        Whether the items are listed beside it.
+    """
     searched = ", ".join(part.images.collection for part in parts_of(reading.sensor, catalogue))
     when = "" if reading.dates is None else f" from {reading.dates[0]} to {reading.dates[1]}"
     head = f"no scene of tile {tile} in {catalogue.name}{when}: searched {searched}"
     if not selection.left_out:
-        return f"{head}, where nothing is of it; check the tile id, `dates` and `source`"
+        asked = "" if reading.region else "the tile id, "
+        return f"{head}: no item there in this period; check {asked}`dates` and `source`"
     first = {kind_of(one.reason): one for one in reversed(selection.left_out)}
     kinds = Counter(kind_of(one.reason) for one in selection.left_out).most_common(MOST_REASONS)
     told = [f"{count} such as {first[kind].item.id}: {first[kind].reason}" for kind, count in kinds]
     if more := len(selection.left_out) - sum(count for _, count in kinds):
         told.append(f"{more} for other reasons")
     return (
-        f"{head}, {len(selection.left_out)} items are left out ({'; '.join(told)}); `daskembed scenes` lists them all, "
-        "and other `dates`, `max_scene_cloud`, `max_scene_nodata` or `radar_days` may do"
+        f"{head}, {len(selection.left_out)} items are left out ({'; '.join(told)}); "
+        f"{'' if listed else '`daskembed scenes` lists them all, and '}"
+        "other `dates`, `max_scene_cloud`, `max_scene_nodata` or `radar_days` may do"
     )
 
 

@@ -170,7 +170,7 @@ def select(tile: str, catalogue: Catalogue, reading: Reading, find: Find = find_
         wanted = count
         for one in period:
             if not wanted:
-                reasons.add(one.granules, f"comes after {_before(choice)}: {_told(one)}")
+                reasons.add(one.granules, f"is fit but not needed: {_before(choice)} ({_told(one)})")
                 continue
             companions = [] if radar is None else _companions(one, beside, choice)
             if radar is not None and not companions:
@@ -317,8 +317,8 @@ def _periods(dates: list[_Date], period: tuple[date, date], choice: Choice) -> l
 
 
 def _told(one: _Date) -> str:
-    nodata = f"has nothing in {_percent(one.nodata)} of the tile"
-    return nodata if one.cloud is None else f"is cloudy in {_percent(one.cloud)}, {nodata}"
+    nodata = f"empty {_percent(one.nodata)}"
+    return f"this one: {nodata}" if one.cloud is None else f"this one: cloud {_percent(one.cloud)}, {nodata}"
 
 
 def _percent(value: float) -> str:
@@ -327,8 +327,10 @@ def _percent(value: float) -> str:
 
 def _before(choice: Choice) -> str:
     if choice.pick == "spread":
-        return "the one of its part of the period"
-    return "the one that is used" if choice.scenes == 1 else f"the {choice.scenes} that are used"
+        return "the one used of its part of the period ranks better"
+    if choice.scenes == 1:
+        return "the one that is used ranks better"
+    return f"the {choice.scenes} that are used rank better"
 
 
 def _companions(one: _Date, radar: Sequence[_Granule], choice: Choice) -> list[_Granule]:
