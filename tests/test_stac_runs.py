@@ -366,6 +366,17 @@ def test_what_is_to_be_installed_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pa
         daskembed.run(**asked("earth-search", tmp_path / "out"))
 
 
+def test_weights_are_fetched_after_the_catalogue_is_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fetch(*given: Any) -> None:
+        raise AssertionError("weights were fetched")
+
+    monkeypatch.setattr("daskembed.encoders.checkpoint.inspect_checkpoint", fetch)
+    monkeypatch.setattr(preflight, "collections_of", lambda url, again: ["landsat"])
+    for function in (daskembed.run, daskembed.plan):
+        with pytest.raises(InputError, match="earth-search has no collection sentinel-2-c1-l2a: found landsat"):
+            function(**asked("earth-search", tmp_path / "out", checkpoint="hf://some/one@main/some.ckpt"))
+
+
 def test_a_catalogue_without_the_collection_is_refused(monkeypatch: pytest.MonkeyPatch, mine: str) -> None:
     settings = resolve(Options.of(asked("earth-search", Path(mine).parent / "out"), RunOptions))("fp32")
     monkeypatch.setattr(preflight, "collections_of", lambda url, again: ["sentinel-2-l1c", "landsat"])

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Unpack
@@ -30,7 +31,7 @@ from daskembed.runs.results import Expected
 from daskembed.runs.settings import Settings
 from daskembed.runs.summary import MOST_LISTED, describe_plan
 from daskembed.runs.throughput import DEVICES, Speed, measure, of_device
-from daskembed.runs.tiles import resolve
+from daskembed.runs.tiles import ask_catalogue, resolve
 from daskembed.sources.listing import Listing
 from daskembed.sources.origin import open_source
 from daskembed.sources.region import asked_tiles
@@ -154,12 +155,11 @@ def plan(
     names = asked_tiles(tiles, asked.region)
     if isinstance(source := open_source(asked.source), Storage):
         preflight.check_source(source, names)
-    settings = resolve(asked)(resolve_precision(precision))
+    ask = partial(ask_catalogue, asked=asked, source=source, names=names, here=True)
+    settings = resolve(asked, ask)(resolve_precision(precision))
     receipts = read_receipts(settings.output, names, settings.version)
     decides = chosen_by(settings.source, settings.reading)
     kept = keepers(decides, settings.output, settings.version, names, receipts)
-    if asked.refresh or {*names} - {*kept}:
-        preflight.check_catalogue(settings.source, settings.reading, needed=True)
     published = published_files(settings.output, settings.version)
     if not asked.overwrite:
         check_conflicts(settings, names, receipts, published)

@@ -80,7 +80,7 @@ def run(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions])
     lock.check_output(output, version)
     if asked.performance_report is not None:
         dashboard.check_report(asked.performance_report)
-    decide = resolve(asked)
+    decide = resolve(asked, partial(ask_catalogue, asked=asked, source=source, names=names, here=bool(shared)))
     with lock.hold(output, version) as held:
         sweep(output, version)
         receipts = read_receipts(output, names, version)
@@ -107,16 +107,18 @@ def run(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions])
                 check_conflicts(likely, names, receipts, published, leave=("precision",) if auto else ())
             if is_local(source.url) and shared is False:
                 refuse_source(source, f"of the cluster {chosen!r}")
-        if asked.refresh or {*names} - {*kept}:
-            # Where workers are on other machines they may reach what this one does not.
-            preflight.check_catalogue(source, likely.reading, needed=bool(shared) and not kept)
         return on_cluster(chosen, on_client, start) if isinstance(chosen, str) else on_client(chosen)
 
 
-def resolve(asked: Options) -> Callable[[str], Settings]:
-    """What to do with each tile, checked as far as that needs no cluster, source or output: once the precision is said.
+def resolve(asked: Options, ask: Callable[[Reading], None] = lambda reading: None) -> Callable[[str], Settings]:
+    """What to do with each tile, checked as far as that needs no cluster or output: once the precision is said.
 
     Of ``auto`` only the workers can say it; what it is until then is nowhere written.
+
+    Parameters
+    ----------
+    ask
+        Checks the source for what is to be read of it: before weights are fetched, unless only these tell what.
     """
     source, output = open_source(asked.source), Storage(asked.output)
     reading = reading_of(asked, source)
@@ -138,7 +140,12 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
     # All that can be said without the checkpoint is said before it is fetched.
     if (foreseen := foresee(asked.checkpoint, **which)) is not None:
         check_needs(foreseen)
+        ask(replace(reading, sensor=foreseen.sensor))
     encoder_of = find_encoder(asked.checkpoint, **which, batch_size=asked.batch_size, readers=asked.readers)
+    if foreseen is None:
+        found = encoder_of("fp32").description
+        check_needs(found)
+        ask(replace(reading, sensor=found.sensor))
 
     def decide(precision: str) -> Settings:
         encoder = encoder_of(precision)
@@ -161,6 +168,22 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
         )
 
     return decide
+
+
+def ask_catalogue(reading: Reading, *, asked: Options, source: Origin, names: tuple[str, ...], here: bool) -> None:
+    """Refuse a catalogue that has not what is wanted of it, unless all tiles keep their scenes.
+
+    Parameters
+    ----------
+    here
+        Whether it is read from this machine: workers elsewhere may reach what this one does not.
+    """
+    if not isinstance(source, Catalogue):
+        return
+    output, version = Storage(asked.output), check_version(asked.version)
+    kept = keepers(chosen_by(source, reading), output, version, names, read_receipts(output, names, version))
+    if asked.refresh or {*names} - {*kept}:
+        preflight.check_catalogue(source, reading, needed=here and not kept)
 
 
 def reading_of(asked: Options, source: Origin) -> Reading:
