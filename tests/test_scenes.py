@@ -922,7 +922,7 @@ def test_a_refused_tile_counts_as_its_chips_where_a_file_would_become_shorter(
     chosen = settings.Settings(*places, encoder, "mean", "quarantine", Reading(), "001", 64)
     found = stages._look(chosen, TILE, None, [], {}, None)
     assert found is not None
-    assert list(found[0].quarantined, None) == [str(bad)]
+    assert list(found[0].quarantined) == [str(bad)]
     with pytest.raises(TileError, match=r"6 of its 12 chips would newly be quarantined.*20190501.tif has 12 bands"):
         stages._look(chosen, TILE, None, ["earlier.parquet"], {}, None)
     assert stages._look(chosen, TILE, None, ["earlier.parquet"], found[0].quarantined, None) is not None
