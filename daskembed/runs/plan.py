@@ -159,7 +159,7 @@ def plan(
     decides = chosen_by(settings.source, settings.reading)
     kept = keepers(decides, settings.output, settings.version, names, receipts)
     if asked.refresh or {*names} - {*kept}:
-        preflight.check_catalogue(settings.source, settings.reading)
+        preflight.check_catalogue(settings.source, settings.reading, needed=True)
     published = published_files(settings.output, settings.version)
     if not asked.overwrite:
         check_conflicts(settings, names, receipts, published)
