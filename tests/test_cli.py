@@ -454,7 +454,7 @@ def test_refusal_of_the_command_itself(tmp_path: Path) -> None:
     done = command("run", "--tiles", "33TUL", "--source", str(tmp_path / "nowhere"), "--checkpoint", "untrained:tiny")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == f"daskembed: no folder {tmp_path}/nowhere\n"
+    assert done.stderr.startswith(f"daskembed: no folder {tmp_path}/nowhere: --source takes the folder above the tiles")
 
 
 # What a run shows

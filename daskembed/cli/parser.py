@@ -66,6 +66,8 @@ class _Parser(argparse.ArgumentParser):
             known = self._option_string_actions
             hints = [did_you_mean(one.partition("=")[0], known) for one in unknown if one[:1] == "-"]
             hints += [f"; did you mean --check {one}?" for one in unknown if one[:1] != "-" and "--check" in known]
+            if "--region" in known and (degrees := _degrees_apart(args)):
+                hints = [f"; did you mean --region {degrees}?"]
             self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
         return found, unknown
 
@@ -88,6 +90,12 @@ def _with_west(args: list[str]) -> list[str]:
         else:
             joined.append(one)
     return joined
+
+
+def _degrees_apart(args: list[str]) -> str | None:
+    """The degrees of a region with commas, where they are typed with spaces between them."""
+    text = re.search(r"(?:^|\s)--region[= ]((?:-?[\d.]+,?\s+){3}-?[\d.]+)(?:\s|$)", " ".join(args))
+    return text and ",".join(re.split(r"[,\s]+", text[1]))
 
 
 def make_parser() -> argparse.ArgumentParser:
