@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from daskembed.errors import TileError as TileError
     from daskembed.index import index_tile as index_tile
     from daskembed.output.open import open_embeddings as open_embeddings
+    from daskembed.output.stac import StacResult as StacResult
+    from daskembed.output.stac import write_stac as write_stac
     from daskembed.output.status import status as status
     from daskembed.output.tile_status import OutputStatus as OutputStatus
     from daskembed.output.tile_status import TileStatus as TileStatus
@@ -73,6 +75,7 @@ _HOME = {
     "write_cubes": "runs.cubes",
     "connect": "clusters.connection",
     "status": "output.status",
+    "write_stac": "output.stac",
     "validate": "output.validate.check",
     "Encoder": "encoders.protocol",
     "Description": "encoders.description",
@@ -90,6 +93,7 @@ _HOME = {
     "TileScenes": "runs.scenes",
     "SceneItem": "runs.scenes",
     "Expected": "runs.results",
+    "StacResult": "output.stac",
     "OutputStatus": "output.tile_status",
     "TileStatus": "output.tile_status",
     "Finding": "output.validate.findings",
