@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from daskembed.output.stac import write_stac as write_stac
     from daskembed.output.status import status as status
     from daskembed.output.tile_status import OutputStatus as OutputStatus
+    from daskembed.output.tile_status import StacStatus as StacStatus
     from daskembed.output.tile_status import TileStatus as TileStatus
     from daskembed.output.validate.check import validate as validate
     from daskembed.output.validate.findings import Finding as Finding
@@ -96,6 +97,7 @@ _HOME = {
     "StacResult": "output.stac",
     "OutputStatus": "output.tile_status",
     "TileStatus": "output.tile_status",
+    "StacStatus": "output.tile_status",
     "Finding": "output.validate.findings",
     "DaskembedError": "errors",
     "InputError": "errors",

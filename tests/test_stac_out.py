@@ -270,6 +270,19 @@ def test_only_what_changed_is_written_and_what_is_gone_is_removed(out):
     assert (folder / "_stac" / "README.txt").exists()
 
 
+@pytest.mark.parametrize("damage", ["[]", '{"properties": []}', "no JSON", None])
+def test_an_item_that_is_damaged_is_written_anew(out, damage):
+    folder = out("mean")
+    daskembed.write_stac(str(folder))
+    before = tree(folder / "_stac")
+    (path,) = (folder / "_stac").rglob("*.gpq.json")
+    found = json.loads(path.read_text())
+    del found["bbox"]
+    path.write_text(damage or json.dumps(found))
+    assert daskembed.write_stac(str(folder)).written == 1
+    assert tree(folder / "_stac") == before
+
+
 def test_a_folder_of_mixed_levels_has_a_collection_each(out):
     folder, other = out("patch"), out("mean")
     name = GPQ.replace("v001", "v002")

@@ -6,6 +6,7 @@ leads nowhere.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -125,9 +126,10 @@ def write_stac(output: str, root: str | None = None) -> StacResult:
 
 
 def write_items(output: Storage, receipt: Receipt, root: str | None) -> None:
-    """Write the items of a tile's files; `write_stac` makes them part of the catalogue."""
+    """Write the items of a tile's files as far as that can be done; `write_stac` says what it lacks, and leads to them."""
     for file in receipt.files:
-        _write_item(output, receipt, file, root)
+        with contextlib.suppress(InputError):
+            _write_item(output, receipt, file, root)
 
 
 def complete(output: Storage, root: str | None) -> None:
@@ -207,10 +209,12 @@ def _kept_item(
     for path in paths:
         try:
             found = parse_object(storage.get(path, most=MOST_JSON))
-            same = found["properties"]["daskembed:made_of"] == documents.made_of(receipt, file, root)
-            if same and path == documents.item_path(_kind(found), file.name):
+            told = found["properties"]
+            same = told["daskembed:made_of"] == documents.made_of(receipt, file, root) and found["id"] == file.name
+            whole = len(found["bbox"]) == 4 and {"start_datetime", "end_datetime"} <= told.keys()
+            if same and whole and path == documents.item_path(_kind(found), file.name):
                 return path, found
-        except (FileNotFoundError, ValueError, LookupError, TypeError, InputError):
+        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, InputError):
             continue  # written anew
     return None
 
@@ -228,13 +232,14 @@ def _write_item(storage: Storage, receipt: Receipt, file: Published, root: str |
             raise ValueError("its name does not say its dates")
         first, last = "-".join(dates.groups()[:3]), "-".join(dates.groups()[3:])
         document = documents.item(receipt, file, kind, place, (first, last), root)
+        data = _encoded(document)
     except (pa.ArrowException, ValueError, LookupError, ShapelyError, pyproj.exceptions.ProjError) as error:
         said = " ".join(str(error).split())[:200]
         raise InputError(f"damaged: {said}; `daskembed validate {storage.url_of(file.name)}` says more") from None
     except FileNotFoundError:
         raise InputError("it is gone") from None
     path = documents.item_path(kind, file.name)
-    _put(storage, path, document)
+    storage.put(path, data)
     return path, document
 
 
@@ -261,11 +266,11 @@ def _write_above(
         made[path] = documents.collection(kind, those[path], sources, root)
     made[CATALOG] = documents.catalog(kinds.values(), root)
     for path, document in made.items():
-        _put(storage, path, document, unless_same=path in present)
+        data = _encoded(document)
+        if path not in present or storage.get(path) != data:
+            storage.put(path, data)
     return {path: len(some) for path, some in those.items()}
 
 
-def _put(storage: Storage, path: str, document: Mapping[str, Any], *, unless_same: bool = False) -> None:
-    data = json.dumps(document, indent=1, allow_nan=False).encode()
-    if not (unless_same and storage.get(path) == data):
-        storage.put(path, data)
+def _encoded(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=1, allow_nan=False).encode()
