@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from daskembed.testing.items import catalogue_of
 from daskembed.testing.scenes import Scenes
 
 
-def describe(folder: Path, world: Scenes, *, name: str = "planetary-computer", offset: str | None = "in") -> Path:
-    """A catalogue of some scenes, as a user of his own files describes one: ``offset`` is what is known of them."""
-    described = yaml.safe_load(files("daskembed.sources.stac").joinpath("catalogues", f"{name}.yaml").read_text())
-    known = {} if offset is None else {"offset": offset}
-    described |= {"url": str(folder / "items.json"), "files": [{"at": f"file://{world.folder}/", **known}]}
+def describe(folder: Path, world: Scenes, *, told: bool = True) -> Path:
+    """A catalogue of some scenes; unless it is `told`, it does not say whether the +1000 is in the files."""
     path = folder / "mine.yaml"
-    path.write_text(yaml.safe_dump(described))
+    path.write_text(catalogue_of(world.style, str(folder / "items.json"), world.root))
+    if not told:
+        edit(path, files=[])
     lists(folder, world)
     return path
 

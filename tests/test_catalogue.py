@@ -1,10 +1,12 @@
 import json
 from datetime import date
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from daskembed.errors import InputError
+from daskembed.sources.origin import name_of, open_source
 from daskembed.sources.stac.catalogue import Catalogue, find_catalogue, packaged
 
 MINIMAL = """
@@ -285,3 +287,20 @@ def test_the_url_of_a_catalogue_has_no_secrets():
         with pytest.raises(InputError, match="must not hold a user, password, signature or token") as caught:
             find_catalogue(source)
         assert "secret" not in str(caught.value)
+
+
+def test_a_described_catalogue_is_another_one_when_what_it_says_of_pixels_changes(tmp_path):
+    told = files("daskembed.sources.stac").joinpath("catalogues", "earth-search.yaml").read_text()
+    path = tmp_path / "earth-search.yaml"
+
+    def name(text):
+        path.write_text(text)
+        return name_of(open_source(str(path)))
+
+    assert name_of(open_source("earth-search")) == "earth-search" == name(told)
+    first = name(told.replace("B11: swir16", "B11: swir22"))
+    assert first != name(told.replace("B11: swir16", "B11: nir09")) != "earth-search"
+    assert name(told.replace("offset: in", "offset: out")) != "earth-search"
+    # How files are read, and how many items a page has, changes no pixel.
+    assert name(told.replace("B11: swir16", "B11: swir22").replace("page_size: 100", "page_size: 50")) == first
+    assert name(told.replace("B11: swir16", "B11: swir22").replace("us-west-2", "us-west-1")) != "earth-search"

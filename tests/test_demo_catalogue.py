@@ -48,9 +48,10 @@ def test_all_that_it_types_works_and_both_servers_are_gone(
     assert "S2A_MSIL2A_20240602T102031_R122_T33TUL_20240602T152031, which is newer" in told
     assert "is cloudy in 71.5 %" in told
     assert "0 chips quarantined" in told or "quarantined  0" in told
-    for line in told.partition("Both servers are closed")[2].splitlines():
+    for line in told.partition("Both servers are closed")[2].replace("\\\n", " ").splitlines():
         if line.startswith("  daskembed "):
             make_parser().parse_args(shlex.split(line)[1:])
+    assert told.count("--encoder clay-v0") == 4
 
     file = next((folder / "embeddings").glob("*.gpq"))
     frame = gpd.read_parquet(file)

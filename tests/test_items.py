@@ -23,8 +23,8 @@ def item_of(raw_properties=None, catalogue=PC, **changes):
         "bbox": [92.6, 80.9, 97.8, 81.9],
         "geometry": {"type": "Polygon", "coordinates": [[[92, 80], [97, 80], [97, 82], [92, 82], [92, 80]]]},
         "properties": {"datetime": "2024-04-19T09:55:49.024Z", "platform": "Sentinel-2B", **(raw_properties or {})},
-        "links": [{"rel": "self", "href": "https://stac.example/items/one?token=secret#x"}],
-        "assets": {"B02": {"href": "https://files.example/B02.tif?sig=secret", "file:size": 7}},
+        "links": [{"rel": "self", "href": "https://me:secret@stac.example/items/one?token=secret#x"}],
+        "assets": {"B02": {"href": "https://me:secret@files.example/B02.tif?sig=secret", "file:size": 7}},
     }
     return parse_item({key: value for key, value in (raw | changes).items() if value is not None}, catalogue)
 

@@ -10,9 +10,10 @@ import numpy as np
 import pyproj
 import pytest
 import rasterio
+import shapely
 from rasterio.enums import Resampling
 from rasterio.transform import from_origin
-from rasterio.warp import reproject
+from rasterio.vrt import WarpedVRT
 
 from daskembed.errors import ChipError
 from daskembed.geo.mgrs import tile_corner
@@ -21,6 +22,7 @@ from daskembed.sources.reading import Reading
 from daskembed.sources.scales import Scale
 from daskembed.sources.stac.images import Image, look
 from daskembed.sources.stac.mosaic import CLASSES, Mosaic, Part, scale_of_band
+from daskembed.storage.access import fetch
 
 TILE = "33TUL"
 BANDS = {band.name: band for band in CLAY_V0.bands}
@@ -151,17 +153,21 @@ def test_other_resamplings_are_gdals(resampling: str, kind: str, tmp_path: Path)
     layer = mosaic(image, resampling=resampling)
     rows, cols = slice(1900, 2100), slice(1850, 2150)
     found = layer.open()(rows, cols)[0]
-    expected = np.zeros((200, 300), np.float32)
-    reproject(
-        pixels.astype(np.float32),
-        expected,
-        src_transform=from_origin(image.west, image.north, 20, 20),
-        src_crs=f"EPSG:{other}",
-        dst_transform=from_origin(west + 18_500, north - 19_000, 10, 10),
-        dst_crs=f"EPSG:{epsg}",
-        resampling=Resampling[resampling],
-        tolerance=0,
-    )
+    grid = {"crs": f"EPSG:{epsg}", "transform": from_origin(west + 18_500, north - 19_000, 10, 10)}
+    # Of the whole file, in floats, by the exact transformation.
+    exact: dict[str, Any] = {
+        "tolerance": 1e-9,
+        "XSCALE": 1,
+        "YSCALE": 1,
+        "dtype": "float32",
+        "height": 200,
+        "width": 300,
+    }
+    with (
+        rasterio.open(tmp_path / "B05.tif") as file,
+        WarpedVRT(file, resampling=Resampling[resampling], **grid, **exact) as warped,
+    ):
+        expected = warped.read(1)
     assert found.dtype == np.uint16
     assert np.abs(found - expected.clip(1)).max() <= 0.51, "no value becomes the 0 of nothing"
     nearest = replace(layer, resampling="nearest").open()(rows, cols)[0]
@@ -269,3 +275,78 @@ def test_a_file_that_turns_out_not_to_be_needed_may_have_gone(tmp_path: Path) ->
     other = replace(near, url=str(tmp_path / "none.tif"))
     layer = mosaic(Part(near, footprint=footprint(0, 1500)), Part(other), shape=(256, 256))
     assert (layer.open()(slice(0, 256), slice(0, 256)) == 7).all()
+
+
+def in_degrees(epsg: int, west: float, south: float, east: float, north: float) -> list[tuple[float, float]]:
+    to_degrees = pyproj.Transformer.from_crs(epsg, "OGC:CRS84", always_xy=True)
+    corners = ((west, north), (east, north), (east, south), (west, south), (west, north))
+    return [to_degrees.transform(*corner) for corner in corners]
+
+
+@pytest.mark.parametrize("tile", ["01KAB", "01WCM", "60XWP", "33TUL"])
+def test_footprints_that_cross_180_degrees_without_a_cut_are_met(tile: str, tmp_path: Path) -> None:
+    epsg, west, north = tile_corner(tile)
+    footprint = shapely.Polygon(in_degrees(epsg, west, north - 109_800, west + 109_800, north)).wkt
+    pixels = ramp(64, 64)
+    image = write(tmp_path / "B02.tif", pixels, (west + 55_000, north - 55_000), 10, epsg)
+    found = mosaic(Part(image, footprint=footprint), tile=tile).open()(slice(5500, 5564), slice(5500, 5564))
+    np.testing.assert_array_equal(found[0], pixels)
+
+
+def test_a_file_that_another_process_saw_replaced_is_opened_anew(tmp_path: Path) -> None:
+    epsg, west, north = tile_corner(TILE)
+    image = write(tmp_path / "B02.tif", ramp(64, 64), (west, north), 10, epsg)
+    window = slice(0, 10), slice(0, 10)
+    before = mosaic(image).open()(*window)
+    with rasterio.open(tmp_path / "B02.tif", "r+") as file:
+        file.write(ramp(64, 64) + 5, 1)
+    answer = fetch(image.url, (), 0, 1)
+    np.testing.assert_array_equal(
+        mosaic(replace(image, size=answer.size, etag=answer.etag)).open()(*window), before + 5
+    )
+
+
+@pytest.mark.parametrize("half", ["north", "south"])
+def test_a_footprint_of_corners_near_the_pole_hides_no_pixels(half: str, tmp_path: Path) -> None:
+    """A straight line in degrees between the corners of a tile is up to 1.9 km from its edge."""
+    epsg, west, north = tile_corner("33XXM")
+    top, bottom = (0, 54_900) if half == "north" else (54_900, 109_800)
+    corners = np.array([[0, top], [109_800, top], [109_800, bottom], [0, bottom], [0, top]]) * (1, -1) + (west, north)
+    degrees = zip(*pyproj.Transformer.from_crs(epsg, "OGC:CRS84", always_xy=True).transform(*corners.T), strict=True)
+    wkt = f"POLYGON (({', '.join(f'{x} {y}' for x, y in degrees)}))"
+    # A sliver of 100 m of the half, in the middle of its inner edge.
+    edge, across = 5490, slice(5440, 5540)
+    first = edge - 10 if half == "north" else edge
+    pixels = np.full((10, 100), 7, np.uint16)
+    image = write(tmp_path / "half.tif", pixels, (west + 54_400, north - 10 * first), 10, epsg)
+    rows = slice(edge - 10, edge + 500) if half == "north" else slice(edge - 500, edge + 10)
+    layer = mosaic(Part(image, footprint=wkt), tile="33XXM", shape=(10_980, 10_980))
+    found = layer.open()(rows, across)[0]
+    assert ((found[:10] if half == "north" else found[-10:]) == 7).all()
+
+
+@pytest.mark.parametrize("resampling", ["bilinear", "cubic"])
+@pytest.mark.parametrize(("epsg", "step", "wanted"), [(32634, (10.0, 10.0), 10), (4326, (1 / 1800, 1 / 3600), 30)])
+def test_a_smoothed_pixel_is_the_same_in_every_window(
+    resampling: str, epsg: int, step: tuple[float, float], wanted: int, tmp_path: Path
+) -> None:
+    own, west, north = tile_corner(TILE)
+    x, y = pyproj.Transformer.from_crs(own, epsg, always_xy=True).transform(west + 20_000, north - 20_000)
+    pixels = np.random.default_rng(0).uniform(100, 200, (1200, 1200)).astype(np.float32)
+    image = write(tmp_path / "dem.tif", pixels, (x - 600 * step[0], y + 600 * step[1]), step, epsg)
+    layer = mosaic(image, resampling=resampling, numbers=KINDS["height"], step=wanted).open()
+    start = 20_000 // wanted
+    large = layer(slice(start - 200, start + 200), slice(start - 150, start + 200))[0]
+    small = layer(slice(start, start + 64), slice(start - 50, start + 100))[0]
+    np.testing.assert_allclose(large[200:264, 100:250], small, rtol=0, atol=1e-4)
+    if (resampling, wanted) == ("bilinear", 10):
+        rows, cols = slice(start, start + 64), slice(start - 50, start + 100)
+        places = pyproj.Transformer.from_crs(own, epsg, always_xy=True).transform(
+            *centres(mosaic(image, step=wanted), rows, cols)
+        )
+        across, down = (places[0] - image.west) / step[0] - 0.5, (image.north - places[1]) / step[1] - 0.5
+        j, i = across.astype(int), down.astype(int)
+        u, v = across - j, down - i
+        expected = (pixels[i, j] * (1 - u) + pixels[i, j + 1] * u) * (1 - v)
+        expected += (pixels[i + 1, j] * (1 - u) + pixels[i + 1, j + 1] * u) * v
+        np.testing.assert_allclose(small, expected, rtol=0, atol=1e-3)

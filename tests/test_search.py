@@ -102,13 +102,19 @@ def test_without_days_all_times_are_searched(catalogue):
     assert ids(found) == [101]
 
 
+def test_a_period_without_an_end(catalogue):
+    found = find_items(catalogue, S2, (12.0, 44.0, 14.0, 47.0), date(2024, 5, 30), date.max)
+    assert ids(found) == [105, 106]
+
+
 def test_both_sides_of_180_degrees(catalogue):
     found = find_items(catalogue, S2, (179.0, -18.0, -179.0, -16.0), date(2024, 5, 1), date(2024, 5, 31))
     assert ids(found) == [102, 103]
 
 
-def test_an_item_that_crosses_180_degrees(tmp_path):
-    path = items_file(tmp_path, [feature(1) | {"bbox": [179.5, -17, -179.5, -16]}, feature(2)])
+@pytest.mark.parametrize(("west", "east"), [(179.5, -179.5), (179.5, 180.5), (-180.5, -179.5)])
+def test_an_item_that_crosses_180_degrees(west, east, tmp_path):
+    path = items_file(tmp_path, [feature(1) | {"bbox": [west, -17, east, -16]}, feature(2)])
     for bounds in ((179.6, -18.0, 180.0, -16.0), (-180.0, -18.0, -179.9, -16.0), (179.0, -18.0, -179.0, -16.0)):
         assert ids(find_items(Catalogue("here", str(path), (S2,)), S2, bounds, None, None)) == [1]
 

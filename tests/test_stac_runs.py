@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -114,7 +115,7 @@ def test_a_finished_tile_says_all_of_its_scenes_and_keeps_them(
     (used,) = receipt.scenes[0]["items"]
     assert days(receipt.scenes) == [FIRST]
     assert (used["id"], used["offsets"]["blue"], used["share"]) == (item["id"], 1000, 1.0)
-    assert receipt.settings["source"] == "mine"
+    assert re.fullmatch(r"mine [0-9a-f]{12}", receipt.settings["source"])
     assert receipt.settings["scenes"].startswith("scenes 1, pick clear")
     assert f"{item['links'][0]['href']}#{FIRST}: 1000 taken out" in receipt.notes[0]
     assert daskembed.validate(str(finished / receipt.names[0])) == []
@@ -273,13 +274,15 @@ def test_a_plan_says_what_would_be_downloaded(mine: str, world: Scenes, tmp_path
     total = sum((world.folder / files[name].path).stat().st_size for name in files if name not in ("B01", "B09"))
     # Of the whole tile's 441 chips.
     assert plan.bytes_to_read == pytest.approx(total / 441, rel=0.01)
-    both = daskembed.plan(**asked(mine, tmp_path / "out", device="cpu", encoder="clay-v0", scenes=2))
-    heights = {item["assets"]["data"]["href"] for item in world.items if item["collection"] == "cop-dem-glo-30"}
-    every = [path for path in world.folder.rglob("*.tif*") if path.name not in ("B01.tif", "B09.tif")]
-    assert len(every) == 2 * 13 + len(heights)
-    # Elevation is of both dates; a part of each degree, and of radar, is beyond the tile.
-    once = sum(path.stat().st_size for path in every) / 441
-    assert 0.5 * once < both.bytes_to_read < once
+
+    def planned(**options: Any) -> int:
+        asks = asked(mine, tmp_path / "out", device="cpu", encoder="clay-v0", **options)
+        return daskembed.plan(**asks).bytes_to_read
+
+    # Elevation is of both dates, and fetched once; a part of each degree is beyond the tile.
+    apart = planned() + planned(dates=f"{SECOND}/{SECOND}")
+    heights = sum(path.stat().st_size for path in world.folder.rglob("*_DEM.tif")) / 441
+    assert 0.2 * heights < apart - planned(scenes=2) < heights
     assert ", downloaded from where mine has its files (an estimate)" in repr(plan)
 
 
@@ -304,6 +307,18 @@ def test_what_is_refused_before_anything_is_asked(
         with pytest.raises(InputError) as refused:
             function(**asked(mine, tmp_path / "out", **options))
         assert why in str(refused.value)
+
+
+def test_a_file_of_items_that_workers_do_not_see_is_refused(mine: str, tmp_path: Path) -> None:
+    preset = tmp_path / "far.yaml"
+    preset.write_text("class: distributed.LocalCluster\nshares_files: false\n")
+    why = rf"the source {tmp_path}/items.json is a file of this machine, which the workers do not see \(of the cluster"
+    with pytest.raises(InputError, match=why):
+        daskembed.run(**asked(mine, tmp_path / "out", cluster=str(preset)))
+    with pytest.raises(InputError, match=why):
+        daskembed.write_cubes(
+            source=mine, output=str(tmp_path / "out"), region=REGION, dates=SENTINEL_2["dates"], cluster=str(preset)
+        )
 
 
 def test_scenes_are_of_catalogues_only(tmp_path: Path) -> None:

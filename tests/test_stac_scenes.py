@@ -126,12 +126,25 @@ def test_the_listing_changes_with_files_and_decisions(tmp_path: Path, mine: Orig
     assert listed(mine, other).fingerprint != first.fingerprint
     folder = shutil.copytree(world.folder, tmp_path / "copy")
     changed = json.loads((folder / "items.json").read_text().replace(str(world.folder), str(folder)))
-    copy = replace(world, folder=folder, items=changed["features"])
+    copy = replace(world, folder=folder, items=changed["features"], root=f"file://{folder}")
     theirs = open_source(str(catalogues.describe(folder, copy)))
     before = listed(theirs)
     blue = local_path(changed["features"][0]["assets"]["B02"]["href"])
     blue.write_bytes(blue.read_bytes())
     assert listed(theirs).fingerprint != before.fingerprint
+
+
+def test_what_decides_on_no_pixel_changes_no_listing(tmp_path: Path, mine: Origin, world: Scenes) -> None:
+    first = listed(mine)
+    items = json.loads(json.dumps(world.items))
+    items[0]["properties"]["eo:cloud_cover"] = 4.5
+    catalogues.lists(tmp_path, replace(world, items=items))
+    again = listed(mine)
+    assert again.kept[0]["items"][0]["cloud"] == 4.5
+    assert again.fingerprint == first.fingerprint
+    items[0]["properties"]["s2:processing_baseline"] = "05.11"
+    catalogues.lists(tmp_path, replace(world, items=items))
+    assert listed(mine).fingerprint != first.fingerprint
 
 
 @pytest.fixture
@@ -141,7 +154,8 @@ def broken(tmp_path: Path, world: Scenes) -> tuple[Origin, Path]:
     items = json.loads((folder / "items.json").read_text().replace(str(world.folder), str(folder)))["features"]
     lost = local_path(items[0]["assets"]["B05"]["href"])
     lost.rename(lost.with_suffix(".gone"))
-    return open_source(str(catalogues.describe(folder, replace(world, folder=folder, items=items)))), lost
+    theirs = replace(world, folder=folder, items=items, root=f"file://{folder}")
+    return open_source(str(catalogues.describe(folder, theirs))), lost
 
 
 def test_a_file_that_is_gone_is_named_with_its_item(broken: tuple[Origin, Path], world: Scenes) -> None:
@@ -185,7 +199,7 @@ def test_no_scene_is_said_with_what_was_searched_and_why(mine: Origin, world: Sc
 
 
 def test_an_offset_that_nobody_knows_of_is_refused(tmp_path: Path, world: Scenes) -> None:
-    unknown = open_source(str(catalogues.describe(tmp_path, world, offset=None)))
+    unknown = open_source(str(catalogues.describe(tmp_path, world, told=False)))
     with pytest.raises(TileError, match=r"nothing tells whether the 1000 .*: `offset_applied` yes .* or no .* decides"):
         listed(unknown)
     for said, out in (("yes", 0), ("no", 1000)):
@@ -224,6 +238,15 @@ def test_thirteen_bands_of_three_collections(tmp_path: Path) -> None:
     assert np.isfinite(chip.read()).all()
     # The files have 516 of the tile's 10,980 pixels each way, but for elevation, which has all of them.
     assert sum(entry.size for entry in listing.entries) > 0
+
+
+def test_a_tile_at_sea_without_any_elevation(tmp_path: Path) -> None:
+    images = (OpticalImage("2024-06-02T10:20:31Z", classes=6), RadarImage("2024-06-01T05:10:02Z"))
+    world = write_scenes(tmp_path / "world", images=images, shape=(516, 516))
+    listing = listed(open_source(str(catalogues.describe(tmp_path, world))), Reading(dates=READING.dates))
+    assert "no elevation in 100 % of the tile" in listing.notes
+    chip = read_headers(listing, Reading())["chip"][0]
+    assert not chip.read()[-1].any()
 
 
 def test_index_tile_takes_the_choice_as_keywords(tmp_path: Path, world: Scenes) -> None:

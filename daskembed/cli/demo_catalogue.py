@@ -29,8 +29,9 @@ Both servers are closed. Look at what was made:
 
 The weights of this demo are seeded noise, and its scenes are drawn. A public catalogue needs a network, and no more:
 
-  daskembed scenes --tiles {tile} --source planetary-computer --dates 2024-05-01/2024-09-30
-  daskembed run --tiles {tile} --source planetary-computer --dates 2024-05-01/2024-09-30 --output embeddings
+  daskembed scenes --tiles {tile} --source planetary-computer --dates 2024-05-01/2024-09-30 --encoder {encoder}
+  daskembed run --tiles {tile} --source planetary-computer --dates 2024-05-01/2024-09-30 --encoder {encoder} \\
+    --output embeddings
 """
 
 
@@ -63,7 +64,7 @@ def demo_catalogue(folder: Path, encoder: str, command: Callable[[Sequence[str]]
                 print(f"\n$ daskembed {shlex.join(words)}", flush=True)
                 if status := command(words):
                     return status
-    print(_NEXT.format(folder=folder, tile=TILE))
+    print(_NEXT.format(folder=folder, tile=TILE, encoder=encoder))
     return 0
 
 

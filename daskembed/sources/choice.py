@@ -8,6 +8,7 @@ from daskembed.errors import InputError, exact
 
 PICK = ("clear", "spread")
 RESAMPLING = ("nearest", "bilinear", "cubic")
+MOST_RADAR_DAYS = 366
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ class Choice:
                 raise InputError(f"`{name}={percent:g}`: expected percent, from 0 to 100, such as 50")
         if self.scenes < 1:
             raise InputError(f"`scenes={self.scenes}`: expected a number of dates from 1")
-        if self.radar_days < 0:
-            raise InputError(f"`radar_days={self.radar_days}`: expected a number of days from 0, such as 3")
+        if not 0 <= self.radar_days <= MOST_RADAR_DAYS:
+            raise InputError(
+                f"`radar_days={self.radar_days}`: expected a number of days from 0 to {MOST_RADAR_DAYS}, such as 3"
+            )
         for name, known in (("pick", PICK), ("resampling", RESAMPLING)):
             if (chosen := getattr(self, name)) not in known:
                 raise InputError(f"unknown `{name}` {chosen!r}: choose one of {', '.join(known)}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeAlias
 
 from daskembed.errors import InputError
 from daskembed.sources.choice import FIRST_CHOICE, Choice
-from daskembed.sources.stac.catalogue import Catalogue, find_catalogue
+from daskembed.sources.stac.catalogue import Catalogue, find_catalogue, packaged
 from daskembed.storage.stores import Storage
 
 Origin: TypeAlias = Storage | Catalogue
@@ -20,8 +21,13 @@ def open_source(source: str) -> Origin:
 
 
 def name_of(source: Origin) -> str:
-    """A source as receipts tell it."""
-    return source.name if isinstance(source, Catalogue) else source.url
+    """A source as receipts tell it; of a catalogue that a user describes, with a digest of what decides on pixels."""
+    if isinstance(source, Storage):
+        return source.url
+    if source.name in (source.url, f"stac+{source.url}") or source == packaged().get(source.name):
+        return source.name
+    told = source.url, source.images, [(one.at, one.offset, one.unclear) for one in source.files]
+    return f"{source.name} {hashlib.sha256(repr(told).encode()).hexdigest()[:12]}"
 
 
 def choice_for(source: Origin, asked: Mapping[str, Any]) -> Choice:

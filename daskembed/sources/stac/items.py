@@ -15,7 +15,7 @@ import shapely.geometry
 from daskembed.errors import StorageError
 from daskembed.geo.footprints import box
 from daskembed.sources.baseline import named_baseline
-from daskembed.storage.urls import is_local
+from daskembed.storage.urls import USER, is_local
 
 if TYPE_CHECKING:
     from daskembed.sources.stac.catalogue import Catalogue
@@ -154,8 +154,8 @@ def _join(base: str, href: str) -> str:
 
 
 def _bare(url: str) -> str:
-    """Without a query, which may be a signature, and without a fragment."""
-    return re.split(r"[?#]", url, maxsplit=1)[0]
+    """Without a user and a query, which may be a password and a signature, and without a fragment."""
+    return re.split(r"[?#]", USER.sub("", url), maxsplit=1)[0]
 
 
 def _look(told: Mapping[str, Any], key: str) -> Any:

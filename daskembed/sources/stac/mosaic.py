@@ -19,7 +19,7 @@ from daskembed.sensors.bands import Band, Numbers, Sensor
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.scales import Scale, settle
 from daskembed.sources.stac import places
-from daskembed.sources.stac.blocks import File, start
+from daskembed.sources.stac.blocks import File, open_anew, start
 from daskembed.sources.stac.images import GONE, Image
 from daskembed.sources.stac.places import Places, Raster
 
@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
 CLASSES = Numbers(None, 0, 255, "empty")
 """What the numbers of a scene classification are: where one file has 0, the next one may know."""
-MARGIN = 1000.0
-"""Metres by which footprints of catalogues are taken to be wrong."""
+MARGIN = 2500.0
+"""Metres by which footprints are taken to be wrong: those of corners alone are, by 1.9 km near the poles."""
 _AROUND = {"nearest": 0, "bilinear": 2, "cubic": 4}
 """Pixels of a file around those of a window that resampling looks at."""
+_TIGHT = 1e-9
+"""Pixels of a file by which the place of a value may be wrong where it is resampled."""
 _EDGE = 0.05
 """Degrees between the points of an edge that is projected."""
 
@@ -110,15 +112,8 @@ class MosaicReader:
             If a store does not answer.
         """
         mosaic = self._mosaic
-        bounds = cell_bounds(
-            mosaic.west,
-            mosaic.north,
-            (mosaic.step, mosaic.step),
-            rows.start,
-            cols.start,
-            _shape(rows, cols),
-        )
-        window = shapely.box(*bounds)
+        step, shape = (mosaic.step, mosaic.step), _shape(rows, cols)
+        window = shapely.box(*cell_bounds(mosaic.west, mosaic.north, step, rows.start, cols.start, shape))
         near = [part for part in mosaic.parts if _meets(part, mosaic.epsg, window)]
         covered = None
         for part in near:
@@ -128,10 +123,10 @@ class MosaicReader:
             with contextlib.suppress(ChipError):
                 self._begin(part, rows, cols)
             # What lies behind is needed where the first has no value; where it has some is known by its footprint.
-            shape = _footprint(part.footprint, mosaic.epsg)
-            if shape is None:
+            ground = _footprint(part.footprint, mosaic.epsg)
+            if ground is None:
                 break
-            covered = shape if covered is None else covered.union(shape)
+            covered = ground if covered is None else covered.union(ground)
             if covered.buffer(-MARGIN).contains(window):
                 break
         return functools.partial(self._read, near, rows, cols)
@@ -258,33 +253,36 @@ class MosaicReader:
         cols: slice,
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         from rasterio.enums import Resampling
+        from rasterio.io import MemoryFile
         from rasterio.transform import from_origin
-        from rasterio.warp import reproject
+        from rasterio.vrt import WarpedVRT
 
         grid, kind = self._grid, values.dtype
         source = values.astype(np.float32)
         if there is not None:
             source[~there] = np.nan
-        made = np.full(_shape(rows, cols), np.nan, np.float32)
-        reproject(
-            source,
-            made,
-            src_transform=from_origin(
-                image.west + window[1].start * image.step_x,
-                image.north - window[0].start * image.step_y,
-                image.step_x,
-                image.step_y,
-            ),
-            src_crs=f"EPSG:{image.epsg}",
-            src_nodata=np.nan,
-            dst_transform=from_origin(
-                grid.west + cols.start * grid.step_x, grid.north - rows.start * grid.step_y, grid.step_x, grid.step_y
-            ),
-            dst_crs=f"EPSG:{grid.epsg}",
-            dst_nodata=np.nan,
-            resampling=Resampling[self._mosaic.resampling],
-            tolerance=0,
-        )
+        west, north = image.west + window[1].start * image.step_x, image.north - window[0].start * image.step_y
+        told = {"crs": f"EPSG:{image.epsg}", "transform": from_origin(west, north, image.step_x, image.step_y)}
+        west, north = grid.west + cols.start * grid.step_x, grid.north - rows.start * grid.step_y
+        # A pixel is the same in whichever window it is read: GDAL would take the windows' ratio for the pixels', and
+        # `rasterio.warp.reproject` transforms exactly in no release before 1.5.
+        across, down = places.shrinkage(grid, _raster(image))
+        wanted = {
+            "crs": f"EPSG:{grid.epsg}",
+            "transform": from_origin(west, north, grid.step_x, grid.step_y),
+            "height": rows.stop - rows.start,
+            "width": cols.stop - cols.start,
+            "resampling": Resampling[self._mosaic.resampling],
+            "tolerance": _TIGHT,
+            "XSCALE": across,
+            "YSCALE": down,
+        }
+        size = {"height": source.shape[0], "width": source.shape[1], "count": 1, "dtype": "float32", "nodata": np.nan}
+        with MemoryFile() as memory:
+            with memory.open(driver="GTiff", **size, **told) as file:
+                file.write(source, 1)
+            with memory.open() as file, WarpedVRT(file, **wanted) as warped:
+                made = warped.read(1)
         found = np.isfinite(made)
         if kind.kind != "f":
             limits = np.iinfo(kind)
@@ -340,6 +338,9 @@ class _named:  # noqa: N801
 def _file_of(image: Image) -> File:
     file = start(image.url, image.access).result()
     if (file.size, file.etag) != (image.size, image.etag):
+        # Another process may have seen the new one when this one had opened the old one.
+        file = open_anew(image.url, image.access)
+    if (file.size, file.etag) != (image.size, image.etag):
         raise ChipError("was replaced since its header was read for the list of chips")
     return file
 
@@ -350,11 +351,18 @@ def _footprint(wkt: str, epsg: int) -> Any:
     if not wkt:
         return None
     transform = pyproj.Transformer.from_crs("OGC:CRS84", epsg, always_xy=True).transform
-    edges = shapely.segmentize(shapely.from_wkt(wkt), _EDGE)
+    parts = [shapely.transform(part, _unwrapped) for part in shapely.get_parts(shapely.from_wkt(wkt))]
+    edges = shapely.segmentize(shapely.union_all(shapely.make_valid(parts)), _EDGE)
     shape = shapely.transform(edges, lambda points: np.stack(transform(*points.T), axis=-1))
     if not np.isfinite(shapely.get_coordinates(shape)).all():
         return None
     return shapely.make_valid(shape)
+
+
+def _unwrapped(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Corners of a polygon with longitudes beyond 180 where an edge crosses that; no image is half as wide as Earth."""
+    lon, lat = corners.T
+    return np.stack([np.where(lon < 0, lon + 360, lon), lat], axis=1) if np.ptp(lon) > 180 else corners
 
 
 def _meets(part: Part, epsg: int, window: Any) -> bool:

@@ -110,6 +110,16 @@ def _fractional(
     return found[0], found[1]
 
 
+def shrinkage(target: Raster, source: Raster) -> tuple[float, float]:
+    """Pixels of `target`, x and y, that one of `source` takes in the middle of the target; 1 where it takes more."""
+    middle = slice(target.height // 2, target.height // 2 + 2), slice(target.width // 2, target.width // 2 + 2)
+    y, x = np.broadcast_arrays(*_fractional(target, *middle, source))
+    across, down = abs(x[0, 1] - x[0, 0]), abs(y[1, 0] - y[0, 0])
+    # A grid that is turned a little is none of larger pixels.
+    across, down = (1.0 if not length > 1.01 else float(1 / length) for length in (across, down))
+    return across, down
+
+
 def _fitted(exact: _Exact, east: NDArray[np.float64], north: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """By a polynomial, and by `exact` where its error would matter; None if the projection is no polynomial here.
 

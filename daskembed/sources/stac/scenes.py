@@ -188,8 +188,10 @@ def _look(scenes: Sequence[KeptScene]) -> list[KeptScene]:
 def _found(tile: str, kept: KeptScene, reading: Reading, uses: Mapping[str, int]) -> Found:
     """The scene on the tile's grid, or why it cannot be used."""
     path = kept.items[0].url
-    told = asdict(kept)
+    # What decides on no pixel may be told otherwise the next time: words, and clouds of the scene.
+    told = asdict(replace(kept, notes=[]))
     for item in told["items"]:
+        item |= {"cloud": None, "offset_why": ""}
         for image in item["images"].values():
             # Why it cannot be read may be told in other words the next time, and how it is reached is not what it is.
             image |= {"failure": image["failure"] is not None, "access": None}
@@ -209,9 +211,8 @@ def _scene(tile: str, kept: KeptScene, reading: Reading, fingerprint: str) -> Sc
     grid = grid_of((side, side), reading)
 
     def mosaic(name: str, scale: Scale) -> Mosaic:
-        parts = tuple(
-            Part(image, item.offsets.get(name, 0), item.footprint, item.id) for item, image in _files(kept, name)
-        )
+        files = _files(kept, name, sea=scale.sea)
+        parts = tuple(Part(image, item.offsets.get(name, 0), item.footprint, item.id) for item, image in files)
         return Mosaic(
             name, parts, epsg, west, north, sensor.gsd, grid.shape, scale, resampling=reading.choice.resampling
         )
@@ -237,9 +238,14 @@ def _scene(tile: str, kept: KeptScene, reading: Reading, fingerprint: str) -> Sc
     )
 
 
-def _files(kept: KeptScene, band: str) -> list[tuple[KeptItem, Image]]:
-    """The files of a band, in the order in which they count; raises `ChipError` if none can be read."""
+def _files(kept: KeptScene, band: str, *, sea: bool = False) -> list[tuple[KeptItem, Image]]:
+    """The files of a band, in the order in which they count; raises `ChipError` if none can be read.
+
+    Of one that has none where there is only `sea` there may be none.
+    """
     files = [(item, item.images[band]) for item in kept.items if band in item.images]
+    if sea and not files:
+        return []
     if not files:
         raise ChipError(f"lacks {band}: none of {', '.join(item.id for item in kept.items)} has it")
     if all(image.failure is not None for _, image in files):
@@ -250,7 +256,7 @@ def _files(kept: KeptScene, band: str) -> list[tuple[KeptItem, Image]]:
 
 def _scale(kept: KeptScene, band: Band, reading: Reading) -> Scale:
     """What is made of a band's numbers, and what the receipt says of it."""
-    files = _files(kept, band.name)
+    files = _files(kept, band.name, sea=reading.sensor.numbers_of(band).zero == "value")
     scale = scale_of_band(band, reading.sensor, [image for _, image in files], reading)
     if not scale.numbers.added:
         return scale

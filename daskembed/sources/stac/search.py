@@ -87,8 +87,11 @@ def _meets(box: Any, bounds: Bounds) -> bool:
 
 
 def _halves(bounds: tuple[Any, ...]) -> list[Bounds]:
-    """What is on each side of 180 degrees, of bounds that cross it."""
+    """What is on each side of 180 degrees, of bounds that cross it, in one way of writing that or in another."""
     west, south, east, north = bounds
+    if east - west >= 360:
+        return [(-180.0, south, 180.0, north)]
+    west, east = (edge - 360 if edge > 180 else edge + 360 if edge < -180 else edge for edge in (west, east))
     return [bounds] if west <= east else [(west, south, 180.0, north), (-180.0, south, east, north)]
 
 
@@ -145,7 +148,9 @@ class _Search:
     def _period(self) -> str | None:
         if self.start is None or self.end is None:
             return None
-        return f"{self.start}T00:00:00Z/{self.end + timedelta(days=1)}T00:00:00Z"
+        # Whoever wants what will ever be writes the last day that there is.
+        after = min(self.end, date.max - timedelta(days=1)) + timedelta(days=1)
+        return f"{self.start}T00:00:00Z/{after}T00:00:00Z"
 
 
 class _TooLargeError(Exception):
