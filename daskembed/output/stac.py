@@ -126,7 +126,7 @@ def write_stac(output: str, root: str | None = None) -> StacResult:
 
 
 def write_items(output: Storage, receipt: Receipt, root: str | None) -> None:
-    """Write the items of a tile's files as far as that can be done; `write_stac` says what it lacks, and leads to them."""
+    """Write the items of a tile's files as far as can be; `write_stac` says of which it cannot, and leads to them."""
     for file in receipt.files:
         with contextlib.suppress(InputError):
             _write_item(output, receipt, file, root)
