@@ -220,6 +220,30 @@ def test_decibels_and_a_checkpoint_of_the_hub():
     assert (asset["href"], asset["file:checksum"]) == ("https://huggingface.co/a/b/resolve/main/w.ckpt", "1220ab")
 
 
+MADE = {"encoder": "clay-v0", "level": "patch", "checkpoint": "c", "shape": [16, 16, 8]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"shape": [16, 0]}, "does not say the shape"),
+        ({"shape": "16"}, "does not say the shape"),
+        ({"level": 1, "encoder": None}, "does not say its encoder and level"),
+        ({"dims": ["row"]}, "does not say what the dimensions"),
+        ({"dims": [1, 2, 3]}, "does not say what the dimensions"),
+        ({"shape": [4, 8]}, "does not say what the dimensions"),
+    ],
+)
+def test_a_file_that_does_not_say_what_it_must(changed, said):
+    with pytest.raises(ValueError, match=said):
+        documents.kind_of(MADE | changed, GPQ, "001")
+
+
+def test_early_files_do_not_name_their_dimensions():
+    assert documents.kind_of(MADE, GPQ, "001")["dims"] == ["row", "col", "embedding"]
+    assert documents.kind_of(MADE | {"shape": [8]}, ZARR, "001")["dims"] == ["embedding"]
+
+
 def test_across_180_degrees(out):
     receipt = read_receipt(Storage(str(out("mean"))), receipt_path("33TUL", "001"))
     place = Place(shapely.MultiPolygon([shapely.box(179, 0, 180, 1), shapely.box(-180, 0, -179, 1)]), {})

@@ -233,7 +233,7 @@ def _write_item(storage: Storage, receipt: Receipt, file: Published, root: str |
         first, last = "-".join(dates.groups()[:3]), "-".join(dates.groups()[3:])
         document = documents.item(receipt, file, kind, place, (first, last), root)
         data = _encoded(document)
-    except (pa.ArrowException, ValueError, LookupError, ShapelyError, pyproj.exceptions.ProjError) as error:
+    except (pa.ArrowException, ValueError, LookupError, TypeError, ShapelyError, pyproj.exceptions.ProjError) as error:
         said = " ".join(str(error).split())[:200]
         raise InputError(f"damaged: {said}; `daskembed validate {storage.url_of(file.name)}` says more") from None
     except FileNotFoundError:

@@ -82,7 +82,8 @@ def kind_of(made: Mapping[str, Any], file: str, version: str) -> Kind:
         raise ValueError(f"it does not say its {' and '.join(missing)}")
     # Early files do not name them.
     dims = kind.setdefault("dims", ["group", "row", "col", "embedding"][-len(shape) :] if len(shape) != 2 else [])
-    if not isinstance(dims, list) or len(dims) != len(shape):
+    named = isinstance(dims, list) and all(isinstance(name, str) for name in dims)
+    if not named or len(dims) != len(shape):
         raise ValueError(f"it does not say what the dimensions of its embeddings {shape} are")
     identity = made.get("identity")
     # A sensor of somebody's own has a digest there, by which it is told from ours of that name.
