@@ -27,6 +27,8 @@ from daskembed.output.protocol import Place
 from daskembed.output.stac_model import model_item
 from daskembed.output.state import read_receipt, receipt_path
 from daskembed.runs import stages
+from daskembed.runs.options import Options, RunOptions
+from daskembed.runs.tiles import resolve
 from daskembed.storage.stores import Storage
 
 GPQ, ZARR = (f"33TUL_20190401_20190416_v001.{suffix}" for suffix in ("gpq", "zarr"))
@@ -497,6 +499,18 @@ def test_an_item_is_written_as_its_file_is_published(tmp_path):
     # What it wrote is what the command would.
     assert daskembed.write_stac(str(tmp_path)).written == 0
     assert {*items(tmp_path)} == {GPQ, ZARR}
+
+
+def test_items_are_published_with_the_links_that_the_catalogue_has(out, chips):
+    def root_of(**options):
+        asked = {"source": str(chips), "output": str(folder), "checkpoint": "untrained:least", **options}
+        return resolve(Options.of(asked, RunOptions))("fp32").stac_root
+
+    folder = out("mean")
+    daskembed.write_stac(str(folder), "https://example.org/e")
+    assert (root_of(stac=True), root_of()) == ("https://example.org/e", None)
+    daskembed.write_stac(str(folder))
+    assert root_of(stac=True) is None
 
 
 def test_a_run_writes_it_and_keeps_the_root(chips, tmp_path):
