@@ -514,7 +514,9 @@ def parts_of(state: Progress) -> list[str]:
 
 def test_line_of_a_run_on_its_way(clock: list[float]) -> None:
     state = Progress(3, "", "")
-    assert parts_of(state) == ["tiles 0/3", "chips 0/0+", "first chips on their way", "0 s elapsed"]
+    assert parts_of(state) == ["tiles 0/3", "chips 0/0+", "listing the first tiles", "0 s elapsed"]
+    state.asks = "earth-search"
+    assert parts_of(state)[2] == "asking earth-search for scenes"
     state.indexed, state.chips = 1, 100
     clock[0] += 20
     assert parts_of(state) == ["tiles 0/3", "chips 0/100+", "first chips on their way", "20 s elapsed"]

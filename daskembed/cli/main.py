@@ -69,7 +69,10 @@ def _look_first(options: argparse.Namespace) -> None:
     from daskembed.storage.stores import Storage
     from daskembed.storage.urls import is_local
 
-    source = open_source(options.source or config.get("source"))
+    try:
+        source = open_source(options.source or config.get("source"))
+    except StorageError as error:
+        raise InputError(str(error)) from None
     if options.region is not None:
         check_region(options.region)
     else:
@@ -134,7 +137,11 @@ def _scenes(options: argparse.Namespace) -> int:
     from daskembed.cli.scenes import as_json, show
     from daskembed.runs.scenes import find_scenes
 
-    found = find_scenes(options.tiles, **keywords(options, RunOptions))
+    asked = keywords(options, RunOptions)
+    try:
+        found = find_scenes(options.tiles, **asked)
+    except StorageError as error:
+        raise InputError(str(error)) from None
     if options.json:
         print(as_json(found))
     else:

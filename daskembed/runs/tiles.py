@@ -117,7 +117,8 @@ def _run(tiles: str | Iterable[str] | None, asked: Options) -> RunResult:
             if is_local(source.url) and shared is False:
                 refuse_source(source, f"of the cluster {chosen!r}")
         if asked.refresh or {*names} - {*kept}:
-            preflight.check_catalogue(source, likely.reading)
+            # Where workers are on other machines they may reach what this one does not.
+            preflight.check_catalogue(source, likely.reading, needed=bool(shared) and not kept)
         return on_cluster(chosen, on_client, start) if isinstance(chosen, str) else on_client(chosen)
 
 
@@ -214,6 +215,7 @@ def _run_on(
         check_conflicts(settings, names, receipts, published)
     workers = fleet.describe(found)
     told = Report(client, "embeddings", names, settings.output, settings.version, asked.progress, asked.events, workers)
+    told.state.asks = settings.source.name if isinstance(settings.source, Catalogue) else ""
     with dashboard.report(client, asked.performance_report):
         passage = Window(client, EmbedTiles(settings, receipts, published, kept), names, told, check).run()
     return replace(told.result(**vars(passage)), expected=recall(settings))
