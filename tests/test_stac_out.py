@@ -509,6 +509,8 @@ def test_items_are_published_with_the_links_that_the_catalogue_has(out, chips):
     folder = out("mean")
     daskembed.write_stac(str(folder), "https://example.org/e")
     assert (root_of(stac=True), root_of()) == ("https://example.org/e", None)
+    change(folder / documents.CATALOG, links=[{"rel": "self", "href": "nowhere"}])
+    assert root_of(stac=True) is None
     daskembed.write_stac(str(folder))
     assert root_of(stac=True) is None
 

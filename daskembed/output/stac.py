@@ -157,13 +157,11 @@ def check_root(root: str | None) -> str | None:
 def kept_root(output: Storage) -> str | None:
     """The `root` that an output's catalogue was written with; None if its links are relative, or there is none."""
     try:
-        found = parse_object(output.get(CATALOG, most=MOST_JSON)).get("links")
-    except (FileNotFoundError, ValueError, InputError):
+        links = parse_object(output.get(CATALOG, most=MOST_JSON))["links"]
+        own = next(one["href"] for one in links if one["rel"] == "self")
+        return check_root(own.removesuffix(f"/{CATALOG}"))
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, StopIteration, InputError):
         return None
-    for link in found if isinstance(found, list) else ():
-        if isinstance(link, dict) and link.get("rel") == "self" and str(link.get("href")).endswith(f"/{CATALOG}"):
-            return str(link["href"]).removesuffix(f"/{CATALOG}")
-    return None
 
 
 def _read_receipts(storage: Storage) -> tuple[list[Receipt], dict[str, str]]:
