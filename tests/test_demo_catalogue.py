@@ -14,6 +14,7 @@ import geopandas as gpd
 import pytest
 
 from daskembed.cli import demo_catalogue
+from daskembed.cli.demo import as_typed
 from daskembed.cli.main import main
 from daskembed.cli.parser import make_parser
 from daskembed.testing import loopback
@@ -25,6 +26,13 @@ def _signals() -> Iterator[None]:
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+def taken_out(output: Path) -> dict[str | None, set[int]]:
+    """What a receipt says of the 1000, by baseline, of Sentinel-2."""
+    receipt = json.loads(next((output / "_daskembed/receipts").glob("*.json")).read_text())
+    items = [item for scene in receipt["scenes"] for item in scene["items"] if item["baseline"]]
+    return {item["baseline"]: set(item["offsets"].values()) for item in items}
 
 
 @pytest.mark.usefixtures("_signals")
@@ -48,19 +56,19 @@ def test_all_that_it_types_works_and_both_servers_are_gone(
     assert "S2A_MSIL2A_20240602T102031_R122_T33TUL_20240602T152031, which is newer" in told
     assert "is cloudy in 71.5 %" in told
     assert "0 chips quarantined" in told or "quarantined  0" in told
+    offered = list[list[str]]()
     for line in told.partition("Both servers are closed")[2].replace("\\\n", " ").splitlines():
-        if line.startswith("  daskembed "):
-            make_parser().parse_args(shlex.split(line)[1:])
-    assert told.count("--encoder clay-v0") == 4
+        if line.startswith(f"  {as_typed('daskembed')} "):
+            offered.append(shlex.split(line)[1:])
+            make_parser().parse_args(offered[-1])
+    assert told.count("--encoder clay-v0") == 5
 
-    file = next((folder / "embeddings").glob("*.gpq"))
+    # In a folder of its own: the demo of chips makes files of the same names.
+    file = next((folder / "scene-embeddings").glob("*.gpq"))
+    assert not (folder / "embeddings").exists()
     frame = gpd.read_parquet(file)
     assert sorted({str(day) for day in frame["date"]}) == ["2021-06-03", "2024-06-02"]
-    receipt = json.loads(next((folder / "embeddings/_daskembed/receipts").glob("*.json")).read_text())
-    offsets = {
-        item["baseline"]: set(item["offsets"].values()) for scene in receipt["scenes"] for item in scene["items"]
-    }
-    assert (offsets["03.00"], offsets["05.10"]) == ({0}, {1000})
+    assert taken_out(folder / "scene-embeddings") == {"03.00": {0}, "05.10": {1000}}
     # Of what is left out no file was ever asked for: there is none.
     assert {request.method for request in asked} == {"GET"}
     shown = json.loads((folder / "scenes/items.json").read_text())["features"]
@@ -69,8 +77,17 @@ def test_all_that_it_types_works_and_both_servers_are_gone(
         with pytest.raises(urllib.error.URLError, match="refused"):
             urllib.request.urlopen(url)
 
-    # Typed again it goes on where it was: the store is where the items of the first time say.
+    # What is left needs neither, and the 1000 is taken out as it was.
     asked.clear()
+    assert main(offered[0]) == 0
+    assert taken_out(folder / "scene-patches") == {"03.00": {0}, "05.10": {1000}}
+    assert sorted(set(gpd.read_parquet(next((folder / "scene-patches").glob("*.gpq")))["date"])) == sorted(
+        set(frame["date"])
+    )
+    assert asked == []
+    capsys.readouterr()
+
+    # Typed again it goes on where it was: the store is where the items of the first time say.
     before = file.read_bytes()
     assert main(["demo", "--source", "stac", str(folder)]) == 0
     assert "0 encoded now" in capsys.readouterr().out

@@ -83,6 +83,10 @@ def test_without_the_extra_it_is_said_what_to_install(
         pass
     with pytest.raises(InputError, match=r"pip install 'daskembed\[stac\]'"):
         demo_catalogue(tmp_path / "demo", "clay-v0", lambda words: 0)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "pystac_client", None)
+    with pytest.raises(InputError, match=r"pystac-client, which is not installed: pip install 'daskembed\[stac\]'"):
+        demo_catalogue(tmp_path / "demo", "clay-v0", lambda words: 0)
     assert not (tmp_path / "demo").exists()
 
 

@@ -134,7 +134,7 @@ def test_settings_of_cubes_are_told_apart_as_before(tmp_path: Path) -> None:
 
 CHOSEN = {
     "max_scene_cloud": 10,
-    "max_scene_nodata": 0.5,
+    "max_scene_nodata": 1.5,
     "scenes": 3,
     "pick": "spread",
     "radar_days": 0,
@@ -147,9 +147,9 @@ def test_which_scenes_of_a_catalogue() -> None:
     catalogue = open_source("earth-search")
     found = choice_of(asked, catalogue)
     assert found == Choice(
-        scenes=3, pick="spread", max_scene_cloud=10, max_scene_nodata=0.5, radar_days=0, resampling="cubic"
+        scenes=3, pick="spread", max_scene_cloud=10, max_scene_nodata=1.5, radar_days=0, resampling="cubic"
     )
-    told = "scenes 3, pick spread, max_scene_cloud 10, max_scene_nodata 0.5, radar_days 0, resampling cubic"
+    told = "scenes 3, pick spread, max_scene_cloud 10, max_scene_nodata 1.5, radar_days 0, resampling cubic"
     assert Reading(choice=found).scenes == {"scenes": told}
     assert str(replace(found, max_scene_cloud=10.0)) == told
     assert choice_of(Options.of({}, RunOptions), catalogue) == Choice()
@@ -172,7 +172,9 @@ def test_what_is_chosen_of_scenes_is_refused_where_there_are_none(tmp_path: Path
     [
         ({"max_scene_cloud": 101}, "`max_scene_cloud=101`: expected percent, from 0 to 100, such as 50"),
         ({"max_scene_cloud": float("nan")}, "`max_scene_cloud=nan`: expected percent, from 0 to 100, such as 50"),
-        ({"max_scene_nodata": -0.5}, "`max_scene_nodata=-0.5`: expected percent, from 0 to 100, such as 50"),
+        ({"max_scene_nodata": -0.5}, "`max_scene_nodata=-0.5`: expected percent, from 0 to 100, such as 20"),
+        ({"max_scene_cloud": 0.5}, "`max_scene_cloud=0.5`: expected percent, 0 or from 1 to 100: did you mean 50?"),
+        ({"max_scene_nodata": 0.2}, "`max_scene_nodata=0.2`: expected percent, 0 or from 1 to 100: did you mean 20?"),
         ({"scenes": 0}, "`scenes=0`: expected a number of dates from 1"),
         ({"radar_days": -1}, "`radar_days=-1`: expected a number of days from 0 to 366, such as 3"),
         ({"radar_days": 10**9}, "`radar_days=1000000000`: expected a number of days from 0 to 366, such as 3"),

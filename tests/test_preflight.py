@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
+from test_catalogue import MINIMAL, items_file
 from test_state import RECEIPT
 
 import daskembed
@@ -40,6 +41,7 @@ def place(tmp_path: Path, chips: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data" / "other.zarr" / "zarr.json").touch()
     (tmp_path / "embedded" / "_daskembed").mkdir(parents=True)
     (tmp_path / "tiles.txt").write_text("33TUL\n22JG5\n")
+    (tmp_path / "listed.json").touch()
     (tmp_path / "mine.yaml").write_text("description: no class\n")
     (tmp_path / "none.yaml").write_text("class: no_library_of_ours.Cluster\n")
     monkeypatch.chdir(tmp_path)
@@ -85,6 +87,37 @@ MISTAKES: dict[str, tuple[tuple[str, ...], int, str]] = {
         "no file tiels.txt: give a text",
     ),
     "source": ((*FETCHED, "--source", "data/chisp"), 2, "data/chisp; did you mean {here}/data/chips?"),
+    "no source at all": (
+        (*FETCHED, "--source", "nowhere"),
+        2,
+        "nowhere: --source takes the folder above the tiles, or a catalogue: earth-search, planetary-computer, cdse, s",
+    ),
+    "file of items": ((*FETCHED, "--source", "listed.jsn"), 2, "listed.jsn; did you mean {here}/listed.json?"),
+    "collection": (
+        (*FETCHED, "--source", "sentinel-2-c1-l2a"),
+        2,
+        "did you mean earth-search, which list the collection sentinel-2-c1-l2a?",
+    ),
+    "slashes of a STAC API": (
+        (*FETCHED, "--source", "stac+https:/stac.example/v1"),
+        2,
+        "stac+https:/stac.example/v1 is no STAC API: expected stac+https://HOST/PATH, with two slashes",
+    ),
+    "STAC API without its prefix": (
+        (*FETCHED, "--source", "https://stac.example/v1"),
+        2,
+        "if it is a STAC API, type stac+https://stac.example/v1",
+    ),
+    "region with spaces": (
+        ("tiles", "--region", "-12.6", "45.9", "-12.4", "46"),
+        2,
+        "; did you mean --region -12.6,45.9,-12.4,46?",
+    ),
+    "region with commas and spaces": (
+        (*RUN, "--source", "data/chips", "--region", "12.4,", "45.9,", "12.6,", "46"),
+        2,
+        "; did you mean --region 12.4,45.9,12.6,46?",
+    ),
     "too deep": (
         (*FETCHED, "--source", "data/chips/33TUL"),
         2,
@@ -298,6 +331,28 @@ def test_chips_in_the_folder_of_a_date_are_a_source_and_told_of(
     assert preflight.check_source(Storage(str(chips)), ["33TUL"])
     assert preflight.check_source(Storage(str(tmp_path / "33TUL" / "chips")), ["33TUL"])
     assert caplog.messages == []
+
+
+def test_a_catalogue_of_a_folder_is_meant_and_not_the_folder_of_its_files(tmp_path: Path) -> None:
+    scenes = tmp_path / "scenes"
+    (scenes / "sentinel2-l2" / "33TUL").mkdir(parents=True)
+
+    def told() -> str:
+        with pytest.raises(InputError) as caught:
+            preflight.check_source(Storage(str(scenes)), ["33TUL"])
+        return str(caught.value)
+
+    # What only looks like one is none.
+    (scenes / "a.json").write_text("{}")
+    (scenes / "a.yaml").write_text("class: dask.distributed.LocalCluster")
+    assert told().endswith(f"`source='{scenes}/sentinel2-l2'`")
+    items_file(scenes / "items.json", "sentinel-2-l2a")
+    assert told().endswith(f"a catalogue of scenes is there: `source='{scenes}/items.json'`")
+    # A description says where the 1000 is; one of a file needs no server.
+    (scenes / "catalogue.yaml").write_text(MINIMAL)
+    assert told().endswith(f"`source='{scenes}/catalogue.yaml'`")
+    (scenes / "local.yaml").write_text(MINIMAL.replace("https://stac.example/v1", "items.json"))
+    assert told().endswith(f"`source='{scenes}/local.yaml'`")
 
 
 def test_a_tile_beyond_the_first_ones_is_found(tmp_path: Path) -> None:

@@ -174,6 +174,19 @@ def test_what_lies_beyond_utm_is_said_to_be_left_out(caplog: pytest.LogCaptureFi
     assert record.getMessage() == "warning: what of the `region` lies beyond 84 N is left out: MGRS tiles end there"
 
 
+def test_west_and_east_that_are_swapped_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert len(tiles_of_region("12.6,45.9,12.4,46")) >= 300
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "warning: the `region` 12.6,45.9,12.4,46 goes 359.8 degrees around the Earth, for its west is more than its "
+        "east: did you mean `region='12.4,45.9,12.6,46'`?"
+    )
+    caplog.clear()
+    for fine in ("179,-17,-179,-16", "-120,10,120,10.1"):
+        tiles_of_region(fine)
+    assert not caplog.records
+
+
 # What says a region
 
 

@@ -66,6 +66,8 @@ class _Parser(argparse.ArgumentParser):
             known = self._option_string_actions
             hints = [did_you_mean(one.partition("=")[0], known) for one in unknown if one[:1] == "-"]
             hints += [f"; did you mean --check {one}?" for one in unknown if one[:1] != "-" and "--check" in known]
+            if "--region" in known and (degrees := _degrees_apart(args)):
+                hints = [f"; did you mean --region {degrees}?"]
             self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
         return found, unknown
 
@@ -88,6 +90,12 @@ def _with_west(args: list[str]) -> list[str]:
         else:
             joined.append(one)
     return joined
+
+
+def _degrees_apart(args: list[str]) -> str | None:
+    """The degrees of a region with commas, where they are typed with spaces between them."""
+    text = re.search(r"(?:^|\s)--region[= ]((?:-?[\d.]+,?\s+){3}-?[\d.]+)(?:\s|$)", " ".join(args))
+    return text and ",".join(re.split(r"[,\s]+", text[1]))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -208,13 +216,31 @@ def make_parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="everything as one JSON document")
     form.add_argument("--quarantined", action="store_true", help="the quarantined chips as CSV")
 
+    stac = commands.add_parser(
+        "stac",
+        help="a STAC catalogue of the published files, for what finds data by place and date",
+        description="Write a STAC catalogue into OUTPUT/_stac/: an item a published file, a collection of each "
+        "encoder, level, format and version, and an item a model. Again, it writes what has changed, and removes items "
+        "of files that are gone.",
+        epilog="exit status: 0 all files have an item, 1 stopped by a store, 2 OUTPUT is no output of daskembed, 3 "
+        "some files are left out",
+    )
+    stac.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    stac.add_argument(
+        "--root",
+        metavar="URL",
+        help="where others find OUTPUT: makes all links absolute (default: relative ones, which can be moved)",
+    )
+
     validate = commands.add_parser(
         "validate",
         help="check published files: footer, values, places, dates, receipt",
         description="Check published files against what they say of themselves, and against their receipts.",
         epilog="exit status: 0 all sound, 2 nothing could be looked at, 3 problems found",
     )
-    validate.add_argument("files", nargs="+", metavar="FILE", help="*.gpq, *.zarr, or folders of them: paths or URLs")
+    validate.add_argument(
+        "files", nargs="+", metavar="FILE", help="*.gpq, *.zarr, _stac, or folders of them: paths or URLs"
+    )
     validate.add_argument("--json", action="store_true", help="everything as one JSON document")
     return parser
 

@@ -6,6 +6,7 @@ import difflib
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from daskembed.errors import InputError, StorageDeniedError, StorageError, Stora
 from daskembed.geo.mgrs import tile_in
 from daskembed.sensors.bands import CLAY_V0
 from daskembed.sources.origin import Origin
-from daskembed.sources.stac.catalogue import Catalogue
+from daskembed.sources.stac.catalogue import DESCRIPTIONS, FILES_OF_ITEMS, Catalogue, find_catalogue, packaged
 from daskembed.sources.stac.roles import parts_of
 from daskembed.sources.stac.search import collections_of
 from daskembed.storage.stores import Storage
@@ -143,9 +144,16 @@ def _missing(source: Storage, tiles: Sequence[str]) -> str:
     if path.is_file():
         hint = _above(path.as_posix()) or f"`source` takes the folder above the tiles, such as {path.parent}"
         return f"{path} is a file: {hint}"
-    siblings = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
-    found = difflib.get_close_matches(path.name, siblings, n=1)
-    return f"no folder {path}" + (f"; did you mean {path.parent / found[0]}?" if found else "")
+    beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    likely = [one.name for one in beside if one.is_dir() or one.name.lower().endswith(DESCRIPTIONS + FILES_OF_ITEMS)]
+    if found := difflib.get_close_matches(path.name, likely, n=1):
+        return f"no folder {path}; did you mean {path.parent / found[0]}?"
+    if listing := [name for name, one in packaged().items() if path.name in one.collections]:
+        return f"no folder {path}; did you mean {' or '.join(listing)}, which list the collection {path.name}?"
+    return (
+        f"no folder {path}: `source` takes the folder above the tiles, or a catalogue: {', '.join(packaged())}, "
+        "stac+https://HOST/PATH, or a file of items (.json, .parquet) or of a catalogue of your own (.yaml)"
+    )
 
 
 def _named_after(url: str) -> str | None:
@@ -170,10 +178,27 @@ def _meant(source: Storage, wanted: set[str], pool: ThreadPoolExecutor) -> str |
     names = set(_names(source))
     if names & {"zarr.json", ".zgroup", ".zmetadata"}:
         return f"it is a Zarr store: `source` takes the folder of stores, each named after its tile, {min(wanted)}.zarr"
+    # Before what is below: granules by themselves would be neither joined nor freed of the 1000.
+    if is_local(source.url) and (described := _described(source, names)):
+        return f"a catalogue of scenes is there: `source={source.url_of(described)!r}`"
     folders = source.folders()[:AT_ONCE]
     below = pool.map(lambda folder: any(tile_in(name) in wanted for name in _names(source, folder)), folders)
     if found := [folder for folder, has in zip(folders, below, strict=True) if has]:
         return f"it is above the folder of the tiles: `source={source.url_of(found[0])!r}`"
+    return None
+
+
+def _described(source: Storage, names: Collection[str]) -> str | None:
+    """The name of a catalogue's description, or else of a file of items, that lies right in a folder."""
+    for endings in (DESCRIPTIONS, FILES_OF_ITEMS):
+        found = []
+        for name in sorted(name for name in names if name.lower().endswith(endings))[:AT_ONCE]:
+            with suppress(InputError, StorageError):
+                if catalogue := find_catalogue(source.url_of(name)):
+                    found.append((not catalogue.is_file, name))
+        if found:
+            # What is a file can be read; a server may be gone.
+            return min(found)[1]
     return None
 
 

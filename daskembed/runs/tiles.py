@@ -15,6 +15,7 @@ from daskembed.errors import InputError
 from daskembed.output import lock
 from daskembed.output.protocol import check_dtype, get_format, parse_formats
 from daskembed.output.published import check_version, published_files
+from daskembed.output.stac import complete, kept_root
 from daskembed.output.state import Receipt, TileRecord, read_receipts, sweep, write_failure
 from daskembed.runs import dashboard, fleet, preflight, stages
 from daskembed.runs.conflicts import check_conflicts
@@ -61,6 +62,14 @@ def run(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions])
         and the same run goes on from there.
     """
     asked = Options.of(options, RunOptions)
+    result = _run(tiles, asked)
+    if asked.stac:
+        output = Storage(asked.output)
+        complete(output, kept_root(output))
+    return result
+
+
+def _run(tiles: str | Iterable[str] | None, asked: Options) -> RunResult:
     chosen = asked.cluster
     start: dict[str, Any] = {
         "cluster_arguments": asked.cluster_arguments,
@@ -165,6 +174,8 @@ def resolve(asked: Options, ask: Callable[[Reading], None] = lambda reading: Non
             chips_a_block=chips_a_block(encoder, level),
             formats=formats,
             dtype=dtype,
+            stac=asked.stac,
+            stac_root=kept_root(output) if asked.stac else None,
         )
 
     return decide

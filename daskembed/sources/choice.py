@@ -35,10 +35,15 @@ class Choice:
 
     def check(self) -> None:
         """Raise `InputError` if it makes no sense."""
-        for name in ("max_scene_cloud", "max_scene_nodata"):
+        for name, such in (("max_scene_cloud", 50), ("max_scene_nodata", 20)):
             # Written so that NaN is refused.
             if not 0 <= (percent := getattr(self, name)) <= 100:
-                raise InputError(f"`{name}={percent:g}`: expected percent, from 0 to 100, such as 50")
+                raise InputError(f"`{name}={percent:g}`: expected percent, from 0 to 100, such as {such}")
+            # The share that `max_cloud` is was meant, and all would be left out.
+            if 0 < percent < 1:
+                raise InputError(
+                    f"`{name}={percent:g}`: expected percent, 0 or from 1 to 100: did you mean {100 * percent:g}?"
+                )
         if self.scenes < 1:
             raise InputError(f"`scenes={self.scenes}`: expected a number of dates from 1")
         if not 0 <= self.radar_days <= MOST_RADAR_DAYS:

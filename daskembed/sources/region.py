@@ -102,6 +102,13 @@ def read_region(text: str) -> str:
     if (edges := _degrees(text)) is not None:
         from daskembed.geo.footprints import box
 
+        west, south, east, north = edges
+        if (span := east - west + 360) < 360 and span > 180:
+            swapped = ",".join(map(exact, (east, south, west, north)))
+            _log.warning(
+                f"warning: the `region` {text} goes {exact(span)} degrees around the Earth, for its west is more than "
+                f"its east: did you mean `region={swapped!r}`?"
+            )
         return str(shapely.to_wkt(box(*edges), rounding_precision=-1))
     check_region(text)
     name = redact(text)

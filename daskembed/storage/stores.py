@@ -76,8 +76,8 @@ class Storage:
         object.__setattr__(self, "url", root.rstrip("/") or "/")
         if root.startswith(("https://", "http://")):
             raise InputError(
-                f"{self.url}: a folder of the web cannot be listed; give the STAC catalogue that lists its files, as "
-                "stac+https://HOST/PATH, or a store in s3://, gs:// or az://"
+                f"{self.url}: a folder of the web cannot be listed; if it is a STAC API, type stac+{self.url}; else "
+                "give the one that lists its files, as stac+https://HOST/PATH, or a store in s3://, gs:// or az://"
             )
         if not is_local(root) and root.partition("://")[0] not in SCHEMES:
             raise InputError(f"{self.url}: unknown scheme; give a folder or a URL in {'://, '.join(SCHEMES)}://")

@@ -151,8 +151,8 @@ def find_rustac() -> Path:
 
 
 @contextlib.contextmanager
-def serve_catalogue(items: str | Path) -> Iterator[str]:
-    """A STAC API with the items of an ItemCollection; gives its URL.
+def serve_catalogue(items: str | Path, port: int = 0) -> Iterator[str]:
+    """A STAC API with the items of an ItemCollection, on a port, or on a free one for 0; gives its URL.
 
     It is rustac's: one with collections, bounding boxes, times and pages, and without sort, query and filter.
 
@@ -163,12 +163,8 @@ def serve_catalogue(items: str | Path) -> Iterator[str]:
     StorageError
         If it does not start.
     """
-    program = Path(sys.executable).with_name("rustac")
-    if not program.exists():
-        raise InputError(
-            "a STAC API on this machine needs rustac, which is not installed: pip install 'daskembed[stac]'"
-        )
-    port = _free_port()
+    program = find_rustac()
+    port = port or _free_port()
     command = [str(program), "serve", str(items), "--create-collections", "-a", f"127.0.0.1:{port}"]
     server = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

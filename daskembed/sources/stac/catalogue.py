@@ -119,6 +119,8 @@ def find_catalogue(source: str) -> Catalogue | None:
     lowered = source.lower()
     if lowered.startswith(API):
         return _api(_checked(source).removeprefix("stac+").rstrip("/"), source.rstrip("/"))
+    if lowered.startswith("stac+"):
+        raise InputError(f"{redact(source)} is no STAC API: expected stac+https://HOST/PATH, with two slashes")
     if lowered.endswith(DESCRIPTIONS):
         return _parse(read_described(source, "catalogue"), Path(source).name, source)
     # What has such a name may be a folder, too.
