@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from daskembed.errors import TileError as TileError
     from daskembed.index import index_tile as index_tile
     from daskembed.output.open import open_embeddings as open_embeddings
+    from daskembed.output.stac import StacResult as StacResult
+    from daskembed.output.stac import write_stac as write_stac
     from daskembed.output.status import status as status
     from daskembed.output.tile_status import OutputStatus as OutputStatus
+    from daskembed.output.tile_status import StacStatus as StacStatus
     from daskembed.output.tile_status import TileStatus as TileStatus
     from daskembed.output.validate.check import validate as validate
     from daskembed.output.validate.findings import Finding as Finding
@@ -73,6 +76,7 @@ _HOME = {
     "write_cubes": "runs.cubes",
     "connect": "clusters.connection",
     "status": "output.status",
+    "write_stac": "output.stac",
     "validate": "output.validate.check",
     "Encoder": "encoders.protocol",
     "Description": "encoders.description",
@@ -90,8 +94,10 @@ _HOME = {
     "TileScenes": "runs.scenes",
     "SceneItem": "runs.scenes",
     "Expected": "runs.results",
+    "StacResult": "output.stac",
     "OutputStatus": "output.tile_status",
     "TileStatus": "output.tile_status",
+    "StacStatus": "output.tile_status",
     "Finding": "output.validate.findings",
     "DaskembedError": "errors",
     "InputError": "errors",

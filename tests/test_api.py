@@ -41,7 +41,7 @@ WORDS = {
     # which scenes of a catalogue
     *("max_scene_cloud", "max_scene_nodata", "scenes", "pick", "radar_days", "resampling", "refresh"),
     # what is written
-    *("format", "dtype", "overwrite"),
+    *("format", "dtype", "overwrite", "stac", "root"),
     # where it runs
     *("cluster", "cluster_arguments", "workers", "listen", "tls", "device", "price_per_hour"),
     # what is told

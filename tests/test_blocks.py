@@ -195,3 +195,25 @@ def test_a_file_that_was_given_up_is_closed_and_opened_again(web: Web, monkeypat
     assert blocks.open_file(f"{web.url}/a.tif", ()) is not first
     np.testing.assert_array_equal(first.read(slice(0, 9), slice(0, 9)), PIXELS[:9, :9])
     assert not first._free
+
+
+def test_a_file_given_up_while_it_is_opened_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Datasets that are left to the garbage collector crash GDAL."""
+    for name in ("first.tif", "second.tif"):
+        with rasterio.open(tmp_path / name, "w", driver="GTiff", width=64, height=64, count=1, dtype="uint8") as file:
+            file.write(np.full((1, 64, 64), 7, np.uint8))
+    go, fetch = threading.Event(), blocks.fetch
+
+    def slowly(url: str, *args: Any, **more: Any) -> Any:
+        assert not url.endswith("first.tif") or go.wait(30)
+        return fetch(url, *args, **more)
+
+    monkeypatch.setattr(blocks, "fetch", slowly)
+    monkeypatch.setattr(blocks, "MOST_FILES", 1)
+    first = blocks.start(str(tmp_path / "first.tif"), ())
+    blocks.start(str(tmp_path / "second.tif"), ()).result()
+    go.set()
+    pixels = first.result().read(slice(0, 64), slice(0, 64))
+    assert (pixels == 7).all()
+    assert first.result()._closed
+    assert not first.result()._free

@@ -193,9 +193,10 @@ def test_flags_are_handed_over(calls: list[Any], tmp_path: Path) -> None:
         "resampling": "cubic",
         "performance_report": "/report.html",
     }
+    true = {"overwrite": True, "tls": True, "refresh": True, "stac": True}
     given = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     given += ["--offset", "0,256", "--edge", "pad", "--no-reject-zeros", "--reject-nan", "--max-cloud", "0.5"]
-    assert main(["run", "--tiles", "27WXN", *given, "--cluster-arg", "a.b=2", "--overwrite", "--tls", "--refresh"]) == 0
+    assert main(["run", "--tiles", "27WXN", *given, "--cluster-arg", "a.b=2", *map("--{}".format, true)]) == 0
     ((tiles, options),) = calls
     assert callable(options.pop("progress"))
     assert options.pop("cluster_arguments") == {"a": {"b": 2}}
@@ -204,7 +205,7 @@ def test_flags_are_handed_over(calls: list[Any], tmp_path: Path) -> None:
     assert options.pop("max_quarantined") is None
     whole = {"offset": (0, 256), "edge": "pad", "rules": Rules(False, True, 0.5)}
     assert options.pop("region") is None
-    assert (tiles, options) == ("27WXN", {**flags, **whole, "overwrite": True, "tls": True, "refresh": True})
+    assert (tiles, options) == ("27WXN", flags | whole | true)
 
 
 def test_flags_left_out_are_left_to_the_configuration(calls: list[Any]) -> None:
@@ -215,6 +216,7 @@ def test_flags_left_out_are_left_to_the_configuration(calls: list[Any]) -> None:
     assert options.pop("overwrite") is False
     assert options.pop("tls") is False
     assert options.pop("refresh") is False
+    assert options.pop("stac") is False
     assert options.pop("retry_quarantined") is False
     assert options.pop("cluster_arguments") == {}
     assert set(options.values()) == {None}
@@ -513,7 +515,9 @@ def parts_of(state: Progress) -> list[str]:
 
 def test_line_of_a_run_on_its_way(clock: list[float]) -> None:
     state = Progress(3, "", "")
-    assert parts_of(state) == ["tiles 0/3", "chips 0/0+", "first chips on their way", "0 s elapsed"]
+    assert parts_of(state) == ["tiles 0/3", "chips 0/0+", "listing the first tiles", "0 s elapsed"]
+    state.asks = "earth-search"
+    assert parts_of(state)[2] == "asking earth-search for scenes"
     state.indexed, state.chips = 1, 100
     clock[0] += 20
     assert parts_of(state) == ["tiles 0/3", "chips 0/100+", "first chips on their way", "20 s elapsed"]

@@ -205,7 +205,7 @@ def helped(name: str) -> set[str]:
     return set(re.findall("--[a-z-]+", told.getvalue())) - {"--help"}
 
 
-COMMANDS = ("run", "plan", "scenes", "cube", "tiles", "clusters", "doctor", "demo", "status", "validate")
+COMMANDS = ("run", "plan", "scenes", "cube", "tiles", "clusters", "doctor", "demo", "status", "stac", "validate")
 
 
 @pytest.mark.parametrize("page", PAGES)

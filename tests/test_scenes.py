@@ -920,13 +920,13 @@ def test_a_refused_tile_counts_as_its_chips_where_a_file_would_become_shorter(
     encoder = daskembed.load_encoder("untrained:least", precision="fp32")
     places = Storage(str(tmp_path)), Storage(str(tmp_path / "out"))
     chosen = settings.Settings(*places, encoder, "mean", "quarantine", Reading(), "001", 64)
-    found = stages._look(chosen, TILE, None, [], {})
+    found = stages._look(chosen, TILE, None, [], {}, None)
     assert found is not None
     assert list(found[0].quarantined) == [str(bad)]
     with pytest.raises(TileError, match=r"6 of its 12 chips would newly be quarantined.*20190501.tif has 12 bands"):
-        stages._look(chosen, TILE, None, ["earlier.parquet"], {})
-    assert stages._look(chosen, TILE, None, ["earlier.parquet"], found[0].quarantined) is not None
-    assert stages._look(replace(chosen, max_quarantined=1), TILE, None, ["earlier.parquet"], {}) is not None
+        stages._look(chosen, TILE, None, ["earlier.parquet"], {}, None)
+    assert stages._look(chosen, TILE, None, ["earlier.parquet"], found[0].quarantined, None) is not None
+    assert stages._look(replace(chosen, max_quarantined=1), TILE, None, ["earlier.parquet"], {}, None) is not None
 
 
 def test_what_is_finished_beside_a_refused_tile_stays_so_whatever_messages_call_arguments(tmp_path: Path) -> None:

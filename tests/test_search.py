@@ -143,13 +143,20 @@ def test_a_server_with_no_known_collection(tmp_path):
     assert "a .yaml file says which assets of others hold which bands" in str(caught.value)
 
 
-def test_a_server_that_is_not_there():
+def test_a_server_that_is_not_there(caplog):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         with dask.config.set({"daskembed.retry-timeout": 0.5}), pytest.raises(StorageError) as caught:
             find_catalogue(f"stac+{url}")
-    assert str(caught.value) == f"{url}: [Errno 111] Connection refused: the catalogue does not answer"
+    assert str(caught.value) == (
+        f"{url}: the catalogue does not answer (connection refused, asked again for 0.5 s (`retry-timeout`)); check "
+        "its address, the network, and HTTPS_PROXY where there is a proxy"
+    )
+    # Said once, and at once.
+    assert [one.getMessage() for one in caplog.records if "daskembed" in one.name] == [
+        f"warning: {url} does not answer (connection refused): trying again for 0.5 s; Ctrl-C stops"
+    ]
 
 
 def test_a_file_of_items_in_a_bucket_and_on_the_web(s3, s3_server):

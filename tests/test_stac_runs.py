@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import catalogues
+import dask
 import geopandas as gpd
 import numpy as np
 import pytest
@@ -336,9 +338,9 @@ def test_what_is_to_be_installed_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_a_catalogue_without_the_collection_is_refused(monkeypatch: pytest.MonkeyPatch, mine: str) -> None:
     settings = resolve(Options.of(asked("earth-search", Path(mine).parent / "out"), RunOptions))("fp32")
-    monkeypatch.setattr(preflight, "collections_of", lambda url: ["sentinel-2-l1c", "landsat"])
+    monkeypatch.setattr(preflight, "collections_of", lambda url, again: ["sentinel-2-l1c", "landsat"])
     with pytest.raises(InputError, match="earth-search has no collection sentinel-2-c1-l2a: found landsat, sentinel-2"):
-        preflight.check_catalogue(settings.source, settings.reading)
+        preflight.check_catalogue(settings.source, settings.reading, needed=True)
 
 
 def test_a_cube_straight_from_a_catalogue(
@@ -371,3 +373,22 @@ def test_a_cube_straight_from_a_catalogue(
     assert [tile.status for tile in result.tiles] == ["done"]
     cube = xr.open_zarr(tmp_path / "cubes" / f"{TILE}.zarr")
     assert list(cube["time"].dt.strftime("%Y-%m-%d").values) == [SECOND]
+
+
+def test_a_catalogue_that_is_not_there_ends_each_command_alike(
+    mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free, dask.config.set({"daskembed.retry-timeout": 0}):
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        catalogues.edit(Path(mine), url=url)
+        flags = ["--tiles", TILE, "--dates", SENTINEL_2["dates"], "--encoder", "clay-v1.5", "--checkpoint"]
+        flags += ["untrained:least", "--output", str(tmp_path / "out"), "--source"]
+        told = f"daskembed: {url}: the catalogue does not answer (connection refused); check its address, the network,"
+        for command in (["scenes"], ["plan", "--device", "cpu"], ["run"]):
+            for source in (mine, f"stac+{url}"):
+                assert main([*command, *flags, source]) == 2, command
+                captured = capsys.readouterr()
+                assert captured.out == ""
+                assert told in captured.err
+                assert "what is finished stays" not in captured.err

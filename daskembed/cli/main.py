@@ -69,7 +69,10 @@ def _look_first(options: argparse.Namespace) -> None:
     from daskembed.storage.stores import Storage
     from daskembed.storage.urls import is_local
 
-    source = open_source(options.source or config.get("source"))
+    try:
+        source = open_source(options.source or config.get("source"))
+    except StorageError as error:
+        raise InputError(str(error)) from None
     if options.region is not None:
         check_region(options.region)
     else:
@@ -134,7 +137,11 @@ def _scenes(options: argparse.Namespace) -> int:
     from daskembed.cli.scenes import as_json, show
     from daskembed.runs.scenes import find_scenes
 
-    found = find_scenes(options.tiles, **keywords(options, RunOptions))
+    asked = keywords(options, RunOptions)
+    try:
+        found = find_scenes(options.tiles, **asked)
+    except StorageError as error:
+        raise InputError(str(error)) from None
     if options.json:
         print(as_json(found))
     else:
@@ -223,6 +230,20 @@ def _status(options: argparse.Namespace) -> int:
     return 0 if found.sound else 3
 
 
+def _stac(options: argparse.Namespace) -> int:
+    from daskembed.output.stac import write_stac
+    from daskembed.text import counted, visible
+
+    made = write_stac(options.output, options.root)
+    say(visible(made.catalog))
+    for name, count in made.collections.items():
+        say(visible(f"  {name}: {counted(count, 'item')}"))
+    say(f"{counted(made.written, 'item')} written, {made.removed} removed")
+    for name, reason in made.left_out.items():
+        say(visible(with_flags(f"left out: {name}: {reason}")))
+    return 3 if made.left_out else 0
+
+
 def _validate(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
@@ -261,5 +282,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "doctor": _doctor,
     "demo": _demo,
     "status": _status,
+    "stac": _stac,
     "validate": _validate,
 }

@@ -24,6 +24,8 @@ exit status:
   0  all tiles done          3  done, some chips quarantined    4  some tiles failed
   1  stopped by a store      2  refused before starting         130  interrupted
 
+A catalogue that does not answer: 2 before a cluster of this machine is started, 4 once workers ask it.
+
 Defaults can be set in Dask's configuration (daskembed.*) or as DASK_DASKEMBED__OUTPUT and so on.
 """
 _TILES: dict[str, Any] = {"metavar": "FILE|IDS", "help": "file of MGRS tile ids, one a line, or the ids"}
@@ -125,7 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Say what `run` will take with the same flags. Reads listings, and measures this machine on some "
         "chips unless a device is named. Starts no cluster and leaves the output as it is. The summary of "
         "a run with the same flags on this machine says how the plan did.",
-        epilog="exit status: 0, or 2 if the run would be refused or a store does not answer",
+        epilog="exit status: 0, or 2 if the run would be refused, or a store or catalogue does not answer",
     )
     plan.add_argument("--device", choices=list(DEVICES), help="plan for such machines (default: measure this one)")
     plan.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of one machine, in any currency")
@@ -137,7 +139,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Say which scenes of a catalogue `run` would use with the same flags, a tile at a time, and of "
         "those that it would not, why. Of tiles that are begun or finished it says what their records or receipts do. "
         "Reads no pixels, starts no cluster and leaves the output as it is.",
-        epilog="exit status: 0, 2 if the run would be refused, or 4 if some tiles have no scene",
+        epilog="exit status: 0, 2 if the run would be refused or the catalogue does not answer, or 4 if some tiles "
+        "have no scene",
     )
     scenes.add_argument("--json", action="store_true", help="everything as one JSON document")
 
@@ -213,13 +216,31 @@ def make_parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="everything as one JSON document")
     form.add_argument("--quarantined", action="store_true", help="the quarantined chips as CSV")
 
+    stac = commands.add_parser(
+        "stac",
+        help="a STAC catalogue of the published files, for what finds data by place and date",
+        description="Write a STAC catalogue into OUTPUT/_stac/: an item a published file, a collection of each "
+        "encoder, level, format and version, and an item a model. Again, it writes what has changed, and removes items "
+        "of files that are gone.",
+        epilog="exit status: 0 all files have an item, 1 stopped by a store, 2 OUTPUT is no output of daskembed, 3 "
+        "some files are left out",
+    )
+    stac.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    stac.add_argument(
+        "--root",
+        metavar="URL",
+        help="where others find OUTPUT: makes all links absolute (default: relative ones, which can be moved)",
+    )
+
     validate = commands.add_parser(
         "validate",
         help="check published files: footer, values, places, dates, receipt",
         description="Check published files against what they say of themselves, and against their receipts.",
         epilog="exit status: 0 all sound, 2 nothing could be looked at, 3 problems found",
     )
-    validate.add_argument("files", nargs="+", metavar="FILE", help="*.gpq, *.zarr, or folders of them: paths or URLs")
+    validate.add_argument(
+        "files", nargs="+", metavar="FILE", help="*.gpq, *.zarr, _stac, or folders of them: paths or URLs"
+    )
     validate.add_argument("--json", action="store_true", help="everything as one JSON document")
     return parser
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from daskembed.runs.results import Event
 
-_ALSO = ("tiles", "device", "price_per_hour", "quarantined")
+_ALSO = ("tiles", "device", "price_per_hour", "quarantined", "root")
 FLAGS = {name: flag_of(name) for name in (*RunOptions.__annotations__, *RULES, *_ALSO)}
 """What is a flag here and an argument, or an attribute, in Python."""
 

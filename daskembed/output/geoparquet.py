@@ -14,9 +14,10 @@ import pyproj
 import shapely
 
 from daskembed.documents import parse_object
+from daskembed.geo import wkb
 from daskembed.geo.footprints import bounding_box, box
 from daskembed.output.parts import cast_vectors, rows_a_group
-from daskembed.output.protocol import Published
+from daskembed.output.protocol import Place, Published
 from daskembed.timings import timed
 
 if TYPE_CHECKING:
@@ -117,6 +118,15 @@ def read_provenance(output: Storage, name: str) -> dict[str, Any] | None:
         return None if text is None else parse_object(text)
     except (pa.ArrowInvalid, ValueError):
         return None
+
+
+def read_place(output: Storage, name: str) -> Place:
+    """The footprints of a file's rows, joined."""
+    with pq.ParquetFile(output.open_reader(name)) as file:
+        values = file.read(columns=["geometry"])["geometry"].to_pylist()
+    wkb.check(distinct := sorted(set(values)))
+    # On a grid of a centimetre neighbours meet, whatever the last digits of their corners are.
+    return Place(shapely.union_all(shapely.from_wkb(distinct), grid_size=1e-7), {})
 
 
 def _cast(table: pa.Table, kind: pa.DataType, dtype: str) -> pa.Table:

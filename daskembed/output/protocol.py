@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import geopandas as gpd
+    import shapely
 
     from daskembed.encoders.description import Description
     from daskembed.output import geoparquet, zarr
@@ -33,6 +34,16 @@ class Published:
     """Bytes; of all its objects."""
     sha256: str
     """Of the file; of a store as `daskembed.output.geozarr.digest` makes it of its objects'."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the embeddings of a file are."""
+
+    footprint: shapely.Geometry
+    """In degrees, OGC:CRS84; in two parts where it crosses 180 degrees."""
+    projection: dict[str, Any]
+    """The grid that they lie on, in the fields of STAC's extension ``proj``; empty if there is none."""
 
 
 class Format(Protocol):
@@ -65,6 +76,9 @@ class Format(Protocol):
 
     def read_provenance(self, output: Storage, name: str) -> dict[str, Any] | None:
         """What a published file says of how it was made; None if it does not."""
+
+    def read_place(self, output: Storage, name: str) -> Place:
+        """Where the embeddings of a published file are; raises `ValueError` if it does not say that."""
 
     def remove(self, output: Storage, name: str) -> None:
         """Remove a file, whether it is complete or not."""

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 from daskembed.errors import InputError
 from daskembed.geo.mgrs import check_tile, read_tiles
 from daskembed.output.published import list_published
+from daskembed.output.stac_documents import STAC, item_of
 from daskembed.output.state import (
     CUBES,
     RECEIPTS,
@@ -24,13 +25,15 @@ from daskembed.output.state import (
     read_record,
 )
 from daskembed.output.status_cubes import judge_cubes
-from daskembed.output.tile_status import OutputStatus, TileStatus
+from daskembed.output.tile_status import OutputStatus, StacStatus, TileStatus
 from daskembed.storage.stores import Storage
 
 _TILE = r"(?P<tile>\d\d[A-Z]{3})"
 _VERSION = r"_v(?P<version>[0-9A-Za-z]+)"
 _STATE_FILE = re.compile(_TILE + _VERSION + r"\.json")
 _PART = re.compile(re.escape(f"{STATE}/parts/") + _TILE + _VERSION + r"/(?P<key>[^/]+)/\d+\.parquet")
+
+_FILE = re.compile(_TILE + r"_\d+_\d+" + _VERSION + r"\.")
 
 _Key = tuple[str, str]
 _Kept = TypeVar("_Kept", Receipt, TileRecord)
@@ -69,7 +72,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     if not published and not state:
         raise InputError(
             f"{storage.url} is no output of daskembed: it holds neither {STATE}/ nor files such as "
-            "33TUL_20190401_20190416_v001.gpq; " + (_below(storage) or "give the `output` of a run")
+            "33TUL_20190401_20190416_v001.gpq; " + (_beside(storage) or "give the `output` of a run")
         )
     parts: dict[_Key, Counter[str]] = {}
     for entry in state:
@@ -94,11 +97,25 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
         embedded = published or parts or any(path.startswith((f"{RECEIPTS}/", f"{RECORDS}/")) for path in paths)
         if not embedded and any(path.startswith(f"{CUBES}/") for path in paths):
             kind = "cube"
-    return OutputStatus(storage.url, tuple(found if wanted is None else _audit(found, wanted, kind)))
+    told = tuple(found if wanted is None else _audit(found, wanted, kind))
+    return OutputStatus(storage.url, told, _stac(storage, found, asked))
 
 
-def _below(storage: Storage) -> str | None:
-    """Outputs right below a folder that is none, if there are any."""
+def _stac(storage: Storage, found: Iterable[TileStatus], asked: Callable[[_Key], bool]) -> StacStatus | None:
+    """How the STAC fits those tiles that are asked for."""
+    paths = [entry.path for entry in storage.entries(STAC)]
+    if not paths:
+        return None
+    names = {name for path in paths if (name := item_of(path))}
+    items = {name for name in names if (match := _FILE.match(name)) and asked((match["tile"], match["version"]))}
+    files = {name for one in found if one.kind == "embeddings" and one.status == "done" for name in one.files}
+    return StacStatus(len(items), tuple(sorted(files - items)), tuple(sorted(items - files)))
+
+
+def _beside(storage: Storage) -> str | None:
+    """Outputs right below a folder that is none, if there are any, or the one of which it is the STAC."""
+    if storage.url.endswith(f"/{STAC}"):
+        return f"it is the STAC of {storage.url.removesuffix(f'/{STAC}')}: give that"
     with ThreadPoolExecutor(16) as pool:
         folders = storage.folders()[:16]
         inside = pool.map(lambda folder: {path.rpartition("/")[2] for path in storage.folders(folder)}, folders)

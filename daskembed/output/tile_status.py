@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from daskembed.text import one_line, visible
+from daskembed.text import counted, one_line, visible
 
 STATES = ("done", "unfinished", "failed", "missing", "changed", "damaged")
 KINDS = {"embeddings": "tiles", "cube": "cubes"}
@@ -51,6 +51,18 @@ class TileStatus:
         return f"<TileStatus {self.tile}{version} {self.status}{why}>"
 
 
+@dataclass(frozen=True)
+class StacStatus:
+    """How the STAC of an output fits its published files, by their names."""
+
+    items: int
+    """Of published files."""
+    missing: tuple[str, ...] = ()
+    """Files of finished tiles without an item."""
+    stale: tuple[str, ...] = ()
+    """Files that have an item and are no files of finished tiles."""
+
+
 @dataclass(frozen=True, repr=False)
 class OutputStatus:
     """What an output holds."""
@@ -59,6 +71,8 @@ class OutputStatus:
     """Its URL or absolute path."""
     tiles: tuple[TileStatus, ...]
     """In the order of tile and version, then the cubes by tile."""
+    stac: StacStatus | None = None
+    """What its STAC lacks; None if it has none."""
 
     def __repr__(self) -> str:
         more = [f"  and {len(self.tiles) - MOST_LISTED} more"] if len(self.tiles) > MOST_LISTED else []
@@ -87,12 +101,12 @@ class OutputStatus:
 def summary(found: OutputStatus) -> list[str]:
     """The closing lines: how many tiles of each status, and the quarantined chips."""
     bad = found.quarantined
-    counted = {kind: replace(found, tiles=tuple(t for t in found.tiles if t.kind == kind)).counts for kind in KINDS}
+    by_kind = {kind: replace(found, tiles=tuple(t for t in found.tiles if t.kind == kind)).counts for kind in KINDS}
     lines = [
         *(
-            f"{name:<12} {', '.join(f'{count} {state}' for state, count in counted[kind].items()) or 'none'}"
+            f"{name:<12} {', '.join(f'{count} {state}' for state, count in by_kind[kind].items()) or 'none'}"
             for kind, name in KINDS.items()
-            if counted[kind] or not (found.tiles or kind == "cube")
+            if by_kind[kind] or not (found.tiles or kind == "cube")
         ),
         f"quarantined  {len(bad)}",
         *(f"  {visible(url)}  {one_line(why)}" for _, _, url, why in bad[:MOST_LISTED]),
@@ -101,4 +115,9 @@ def summary(found: OutputStatus) -> list[str]:
         lines.append(f"  and {len(bad) - MOST_LISTED} more: `quarantined` lists all")
     rejected = sum(len(tile.rejected) for tile in found.tiles)
     lines += [f"rejected     {rejected}"] if rejected else []
+    if (stac := found.stac) is not None:
+        lacks = ((stac.missing, "without an item"), (stac.stale, "with one that should have none"))
+        wrong = [f"{counted(len(names), 'file')} {what}, such as {visible(names[0])}" for names, what in lacks if names]
+        again = f"; {'; '.join(wrong)}: `daskembed stac` writes them" if wrong else ""
+        lines.append(f"STAC         {counted(stac.items, 'item')}{again}")
     return lines

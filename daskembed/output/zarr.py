@@ -20,14 +20,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyproj
+import shapely
 
 from daskembed.documents import MOST_JSON, parse_json
 from daskembed.errors import InputError, StorageError, TileError
 from daskembed.geo.cells import EDGES, common_grid, find_overlap
 from daskembed.geo.chips import CHIP
+from daskembed.geo.footprints import to_lonlat
 from daskembed.output.geozarr import ROOT, digest, encode, metadata
 from daskembed.output.parts import cast_vectors
-from daskembed.output.protocol import Published
+from daskembed.output.protocol import Place, Published
 from daskembed.storage.urls import is_local
 from daskembed.timings import timed
 
@@ -53,6 +55,8 @@ shuffle 0.803 at 390, zstd alone 0.920 at 235; level 5 is slower and saves less 
 A chunk is one window's patches, all components: a vector is 1 ms away. Chunks of 32 x 32 patches need 2.8 ms, chunks of
 64 components 3.1 ms, and the map of three components of a row of chips takes 8 ms with these and 13 ms with ours."""
 _ONE_GRID = "a Zarr store has one grid; give `format='geoparquet'`"
+_PIECES = 8
+"""Along each side of a footprint, of which each has straight edges in degrees."""
 _PLACES = ("source_url", "date", "epsg", *EDGES)
 _MODEL = "https://github.com/Clay-foundation/model"
 # xarray writes fill values in this form, and without the attribute rioxarray knows of no nodata.
@@ -190,6 +194,29 @@ def read_provenance(output: Storage, name: str) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def read_place(output: Storage, name: str) -> Place:
+    """The grid of a store, as its root tells it."""
+    try:
+        told = parse_json(output.get(f"{name}/{ROOT}", most=MOST_JSON))["attributes"]
+        code, (height, width) = str(told["proj:code"]), map(int, told["spatial:shape"])
+        west, south, east, north = map(float, told["spatial:bbox"])
+        transform = [float(one) for one in told["spatial:transform"]]
+        epsg = int(code.removeprefix("EPSG:"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"its root does not say where it is: {type(error).__name__} {error}") from None
+    # A side of 100 km that is straight in the projection is none in degrees.
+    x, y = np.linspace(west, east, _PIECES + 1), np.linspace(south, north, _PIECES + 1)
+    bounds = [(x[i], y[j], x[i + 1], y[j + 1]) for i, j in np.ndindex(_PIECES, _PIECES)]
+    *_, pieces = to_lonlat(epsg, np.array(bounds))
+    projection = {
+        "proj:code": code,
+        "proj:shape": [height, width],
+        "proj:transform": transform,
+        "proj:bbox": [west, south, east, north],
+    }
+    return Place(shapely.union_all(pieces[pieces != None], grid_size=1e-7), projection)  # noqa: E711 (of an array)
 
 
 def remove(output: Storage, name: str) -> None:

@@ -115,7 +115,9 @@ def write_cubes(tiles: str | Iterable[str] | None = None, *, output: str, **opti
                     refuse_source(source, f"of the cluster {chosen!r}")
                 if is_local(job.output.url):
                     refuse_output(job.output, f"of the cluster {chosen!r}")
-        preflight.check_catalogue(source, reading)
+        begun = any(True for _ in job.output.entries(CUBES, recursive=False))
+        here = isinstance(chosen, str) and bool(shares_files(chosen))
+        preflight.check_catalogue(source, reading, needed=here and not begun)
         return on_cluster(chosen, on_client, start) if isinstance(chosen, str) else on_client(chosen)
 
 
@@ -167,6 +169,7 @@ def _run_on(
     if blind := blind_to_output(client, job.output, None):
         refuse_output(job.output, ", ".join(blind))
     report = told(client, names, f"{len(threads)} with {sum(threads)} threads")
+    report.state.asks = job.source.name if isinstance(job.source, Catalogue) else ""
     return report.result(**vars(Window(client, CubeTiles(job), names, report, check).run()))
 
 

@@ -102,6 +102,11 @@ class Options:
     retry_quarantined: bool = _option("make finished tiles with quarantined chips again", default=False, type=bool)
     format: str = _option("geoparquet, zarr (levels with a grid of patches), or geoparquet,zarr", "F[,F]")
     dtype: str = _option("of the values in the files", choices=("float32", "float16"))
+    stac: bool = _option(
+        "write a STAC catalogue of the output into its folder _stac, item by item as files are published",
+        default=False,
+        type=bool,
+    )
     dates: str | None = _option("acquisition dates wanted, inclusive (default: all)", "START/END")
     offset: tuple[int, int] = _option(
         "pixels from a whole tile's corner to the first chip (default: 0,0)",
@@ -273,6 +278,7 @@ class RunOptions(CubeOptions, total=False):
     retry_quarantined: bool
     format: str | None
     dtype: str | None
+    stac: bool
     offset: tuple[int, int] | None
     edge: str | None
     rules: Rules | None

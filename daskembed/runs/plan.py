@@ -32,7 +32,7 @@ from daskembed.runs.summary import MOST_LISTED, describe_plan
 from daskembed.runs.throughput import DEVICES, Speed, measure, of_device
 from daskembed.runs.tiles import resolve
 from daskembed.sources.listing import Listing
-from daskembed.sources.origin import name_of, open_source
+from daskembed.sources.origin import open_source
 from daskembed.sources.region import asked_tiles
 from daskembed.sources.registry import list_tile
 from daskembed.sources.stac.catalogue import Catalogue
@@ -159,7 +159,7 @@ def plan(
     decides = chosen_by(settings.source, settings.reading)
     kept = keepers(decides, settings.output, settings.version, names, receipts)
     if asked.refresh or {*names} - {*kept}:
-        preflight.check_catalogue(settings.source, settings.reading)
+        preflight.check_catalogue(settings.source, settings.reading, needed=True)
     published = published_files(settings.output, settings.version)
     if not asked.overwrite:
         check_conflicts(settings, names, receipts, published)
@@ -206,7 +206,7 @@ def plan(
             *_region_notes(settings, to_do),
             *(note for listing in to_do.values() for note in (*listing.notes, *listing.coverage)),
         ),
-        catalogue=name_of(source) if isinstance(source, Catalogue) else None,
+        catalogue=source.name if isinstance(source, Catalogue) else None,
     )
     keep(settings, Expected(made.chips_to_do, made.seconds, made.bytes_to_write[made.level], made.workers))
     return made

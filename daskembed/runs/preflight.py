@@ -86,18 +86,29 @@ def check_bands(source: Origin, reading: Reading) -> None:
     parts_of(reading.sensor, source)
 
 
-def check_catalogue(source: Origin, reading: Reading) -> None:
+def check_catalogue(source: Origin, reading: Reading, *, needed: bool) -> None:
     """Refuse a catalogue that has not the collections that are wanted of it, or for which software is missing.
 
-    One that does not answer here may answer the workers, and of tiles that were begun it need not be asked.
+    Parameters
+    ----------
+    needed
+        Whether nothing can be done if it does not answer here. Otherwise it is asked once: it may answer the workers,
+        who ask again, and of tiles that were begun it need not be asked.
+
+    Raises
+    ------
+    InputError
+        In words; also if one that is `needed` does not answer.
     """
     if not isinstance(source, Catalogue) or source.is_file:
         return
     wanted = [part.images.collection for part in parts_of(reading.sensor, source)]
     try:
-        there = collections_of(source.url)
+        there = collections_of(source.url, again=needed)
     except StorageError as error:
-        _log.warning(f"warning: {error}")
+        if needed:
+            raise InputError(str(error)) from None
+        _log.warning(f"warning: {error}; the workers ask it, too")
         return
     if missing := [name for name in wanted if name not in there]:
         raise InputError(

@@ -195,6 +195,8 @@ class Progress:
     """Chips known to be bad."""
     rejected: int = 0
     """Chips of finished tiles that were left out by a rule."""
+    asks: str = ""
+    """The catalogue that is asked for the scenes of tiles; empty where there is none."""
     notice: str = ""
     """What holds the run up at the moment, if anything does."""
     page: str = ""

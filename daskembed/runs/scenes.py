@@ -91,7 +91,7 @@ def find_scenes(tiles: str | Iterable[str] | None = None, **options: Unpack[RunO
     Raises
     ------
     InputError
-        If the source is no catalogue, or the run would be refused for what it asks of one.
+        If the source is no catalogue or does not answer, or the run would be refused for what it asks of one.
     StorageUnusableError
         If the catalogue refuses the credentials.
     """
@@ -108,7 +108,7 @@ def find_scenes(tiles: str | Iterable[str] | None = None, **options: Unpack[RunO
     decides = chosen_by(source, reading)
     kept = keepers(decides, output, version, names, read_receipts(output, names, version))
     if asked.refresh or {*names} - {*kept}:
-        check_catalogue(source, reading)
+        check_catalogue(source, reading, needed=True)
     found = {} if asked.refresh else {tile: _kept(tile, one) for tile, one in kept.items()}
     with ThreadPoolExecutor(AT_ONCE) as pool:
         rest = [tile for tile in names if tile not in found]

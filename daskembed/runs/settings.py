@@ -52,6 +52,10 @@ class Settings:
     """Whether a catalogue is asked again for the scenes of tiles that are begun or finished."""
     carried: bool = False
     """Whether parts come back through the client, which publishes: the workers do not see the output."""
+    stac: bool = False
+    """Whether each file gets a STAC item as it is published."""
+    stac_root: str | None = None
+    """See `daskembed.output.stac.write_stac`."""
     lock: Lock | None = None
     """Held by the run; whoever publishes sees to it that it still is."""
 

@@ -20,6 +20,7 @@ from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import at_tile, metres_of_unit, place_of
 from daskembed.output.parts import read_notes
 from daskembed.output.protocol import Published, format_of, get_format
+from daskembed.output.stac import write_items
 from daskembed.output.state import Receipt, TileRecord, delete_record, now, parts_folder, write_receipt, write_record
 from daskembed.runs.blocks import Block, all_blocks
 from daskembed.runs.kept import Kept, chosen_by
@@ -275,6 +276,8 @@ def publish(
         scenes=[*indexed.scenes],
     )
     settings.confirm()
+    if settings.stac:
+        write_items(output, receipt, settings.stac_root)
     write_receipt(output, receipt)
     tidy(settings.output, receipt, files)
     return receipt

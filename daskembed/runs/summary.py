@@ -40,7 +40,7 @@ def parts_of_progress(state: Progress) -> list[str]:
     parts = [
         f"{len(state.finished)}/{state.tiles}",
         f"{state.done}/{state.chips}" + ("+" if state.indexed < state.tiles else ""),
-        f"{state.rate:.2f} chips/s" if state.done else "first chips on their way",
+        f"{state.rate:.2f} chips/s" if state.done else _beginning(state),
         f"{describe_seconds(state.seconds)} elapsed",
     ]
     left = state.left
@@ -54,6 +54,13 @@ def parts_of_progress(state: Progress) -> list[str]:
     if state.rejected:
         parts.append(f"{state.rejected} rejected")
     return parts
+
+
+def _beginning(state: Progress) -> str:
+    """What a run does of which no chip is done yet."""
+    if state.indexed:
+        return "first chips on their way"
+    return f"asking {state.asks} for scenes" if state.asks else "listing the first tiles"
 
 
 def describe_seconds(seconds: float) -> str:

@@ -15,6 +15,7 @@ from daskembed.errors import InputError
 from daskembed.output import lock
 from daskembed.output.protocol import check_dtype, get_format, parse_formats
 from daskembed.output.published import check_version, published_files
+from daskembed.output.stac import complete, kept_root
 from daskembed.output.state import Receipt, TileRecord, read_receipts, sweep, write_failure
 from daskembed.runs import dashboard, fleet, preflight, stages
 from daskembed.runs.conflicts import check_conflicts
@@ -61,6 +62,14 @@ def run(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions])
         and the same run goes on from there.
     """
     asked = Options.of(options, RunOptions)
+    result = _run(tiles, asked)
+    if asked.stac:
+        output = Storage(asked.output)
+        complete(output, kept_root(output))
+    return result
+
+
+def _run(tiles: str | Iterable[str] | None, asked: Options) -> RunResult:
     chosen = asked.cluster
     start: dict[str, Any] = {
         "cluster_arguments": asked.cluster_arguments,
@@ -108,7 +117,8 @@ def run(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions])
             if is_local(source.url) and shared is False:
                 refuse_source(source, f"of the cluster {chosen!r}")
         if asked.refresh or {*names} - {*kept}:
-            preflight.check_catalogue(source, likely.reading)
+            # Where workers are on other machines they may reach what this one does not.
+            preflight.check_catalogue(source, likely.reading, needed=bool(shared) and not kept)
         return on_cluster(chosen, on_client, start) if isinstance(chosen, str) else on_client(chosen)
 
 
@@ -157,6 +167,8 @@ def resolve(asked: Options) -> Callable[[str], Settings]:
             chips_a_block=chips_a_block(encoder, level),
             formats=formats,
             dtype=dtype,
+            stac=asked.stac,
+            stac_root=kept_root(output) if asked.stac else None,
         )
 
     return decide
@@ -203,6 +215,7 @@ def _run_on(
         check_conflicts(settings, names, receipts, published)
     workers = fleet.describe(found)
     told = Report(client, "embeddings", names, settings.output, settings.version, asked.progress, asked.events, workers)
+    told.state.asks = settings.source.name if isinstance(settings.source, Catalogue) else ""
     with dashboard.report(client, asked.performance_report):
         passage = Window(client, EmbedTiles(settings, receipts, published, kept), names, told, check).run()
     return replace(told.result(**vars(passage)), expected=recall(settings))

@@ -9,10 +9,12 @@ from daskembed.documents import MOST_JSON, parse_object
 from daskembed.errors import InputError
 from daskembed.output import state, zarr
 from daskembed.output.geozarr import ROOT
+from daskembed.output.stac_documents import STAC
 from daskembed.output.validate.cube import check_cube
 from daskembed.output.validate.findings import Finding
 from daskembed.output.validate.geoparquet import check_file
 from daskembed.output.validate.names import EMBEDDINGS, SUFFIXES, tile_of_cube
+from daskembed.output.validate.stac import check_stac
 from daskembed.output.validate.zarr import check_store as check_embeddings
 from daskembed.storage.stores import Storage, split_url
 from daskembed.storage.urls import is_local, local_path
@@ -24,6 +26,8 @@ _OTHERS = (".zgroup", ".zarray", ".zmetadata")
 def files_of(url: str) -> list[str]:
     """The files that an argument of the command names: a file itself, or all ``*.gpq`` and ``*.zarr`` of a folder.
 
+    The folder of an output's STAC is looked at as one.
+
     Raises
     ------
     InputError
@@ -34,7 +38,11 @@ def files_of(url: str) -> list[str]:
         return [url]
     storage = Storage(url)
     found = [*(entry.path for entry in storage.entries(recursive=False)), *storage.folders()]
+    if is_stac(url):
+        return [url]
     names = sorted(name for name in found if name.endswith(SUFFIXES))
+    if STAC in found:
+        names.append(STAC)
     if not names:
         raise InputError(f"no file {url}, and no folder of that name with files *{' or *'.join(SUFFIXES)} in it")
     return [storage.url_of(name) for name in names]
@@ -50,8 +58,8 @@ def validate(file: str) -> list[Finding]:
     Parameters
     ----------
     file
-        Path or URL of a ``.gpq`` file or a ``.zarr`` store, of embeddings or a cube. Its receipt is looked for in
-        ``_daskembed/`` beside it.
+        Path or URL of a ``.gpq`` file or a ``.zarr`` store, of embeddings or a cube, or of the folder ``_stac`` of an
+        output. Receipts are looked for in ``_daskembed/`` beside it.
 
     Returns
     -------
@@ -67,6 +75,11 @@ def validate(file: str) -> list[Finding]:
     """
     storage, name = split_url(str(local_path(file)) if is_local(file) else file.rstrip("/"))
     is_store = name.endswith(zarr.SUFFIX)
+    if is_stac(name):
+        try:
+            return list(check_stac(storage))
+        except FileNotFoundError as error:
+            raise InputError(f"{error} does not exist: `daskembed stac {storage.url}` writes it") from None
     if is_local(file) and not is_store and (there := local_path(file)).exists() and not there.is_file():
         what = "folder" if there.is_dir() else "pipe or a device"
         raise InputError(f"{file} is a {what}: expected a file *{SUFFIXES[0]} or a store *{zarr.SUFFIX}")
@@ -74,6 +87,11 @@ def validate(file: str) -> list[Finding]:
         return list(_check_store(storage, name) if is_store else check_file(storage, name))
     except FileNotFoundError:
         raise InputError(f"{storage.url_of(name)} does not exist") from None
+
+
+def is_stac(url: str) -> bool:
+    """Whether a path or URL is that of an output's STAC."""
+    return url.rstrip("/").rpartition("/")[2] == STAC
 
 
 def _check_store(storage: Storage, name: str) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ class Finding:
 
     check: str
     """What was looked at: ``name``, ``parquet``, ``zarr``, ``geo``, ``schema``, ``vectors``, ``geometry``, ``dates``,
-    ``order``, ``duplicates``, ``provenance`` or ``receipt``."""
+    ``order``, ``duplicates``, ``provenance``, ``receipt`` or ``stac``."""
     message: str
     """What was found and what was expected."""
     severity: Literal["problem", "note"] = "problem"

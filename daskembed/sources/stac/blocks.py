@@ -82,8 +82,8 @@ def start(url: str, access: Access) -> Future[File]:
 
 
 def _close(future: Future[File]) -> None:
-    if future.done() and future.exception() is None:
-        future.result().close()
+    """Close a file, as soon as it is open: where datasets are left to the garbage collector, GDAL crashes."""
+    future.add_done_callback(lambda done: None if done.exception() else done.result().close())
 
 
 # GDAL would call Python's files when there is no Python any more.
@@ -134,7 +134,9 @@ def open_anew(url: str, access: Access) -> File:
     file, key, old = File(url, access), (url, access), None
     with _registry:
         known = _files.get(key)
-        if known is not None and known.done() and known.exception() is None:
+        if known is not None and not known.done():
+            _close(known)
+        elif known is not None and known.exception() is None:
             old = known.result()
             if old.is_like(file):
                 old, file = file, old
@@ -303,6 +305,7 @@ class File:
         with self._lock:
             handle = self._free.pop() if self._free else None
         view = View(self._name, self.size, self.bytes_of) if handle is None else handle.view
+        sound = False
         with rasterio.Env(**_GDAL):
             try:
                 if handle is None:
@@ -310,12 +313,16 @@ class File:
                     dataset = context.run(rasterio.open, self._name, driver=self._driver, opener=view.open)
                     handle = _Handle(dataset, view, context)
                 yield handle
+                sound = True
             except (RasterioError, ValueError) as error:
                 if view.failed is not None:
                     raise view.failed from None
                 text = " ".join(str(error.__cause__ or error).split()).replace(self._name, "the file")
                 raise fault_of(error, f"cannot be decoded, it is damaged: {text[:200]}") from None
-        # One that failed is not used again.
+            finally:
+                # One that failed is not used again.
+                if handle is not None and not sound:
+                    handle.close()
         with self._lock:
             if not self._closed:
                 self._free.append(handle)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 import random
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from pystac_client.stac_api_io import StacApiIO
 
     from daskembed.sources.stac.catalogue import Catalogue, Images
+
+_log = logging.getLogger(__name__)
 
 Bounds = tuple[float, float, float, float]
 """West, south, east and north, degrees; west is more than east across 180 degrees."""
@@ -61,9 +65,15 @@ def find_items(
     ]
 
 
-def collections_of(url: str) -> list[str]:
-    """Ids of the collections of a STAC API; raises as `find_items` does."""
-    pages = _server(url).pages(f"{url}/collections", "collections", {})
+def collections_of(url: str, *, again: bool = True) -> list[str]:
+    """Ids of the collections of a STAC API; raises as `find_items` does.
+
+    Parameters
+    ----------
+    again
+        Whether a server that does not answer is asked again, for `retry-timeout`.
+    """
+    pages = _server(url, again).pages(f"{url}/collections", "collections", {})
     return [str(one.get("id")) for page in pages for one in page["collections"]]
 
 
@@ -122,7 +132,7 @@ class _Search:
     def _pages(self, bounds: Bounds, size: int) -> Iterator[dict[str, Any]]:
         from pystac_client import ItemSearch
 
-        server = _server(self.catalogue.url)
+        server = _server(self.catalogue.url, True)
         search = ItemSearch(
             server.search,
             method=server.method,
@@ -163,6 +173,8 @@ class _Server:
 
     url: str
     io: StacApiIO
+    again: bool = True
+    """Whether what fails is asked for again."""
     search: str = ""
     method: str = "GET"
 
@@ -187,15 +199,19 @@ class _Server:
         """
         from pystac_client.exceptions import APIError
 
-        end, pause = time.monotonic() + config.get("retry-timeout"), 0.2
+        patience = config.get("retry-timeout") if self.again else 0
+        end, pause = time.monotonic() + patience, 0.2
         options = {"method": self.method if what == "features" else "GET"} if isinstance(source, str) else {}
         while True:
             try:
                 answer = self.io.read_json(source, parameters=parameters, **options)
-                return _checked(answer, what)
+                found = _checked(answer, what)
+                _silent.discard(self.url)
+                return found
             except (APIError, ValueError) as error:
                 status = getattr(error, "status_code", None)
-                told = f"{self.url}: {f'{status} ' if status else ''}{_first_line(error)}"
+                why = f"{f'{status} ' if status else ''}{_first_line(error)}"
+                told = f"{self.url}: {why}"
                 if status in (401, 403):
                     raise StorageDeniedError(f"{told}: the catalogue refuses to be searched") from None
                 if status in _TOO_LARGE and size > _SMALLEST:
@@ -203,7 +219,16 @@ class _Server:
                 if status is not None and status < 500 and status not in (408, 429):
                     raise StorageError(f"{told}: the catalogue does not answer what it is asked") from None
                 if time.monotonic() + pause > end:
-                    raise StorageError(f"{told}: the catalogue does not answer") from None
+                    since = f", asked again for {patience:g} s (`retry-timeout`)" if patience else ""
+                    raise StorageError(
+                        f"{self.url}: the catalogue does not answer ({why}{since}); check its address, the network, "
+                        "and HTTPS_PROXY where there is a proxy"
+                    ) from None
+                if self.url not in _silent:
+                    _silent.add(self.url)
+                    _log.warning(
+                        f"warning: {self.url} does not answer ({why}): trying again for {patience:g} s; Ctrl-C stops"
+                    )
             time.sleep(random.uniform(0.5, 1) * pause)
             pause = min(15.0, 2 * pause)
 
@@ -222,27 +247,41 @@ def _checked(answer: Any, what: str) -> dict[str, Any]:
     return answer
 
 
+_silent: set[str] = set()
+"""Servers of which is told that they do not answer."""
+_IN_WORDS = {
+    r"Failed to resolve|Name or service not known|nodename nor servname|getaddrinfo": "its name cannot be resolved",
+    "Connection refused": "connection refused",
+    "timed out": "timed out",
+}
+"""Of connections."""
+
+
 def _first_line(error: Exception) -> str:
     """What a server says, or of a connection the end of it: requests puts all that it was part of before."""
     text = redact(str(error).strip())
+    if getattr(error, "status_code", None) is None:
+        for words, meaning in _IN_WORDS.items():
+            if re.search(words, text):
+                return meaning
     if getattr(error, "status_code", None) is None and (parts := text.split(": ")):
         text = parts[-1].rstrip("'\")")
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 @functools.cache
-def _server(url: str) -> _Server:
+def _server(url: str, again: bool) -> _Server:
     try:
         from pystac_client.stac_api_io import StacApiIO
     except ImportError:
         raise InputError(
             f"{url}: it is searched with pystac-client, which is not installed: pip install 'daskembed[stac]'"
         ) from None
-    io = StacApiIO(timeout=(10, config.get("retry-timeout") / 3), max_retries=None)
-    landing = _Server(url, io).ask(url, "links", {})
+    io = StacApiIO(timeout=(10, config.get("retry-timeout") / 3 or 10), max_retries=None)
+    landing = _Server(url, io, again).ask(url, "links", {})
     links = [link for link in landing["links"] if link.get("rel") == "search"]
     if not links:
         raise InputError(f"{url} is no STAC API that can be searched: its first page has no link to a search")
     # By POST where it is said: of long questions, URLs are cut off on the way.
     posted = [link for link in links if str(link.get("method")).upper() == "POST"]
-    return _Server(url, io, (posted or links)[0]["href"], "POST" if posted else "GET")
+    return _Server(url, io, again, (posted or links)[0]["href"], "POST" if posted else "GET")
