@@ -457,6 +457,7 @@ def test_refusal_of_the_command_itself(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith(f"daskembed: no folder {tmp_path}/nowhere: --source takes the folder above the tiles")
+    assert len(done.stderr.splitlines()) == 1
 
 
 # What a run shows

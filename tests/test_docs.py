@@ -24,9 +24,11 @@ import yaml
 from distributed import LocalCluster
 
 import daskembed
+from daskembed.cli import demo_catalogue
 from daskembed.cli.main import main
 from daskembed.cli.parser import make_parser
-from daskembed.testing import write_checkpoint
+from daskembed.sources.stac.catalogue import _FILES_KEYS, _IMAGES_KEYS, _KEYS, find_catalogue
+from daskembed.testing import HeightImage, OpticalImage, RadarImage, write_checkpoint, write_scenes
 
 TOP = Path(__file__).parent.parent
 FOUND = (
@@ -95,6 +97,7 @@ def place(chips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
         demo = ["--tiles", "33TUL", "--source", "daskembed-demo/chips", "--output"]
         command(["run", *demo, "daskembed-demo/embeddings", "--checkpoint", "untrained:least"])
         command(["cube", *demo, "daskembed-demo/cubes"])
+        write_local_scenes(folder / "daskembed-demo/scenes")
         (folder / "cubes").symlink_to("daskembed-demo/cubes")
         yield folder
     for number, handler in handlers.items():
@@ -112,6 +115,13 @@ def write_rasters(folder: Path, chip: Path) -> None:
     for name, band in zip(names, pixels, strict=True):
         with rasterio.open(day / f"{name}.tif", "w", **profile) as file:
             file.write(band, 1)
+
+
+def write_local_scenes(folder: Path) -> None:
+    """One date of what the demo of catalogues leaves, where its first chip lies."""
+    images = (OpticalImage("2021-06-03T10:20:31Z"), RadarImage("2021-06-04T05:10:02Z"), HeightImage())
+    made = write_scenes(folder, images=images, start=demo_catalogue.START, shape=(516, 516))
+    made.description.rename(folder / "local.yaml")
 
 
 def command(words: list[str]) -> None:
@@ -148,6 +158,19 @@ def run_shell(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
         if words and block.run:
             assert words[0] == "daskembed", f"nobody runs: {line}"
             command(words[1:])
+
+
+def test_the_example_of_a_catalogue_is_one(tmp_path: Path) -> None:
+    (example,) = (block.text for block in blocks("docs/catalogues.md") if block.language == "yaml")
+    (tmp_path / "mine.yaml").write_text(example)
+    catalogue = find_catalogue(str(tmp_path / "mine.yaml"))
+    assert catalogue is not None
+    assert {images.role for images in catalogue.images} == {"optical", "radar", "height"}
+    # All that one can say is in it.
+    described = yaml.safe_load(example)
+    assert set(described) == _KEYS
+    assert set().union(*described["images"]) == _IMAGES_KEYS
+    assert set().union(*described["files"]) == _FILES_KEYS
 
 
 def linked(page: str, text: str) -> Iterator[tuple[str, str]]:
