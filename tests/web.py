@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from daskembed.testing.serving import Served
 
 Fault = Callable[["_Handler"], bool]
 
 
-class Web:
+class Web(Served):
     """Serves `files` (path -> bytes); a context manager.
 
     `fault` is called with each request first, and has answered it itself if it returns True.
@@ -30,19 +30,7 @@ class Web:
         class Handler(_Handler):
             owner = web
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -216,7 +216,7 @@ def read_place(output: Storage, name: str) -> Place:
         "proj:transform": transform,
         "proj:bbox": [west, south, east, north],
     }
-    return Place(shapely.union_all(pieces[pieces != None], grid_size=1e-7), projection)  # noqa: E711 (of an array)
+    return Place(shapely.union_all(pieces[~shapely.is_missing(pieces)], grid_size=1e-7), projection)
 
 
 def remove(output: Storage, name: str) -> None:

@@ -13,10 +13,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
+
+from daskembed.testing.serving import Served
 
 FAULTS = ("500", "503", "reset", "lost", "truncated", "stall")
 """Kinds of faults.
@@ -36,7 +38,7 @@ class _Refusal:
     matching: re.Pattern[str]
 
 
-class FaultyProxy:
+class FaultyProxy(Served):
     """An HTTP proxy on the loopback address: name its `url` as ``AWS_ENDPOINT_URL``.
 
     Use it as a context manager. `counts` says how many requests there were and what they met.
@@ -88,19 +90,13 @@ class FaultyProxy:
 
             do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = carry_out  # noqa: N815
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
+        super().__init__(Handler)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__(kind, error, trace)
 
     def refuse(self, status: int, code: str, *, after: int = 0, matching: str = "") -> None:
         """Answer every request whose path matches with an error of S3, from the one after the next `after` on."""

@@ -9,17 +9,16 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from daskembed.errors import InputError, StorageError
+from daskembed.testing.serving import Served
 
 _RANGE = re.compile(r"bytes=(?P<first>\d*)-(?P<last>\d*)")
 _STARTING = 60
@@ -34,7 +33,7 @@ class Request(NamedTuple):
     range: str | None
 
 
-class FileServer:
+class FileServer(Served):
     """The files of a folder by HTTP, as object stores show them: with sizes, entity tags and ranges.
 
     Use it as a context manager; `url` is where the folder is, `requests` what was asked for.
@@ -66,21 +65,9 @@ class FileServer:
             do_HEAD = do_GET  # noqa: N815
 
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+            super().__init__(Handler, port)
         except OSError as error:
             raise InputError(f"port {port} of this machine, where {folder} was shown, is taken: {error}") from None
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
     def _answer(self, handler: _Handler) -> None:
         path, ranged = unquote(urlsplit(handler.path).path), handler.headers.get("Range")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,14 @@ import pyproj
 import shapely
 
 from daskembed.errors import ChipError, InputError
-from daskembed.geo.cells import cell_bounds
+from daskembed.geo.cells import Grid, cell_bounds
 from daskembed.sensors.bands import Band, Numbers, Sensor
 from daskembed.sources.baseline import Evidence
 from daskembed.sources.scales import Scale, settle
 from daskembed.sources.stac import places
 from daskembed.sources.stac.blocks import File, open_anew, start
 from daskembed.sources.stac.images import GONE, Image
-from daskembed.sources.stac.places import Places, Raster
+from daskembed.sources.stac.places import Places
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,7 +90,7 @@ class MosaicReader:
 
     def __init__(self, mosaic: Mosaic) -> None:
         self._mosaic = mosaic
-        self._grid = Raster(mosaic.epsg, mosaic.west, mosaic.north, mosaic.step, mosaic.step, *mosaic.shape)
+        self._grid = Grid(mosaic.epsg, mosaic.west, mosaic.north, mosaic.step, mosaic.step, *mosaic.shape)
         for part in mosaic.parts:
             if part.image.failure is None:
                 start(part.image.url, part.image.access)
@@ -307,32 +307,27 @@ def _pick(
 
 # A file of radar has two bands: what one asks the other asks next.
 @functools.lru_cache(32)
-def _places(grid: Raster, rows: tuple[int, int], cols: tuple[int, int], source: Raster) -> Places | None:
+def _places(grid: Grid, rows: tuple[int, int], cols: tuple[int, int], source: Grid) -> Places | None:
     return places.find(grid, slice(*rows), slice(*cols), source)
 
 
-def _raster(image: Image) -> Raster:
-    return Raster(image.epsg, image.west, image.north, image.step_x, image.step_y, image.height, image.width)
+def _raster(image: Image) -> Grid:
+    return Grid(image.epsg, image.west, image.north, image.step_x, image.step_y, image.height, image.width)
 
 
 def _name(band: str, part: Part) -> str:
     return f"{band}: the asset {part.image.asset!r} of {part.item or part.image.url}"
 
 
-class _named:  # noqa: N801
+@contextlib.contextmanager
+def _named(band: str, part: Part) -> Iterator[None]:
     """Say of which file a failure is."""
-
-    def __init__(self, band: str, part: Part) -> None:
-        self._band, self._part = band, part
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise ChipError(f"{_name(self._band, self._part)} {GONE}") from None
-        if isinstance(error, ChipError | InputError):
-            raise ChipError(f"{_name(self._band, self._part)} {error}") from None
+    try:
+        yield
+    except FileNotFoundError:
+        raise ChipError(f"{_name(band, part)} {GONE}") from None
+    except (ChipError, InputError) as error:
+        raise ChipError(f"{_name(band, part)} {error}") from None
 
 
 def _file_of(image: Image) -> File:

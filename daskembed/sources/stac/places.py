@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyproj
 
+from daskembed.geo.cells import Grid
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -20,19 +22,6 @@ _DEGREE = 8
 """Of the polynomials that stand for a projection over a few kilometres."""
 _CLOSE = 1e-4
 """Of a pixel: centres so near to an edge are projected themselves."""
-
-
-class Raster(NamedTuple):
-    """A grid of pixels."""
-
-    epsg: int
-    west: float
-    north: float
-    step_x: float
-    step_y: float
-    """Of a pixel, positive from north to south."""
-    height: int
-    width: int
 
 
 class Places(NamedTuple):
@@ -56,7 +45,7 @@ class Places(NamedTuple):
         return pixels.ravel().take(self.y)
 
 
-def find(target: Raster, rows: slice, cols: slice, source: Raster) -> Places | None:
+def find(target: Grid, rows: slice, cols: slice, source: Grid) -> Places | None:
     """The pixels of `source` that hold the centres of those of a window of `target`; None if it has none of them."""
     y, x = _fractional(target, rows, cols, source)
     ends = y.min(), y.max(), x.min(), x.max()
@@ -88,7 +77,7 @@ def find(target: Raster, rows: slice, cols: slice, source: Raster) -> Places | N
 
 
 def _fractional(
-    target: Raster, rows: slice, cols: slice, source: Raster
+    target: Grid, rows: slice, cols: slice, source: Grid
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rows and columns of `source`, with fractions, of the centres: ``(y, 1)`` and ``(1, x)``, or ``(y, x)`` each."""
     north = target.north - (np.arange(rows.start, rows.stop)[:, None] + 0.5) * target.step_y
@@ -110,7 +99,7 @@ def _fractional(
     return found[0], found[1]
 
 
-def shrinkage(target: Raster, source: Raster) -> tuple[float, float]:
+def shrinkage(target: Grid, source: Grid) -> tuple[float, float]:
     """Pixels of `target`, x and y, that one of `source` takes in the middle of the target; 1 where it takes more."""
     middle = slice(target.height // 2, target.height // 2 + 2), slice(target.width // 2, target.width // 2 + 2)
     y, x = np.broadcast_arrays(*_fractional(target, *middle, source))
