@@ -47,8 +47,8 @@ def web(tmp_path: Path) -> Iterator[Web]:
 
 
 def test_each_block_is_fetched_once_also_by_many_threads(web: Web) -> None:
-    file = blocks.open_file(f"{web.url}/a.tif", ())
-    assert blocks.open_file(f"{web.url}/a.tif", ()) is file
+    file = blocks.start(f"{web.url}/a.tif", ()).result()
+    assert blocks.start(f"{web.url}/a.tif", ()).result() is file
     windows = [(slice(y, y + 150), slice(x, x + 150)) for y in range(0, 350, 50) for x in range(0, 490, 70)]
     with ThreadPoolExecutor(8) as pool:
         for (rows, cols), found in zip(windows, pool.map(lambda window: file.read(*window), windows), strict=True):
@@ -62,7 +62,7 @@ def test_each_block_is_fetched_once_also_by_many_threads(web: Web) -> None:
 
 
 def test_neighbours_travel_in_one_request(web: Web) -> None:
-    file = blocks.open_file(f"{web.url}/a.tif", ())
+    file = blocks.start(f"{web.url}/a.tif", ()).result()
     web.requests.clear()
     np.testing.assert_array_equal(file.read(slice(130, 250), slice(0, 640)), PIXELS[130:250])
     assert len(web.requests) == 1, "a row of five blocks"
@@ -74,7 +74,7 @@ def test_neighbours_travel_in_one_request(web: Web) -> None:
 
 
 def test_all_of_a_window_is_on_its_way_before_the_first_is_waited_for(web: Web) -> None:
-    file = blocks.open_file(f"{web.url}/a.tif", ())
+    file = blocks.start(f"{web.url}/a.tif", ()).result()
     together, seen = threading.Barrier(3), []
 
     def wait(handler: Any) -> bool:
@@ -90,7 +90,7 @@ def test_all_of_a_window_is_on_its_way_before_the_first_is_waited_for(web: Web) 
 
 
 def test_what_is_kept_is_bounded_and_right_without_room(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = blocks.open_file(f"{web.url}/a.tif", ())
+    file = blocks.start(f"{web.url}/a.tif", ()).result()
     kept = keeping.Keeping[Any](lambda block: block.nbytes)
     monkeypatch.setattr(blocks, "_decoded", kept)
     monkeypatch.setattr(keeping, "allowance", lambda: 3 * 128 * 128 * 2)
@@ -104,7 +104,7 @@ def test_what_is_kept_is_bounded_and_right_without_room(web: Web, monkeypatch: p
 
 def test_blocks_that_nobody_asks_for_are_given_up(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """As those of a chip whose other bands turned out to be damaged."""
-    file = blocks.open_file(f"{web.url}/a.tif", ())
+    file = blocks.start(f"{web.url}/a.tif", ()).result()
     blocks._coming.clear()
     file.begin(slice(0, 384), slice(0, 640))
     fetched = [*blocks._coming.values()]
@@ -147,7 +147,7 @@ def test_files_of_other_kinds(how: dict[str, Any], tmp_path: Path) -> None:
     ) as file:
         file.write(PIXELS, 1)
     with Web({"b": path.read_bytes()}) as web:
-        opened = blocks.open_file(f"{web.url}/b", ())
+        opened = blocks.start(f"{web.url}/b", ()).result()
         np.testing.assert_array_equal(opened.read(slice(100, 300), slice(5, 630)), PIXELS[100:300, 5:630])
         np.testing.assert_array_equal(opened.read(slice(0, 512), slice(0, 640)), PIXELS)
 
@@ -171,7 +171,7 @@ def test_blocks_that_were_never_written_are_nodata(tmp_path: Path) -> None:
         transform=from_origin(300_000, 5_100_000, 10, 10),
     ) as file:
         file.write(np.ones((256, 256), np.float32), 1, window=((0, 256), (0, 256)))
-    found = blocks.open_file(str(path), ()).read(slice(0, 512), slice(0, 512))
+    found = blocks.start(str(path), ()).result().read(slice(0, 512), slice(0, 512))
     assert (found[:256, :256] == 1).all()
     assert (found[256:] == -32768).all()
 
@@ -179,20 +179,20 @@ def test_blocks_that_were_never_written_are_nodata(tmp_path: Path) -> None:
 def test_what_is_no_image_is_said_to_be_none(web: Web) -> None:
     web.files["page.html"] = b"<html>" * 100
     with pytest.raises(ChipError, match="is neither TIFF nor JPEG 2000: it starts with b'<html><h'"):
-        blocks.open_file(f"{web.url}/page.html", ())
+        blocks.start(f"{web.url}/page.html", ()).result()
     web.files["empty.tif"] = b""
     with pytest.raises(ChipError, match="is empty"):
-        blocks.open_file(f"{web.url}/empty.tif", ())
+        blocks.start(f"{web.url}/empty.tif", ()).result()
 
 
 def test_a_file_that_was_given_up_is_closed_and_opened_again(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = blocks.open_file(f"{web.url}/a.tif", ())
+    first = blocks.start(f"{web.url}/a.tif", ()).result()
     monkeypatch.setattr(blocks, "MOST_FILES", 1)
     web.files["b.tif"] = web.files["a.tif"]
-    other: File = blocks.open_file(f"{web.url}/b.tif", ())
+    other: File = blocks.start(f"{web.url}/b.tif", ()).result()
     assert not first._free
     np.testing.assert_array_equal(other.read(slice(0, 9), slice(0, 9)), PIXELS[:9, :9])
-    assert blocks.open_file(f"{web.url}/a.tif", ()) is not first
+    assert blocks.start(f"{web.url}/a.tif", ()).result() is not first
     np.testing.assert_array_equal(first.read(slice(0, 9), slice(0, 9)), PIXELS[:9, :9])
     assert not first._free
 

@@ -101,11 +101,6 @@ def forget() -> None:
         kept.drop(lambda key: True)
 
 
-def open_file(url: str, access: Access) -> File:
-    """As `start`, opened."""
-    return start(url, access).result()
-
-
 class _Coming(NamedTuple):
     """A block on its way."""
 
