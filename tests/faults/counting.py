@@ -51,9 +51,11 @@ HANGING = 64663.0
 class _Counting:
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.first_sleep = float(os.environ.get("COUNTING_FIRST_SLEEP", "0"))
 
     def __call__(self, pixels: torch.Tensor, *metadata: torch.Tensor, level: str) -> torch.Tensor:
-        clock.sleep(float(os.environ.get("COUNTING_SLEEP", "0")))
+        clock.sleep(float(os.environ.get("COUNTING_SLEEP", "0")) + self.first_sleep)
+        self.first_sleep = 0
         if float(pixels[0, 0, 0, 0]) == HANGING:
             clock.sleep(3600)
         if deadly := DEADLY.get(float(pixels[0, 0, 0, 0])):
