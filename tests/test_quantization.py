@@ -16,9 +16,11 @@ import pytest
 import shapely
 
 import daskembed
+from benchmarks import small
+from benchmarks.small import made_up, neighbours, recall
 from daskembed.errors import InputError
 from daskembed.histogram import Histogram
-from daskembed.quantization import KEY, Calibration, dequantize, parse_calibration, quantize
+from daskembed.quantization import KEY, PERCENTILE, Calibration, dequantize, parse_calibration, quantize
 from daskembed.vectors import VectorArray, VectorDtype
 
 MADE: dict[str, Any] = {
@@ -32,35 +34,32 @@ MADE: dict[str, Any] = {
 
 
 def scene(rows: int, seed: int = 0) -> np.ndarray:
-    """Vectors as encoders give them: places of some kinds, dimensions of very different size, not around 0."""
-    random = np.random.default_rng(seed)
-    kinds = np.random.default_rng(1).standard_normal((40, 64)) * np.logspace(-6, 0, 64)
-    places = kinds[random.integers(0, 40, rows)] + 0.3 * random.standard_normal((rows, 64)) * np.logspace(-6, 0, 64)
-    return (places + np.linspace(-0.5, 0.5, 64)).astype(np.float32)
+    return made_up(rows, 64, seed)
 
 
 def calibration(percentile: float = 99.9, rows: int = 2000) -> Calibration:
     return Calibration.of(Histogram.of(scene(rows)), percentile, MADE, 1)
 
 
-def neighbours(vectors: np.ndarray) -> np.ndarray:
-    """The ten nearest of each, by the cosine."""
-    units = vectors.astype(np.float64)
-    units /= np.linalg.norm(units, axis=1, keepdims=True)
-    alike = units @ units.T
-    np.fill_diagonal(alike, -2)
-    return np.argsort(-alike, axis=1, kind="stable")[:, :10]
-
-
-def recall(found: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.mean([len({*a} & {*b}) / 10 for a, b in zip(found, truth, strict=True)]))
-
-
 def test_the_nearest_neighbours_are_found_again() -> None:
-    vectors, made = scene(1500, seed=2), calibration()
+    vectors, made = scene(1500), calibration()
     truth = neighbours(vectors)
     assert recall(neighbours(dequantize(quantize(vectors, made), made)), truth) >= 0.9
     assert recall(neighbours(vectors.astype(np.float16).astype(np.float32)), truth) >= 0.99
+
+
+@pytest.mark.real
+def test_the_nearest_neighbours_of_a_real_file_are_found_again(shared: Path) -> None:
+    found = {(row["dtype"], row["percentile"]): float(row["recall@10"]) for row in small.run()}
+    assert found["float32", ""] == 1
+    assert found["float16", ""] >= 0.999
+    assert found["int8", f"{PERCENTILE:g}"] >= 0.985
+
+
+def test_without_a_real_file_the_benchmark_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(small, "REAL", tmp_path)
+    with pytest.raises(SystemExit, match="needs a real published file"):
+        small.run()
 
 
 def test_what_comes_back_is_half_a_step_away_at_most() -> None:
