@@ -13,15 +13,12 @@ import numpy as np
 
 from daskembed.documents import json_digest, parse_as, parse_object
 from daskembed.errors import InputError
-from daskembed.vectors import VectorArray, VectorDtype
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daskembed.histogram import Histogram
 
-PERCENTILE = 99.9
-"""What is clipped by default; docs/files.md has the measurements."""
 STEPS = 127
 """The largest whole number, and the least one with a minus: as far to both sides of the offset."""
 KEY = "quantization"
@@ -257,6 +254,8 @@ def _calibration(given: Calibration | str | Path) -> Calibration:
 
 
 def _with_floats(frame: Any, calibration: Calibration) -> Any:
+    from daskembed.vectors import VectorArray, VectorDtype  # and with it Dask and pandas
+
     column = frame[_COLUMN]
     if isinstance(column.dtype, VectorDtype):
         array = column.array

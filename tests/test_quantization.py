@@ -20,7 +20,8 @@ from benchmarks import small
 from benchmarks.small import made_up, neighbours, recall
 from daskembed.errors import InputError
 from daskembed.histogram import Histogram
-from daskembed.quantization import KEY, PERCENTILE, Calibration, dequantize, parse_calibration, quantize
+from daskembed.quantization import KEY, Calibration, dequantize, parse_calibration, quantize
+from daskembed.runs.export_options import PERCENTILE
 from daskembed.vectors import VectorArray, VectorDtype
 
 MADE: dict[str, Any] = {

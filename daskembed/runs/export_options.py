@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from daskembed.runs.results import Event, Progress
 
+PERCENTILE = 99.9
+"""What a calibration clips by default; docs/files.md has the measurements."""
 WHICH = "which published files, and what of them"
 
 
@@ -32,6 +34,13 @@ class Asked(Table):
     encoder: str | None = option("only files of this encoder, such as clay-v0", "NAME", group=WHICH, own=True)
     level: str | None = option("only files of this level", "LEVEL", group=WHICH, own=True)
     version: str | None = option("only files with this version in their names", "V", group=WHICH, own=True)
+    percentile: float = option(
+        "at most so many per cent less than 100 of a dimension's values are clipped at either end; 100 clips none "
+        f"(default: {PERCENTILE:g})",
+        "P",
+        type=float,
+        default=PERCENTILE,
+    )
     skip_damaged: bool = option(
         "leave out files that are not as their receipts say, and count them", default=False, type=bool
     )
@@ -65,6 +74,22 @@ class ExportOptions(TypedDict, total=False):
     version: str | None
     skip_damaged: bool
     overwrite: bool
+    cluster: str | Client | None
+    cluster_arguments: Mapping[str, Any] | None
+    workers: int | str | None
+    progress: Callable[[Progress], None] | None
+    events: Callable[[Event], None] | None
+
+
+class CalibrationOptions(TypedDict, total=False):
+    """Keywords of `daskembed.calibrate`; see `Asked`."""
+
+    tiles: str | None
+    encoder: str | None
+    level: str | None
+    version: str | None
+    percentile: float | None
+    skip_damaged: bool
     cluster: str | Client | None
     cluster_arguments: Mapping[str, Any] | None
     workers: int | str | None

@@ -12,7 +12,7 @@ from daskembed.errors import ConflictError, InputError
 from daskembed.exports import state
 from daskembed.exports.plan import cut, one_a_tile
 from daskembed.exports.protocol import FORMATS, get_format
-from daskembed.exports.selection import Selection, select
+from daskembed.exports.selection import Selection, check_readable, select
 from daskembed.exports.settings import DEFAULT, Export, Sizes
 from daskembed.exports.state import Plan, Written
 from daskembed.geo.mgrs import tiles_of
@@ -33,7 +33,7 @@ from daskembed.storage.urls import is_local
 from daskembed.text import counted
 
 if TYPE_CHECKING:
-    from distributed import Client, Worker
+    from distributed import Client
 
 LOCK = "export"
 """What the lock of a target is called, in the place of a version."""
@@ -131,10 +131,7 @@ def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
         region=asked.region,
         dates=dates,
     )
-    if selection.unreadable and not asked.skip_damaged:
-        reasons = [*selection.unreadable.values()]
-        more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-        raise InputError(f"{reasons[0]}{more}: have it made again, or leave it out with `skip_damaged=True`")
+    check_readable(selection, skip_damaged=asked.skip_damaged)
     export = Export(
         source,
         target,
@@ -203,7 +200,7 @@ def _refuse_local(job: Job, cluster: str) -> None:
 
 def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check: Callable[[], None]) -> ExportResult:
     export, tiles = job.export, job.selection.tiles
-    threads = fleet.meet(client, _threads)
+    threads = fleet.meet(client, fleet.threads)
     check_source_seen(client, export.source)
     if blind := blind_to_output(client, export.target, None):
         refuse_output(export.target, ", ".join(blind))
@@ -310,8 +307,3 @@ def _conclude(job: Job, plan: Plan, asked: Asked) -> ExportResult:
     told.conclude([])
     there = state.read_written(job.export.target, names)
     return _result(job, plan, there, 0, {}, 0.0, interrupted=False)
-
-
-def _threads(dask_worker: Worker) -> int:
-    """On a worker: how many tasks it does at a time."""
-    return int(dask_worker.state.nthreads)
