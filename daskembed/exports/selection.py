@@ -14,6 +14,7 @@ import shapely
 
 from daskembed.documents import parse_object
 from daskembed.errors import InputError
+from daskembed.exports.settings import KIND
 from daskembed.geo.footprints import box
 from daskembed.output import geoparquet
 from daskembed.output.published import check_version, list_published
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from daskembed.output.protocol import Published
     from daskembed.storage.stores import Storage
 
-KIND = ("encoder", "size", "sensor", "window", "checkpoint", "sha256", "level", "dtype")
-"""What footers say that has to be the same in all files of an export; the shape and the version have to be, too."""
+
+_OWN = ("tile", "chips", "shape", "format", "identity", "software")
+"""What a footer says of one file, and of what wrote it."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class _Footer:
         """What has to be the same in all files."""
         said = {name: self.made.get(name) for name in KIND}
         told = {"encoder": "unknown", **{name: str(value) for name, value in said.items() if value is not None}}
-        return (*told.items(), ("shape", "x".join(map(str, self.shape))), ("version", version))
+        return (*told.items(), ("dtype", self.dtype), ("shape", "x".join(map(str, self.shape))), ("version", version))
 
 
 def select(
@@ -152,7 +154,7 @@ def select(
     alike = {
         key: value
         for key, value in first.made.items()
-        if all(found.made.get(key) == value for found in footers.values())
+        if key not in _OWN and all(found.made.get(key) == value for found in footers.values())
     }
     chosen = {}
     for one, found in sorted(footers.items(), key=lambda item: item[0].name):

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from daskembed.output.lock import Lock
 
+KIND = ("encoder", "size", "sensor", "window", "checkpoint", "sha256", "level")
+"""What footers say that has to be the same in all files of an export; the shape, the type and the version have to be,
+too."""
 SOFTWARE = ("daskembed", "pyarrow", "numpy")
 """Packages whose versions an exported file tells."""
 
@@ -100,7 +103,7 @@ class Export:
         """What determines a file beside the published ones; as JSON."""
         return {
             "source": self.source.url,
-            "made": self.made,
+            **{key: self.made.get(key) for key in KIND},
             "shape": list(self.shape),
             "format": self.format,
             "rows": self.rows,
@@ -119,7 +122,7 @@ class Export:
         shape = self.shape[-1:] if self.rows == "patch" else self.shape
         dims = self.made.get("dims", [])
         return {
-            **{key: value for key, value in self.made.items() if key not in ("chips", "software", "shape", "format")},
+            **self.made,
             **({"dims": dims[-1:] if self.rows == "patch" else dims} if dims else {}),
             "shape": list(shape),
             "dtype": self.dtype,
