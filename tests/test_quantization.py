@@ -131,7 +131,7 @@ def test_a_calibration_is_read_as_it_was_written() -> None:
         ({"scale": [0.0] * 64}, "a scale is not above 0"),
         ({"offset": [1.0]}, "64 scales and 1 offsets"),
         ({"method": "binary"}, "its method is 'binary', expected 'affine'"),
-        ({"level": 3}, "the field 'level' is 3, expected str"),
+        ({"level": 3}, "the field 'level' is 3, expected"),
         ({"more": 3}, "unknown field 'more'"),
     ],
 )

@@ -18,9 +18,11 @@ from daskembed.exports.state import Plan, Written
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
 from daskembed.output.geoparquet import SUFFIX
-from daskembed.output.state import RECEIPTS, now
+from daskembed.output.state import RECEIPTS, STATE, now
+from daskembed.quantization import read_calibration
 from daskembed.runs import fleet
-from daskembed.runs.export_options import Asked, ExportOptions
+from daskembed.runs.calibration import FILE as CALIBRATION
+from daskembed.runs.export_options import DTYPES, Asked, ExportOptions
 from daskembed.runs.export_results import ExportResult
 from daskembed.runs.export_tasks import ExportedFiles, PublishedFiles
 from daskembed.runs.options import documented
@@ -34,6 +36,8 @@ from daskembed.text import counted
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from daskembed.quantization import Calibration
 
 LOCK = "export"
 """What the lock of a target is called, in the place of a version."""
@@ -132,13 +136,15 @@ def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
         dates=dates,
     )
     check_readable(selection, skip_damaged=asked.skip_damaged)
+    dtype = asked.dtype or selection.dtype
     export = Export(
         source,
         target,
         selection.made,
         selection.shape,
         format=asked.format,
-        dtype=selection.dtype,
+        dtype=dtype,
+        calibration=_calibration(asked, dtype, source, selection),
         dates=dates,
         region=asked.region,
         skip_damaged=asked.skip_damaged,
@@ -146,6 +152,28 @@ def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
     )
     form.check(export)
     return Job(export, selection)
+
+
+def _calibration(asked: Asked, dtype: str, source: Storage, selection: Selection) -> Calibration | None:
+    """With what values of int8 are made: what is given, or what the output has; None of other types."""
+    given = asked.calibration
+    if dtype not in DTYPES:
+        raise InputError(f"unknown `dtype` {dtype!r}: choose one of {', '.join(DTYPES)}")
+    if dtype != "int8":
+        if given is not None:
+            raise InputError(f"a `calibration` is for `dtype='int8'`, and `dtype` is {dtype}: give both, or neither")
+        return None
+    try:
+        found = read_calibration(given or source.url_of(CALIBRATION))
+    except InputError:
+        if given is not None or any(entry.path == CALIBRATION for entry in source.entries(STATE, recursive=False)):
+            raise
+        raise InputError(
+            "`dtype='int8'` needs one calibration for all files, and this output has none: make it with "
+            f"`daskembed calibrate {source.url}`"
+        ) from None
+    found.check(selection.made | {"shape": list(selection.shape)}, f"what is exported of {source.url}")
+    return found
 
 
 def agreed(job: Job, overwrite: bool) -> Plan | None:
