@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import daskembed
 from benchmarks.small import made_up
 from daskembed.cli.main import main
 from daskembed.histogram import Histogram
-from daskembed.quantization import Calibration, parse_calibration, quantize
+from daskembed.quantization import Calibration, dequantize, parse_calibration, quantize, read_calibration
 from daskembed.runs.calibration import COUNTS, FILE, CalibrationResult
 from daskembed.testing import write_published
 
@@ -266,3 +267,41 @@ def test_another_calibration_makes_another_export(output: Path, client: Client, 
     shutil.copy(file, tmp_path / "to" / "b.parquet")
     with pytest.raises(daskembed.InputError, match=r"mixes embeddings .*calibration "):
         daskembed.open_embeddings(str(tmp_path / "to"))
+
+
+DOCS = Path(__file__).parent.parent / "docs" / "files.md"
+
+
+def documented() -> list[str]:
+    """The blocks of Python under "Small vectors"."""
+    section = DOCS.read_text().partition("## Small vectors\n")[2].partition("\n## ")[0]
+    return re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+
+
+def test_the_lines_of_the_documentation_give_the_same_floats(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_published("out", TILES, side=4, shape=(16,), vectors=lambda tile, rows: vectors(tile, rows)[:, 0, 0])
+    daskembed.calibrate("out", cluster=client)
+    daskembed.export("out", to="daskembed-demo/small", dtype="int8", cluster=client)
+    urls = pq.read_table("daskembed-demo/small")["source_url"].to_pylist()
+    made = read_calibration("out/_daskembed/calibration.json")
+    given = {path.name[:5]: np.stack(gpd.read_parquet(path).embeddings) for path in Path("out").glob("*.gpq")}
+    order = np.argsort(urls)
+    truth = dequantize(quantize(np.concatenate([given[tile] for tile in sorted(TILES)]), made), made)
+    names, found = {}, []
+    for block in documented():
+        exec(block, names)
+        floats = names["floats"]
+        if hasattr(floats, "fetchall"):
+            rows = dict(floats.fetchall())
+            floats = np.array([rows[url] for url in urls], np.float32)
+        elif not isinstance(floats, np.ndarray):
+            column = floats["embeddings"]
+            floats = np.stack(column) if isinstance(floats, pd.DataFrame) else column.to_numpy()
+        assert floats.dtype == np.float32
+        np.testing.assert_array_equal(floats[order], truth)
+        found.append(block)
+    assert len(found) == 4
+    np.testing.assert_array_equal(stacked(names["lazy"].compute(scheduler="sync")), truth)
