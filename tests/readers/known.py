@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
@@ -82,3 +85,15 @@ def check(found: Iterable[Row], expected: Iterable[Row]) -> None:
         vector = np.asarray(here[url].vector)
         assert vector.dtype == row.vector.dtype, f"{url}: {vector.dtype}, expected {row.vector.dtype}"
         assert np.array_equal(vector, row.vector), f"{url}: other values in its vector"
+
+
+def run_block(heading: str) -> dict[str, Any]:
+    """Run the last Python block below a heading of docs/reading.md on the file of `mean`, and give its variables."""
+    page = (PUBLISHED.parent.parent.parent / "docs" / "reading.md").read_text()
+    text = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0].rpartition("```python\n")[2].partition("```")[0]
+    variables: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path("daskembed-demo/embeddings").mkdir(parents=True)
+        shutil.copy(path("mean"), "daskembed-demo/embeddings/33TUL_20190416_20190416_v001.gpq")
+        exec(compile(text, heading, "exec"), variables)
+    return variables

@@ -45,3 +45,7 @@ query = "SELECT source_url FROM read_parquet(?) ORDER BY list_cosine_similarity(
 found = [url for (url,) in duckdb.execute(query, [str(known.path("mean")), second.vector.tolist()]).fetchall()]
 assert found == [second.source_url, first.source_url]
 print("duckdb finds the nearest vector")
+
+near = known.run_block("DuckDB")["near"]
+assert [(url, vector) for url, vector in near] == [(row.source_url, row.vector.tolist()) for row in (first, second)]
+print("what docs/reading.md says of spatial runs")

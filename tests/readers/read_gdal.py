@@ -75,3 +75,8 @@ for reader, there in drivers().items():
         middle = ((3 * west + east) / 4, (3 * south + north) / 4, (west + 3 * east) / 4, (south + 3 * north) / 4)
         known.check(read(name, **{"bbox" if read is read_by_pyogrio else "box": middle}), [first])
         print(f"{reader} reads {name}, and of a place only its row")
+    if read is read_by_pyogrio:
+        assert list(known.run_block("GDAL and pyogrio")["near"].source_url) == [
+            row.source_url for row in known.rows("mean")
+        ]
+        print("what docs/reading.md says of pyogrio runs")

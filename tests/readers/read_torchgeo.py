@@ -16,6 +16,7 @@ import environment
 environment.enter("torchgeo", "torchgeo==0.10.1", "pyarrow", python=(3, 12))
 
 import known
+import numpy as np
 import torch
 from torchgeo.datasets import ClayEmbeddings, DatasetNotFoundError
 
@@ -49,3 +50,7 @@ with tempfile.TemporaryDirectory() as folder:
     (Path(folder) / "_stac" / "catalog.json").write_text("{}")
     known.check(read(Path(folder)), known.rows("mean"))
     print("torchgeo reads a folder with _stac/ in it")
+
+for vector, row in zip(known.run_block("TorchGeo")["vectors"], known.rows("mean"), strict=True):
+    assert np.array_equal(vector.numpy(), row.vector)
+print("what docs/reading.md says of torchgeo runs")
