@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from daskembed.errors import InputError
-from daskembed.explore.basis import Basis, Moments, add_up, basis_of, explained_of
+from daskembed.explore.basis import Basis, Moments, Variance, add_up, basis_of
 from daskembed.explore.colours import count_scores, rgb_of, with_colours
 
 MADE = {"encoder": "clay-v0", "checkpoint": "a.ckpt", "sha256": "0" * 64, "level": "mean"}
@@ -89,6 +89,13 @@ def test_colours_lie_between_the_percentiles_of_all_tiles() -> None:
         assert 0.015 < (colours[:, number] == 1).mean() < 0.025
     middle = (np.array(coloured.low) + coloured.high) / 2
     assert rgb_of(coloured, middle[None]).tolist() == [[128, 128, 128]]
+
+
+def explained_of(basis: Basis, rows: np.ndarray) -> list[float]:
+    found = Variance(basis)
+    for block in np.array_split(rows, 3):
+        found.add(block, basis.scores(block))
+    return found.explained
 
 
 def test_share_explained_of_a_tile_is_its_own() -> None:

@@ -40,6 +40,11 @@ class Moments:
     """Sum of their outer products, ``(dims, dims)``."""
 
     @classmethod
+    def none(cls, dims: int) -> Moments:
+        """Those of no vectors."""
+        return cls(0, 0, np.zeros(dims), np.zeros((dims, dims)))
+
+    @classmethod
     def of(cls, vectors: NDArray[np.floating]) -> Moments:
         """Those of vectors ``(vector, dims)`` of any floating type."""
         dims = vectors.shape[1]
@@ -84,6 +89,8 @@ class Basis:
     """Vectors that were not, for their NaN or infinity."""
     mean: list[float]
     """Of the vectors, one value a dimension."""
+    deviation: list[float]
+    """Standard deviation of each dimension."""
     axes: list[list[float]]
     """Directions of the components, of length 1, the one of most variance first. In each the value that is farthest
     from 0 is positive."""
@@ -165,7 +172,9 @@ def basis_of(moments: Moments, *, encoder: str, checkpoint: str, sha256: str | N
         If there is no vector.
     """
     if not moments.count:
-        raise InputError(f"no vector to make a basis of: {moments.left_out} have NaN or infinity, and there are no others")
+        raise InputError(
+            f"no vector to make a basis of: {moments.left_out} have NaN or infinity, and there are no others"
+        )
     mean = moments.total / moments.count
     covariance = moments.outer / moments.count - np.outer(mean, mean)
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
@@ -186,6 +195,7 @@ def basis_of(moments: Moments, *, encoder: str, checkpoint: str, sha256: str | N
         count=moments.count,
         left_out=moments.left_out,
         mean=mean.tolist(),
+        deviation=np.sqrt(np.maximum(np.diag(covariance), 0)).tolist(),
         axes=axes.tolist(),
         variance=variance.tolist(),
         total_variance=float(max(np.trace(covariance), 0.0)),
@@ -194,11 +204,29 @@ def basis_of(moments: Moments, *, encoder: str, checkpoint: str, sha256: str | N
     )
 
 
-def explained_of(basis: Basis, vectors: NDArray[np.floating]) -> list[float]:
-    """Share of the variance of some vectors, around their own mean, that each component explains."""
-    vectors = vectors[np.isfinite(vectors).all(axis=1)]
-    if len(vectors) < 2:
-        return [0.0] * len(basis.axes)
-    total = float(vectors.var(axis=0, dtype=np.float64).sum())
-    along = basis.scores(vectors).var(axis=0)
-    return [float(one) / total if total > 0 else 0.0 for one in along]
+class Variance:
+    """The share of the variance of a tile, around its own mean, that each component explains; block by block."""
+
+    def __init__(self, basis: Basis) -> None:
+        dims, axes = len(basis.mean), len(basis.axes)
+        self._mean, self._count, self._squares = np.array(basis.mean), 0, 0.0
+        self._total, self._along, self._along_squares = np.zeros(dims), np.zeros(axes), np.zeros(axes)
+
+    def add(self, vectors: NDArray[np.floating], scores: NDArray[np.float64]) -> None:
+        """Count some vectors ``(vector, dims)`` of the tile, which have these `Basis.scores`."""
+        good = np.isfinite(scores).all(axis=1)
+        centred = vectors[good].astype(np.float64) - self._mean
+        self._count += len(centred)
+        self._squares += float((centred**2).sum())
+        self._total += centred.sum(axis=0)
+        self._along += scores[good].sum(axis=0)
+        self._along_squares += (scores[good] ** 2).sum(axis=0)
+
+    @property
+    def explained(self) -> list[float]:
+        """One share a component; 0 of fewer than two vectors."""
+        count = max(self._count, 1)
+        total = self._squares - float((self._total**2).sum()) / count
+        along = np.maximum(self._along_squares - self._along**2 / count, 0)
+        known = self._count > 1 and total > 0
+        return [float(one) / total if known else 0.0 for one in along]

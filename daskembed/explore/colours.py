@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 PERCENTILES = (2, 98)
 """Of the scores of all tiles: what lies beyond is as dark or as bright as can be."""
 REACH = 8
-"""Standard deviations on either side that are counted. By Chebyshev's inequality no more than a 49th of any distribution
-lies 7 or more of them from its mean: both percentiles are within."""
+"""Standard deviations on either side that are counted. By Chebyshev's inequality no more than a 64th of any
+distribution lies that far from its mean: both percentiles are within."""
 BINS = 2**14
 """Of a component: a thousandth of a standard deviation each, where a step of a colour has about a sixtieth."""
 
