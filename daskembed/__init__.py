@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from daskembed.output.validate.check import validate as validate
     from daskembed.output.validate.findings import Finding as Finding
     from daskembed.runs.cubes import write_cubes as write_cubes
+    from daskembed.runs.export_options import ExportOptions as ExportOptions
+    from daskembed.runs.export_results import ExportResult as ExportResult
+    from daskembed.runs.exports import export as export
     from daskembed.runs.options import CubeOptions as CubeOptions
     from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
@@ -74,6 +77,7 @@ _HOME = {
     "plan": "runs.plan",
     "find_scenes": "runs.scenes",
     "write_cubes": "runs.cubes",
+    "export": "runs.exports",
     "connect": "clusters.connection",
     "status": "output.status",
     "write_stac": "output.stac",
@@ -85,6 +89,8 @@ _HOME = {
     "Rules": "sources.rules",
     "RunOptions": "runs.options",
     "CubeOptions": "runs.options",
+    "ExportOptions": "runs.export_options",
+    "ExportResult": "runs.export_results",
     "RunResult": "runs.results",
     "TileResult": "runs.results",
     "Progress": "runs.results",

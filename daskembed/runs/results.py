@@ -26,7 +26,7 @@ class TileResult:
 
     tile: str
     status: str
-    """``done``, ``skipped`` (finished by an earlier run) or ``failed``."""
+    """``done``, ``skipped`` (finished by an earlier run) or ``failed``; of an export also ``indexed``, ``left out``."""
     file: str | None = None
     """Path or URL of the published file, the first where there are several; None where there is none."""
     chips: int = 0
@@ -45,6 +45,8 @@ class TileResult:
     """What was done to the pixels' values on the way in, and what is unusual about them."""
     filled: int = 0
     """Chips in the file of which some values were filled with their band's mean."""
+    unit: str = "chip"
+    """What `chips` counts: of an export they are rows."""
 
     def __repr__(self) -> str:
         return f"<TileResult {describe_tile(self)}>"
@@ -184,6 +186,8 @@ class Progress:
     """Address of the Dask dashboard."""
     workers: str
     """What they compute with, in a line."""
+    units: tuple[str, str] = ("tiles", "chips")
+    """What `tiles` and `chips` count: of an export first tiles, then files, and rows."""
     finished: list[TileResult] = field(default_factory=list, repr=False)
     indexed: int = 0
     """Tiles whose chips are known."""
@@ -278,8 +282,8 @@ class Event:
     """UTC, ISO 8601."""
     event: str
     """``run_started``, ``tile_started``, ``indexed``, ``embedded`` (a block), ``written`` (a shard), ``published``,
-    ``skipped``, ``failed``, ``retried``, ``quarantined``, ``notice``, ``progress`` (every half minute) or
-    ``run_ended``."""
+    ``skipped``, ``left out`` (of an export), ``failed``, ``retried``, ``quarantined``, ``notice``, ``progress`` (every
+    half minute) or ``run_ended``."""
     tile: str | None = None
     block: int | None = None
     """Number of the block in its tile, from 0."""
