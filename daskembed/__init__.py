@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from daskembed.errors import StorageError as StorageError
     from daskembed.errors import StorageUnusableError as StorageUnusableError
     from daskembed.errors import TileError as TileError
+    from daskembed.explore.basis import Basis as Basis
+    from daskembed.explore.preview import Preview as Preview
     from daskembed.index import index_tile as index_tile
     from daskembed.output.open import open_embeddings as open_embeddings
     from daskembed.output.stac import StacResult as StacResult
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
     from daskembed.runs.plan import plan as plan
+    from daskembed.runs.previews import preview as preview
+    from daskembed.runs.previews import principal_components as principal_components
     from daskembed.runs.results import Event as Event
     from daskembed.runs.results import Expected as Expected
     from daskembed.runs.results import Progress as Progress
@@ -77,6 +81,8 @@ _HOME = {
     "plan": "runs.plan",
     "find_scenes": "runs.scenes",
     "write_cubes": "runs.cubes",
+    "preview": "runs.previews",
+    "principal_components": "runs.previews",
     "export": "runs.exports",
     "connect": "clusters.connection",
     "status": "output.status",
@@ -101,6 +107,8 @@ _HOME = {
     "SceneItem": "runs.scenes",
     "Expected": "runs.results",
     "StacResult": "output.stac",
+    "Basis": "explore.basis",
+    "Preview": "explore.preview",
     "OutputStatus": "output.tile_status",
     "TileStatus": "output.tile_status",
     "StacStatus": "output.tile_status",

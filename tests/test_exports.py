@@ -130,7 +130,12 @@ def test_files_say_what_they_are(exported: Path) -> None:
         assert geo["version"] == "1.1.0"
         assert geo["columns"]["geometry"]["covering"]["bbox"]["xmin"] == ["bbox", "xmin"]
         made = json.loads(file.metadata.metadata[b"daskembed"])
-        assert (made["encoder"], made["level"], made["shape"], made["export"]["rows"]) == ("clay-v0", "mean", [8], "chip")
+        assert (made["encoder"], made["level"], made["shape"], made["export"]["rows"]) == (
+            "clay-v0",
+            "mean",
+            [8],
+            "chip",
+        )
         group = file.metadata.row_group(0)
         assert group.num_rows == 10
         assert group.column(2).has_offset_index

@@ -1,8 +1,9 @@
 """Principal components of many vectors from sums that add up (pure): one basis for all tiles of a data set.
 
-Of each part only the number of its vectors, their sum and the sum of their outer products are kept. These add up to what
-a decomposition of all vectors at once would see, so that no more than a block of them is ever in memory, and a part that
-is known need not be read again. Floating-point sums depend on their order: parts are added in that of their names.
+Of each part only the number of its vectors, their sum and the sum of their outer products are kept. These add up to
+what a decomposition of all vectors at once would see, so that no more than a block of them is ever in memory, and a
+part that is known need not be read again. Sums of floating-point numbers depend on their order: parts are added in that
+of their names.
 """
 
 from __future__ import annotations

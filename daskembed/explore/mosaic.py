@@ -103,8 +103,7 @@ def for_web(image: Mosaic) -> tuple[bytes, list[list[float]]]:
         dst_crs=target,
         resampling=Resampling.nearest,
     )
-    left, top = to * (0, 0)
-    right, bottom = to * (width, height)
+    left, top, right, bottom = to.c, to.f, to.c + width * to.a, to.f + height * to.e
     west, east = (zone + np.degrees(x / _RADIUS) for x in (left, right))
     north, south = (np.degrees(2 * np.arctan(np.exp(y / _RADIUS)) - np.pi / 2) for y in (top, bottom))
     corners = [[west, north], [east, north], [east, south], [west, south]]

@@ -126,7 +126,7 @@ def tile_documents(
         if colours.shape[1:3] != (1, 1):
             png, corners = for_web(image)
             encoded.append([index, base64.b64encode(png).decode(), corners])
-    prefix = os.path.commonprefix(seen.urls)
+    prefix = os.path.commonprefix(seen.urls)  # noqa: RUF071 (letters, whatever the paths are)
     outline = shapely.convex_hull(shapely.union_all(np.array(shapes), grid_size=1 / DEGREE))
     entry = {
         "id": number,
@@ -214,7 +214,8 @@ def _unwrapped(shape: Any) -> Any:
     if len(parts) < 2:
         return shape
     moved = [
-        shapely.transform(part, lambda xy: xy + [360, 0]) if shapely.bounds(part)[0] < 0 else part for part in parts
+        shapely.transform(part, lambda xy: xy + np.array([360, 0])) if shapely.bounds(part)[0] < 0 else part
+        for part in parts
     ]
     return shapely.convex_hull(shapely.union_all(moved))
 

@@ -16,7 +16,7 @@ from daskembed.geo.mgrs import square_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_NUMBER = re.compile(r"(\d+)(?:\.[A-Za-z]+)?$")
+_NUMBER = re.compile(r"[_/](\d{4,6})(?:\.[A-Za-z]+)?$")
 _WINDOW = "#window="
 """What stands between a chip's name and the corner of one of its windows."""
 _WIDEST = 64
@@ -30,7 +30,8 @@ def metres_of(tile: str, footprints: NDArray[np.object_]) -> NDArray[np.float64]
     transform = pyproj.Transformer.from_crs("OGC:CRS84", square_of(tile).epsg, always_xy=True).transform
     # Straight lines of a projection: a rectangle's corners say all of it.
     moved = shapely.transform(footprints, lambda xy: np.stack(transform(*xy.T), axis=-1))
-    return np.round(shapely.bounds(moved), 2)
+    bounds: NDArray[np.float64] = np.round(shapely.bounds(moved), 2)
+    return bounds
 
 
 def places_of(
@@ -56,13 +57,8 @@ def places_of(
     numbers = {url: int(found[1]) for url in wanted if (found := _NUMBER.search(url))}
     if not numbers or not len(footprints):
         return {}
-    known: dict[int, NDArray[np.float64]] = {}
-    for url, bounds in zip(urls, metres_of(tile, footprints), strict=True):
-        if found := _NUMBER.search(url.partition(_WINDOW)[0]):
-            number = int(found[1])
-            other = known.get(number, bounds)
-            known[number] = np.array([*np.minimum(other, bounds)[:2], *np.maximum(other, bounds)[2:]])
-    if not known or not np.isfinite(list(known.values())).all():
+    known = _known(tile, urls, footprints)
+    if not known:
         return {}
     at = {url: known[number] for url, number in numbers.items() if number in known}
     if len(at) < len(numbers) and (grid := _grid(known)):
@@ -77,6 +73,22 @@ def places_of(
         return {}
     _, _, polygons = to_lonlat(square_of(tile).epsg, np.array(list(at.values())))
     return {url: polygon for url, polygon in zip(at, polygons, strict=True) if polygon is not None}
+
+
+def _known(tile: str, urls: Sequence[str], footprints: NDArray[np.object_]) -> dict[int, NDArray[np.float64]]:
+    """Number of a chip -> its bounds; none if chips of one number lie in several places."""
+    chips: dict[str, NDArray[np.float64]] = {}
+    for url, bounds in zip(urls, metres_of(tile, footprints), strict=True):
+        chip = url.partition(_WINDOW)[0]
+        other = chips.get(chip, bounds)
+        chips[chip] = np.array([*np.minimum(other, bounds)[:2], *np.maximum(other, bounds)[2:]])
+    known: dict[int, NDArray[np.float64]] = {}
+    for chip, bounds in chips.items():
+        if found := _NUMBER.search(chip):
+            other = known.setdefault(int(found[1]), bounds)
+            if not np.abs(other - bounds).max() <= _OFF * (bounds[2] - bounds[0]):
+                return {}
+    return known
 
 
 def _sides(known: dict[int, NDArray[np.float64]]) -> tuple[float, float]:

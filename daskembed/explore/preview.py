@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 FOLDER = "_preview"
 """Below the output, unless another folder is named: readers that open all files of a folder leave out such names."""
 PAGE = "index.html"
+BASIS = "basis.json"
+_INDEX = "data/index.js"
 MOST_SEARCHED = 100_000
-"""Vectors among which the page searches by itself: 77 MB of 768 dimensions, which a browser holds and reads in a second."""
+"""Vectors among which the page searches by itself: 77 MB of 768 dimensions, which a browser holds."""
 _STATIC = (
     *("app.js", "search.js", "style.css", "world.js", "maplibre-gl.js", "maplibre-gl.css"),
     *("maplibre-gl.LICENSE.txt", "world.LICENSE.txt"),
@@ -106,6 +108,7 @@ def write_preview(
     found = list(in_order(write, numbered))
     written = {path for _, paths in found for path in paths} | {_INDEX}
     to.put(_INDEX, call("index", _index(selection, basis, [entry for entry, _ in found], search=search)))
+    to.put(BASIS, basis.to_json().encode())
     page = files("daskembed.explore") / "page"
     for name in (*_STATIC, PAGE):
         to.put(name, (page / name).read_bytes())
@@ -119,9 +122,6 @@ def write_preview(
         searchable=search,
         geotiffs=[to.url_of(path) for path in sorted(written) if path.endswith(".tif")],
     )
-
-
-_INDEX = "data/index.js"
 
 
 def write_tile(

@@ -96,8 +96,9 @@ const daskembed = (() => {
     const tile = index.tiles[document_.id];
     const chips = document_.chips.map(([date, colour, url, steps], number) => ({
       tile, number, date, colour, url: document_.prefix + url, ring: ring(steps, tile.origin)}));
-    const features = chips.filter(chip => chip.ring[0]).map(chip => polygon(chip.ring, {
-      tile: tile.id, chip: chip.number, colour: `#${chip.colour}`, ...span(tile, chip.date)}));
+    const pictured = new Set(document_.images.map(([date]) => date));
+    const features = chips.filter(chip => chip.ring[0]).map(chip => polygon(chip.ring, {tile: tile.id, chip: chip.number,
+      colour: `#${chip.colour}`, pictured: pictured.has(chip.date), ...span(tile, chip.date)}));
     const bad = document_.bad.map(([kind, url, why, steps]) => ({kind, url, why, ring: steps && ring(steps, tile.origin)}));
     const hatched = bad.map((one, number) => one.ring && polygon(one.ring, {tile: tile.id, bad: number, kind: one.kind}));
     loaded.set(tile.id, {tile, chips, bad, features, hatched: hatched.filter(Boolean), images: document_.images,
@@ -132,7 +133,7 @@ const daskembed = (() => {
       {id: "tiles", type: "fill", source: "tiles", paint: {"fill-color": ["get", "colour"], "fill-antialias": false}},
       {id: "tile-edges", type: "line", source: "tiles", paint: {"line-color": theme.edge, "line-width": 1, "line-opacity": 0.6}},
       {id: "chips", type: "fill", source: "chips",
-        paint: {"fill-color": ["get", "colour"], "fill-opacity": hasGrid() ? 0 : 1, "fill-antialias": false}},
+        paint: {"fill-color": ["get", "colour"], "fill-opacity": unlessPictured(1), "fill-antialias": false}},
       {id: "chip-edges", type: "line", source: "chips", minzoom: 8,
         paint: {"line-color": theme.edge, "line-width": 0.6, "line-opacity": ["interpolate", ["linear"], ["zoom"], 8, 0, 10, 0.4]}},
       {id: "bad", type: "fill", source: "bad", paint: {"fill-pattern": ["concat", "hatch-", ["get", "kind"]]}},
@@ -145,6 +146,7 @@ const daskembed = (() => {
       {id: "chosen", type: "line", source: "chosen", paint: {"line-color": "#fff", "line-width": 3}},
     ],
   });
+  const unlessPictured = opacity => ["case", ["get", "pictured"], 0, opacity];
   const hasGrid = () => index.grid[0] * index.grid[1] > 1;
 
   function tileFeatures() {
@@ -420,7 +422,7 @@ const daskembed = (() => {
 
   const dimmed = () => at("hits").hidden ? 1 : 0.35;
   function dim() {
-    if (!hasGrid()) map.setPaintProperty("chips", "fill-opacity", dimmed());
+    map.setPaintProperty("chips", "fill-opacity", unlessPictured(dimmed()));
     map.setPaintProperty("tiles", "fill-opacity", dimmed());
     for (const {tile, images} of drawn()) for (const [number] of images)
       map.setPaintProperty(`image-${tile.id}-${number}`, "raster-opacity", dimmed());
@@ -443,7 +445,9 @@ const daskembed = (() => {
         showDate();
         fly(boxOf(patchRing(chip.ring, patch)), hasGrid() ? 13 : 11);
       }, "");
-      act.append(swatch(chip.colour), element("span", `${number + 1}. ${chip.tile.tile} ${date} ${chip.url.split("/").pop()}`, "name"),
+      const place = hasGrid() ? ` patch ${Math.floor(patch / index.grid[1])}, ${patch % index.grid[1]}` : "";
+      act.append(swatch(chip.colour), element("span",
+        `${number + 1}. ${chip.tile.tile} ${date} …${chip.url.replace(/\.\w+$/, "").slice(-5)}${place}`, "name"),
         element("span", score.toFixed(3)));
       act.title = chip.url;
       const line = element("li");
