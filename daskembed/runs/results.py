@@ -186,8 +186,6 @@ class Progress:
     """Address of the Dask dashboard."""
     workers: str
     """What they compute with, in a line."""
-    units: tuple[str, str] = ("tiles", "chips")
-    """What `tiles` and `chips` count: of an export first tiles, then files, and rows."""
     finished: list[TileResult] = field(default_factory=list, repr=False)
     indexed: int = 0
     """Tiles whose chips are known."""
@@ -217,6 +215,8 @@ class Progress:
     """What was to be told once, in lines: the latest `MOST_SAID`."""
     forgotten: int = field(default=0, repr=False)
     """Lines that were said before those."""
+    units: tuple[str, str] = field(default=("tiles", "chips"), repr=False)
+    """What `tiles` and `chips` count: of an export first tiles, then files, and rows."""
     pace: Pace = field(default_factory=Pace, repr=False)
     started: float = field(default_factory=lambda: time.monotonic(), repr=False)
 
