@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from daskembed.errors import StorageError as StorageError
     from daskembed.errors import StorageUnusableError as StorageUnusableError
     from daskembed.errors import TileError as TileError
-    from daskembed.exports.state import ExportedFile as ExportedFile
     from daskembed.explore.basis import Basis as Basis
     from daskembed.explore.preview import Preview as Preview
+    from daskembed.exports.state import ExportedFile as ExportedFile
     from daskembed.index import index_tile as index_tile
     from daskembed.output.open import open_embeddings as open_embeddings
     from daskembed.output.stac import StacResult as StacResult
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from daskembed.quantization import dequantize as dequantize
     from daskembed.runs.cubes import write_cubes as write_cubes
     from daskembed.runs.export_options import ExportOptions as ExportOptions
+    from daskembed.runs.export_options import PreviewOptions as PreviewOptions
     from daskembed.runs.export_results import ExportResult as ExportResult
     from daskembed.runs.exports import export as export
     from daskembed.runs.options import CubeOptions as CubeOptions
@@ -113,6 +114,7 @@ _HOME = {
     "SceneItem": "runs.scenes",
     "Expected": "runs.results",
     "StacResult": "output.stac",
+    "PreviewOptions": "runs.export_options",
     "Basis": "explore.basis",
     "Preview": "explore.preview",
     "OutputStatus": "output.tile_status",
