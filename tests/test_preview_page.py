@@ -233,7 +233,8 @@ def test_by_keyboard_alone(mean: Path, opened: Opened) -> None:
         one = page.evaluate(
             """() => { const one = document.activeElement, box = one.getBoundingClientRect();
               return one === document.body ? null : [one.id || one.className, getComputedStyle(one).outlineStyle,
-                one.getAttribute("aria-label") || one.textContent || one.labels?.[0]?.textContent || "", box.width > 0]; }"""
+                one.getAttribute("aria-label") || one.textContent || one.labels?.[0]?.textContent || "",
+                box.width > 0]; }"""
         )
         if one is None or one in reached[:1]:
             break
