@@ -18,7 +18,7 @@ from daskembed import config
 from daskembed.cli.parser import cluster_arguments, keywords, make_parser, one_list
 from daskembed.cli.text import print_event, say, show_warnings, with_flags
 from daskembed.errors import DaskembedError, InputError, StorageError
-from daskembed.runs.export_options import ExportOptions, PreviewOptions
+from daskembed.runs.export_options import CalibrationOptions, ExportOptions, PreviewOptions
 from daskembed.runs.options import CubeOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -176,6 +176,16 @@ def _export(options: argparse.Namespace) -> int:
     return _tell(options, partial(export, options.output, to=options.to, **asked), summary)
 
 
+def _calibrate(options: argparse.Namespace) -> int:
+    from daskembed.runs.export_options import Asked
+
+    _load_for_workers(options.cluster)
+    from daskembed.runs.calibration import calibrate, summary
+
+    asked = keywords(options, CalibrationOptions, Asked)
+    return _tell(options, partial(calibrate, options.output, to=options.to, **asked), summary)
+
+
 def _preview(options: argparse.Namespace) -> int:
     from daskembed.cli.preview import show
     from daskembed.runs.export_options import Asked
@@ -307,6 +317,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "scenes": _scenes,
     "cube": _cube,
     "export": _export,
+    "calibrate": _calibrate,
     "preview": _preview,
     "tiles": _tiles,
     "clusters": _clusters,

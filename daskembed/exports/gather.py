@@ -15,6 +15,7 @@ import shapely
 from daskembed.errors import TileError
 from daskembed.exports.index import Places, boxes_of, read_places
 from daskembed.output.parts import cast_vectors
+from daskembed.quantization import quantize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,9 +105,19 @@ def _fill(export: Export, share: _Share, vectors: NDArray[Any]) -> list[tuple[pa
             raise TileError(
                 f"{export.source.url_of(share.tile.name)}: vectors of {flat.shape[1]} values, expected {export.dims}"
             )
-        vectors[to] = cast_vectors(flat, export.dtype, table["source_url"].to_pylist())
+        vectors[to] = _as_asked(export, share, flat, table)
         found.append((table.drop_columns(["embeddings"]), to))
     return found
+
+
+def _as_asked(export: Export, share: _Share, vectors: NDArray[Any], rows: pa.Table) -> NDArray[Any]:
+    """Vectors of some rows as they are exported."""
+    if export.calibration is None:
+        return cast_vectors(vectors, export.dtype, rows["source_url"].to_pylist())
+    try:
+        return quantize(vectors, export.calibration)
+    except ValueError as error:
+        raise TileError(f"{export.source.url_of(share.tile.name)}: {error}") from None
 
 
 def _rows(export: Export, share: _Share) -> Iterator[tuple[pa.Table, NDArray[np.int64]]]:

@@ -37,7 +37,7 @@ class PublishedFiles:
 
     def begin(self, name: str, order: int) -> Task[Any]:
         """Index a published file."""
-        return _Index(_Item(name, order, now()), self)
+        return _Index(Item(name, order, now()), self)
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class ExportedFiles:
 
     def begin(self, name: str, order: int) -> Task[Any]:
         """Write a file."""
-        return _Write(_Item(name, order, now()), self)
+        return _Write(Item(name, order, now()), self)
 
 
 @dataclass
-class _Item(Tile):
+class Item(Tile):
     """A file on its way."""
 
     def record_failure(self, reason: str) -> None:
@@ -76,7 +76,7 @@ class _Item(Tile):
 
 @dataclass(frozen=True)
 class _Index(Task[TileIndex]):
-    tile: _Item
+    tile: Item
     work: PublishedFiles
     stage: ClassVar[str] = "index"
 
@@ -92,7 +92,7 @@ class _Index(Task[TileIndex]):
 
 @dataclass(frozen=True)
 class _Write(Task[ExportedFile]):
-    tile: _Item
+    tile: Item
     work: ExportedFiles
     stage: ClassVar[str] = "write"
     publishes: ClassVar[bool] = True

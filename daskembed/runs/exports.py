@@ -12,15 +12,17 @@ from daskembed.errors import ConflictError, InputError
 from daskembed.exports import state
 from daskembed.exports.plan import cut, one_a_tile
 from daskembed.exports.protocol import FORMATS, get_format
-from daskembed.exports.selection import Selection, select
+from daskembed.exports.selection import Selection, check_readable, select
 from daskembed.exports.settings import DEFAULT, Export, Sizes
 from daskembed.exports.state import ExportedFile, Plan
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
 from daskembed.output.geoparquet import SUFFIX
-from daskembed.output.state import RECEIPTS, now
+from daskembed.output.state import RECEIPTS, STATE, now
+from daskembed.quantization import read_calibration
 from daskembed.runs import fleet
-from daskembed.runs.export_options import Asked, ExportOptions
+from daskembed.runs.calibration import FILE as CALIBRATION
+from daskembed.runs.export_options import DTYPES, Asked, ExportOptions
 from daskembed.runs.export_results import ExportResult
 from daskembed.runs.export_tasks import ExportedFiles, PublishedFiles
 from daskembed.runs.options import documented
@@ -33,7 +35,9 @@ from daskembed.storage.urls import is_local
 from daskembed.text import counted
 
 if TYPE_CHECKING:
-    from distributed import Client, Worker
+    from distributed import Client
+
+    from daskembed.quantization import Calibration
 
 LOCK = "export"
 """What the lock of a target is called, in the place of a version."""
@@ -131,17 +135,16 @@ def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
         region=asked.region,
         dates=dates,
     )
-    if selection.unreadable and not asked.skip_damaged:
-        reasons = [*selection.unreadable.values()]
-        more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-        raise InputError(f"{reasons[0]}{more}: have it made again, or leave it out with `skip_damaged=True`")
+    check_readable(selection, skip_damaged=asked.skip_damaged)
+    dtype = asked.dtype or selection.dtype
     export = Export(
         source,
         target,
         selection.made,
         selection.shape,
         format=asked.format,
-        dtype=selection.dtype,
+        dtype=dtype,
+        calibration=_calibration(asked, dtype, source, selection),
         dates=dates,
         region=asked.region,
         skip_damaged=asked.skip_damaged,
@@ -149,6 +152,28 @@ def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
     )
     form.check(export)
     return Job(export, selection)
+
+
+def _calibration(asked: Asked, dtype: str, source: Storage, selection: Selection) -> Calibration | None:
+    """With what values of int8 are made: what is given, or what the output has; None of other types."""
+    given = asked.calibration
+    if dtype not in DTYPES:
+        raise InputError(f"unknown `dtype` {dtype!r}: choose one of {', '.join(DTYPES)}")
+    if dtype != "int8":
+        if given is not None:
+            raise InputError(f"a `calibration` is for `dtype='int8'`, and `dtype` is {dtype}: give both, or neither")
+        return None
+    try:
+        found = read_calibration(given or source.url_of(CALIBRATION))
+    except InputError:
+        if given is not None or any(entry.path == CALIBRATION for entry in source.entries(STATE, recursive=False)):
+            raise
+        raise InputError(
+            "`dtype='int8'` needs one calibration for all files, and this output has none: make it with "
+            f"`daskembed calibrate {source.url}`"
+        ) from None
+    found.check(selection.made | {"shape": list(selection.shape)}, f"what is exported of {source.url}")
+    return found
 
 
 def agreed(job: Job, overwrite: bool) -> Plan | None:
@@ -203,7 +228,7 @@ def _refuse_local(job: Job, cluster: str) -> None:
 
 def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check: Callable[[], None]) -> ExportResult:
     export, tiles = job.export, job.selection.tiles
-    threads = fleet.meet(client, _threads)
+    threads = fleet.meet(client, fleet.threads)
     check_source_seen(client, export.source)
     if blind := blind_to_output(client, export.target, None):
         refuse_output(export.target, ", ".join(blind))
@@ -310,8 +335,3 @@ def _conclude(job: Job, plan: Plan, asked: Asked) -> ExportResult:
     told.conclude([])
     there = state.read_written(job.export.target, names)
     return _result(job, plan, there, 0, {}, 0.0, interrupted=False)
-
-
-def _threads(dask_worker: Worker) -> int:
-    """On a worker: how many tasks it does at a time."""
-    return int(dask_worker.state.nthreads)
