@@ -1,1 +1,1 @@
-"""Serving copies of an output: its published rows in other files, for those who read all of them."""
+"""Serving copies of published embeddings: selected, ordered and written anew, never computed again."""
