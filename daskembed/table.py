@@ -59,9 +59,10 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
         raise InputError(f"the embeddings lack the coordinates {', '.join(missing)}: make them with daskembed.embed")
     inner = dict.fromkeys(embeddings.dims[1:], -1)
     lazy = embeddings if embeddings.chunks is not None else embeddings.chunk()
-    if "cloud" not in lazy.coords:  # as in what earlier versions made
-        lazy = lazy.assign_coords(cloud=("chip", da.full(len(lazy), np.nan, chunks=lazy.chunks[:1])))
-    arrays = [lazy.chunk(inner).data, *(lazy.coords[name].data for name in FATE_DTYPES)]
+    vectors = lazy.chunk(inner).data
+    unknown = da.full(len(vectors), np.nan, chunks=vectors.chunks[:1])
+    # What earlier versions made has no clouds.
+    arrays = [vectors, *(lazy.coords[name].data if name in lazy.coords else unknown for name in FATE_DTYPES)]
     blocks = [array.to_delayed(optimize_graph=False).ravel() for array in arrays]
     rows = _rows(embeddings)
     windows = embeddings.sizes.get("window", 1)
