@@ -78,8 +78,10 @@ def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...], 
                 "geometry": pa.array(shapely.to_wkb(good.geometry.to_numpy()), pa.binary()),
                 "epsg": pa.array(good["epsg"], pa.int32()),
                 **{edge: pa.array(good[edge], pa.float64()) for edge in EDGES},
-                "datetime": pa.array(good["datetime"], TIME) if "datetime" in good else pa.nulls(len(good), TIME),
-                "cloud": pa.array(good["cloud"], pa.float32(), from_pandas=True),
+                **{
+                    name: pa.array(good[name], kind, from_pandas=True) if name in good else pa.nulls(len(good), kind)
+                    for name, kind in (("datetime", TIME), ("cloud", pa.float32()))
+                },
             },
             metadata={
                 _NOTES: json.dumps(asdict(notes)),
