@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from daskembed.quantization import Calibration as Calibration
     from daskembed.quantization import dequantize as dequantize
     from daskembed.runs.cubes import write_cubes as write_cubes
+    from daskembed.runs.export_options import ExportOptions as ExportOptions
+    from daskembed.runs.export_results import ExportResult as ExportResult
+    from daskembed.runs.exports import export as export
     from daskembed.runs.options import CubeOptions as CubeOptions
     from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
@@ -77,6 +80,7 @@ _HOME = {
     "plan": "runs.plan",
     "find_scenes": "runs.scenes",
     "write_cubes": "runs.cubes",
+    "export": "runs.exports",
     "connect": "clusters.connection",
     "status": "output.status",
     "write_stac": "output.stac",
@@ -89,6 +93,8 @@ _HOME = {
     "Rules": "sources.rules",
     "RunOptions": "runs.options",
     "CubeOptions": "runs.options",
+    "ExportOptions": "runs.export_options",
+    "ExportResult": "runs.export_results",
     "RunResult": "runs.results",
     "TileResult": "runs.results",
     "Progress": "runs.results",

@@ -27,7 +27,7 @@ class TileResult:
 
     tile: str
     status: str
-    """``done``, ``skipped`` (finished by an earlier run) or ``failed``."""
+    """``done``, ``skipped`` (finished by an earlier run) or ``failed``; of an export also ``indexed``, ``left out``."""
     file: str | None = None
     """Path or URL of the published file, the first where there are several; None where there is none."""
     chips: int = 0
@@ -48,6 +48,8 @@ class TileResult:
     """Chips in the file of which some values were filled with their band's mean."""
     energy: Energy | None = None
     """What the devices used for its chips, whichever runs encoded them; None where it was not measured."""
+    unit: str = "chip"
+    """What `chips` counts: of an export they are rows."""
 
     def __repr__(self) -> str:
         return f"<TileResult {describe_tile(self)}>"
@@ -187,6 +189,8 @@ class Progress:
     """Address of the Dask dashboard."""
     workers: str
     """What they compute with, in a line."""
+    units: tuple[str, str] = ("tiles", "chips")
+    """What `tiles` and `chips` count: of an export first tiles, then files, and rows."""
     finished: list[TileResult] = field(default_factory=list, repr=False)
     indexed: int = 0
     """Tiles whose chips are known."""
@@ -281,8 +285,8 @@ class Event:
     """UTC, ISO 8601."""
     event: str
     """``run_started``, ``tile_started``, ``indexed``, ``embedded`` (a block), ``written`` (a shard), ``published``,
-    ``skipped``, ``failed``, ``retried``, ``quarantined``, ``notice``, ``progress`` (every half minute) or
-    ``run_ended``."""
+    ``skipped``, ``left out`` (of an export), ``failed``, ``retried``, ``quarantined``, ``notice``, ``progress`` (every
+    half minute) or ``run_ended``."""
     tile: str | None = None
     block: int | None = None
     """Number of the block in its tile, from 0."""
