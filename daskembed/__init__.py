@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from daskembed.errors import StorageError as StorageError
     from daskembed.errors import StorageUnusableError as StorageUnusableError
     from daskembed.errors import TileError as TileError
+    from daskembed.exports.state import ExportedFile as ExportedFile
     from daskembed.index import index_tile as index_tile
     from daskembed.output.open import open_embeddings as open_embeddings
     from daskembed.output.stac import StacResult as StacResult
@@ -95,6 +96,7 @@ _HOME = {
     "CubeOptions": "runs.options",
     "ExportOptions": "runs.export_options",
     "ExportResult": "runs.export_results",
+    "ExportedFile": "exports.state",
     "RunResult": "runs.results",
     "TileResult": "runs.results",
     "Progress": "runs.results",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,16 +82,15 @@ def test_all_rows_are_there_once_and_bit_by_bit(output: Path, exported: Path) ->
 
 def test_rows_are_in_the_order_of_the_curve_and_then_of_their_dates(exported: Path) -> None:
     table = pq.read_table(exported, columns=["date", "geometry", "source_url"])
-    around = [
-        shapely.transform(one, lambda xy: np.where(xy < 0, xy + [360, 0], xy)) if len(one.geoms) > 1 else one.geoms[0]
-        for one in map(shapely.MultiPolygon, map(shapely.get_parts, shapely.from_wkb(table["geometry"].to_pylist())))
-    ]
-    west, south, east, north = shapely.bounds(np.array(around)).T
+    shapes = shapely.from_wkb(table["geometry"].to_pylist())
+    across = np.array([shape.geom_type == "MultiPolygon" for shape in shapes])
+    around = np.where(across, shapely.transform(shapes, lambda xy: np.where(xy < 0, np.add(xy, (360, 0)), xy)), shapes)
+    west, south, east, north = shapely.bounds(around).T
     lon = (west + east) / 2
     keys = hilbert_keys(np.where(lon > 180, lon - 360, lon), (south + north) / 2)
     order = [*zip(keys.tolist(), table["date"].to_pylist(), table["source_url"].to_pylist(), strict=True)]
     assert order == sorted(order)
-    assert any(a[0] == b[0] and a[1] < b[1] for a, b in zip(order, order[1:], strict=False))
+    assert any(a[0] == b[0] and a[1] < b[1] for a, b in itertools.pairwise(order))
 
 
 def test_geopandas_finds_by_box(output: Path, exported: Path) -> None:
@@ -130,7 +130,12 @@ def test_files_say_what_they_are(exported: Path) -> None:
         assert geo["version"] == "1.1.0"
         assert geo["columns"]["geometry"]["covering"]["bbox"]["xmin"] == ["bbox", "xmin"]
         made = json.loads(file.metadata.metadata[b"daskembed"])
-        assert (made["encoder"], made["level"], made["shape"], made["export"]["rows"]) == ("clay-v0", "mean", [8], "chip")
+        assert (made["encoder"], made["level"], made["shape"], made["export"]["rows"]) == (
+            "clay-v0",
+            "mean",
+            [8],
+            "chip",
+        )
         group = file.metadata.row_group(0)
         assert group.num_rows == 10
         assert group.column(2).has_offset_index

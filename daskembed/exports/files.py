@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from daskembed.exports.gather import bounds_of, gather
 from daskembed.exports.protocol import get_format
 from daskembed.exports.settings import SOFTWARE
-from daskembed.exports.state import Written, write_written
+from daskembed.exports.state import ExportedFile, write_written
 from daskembed.timings import metered, timed
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @metered()
-def write_file(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportTile]) -> Written:
+def write_file(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportTile]) -> ExportedFile:
     """Make a planned file, complete or not at all.
 
     Parameters
@@ -41,6 +41,6 @@ def write_file(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportT
         with timed("write"):
             size, sha256 = form.write(export, planned.name, table)
     software = {name: version_of(name) for name in SOFTWARE}
-    written = Written(planned.name, size, sha256, rows, box, used, software)
+    written = ExportedFile(planned.name, size, sha256, rows, box, used, software)
     write_written(export.target, written)
     return written

@@ -16,7 +16,7 @@ from daskembed.output.geoparquet import Hashing
 
 if TYPE_CHECKING:
     from daskembed.exports.settings import Export
-    from daskembed.exports.state import Written
+    from daskembed.exports.state import ExportedFile
 
 SUFFIX = ".parquet"
 UNIT: Literal["range", "tile"] = "range"
@@ -29,7 +29,7 @@ def check(export: Export) -> None:
     """Any rows will do."""
 
 
-def finish(export: Export, written: Sequence[Written]) -> None:
+def finish(export: Export, written: Sequence[ExportedFile]) -> None:
     """Each file is whole by itself."""
 
 

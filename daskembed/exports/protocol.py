@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from daskembed.exports import geoparquet
     from daskembed.exports.selection import ExportTile
     from daskembed.exports.settings import Export
-    from daskembed.exports.state import Written
+    from daskembed.exports.state import ExportedFile
 
 FORMATS = {"geoparquet": "daskembed.exports.geoparquet"}
 """Format -> the module that implements `RangeFormat` or `TileFormat`."""
@@ -32,7 +32,7 @@ class ExportFormat(Protocol):
     def check(self, export: Export) -> None:
         """Raise `InputError` if it cannot hold what is asked: on the client, before anything is read."""
 
-    def finish(self, export: Export, written: Sequence[Written]) -> None:
+    def finish(self, export: Export, written: Sequence[ExportedFile]) -> None:
         """On the client, when all files are there: what has to be done once."""
 
 

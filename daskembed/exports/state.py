@@ -58,7 +58,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Written:
+class ExportedFile:
     """What is known of one finished file; kept as JSON."""
 
     name: str
@@ -90,14 +90,14 @@ def write_plan(target: Storage, plan: Plan) -> None:
     target.put(PLAN, json.dumps(asdict(plan), sort_keys=True).encode())
 
 
-def read_written(target: Storage, names: Iterable[str]) -> dict[str, Written]:
+def read_written(target: Storage, names: Iterable[str]) -> dict[str, ExportedFile]:
     """What is known of those of some files that are finished and there, as it says."""
     sizes = {entry.path: entry.size for entry in target.entries(recursive=False)}
     known = {entry.path for entry in target.entries(FILES, recursive=False)}
 
-    def read(name: str) -> Written | None:
+    def read(name: str) -> ExportedFile | None:
         try:
-            found = parse_as(Written, target.get(_path(name), most=MOST_JSON))
+            found = parse_as(ExportedFile, target.get(_path(name), most=MOST_JSON))
         except (FileNotFoundError, ValueError):
             return None
         return found if found.name == name and sizes.get(name) == found.size else None
@@ -107,7 +107,7 @@ def read_written(target: Storage, names: Iterable[str]) -> dict[str, Written]:
         return {name: found for name, found in zip(wanted, pool.map(read, wanted), strict=True) if found is not None}
 
 
-def write_written(target: Storage, written: Written) -> None:
+def write_written(target: Storage, written: ExportedFile) -> None:
     """Write what is known of a file; from then on it is finished."""
     target.put(_path(written.name), json.dumps(asdict(written), sort_keys=True).encode())
 

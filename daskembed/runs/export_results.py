@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from daskembed.exports.state import Written
+from daskembed.exports.state import ExportedFile
 from daskembed.runs.summary import MOST_LISTED, describe_bytes, describe_seconds
 from daskembed.text import counted, visible
 
@@ -18,7 +18,7 @@ class ExportResult:
     """Path or URL of the published files."""
     to: str
     """Path or URL of the copy."""
-    files: tuple[Written, ...]
+    files: tuple[ExportedFile, ...]
     """That are finished, in the order of their rows."""
     written: int
     """Of them by this call."""

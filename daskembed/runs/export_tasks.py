@@ -10,7 +10,7 @@ from daskembed.exports.files import write_file
 from daskembed.exports.index import TileIndex, index_tile
 from daskembed.exports.selection import ExportTile
 from daskembed.exports.settings import Export
-from daskembed.exports.state import PlannedFile, Written
+from daskembed.exports.state import ExportedFile, PlannedFile
 from daskembed.output.state import now
 from daskembed.runs.results import TileResult
 from daskembed.runs.tasks import Following, Observer, Task, Tile
@@ -48,7 +48,7 @@ class ExportedFiles:
     tiles: Mapping[str, ExportTile]
     planned: Mapping[str, PlannedFile]
     """By name."""
-    written: dict[str, Written] = field(default_factory=dict)
+    written: dict[str, ExportedFile] = field(default_factory=dict)
     """Those that are, by name."""
     pieces: ClassVar[str] = "file"
 
@@ -91,17 +91,17 @@ class _Index(Task[TileIndex]):
 
 
 @dataclass(frozen=True)
-class _Write(Task[Written]):
+class _Write(Task[ExportedFile]):
     tile: _Item
     work: ExportedFiles
     stage: ClassVar[str] = "write"
     publishes: ClassVar[bool] = True
 
-    def call(self) -> tuple[Callable[..., Written], tuple[Any, ...]]:
+    def call(self) -> tuple[Callable[..., ExportedFile], tuple[Any, ...]]:
         planned = self.work.planned[self.tile.name]
         return write_file, (self.work.export, planned, {name: self.work.tiles[name] for name in planned.tiles})
 
-    def then(self, found: Written, observer: Observer) -> Following:
+    def then(self, found: ExportedFile, observer: Observer) -> Following:
         self.work.written[found.name] = found
         observer.block_done("written", found.name, found.rows, self.key, 0)
         where = self.work.export.target.url_of(found.name)

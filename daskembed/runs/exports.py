@@ -14,7 +14,7 @@ from daskembed.exports.plan import cut, one_a_tile
 from daskembed.exports.protocol import FORMATS, get_format
 from daskembed.exports.selection import Selection, select
 from daskembed.exports.settings import DEFAULT, Export, Sizes
-from daskembed.exports.state import Plan, Written
+from daskembed.exports.state import ExportedFile, Plan
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
 from daskembed.output.geoparquet import SUFFIX
@@ -274,7 +274,7 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
 def _result(
     job: Job,
     plan: Plan | None,
-    there: dict[str, Written],
+    there: dict[str, ExportedFile],
     written: int,
     failed: dict[str, str],
     seconds: float,

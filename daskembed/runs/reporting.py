@@ -55,7 +55,8 @@ class Report:
         workers: str,
         units: tuple[str, str] = ("tiles", "chips"),
     ) -> None:
-        self.state = Progress(len(tiles), client.dashboard_link if client else "", workers, units, output=output.url)
+        link = client.dashboard_link if client else ""
+        self.state = Progress(len(tiles), link, workers, output=output.url, units=units)
         self.goes_on = False
         """Whether another window follows when the present one is through."""
         self._client: Any = client

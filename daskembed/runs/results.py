@@ -46,10 +46,10 @@ class TileResult:
     """What was done to the pixels' values on the way in, and what is unusual about them."""
     filled: int = 0
     """Chips in the file of which some values were filled with their band's mean."""
-    energy: Energy | None = None
-    """What the devices used for its chips, whichever runs encoded them; None where it was not measured."""
     unit: str = "chip"
     """What `chips` counts: of an export they are rows."""
+    energy: Energy | None = None
+    """What the devices used for its chips, whichever runs encoded them; None where it was not measured."""
 
     def __repr__(self) -> str:
         return f"<TileResult {describe_tile(self)}>"
@@ -189,8 +189,6 @@ class Progress:
     """Address of the Dask dashboard."""
     workers: str
     """What they compute with, in a line."""
-    units: tuple[str, str] = ("tiles", "chips")
-    """What `tiles` and `chips` count: of an export first tiles, then files, and rows."""
     finished: list[TileResult] = field(default_factory=list, repr=False)
     indexed: int = 0
     """Tiles whose chips are known."""
@@ -220,6 +218,8 @@ class Progress:
     """What was to be told once, in lines: the latest `MOST_SAID`."""
     forgotten: int = field(default=0, repr=False)
     """Lines that were said before those."""
+    units: tuple[str, str] = field(default=("tiles", "chips"), repr=False)
+    """What `tiles` and `chips` count: of an export first tiles, then files, and rows."""
     pace: Pace = field(default_factory=Pace, repr=False)
     started: float = field(default_factory=lambda: time.monotonic(), repr=False)
 
