@@ -33,9 +33,7 @@ DAYS = (date(2019, 4, 1), date(2019, 4, 16))
 def squares(cells: Sequence[tuple[int, int]], west: float = WEST, north: float = NORTH) -> np.ndarray:
     """Bounds of chips at rows and columns."""
     row, col = np.array(cells).T
-    return np.stack(
-        [west + col * SIDE, north - (row + 1) * SIDE, west + (col + 1) * SIDE, north - row * SIDE], axis=1
-    )
+    return np.stack([west + col * SIDE, north - (row + 1) * SIDE, west + (col + 1) * SIDE, north - row * SIDE], axis=1)
 
 
 def table_of(bounds: np.ndarray, vectors: np.ndarray, epsg: int = EPSG, urls: list[str] | None = None) -> pa.Table:
@@ -206,9 +204,7 @@ def test_chips_of_another_zone_lie_where_is_kept_of_them() -> None:
     about = TileRows(TILE, (2, 2), known=known_of(table, bounds, 32632))
     found = Exported(table, about, "patch")
     assert found.squares.epsg.tolist() == [32632] * 4
-    np.testing.assert_array_equal(
-        found.squares.bounds, window_bounds(bounds, 2)[0]
-    )
+    np.testing.assert_array_equal(found.squares.bounds, window_bounds(bounds, 2)[0])
 
 
 ADDED = ["datetime", "tile", "cloud", "epsg", "chip_id"]

@@ -22,7 +22,9 @@ SIDE = 5120.0
 DAY = "2020-06-01"
 
 
-def tile(name: str, cells: Sequence[tuple[int, int]] | None = None, grid: tuple[int, int] = (1, 1), **more: object) -> Places:
+def tile(
+    name: str, cells: Sequence[tuple[int, int]] | None = None, grid: tuple[int, int] = (1, 1), **more: object
+) -> Places:
     """Chips of a whole tile, or those at some rows and columns."""
     epsg, west, north = tile_corner(name)
     row, col = np.divmod(np.arange(441), 21) if cells is None else np.array(cells, int).reshape(-1, 2).T
@@ -151,7 +153,9 @@ corner = st.fixed_dictionaries({name: cells for name in ("32TQR", "32TQQ", "33TU
 
 @settings(max_examples=25)
 @given(corner, st.sampled_from([(1, 1), (2, 2)]), st.randoms())
-def test_whatever_rows_there_are(chosen: dict[str, list[tuple[int, int]]], grid: tuple[int, int], shuffle: object) -> None:
+def test_whatever_rows_there_are(
+    chosen: dict[str, list[tuple[int, int]]], grid: tuple[int, int], shuffle: object
+) -> None:
     """No place is lost, no order matters, and the rule has done all it does at once."""
     tiles = [tile(name, where, grid) for name, where in chosen.items() if where]
     kept = decide(*tiles)
@@ -192,5 +196,3 @@ def test_places_are_those_of_a_published_table() -> None:
     back = pyproj.Transformer.from_crs("OGC:CRS84", 32633, always_xy=True).transform(*middle)
     west, _, _, north = one.squares.bounds[0]
     np.testing.assert_allclose(back, [west + 640, north - 640], atol=1e-3)
-
-

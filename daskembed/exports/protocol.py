@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from daskembed.exports import geoparquet
+    from daskembed.exports import cog, geoparquet
     from daskembed.exports.selection import ExportTile
     from daskembed.exports.settings import Export
-    from daskembed.exports.state import ExportedFile
+    from daskembed.exports.state import ExportedFile, PlannedFile
 
-FORMATS = {"geoparquet": "daskembed.exports.geoparquet"}
+FORMATS = {"geoparquet": "daskembed.exports.geoparquet", "cog": "daskembed.exports.cog"}
 """Format -> the module that implements `RangeFormat` or `TileFormat`."""
 
 
@@ -27,7 +27,7 @@ class ExportFormat(Protocol):
     SUFFIX: str
     """What its files' names end with."""
     UNIT: Literal["range", "tile"]
-    """Whether a file holds a range of the rows of all tiles in their order, or a tile."""
+    """Whether a file holds a range of the rows of all tiles in their order, or a date of a tile."""
 
     def check(self, export: Export) -> None:
         """Raise `InputError` if it cannot hold what is asked: on the client, before anything is read."""
@@ -53,14 +53,14 @@ class RangeFormat(ExportFormat, Protocol):
 
 
 class TileFormat(ExportFormat, Protocol):
-    """A format of files that each hold a tile's rows."""
+    """A format of files that each hold the rows of one date of a tile."""
 
-    def write_tile(self, export: Export, name: str, tile: ExportTile) -> tuple[int, str]:
-        """On a worker: make the file `name` of a published one, complete or not at all; gives its bytes and SHA-256."""
+    def write_tile(self, export: Export, planned: PlannedFile, tile: ExportTile) -> tuple[int, str]:
+        """On a worker: make a file of a date of a published one, complete or not at all; gives bytes and SHA-256."""
 
 
 if TYPE_CHECKING:
-    _CHECKED: RangeFormat = geoparquet
+    _CHECKED: tuple[RangeFormat, TileFormat] = geoparquet, cog
 
 
 def get_format(name: str) -> Any:

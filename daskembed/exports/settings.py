@@ -62,6 +62,8 @@ class Export:
     profile: str | None = None
     dtype: str = "float32"
     """Of the values."""
+    components: tuple[int, ...] = ()
+    """Those of the vectors that become bands; all where there is none."""
     dates: tuple[date, date] | None = None
     """First and last acquisition date wanted, inclusive."""
     region: str | None = None
@@ -111,6 +113,7 @@ class Export:
             "columns": list(self.columns),
             "profile": self.profile,
             "dtype": self.dtype,
+            "components": list(self.components),
             "dates": None if self.dates is None else [day.isoformat() for day in self.dates],
             "region": self.region,
             "sizes": asdict(self.sizes),

@@ -26,7 +26,7 @@ INDEX = f"{FOLDER}/index"
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file that is to be written: a range of all rows, or a tile."""
+    """A file that is to be written: a range of all rows, or a date of a tile."""
 
     name: str
     first: int
@@ -37,6 +37,8 @@ class PlannedFile:
     """About; what it has is known when it is written."""
     tiles: list[str]
     """Published files that may have rows of it."""
+    day: str | None = None
+    """ISO 8601; where it holds the rows of one date only."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ class Asked(Table):
     """What is asked of an export."""
 
     format: str = option("of the copy (default: geoparquet)", choices=tuple(FORMATS), default="geoparquet", own=True)
+    components: str | None = option(
+        "numbers of the vectors' components that become bands, with cog, such as 0,1,2 or 0-15 (default: all)", "LIST"
+    )
     tiles: str | None = option("file of MGRS tile ids, one a line, or the ids (default: all)", "FILE|IDS", group=WHICH)
     region: str | None = option(
         "only chips that a region meets; a file that GeoPandas reads, or degrees (W more than E crosses 180)",
@@ -57,6 +60,7 @@ class ExportOptions(TypedDict, total=False):
     """Keywords of `daskembed.export`; see `Asked`."""
 
     format: str | None
+    components: str | None
     tiles: str | None
     region: str | None
     dates: str | None

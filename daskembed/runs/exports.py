@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from daskembed.clusters.connection import check_connection, shares_files
 from daskembed.errors import ConflictError, InputError
 from daskembed.exports import state
-from daskembed.exports.plan import cut, one_a_tile
+from daskembed.exports.cog import parse_components
+from daskembed.exports.plan import cut, one_a_day
 from daskembed.exports.protocol import FORMATS, get_format
 from daskembed.exports.selection import Selection, select
 from daskembed.exports.settings import DEFAULT, Export, Sizes
@@ -117,6 +118,8 @@ class Job:
 def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
     """What is to be copied and how, checked as far as that needs no cluster and no lock."""
     form = get_format(asked.format)
+    if asked.components is not None and asked.format != "cog":
+        raise InputError("`components` become bands of `format='cog'`; other formats have whole vectors")
     source, target = Storage(output), Storage(to)
     if source == target:
         raise InputError(f"{source.url} is the output itself: give another folder or URL as `to`")
@@ -142,6 +145,7 @@ def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
         selection.shape,
         format=asked.format,
         dtype=selection.dtype,
+        components=() if asked.components is None else parse_components(asked.components),
         dates=dates,
         region=asked.region,
         skip_damaged=asked.skip_damaged,
@@ -250,7 +254,7 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
     export, found = job.export, looked.found
     form = get_format(export.format)
     if form.UNIT == "tile":
-        files = one_a_tile({name: one.rows for name, one in found.items()}, form.SUFFIX)
+        files = one_a_day({name: one.days for name, one in found.items()}, form.SUFFIX)
     else:
         pieces = {name: one.pieces for name, one in found.items()}
         files = cut(pieces, max(1, export.sizes.file // export.row_bytes), form.SUFFIX)
