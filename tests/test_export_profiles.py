@@ -59,7 +59,7 @@ def test_major_tom_has_its_columns_and_types() -> None:
     assert found.column_names == [*MAJOR_TOM, "cloud"]
     # The south-eastern patch of the south-eastern window: the chip's last 1280 m.
     last = found.slice(15).to_pylist()[0]
-    west, south, east, north = squares([(2, 3)])[0]
+    _, south, east, _ = squares([(2, 3)])[0]
     assert last["utm_crs"] == f"EPSG:{EPSG}"
     footprint = shapely.from_wkt(last["utm_footprint"])
     assert footprint.bounds == (east - 1280, south, east, south + 1280)
@@ -82,7 +82,7 @@ def test_major_tom_has_its_columns_and_types() -> None:
 
 
 def test_where_only_the_day_is_known_a_timestamp_is_the_day() -> None:
-    table, about = windows_of_a_chip()
+    table, _ = windows_of_a_chip()
     found = export_rows(table, TileRows(TILE, window=256), "chip", [], get_profile("majortom").columns)
     assert set(found["timestamp"].to_pylist()) == {"20190416"}
     assert found["pixel_bbox"].to_pylist() == [

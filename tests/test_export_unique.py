@@ -148,7 +148,7 @@ def test_a_row_does_not_leave_for_one_that_leaves_itself() -> None:
 
 
 cells = st.lists(st.tuples(st.integers(16, 20), st.sampled_from([0, 1, 17, 18, 19, 20])), max_size=12, unique=True)
-corner = st.fixed_dictionaries({name: cells for name in ("32TQR", "32TQQ", "33TUL", "33TVL", "33TUK", "33TVK")})
+corner = st.fixed_dictionaries(dict.fromkeys(("32TQR", "32TQQ", "33TUL", "33TVL", "33TUK", "33TVK"), cells))
 
 
 @settings(max_examples=25)

@@ -104,7 +104,7 @@ class Exported:
 
     def _known_places(self) -> Squares:
         """Where the published rows lie; raises `TileError` if that cannot be told of one."""
-        epsg, bounds = self.places
+        bounds = self.places.bounds
         if (bad := np.flatnonzero(np.isnan(bounds).any(axis=1))).size:
             raise TileError(
                 f"{self.table['source_url'][int(bad[0])]}: its footprint is no square in EPSG:"
@@ -156,13 +156,13 @@ class Exported:
         """
         if self.patches:
             lon, lat = self.corners[..., 0], self.corners[..., 1]
-            found = np.stack([lon.min(1), lat.min(1), lon.max(1), lat.max(1)], axis=1)
-            for number in np.flatnonzero(found[:, 2] - found[:, 0] > 180):
-                found[number, 0] = lon[number][lon[number] > 0].min()
-                found[number, 2] = lon[number][lon[number] <= 0].max()
-            return found
+            boxes = np.stack([lon.min(1), lat.min(1), lon.max(1), lat.max(1)], axis=1)
+            for number in np.flatnonzero(boxes[:, 2] - boxes[:, 0] > 180):
+                boxes[number, 0] = lon[number][lon[number] > 0].min()
+                boxes[number, 2] = lon[number][lon[number] <= 0].max()
+            return boxes
         shapes = _shapes(self.table)
-        found = shapely.bounds(shapes)
+        found: NDArray[np.float64] = shapely.bounds(shapes)
         for number in np.flatnonzero(found[:, 2] - found[:, 0] > 180):
             found[number] = bounding_box(shapes[number : number + 1])
         return found

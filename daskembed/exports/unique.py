@@ -1,10 +1,10 @@
 """Which rows of an export stay where tiles overlap, so that there is one of a place and date (pure).
 
-A place belongs to the Sentinel-2 tile whose 100 km square it lies in. A row whose middle belongs to its own tile stays.
-Another leaves if all of it lies in rows of the same date of other tiles that stay: in such whose middles belong to their
-own tiles, and such whose middles do not, of tiles whose names are before its own in the alphabet. Whether all of it does
-is told by nine points: its middle, its corners, and the middles of its sides. Rows of one tile never make each other
-leave.
+A place belongs to the Sentinel-2 tile whose 100 km square it lies in. A row whose middle belongs to its own tile
+stays. Another leaves if all of it lies in rows of the same date of other tiles that stay: in such whose middles belong
+to their own tiles, and such whose middles do not, of tiles whose names are before its own in the alphabet. Whether all
+of it does is told by nine points: its middle, its corners, and the middles of its sides. Rows of one tile never make
+each other leave.
 
 So what leaves lies in what stays, which rows stay depends on nothing but where and when all of them are, and those that
 stay all stay when the rule is applied again.
@@ -33,8 +33,8 @@ Box = tuple[float, float, float, float]
 """West, south, east and north in degrees; across 180 degrees west is more than east."""
 FAR = 1.0
 """Degrees of a great circle around a tile in which there are all tiles on which it depends which of its rows stay: a
-row depends on those that it meets, of which some are of a tile before its own in the alphabet and depend on others, each
-a chip further away at most."""
+row depends on those that it meets, of which some are of a tile before its own in the alphabet and depend on others,
+each a chip further away at most."""
 _SHARES = (0.001, 0.5, 0.999)
 """Of a row's sides, where the points are that all have to lie in others."""
 
