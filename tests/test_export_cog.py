@@ -125,6 +125,15 @@ def test_a_region_leaves_nodata_around_its_chips(output: Path, client: Client, t
         assert 0 < known.all(axis=0).sum() <= there[0].size
 
 
+def test_groups_are_bands_one_after_another(client: Client, tmp_path: Path) -> None:
+    write_published(tmp_path / "output", ["33TUL"], side=1, shape=(2, GRID, GRID, 3))
+    make(tmp_path / "output", tmp_path / "to", client, components="1,5")
+    (path,) = (tmp_path / "to").glob("*.tif")
+    vectors = pq.read_table(next((tmp_path / "output").glob("*.gpq")))["embeddings"].combine_chunks()
+    with rasterio.open(path) as file:
+        np.testing.assert_array_equal(file.read(), vectors.to_numpy_ndarray()[0, [0, 1], :, :, [1, 2]])
+
+
 def test_values_of_float16_are_kept(client: Client, tmp_path: Path) -> None:
     write_published(tmp_path / "output", ["33TUL"], side=2, shape=(GRID, GRID, DIMS), dtype="float16")
     make(tmp_path / "output", tmp_path / "to", client)
