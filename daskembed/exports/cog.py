@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from daskembed.exports.state import ExportedFile, PlannedFile
 
 SUFFIX = ".tif"
+FOLDER = ""
 UNIT: Literal["range", "tile"] = "tile"
 _BLOCK_BYTES = 4 * 2**20
 """Of a block with all bands, at most, as far as blocks of 16 pixels allow: it is what a reader of one pixel fetches."""
@@ -77,8 +78,9 @@ def check(export: Export) -> None:
         raise InputError(f"`components` has {beyond[0]}, and vectors have components 0 to {_count(export) - 1}")
 
 
-def finish(export: Export, written: Sequence[ExportedFile]) -> None:
+def finish(export: Export, written: Sequence[ExportedFile]) -> list[str]:
     """Each file is whole by itself."""
+    return []
 
 
 def write_tile(export: Export, planned: PlannedFile, tile: ExportTile) -> tuple[int, str]:

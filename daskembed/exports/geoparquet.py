@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from daskembed.exports.state import ExportedFile
 
 SUFFIX = ".parquet"
+FOLDER = ""
 UNIT: Literal["range", "tile"] = "range"
 _KINDS = {3: "Polygon", 6: "MultiPolygon"}
 _ENCODING = {"float32": "BYTE_STREAM_SPLIT", "float16": "PLAIN", "int8": "PLAIN"}
@@ -29,8 +30,9 @@ def check(export: Export) -> None:
     """Any rows will do."""
 
 
-def finish(export: Export, written: Sequence[ExportedFile]) -> None:
+def finish(export: Export, written: Sequence[ExportedFile]) -> list[str]:
     """Each file is whole by itself."""
+    return []
 
 
 def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:

@@ -14,7 +14,7 @@ END = 4**ORDER
 """More than any key."""
 
 
-def cut(pieces: Mapping[str, Sequence[Piece]], rows_a_file: int, suffix: str) -> list[PlannedFile]:
+def cut(pieces: Mapping[str, Sequence[Piece]], rows_a_file: int, suffix: str, folder: str = "") -> list[PlannedFile]:
     """Ranges of the curve that each hold about `rows_a_file` rows.
 
     Parameters
@@ -23,8 +23,8 @@ def cut(pieces: Mapping[str, Sequence[Piece]], rows_a_file: int, suffix: str) ->
         Published file -> what it has of the curve.
     rows_a_file
         How many rows are wanted in a file.
-    suffix
-        What the files' names end with.
+    suffix, folder
+        What the files' names end with, and begin with.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def cut(pieces: Mapping[str, Sequence[Piece]], rows_a_file: int, suffix: str) ->
     limits = [0, *map(int, borders), END]
     return [
         PlannedFile(
-            f"embeddings_{number:05d}{suffix}",
+            f"{folder}embeddings_{number:05d}{suffix}",
             limits[number],
             limits[number + 1],
             int(held[number]),

@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from daskembed.exports import cog, geoparquet
+    from daskembed.exports import cog, geoparquet, lance
     from daskembed.exports.selection import ExportTile
     from daskembed.exports.settings import Export
     from daskembed.exports.state import ExportedFile, PlannedFile
 
-FORMATS = {"geoparquet": "daskembed.exports.geoparquet", "cog": "daskembed.exports.cog"}
+FORMATS = {
+    "geoparquet": "daskembed.exports.geoparquet",
+    "cog": "daskembed.exports.cog",
+    "lance": "daskembed.exports.lance",
+}
 """Format -> the module that implements `RangeFormat` or `TileFormat`."""
 
 
@@ -26,14 +30,16 @@ class ExportFormat(Protocol):
 
     SUFFIX: str
     """What its files' names end with."""
+    FOLDER: str
+    """Below the target, of its files, with a slash at the end; empty for the target itself."""
     UNIT: Literal["range", "tile"]
     """Whether a file holds a range of the rows of all tiles in their order, or a date of a tile."""
 
     def check(self, export: Export) -> None:
         """Raise `InputError` if it cannot hold what is asked: on the client, before anything is read."""
 
-    def finish(self, export: Export, written: Sequence[ExportedFile]) -> None:
-        """On the client, when all files are there: what has to be done once."""
+    def finish(self, export: Export, written: Sequence[ExportedFile]) -> list[str]:
+        """On the client, when all files are there: what has to be done once; gives what is to be told of it."""
 
 
 class RangeFormat(ExportFormat, Protocol):
@@ -60,7 +66,7 @@ class TileFormat(ExportFormat, Protocol):
 
 
 if TYPE_CHECKING:
-    _CHECKED: tuple[RangeFormat, TileFormat] = geoparquet, cog
+    _CHECKED: tuple[RangeFormat, TileFormat, RangeFormat] = geoparquet, cog, lance
 
 
 def get_format(name: str) -> Any:

@@ -241,8 +241,9 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
     passage = Window(client, work, missing, told, check).run() if missing else Passage(0.0, False, {})
     there = state.read_written(export.target, planned)
     if not told.failed and not passage.interrupted:
-        get_format(export.format).finish(export, [there[file.name] for file in plan.files])
-        plan = replace(plan, finished=now(), rows=sum(file.rows for file in there.values()))
+        notes = get_format(export.format).finish(export, [there[file.name] for file in plan.files])
+        rows = sum(file.rows for file in there.values())
+        plan = replace(plan, finished=now(), rows=rows, notes=[*plan.notes, *notes])
         state.write_plan(export.target, plan)
         state.clear_index(export.target)
     seconds += passage.seconds
@@ -257,7 +258,7 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
         files = one_a_day({name: one.days for name, one in found.items()}, form.SUFFIX)
     else:
         pieces = {name: one.pieces for name, one in found.items()}
-        files = cut(pieces, max(1, export.sizes.file // export.row_bytes), form.SUFFIX)
+        files = cut(pieces, max(1, export.sizes.file // export.row_bytes), form.SUFFIX, form.FOLDER)
     left_out = job.selection.unreadable | {name: one.damage for name, one in sorted(found.items()) if one.damage}
     rows = sum(one.rows for one in found.values())
     if not rows:
