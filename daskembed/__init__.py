@@ -42,7 +42,10 @@ if TYPE_CHECKING:
     from daskembed.output.validate.findings import Finding as Finding
     from daskembed.quantization import Calibration as Calibration
     from daskembed.quantization import dequantize as dequantize
+    from daskembed.runs.calibration import CalibrationResult as CalibrationResult
+    from daskembed.runs.calibration import calibrate as calibrate
     from daskembed.runs.cubes import write_cubes as write_cubes
+    from daskembed.runs.export_options import CalibrationOptions as CalibrationOptions
     from daskembed.runs.export_options import ExportOptions as ExportOptions
     from daskembed.runs.export_results import ExportResult as ExportResult
     from daskembed.runs.exports import export as export
@@ -81,6 +84,7 @@ _HOME = {
     "plan": "runs.plan",
     "find_scenes": "runs.scenes",
     "write_cubes": "runs.cubes",
+    "calibrate": "runs.calibration",
     "export": "runs.exports",
     "connect": "clusters.connection",
     "status": "output.status",
@@ -95,6 +99,8 @@ _HOME = {
     "RunOptions": "runs.options",
     "CubeOptions": "runs.options",
     "ExportOptions": "runs.export_options",
+    "CalibrationOptions": "runs.export_options",
+    "CalibrationResult": "runs.calibration",
     "ExportResult": "runs.export_results",
     "ExportedFile": "exports.state",
     "RunResult": "runs.results",

@@ -40,7 +40,7 @@ WORDS = {
     # which scenes of a catalogue
     *("max_scene_cloud", "max_scene_nodata", "scenes", "pick", "radar_days", "resampling", "refresh"),
     # what is written
-    *("format", "dtype", "calibration", "overwrite", "stac", "root", "to", "skip_damaged"),
+    *("format", "dtype", "calibration", "percentile", "overwrite", "stac", "root", "to", "skip_damaged"),
     # where it runs
     *("cluster", "cluster_arguments", "workers", "listen", "tls", "device", "price_per_hour"),
     # what is told

@@ -205,7 +205,7 @@ def helped(name: str) -> set[str]:
     return set(re.findall("--[a-z-]+", told.getvalue())) - {"--help"}
 
 
-COMMANDS = ("run", "plan", "scenes", "cube", "export", "tiles", "clusters", "doctor", "demo", "status")
+COMMANDS = ("run", "plan", "scenes", "cube", "export", "calibrate", "tiles", "clusters", "doctor", "demo", "status")
 COMMANDS += ("stac", "validate")
 
 

@@ -13,6 +13,7 @@ import rasterio
 from distributed import Client
 from rio_cogeo import cog_validate
 
+import daskembed
 from daskembed.errors import InputError, TileError
 from daskembed.exports import cog
 from daskembed.exports.cog import parse_components
@@ -21,6 +22,7 @@ from daskembed.geo.mgrs import tile_corner
 from daskembed.runs.export_options import Asked
 from daskembed.runs.export_results import ExportResult
 from daskembed.runs.exports import run_export
+from daskembed.sources.region import read_region
 from daskembed.testing import write_published
 
 TILES, DAYS = ("33TUL", "01JBG"), ("2024-06-01", "2024-07-01")
@@ -54,15 +56,15 @@ def exported(output: Path, client: Client, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def pixels(output: Path, tile: str, day: str) -> np.ndarray:
+def pixels(output: Path, tile: str, day: str, side: int = SIDE) -> np.ndarray:
     """What is published of a tile and date, put together: ``(component, y, x)``."""
     (path,) = output.glob(f"{tile}_*.gpq")
     table = pq.read_table(path)
     vectors = table["embeddings"].combine_chunks().to_numpy_ndarray()
-    whole = np.full((SIDE * GRID, SIDE * GRID, DIMS), np.nan, vectors.dtype)
+    whole = np.full((side * GRID, side * GRID, DIMS), np.nan, vectors.dtype)
     for url, when, patches in zip(table["source_url"].to_pylist(), table["date"].to_pylist(), vectors, strict=True):
         if when.isoformat() == day:
-            row, col = divmod(int(url.rpartition("/")[2].split("_")[2]) - 1, SIDE)
+            row, col = divmod(int(url.rpartition("/")[2].split("_")[2]) - 1, side)
             whole[row * GRID : (row + 1) * GRID, col * GRID : (col + 1) * GRID] = patches
     return np.moveaxis(whole, -1, 0)
 
@@ -113,7 +115,7 @@ def test_some_components(output: Path, client: Client, tmp_path: Path) -> None:
 def test_a_region_leaves_nodata_around_its_chips(output: Path, client: Client, tmp_path: Path) -> None:
     epsg, west, north = tile_corner("33TUL")
     assert epsg == 32633
-    make(output, tmp_path, client, region="12.43,45.97,12.48,46.02", dates="2024-06-01/2024-06-01")
+    make(output, tmp_path, client, region=read_region("12.43,45.97,12.48,46.02"), dates="2024-06-01/2024-06-01")
     (path,) = tmp_path.glob("*.tif")
     with rasterio.open(path) as file:
         found = file.read()
@@ -144,6 +146,26 @@ def test_values_of_float16_are_kept(client: Client, tmp_path: Path) -> None:
         assert file.dtypes[0] == "float32"
         first = table["embeddings"].combine_chunks().to_numpy_ndarray()[0]
         np.testing.assert_array_equal(file.read()[:, :GRID, :GRID], np.moveaxis(first, -1, 0).astype(np.float32))
+
+
+def test_whole_numbers_carry_what_they_stand_for(client: Client, tmp_path: Path) -> None:
+    write_published(tmp_path / "output", ["33TUL"], side=2, shape=(GRID, GRID, DIMS))
+    calibrated = daskembed.calibrate(str(tmp_path / "output"), cluster=client).calibration
+    make(tmp_path / "output", tmp_path / "to", client, dtype="int8", components="5,2")
+    (path,) = (tmp_path / "to").glob("*.tif")
+    assert cog_validate(path, strict=True) == (True, [], [])
+    whole = pixels(tmp_path / "output", "33TUL", DAYS[0], side=2)[[5, 2]]
+    with rasterio.open(path) as file:
+        assert (file.dtypes, file.nodata) == (("int8", "int8"), -128)
+        assert file.scales == (calibrated.scale[5], calibrated.scale[2])
+        assert file.offsets == (calibrated.offset[5], calibrated.offset[2])
+        step, zero = (np.array(each)[:, None, None] for each in (file.scales, file.offsets))
+        found = file.read().astype(float)
+        assert (np.abs(found) < 127).any()
+        inside = np.abs((whole - zero) / step) < 127
+        assert (
+            np.abs(found * step + zero - whole)[inside] <= (0.5001 * np.broadcast_to(step, whole.shape))[inside]
+        ).all()
 
 
 def test_what_is_finished_is_left_and_what_is_not_is_made(

@@ -15,7 +15,7 @@ from daskembed import __version__
 from daskembed.documents import parse_yaml
 from daskembed.errors import InputError, did_you_mean
 from daskembed.geo.mgrs import is_tile
-from daskembed.runs.export_options import Asked, ExportOptions
+from daskembed.runs.export_options import Asked, CalibrationOptions, ExportOptions
 from daskembed.runs.options import RULES, CubeOptions, RunOptions, Table, Words, default_of, words_of
 from daskembed.runs.throughput import DEVICES
 from daskembed.sources.rules import NO_RULES, Rules
@@ -170,6 +170,22 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("--to", required=True, metavar="URL", help="folder or URL of the copy")
     _add_options(export, words_of(ExportOptions, Asked))
     export.add_argument("--log-format", **_LOG_FORMAT)
+
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="between which values an output's vectors lie, for exports of int8",
+        description="Count the values of the published files of OUTPUT, and write one small JSON with which `export "
+        "--dtype int8` makes whole numbers of all of them alike. Again, only files that are new or another are read.",
+        epilog="exit status:\n  0  all done    1  stopped by a store    2  refused before starting\n"
+        "  3  done, damaged files left out    4  some files failed    130  interrupted\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    calibrate.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    calibrate.add_argument(
+        "--to", metavar="FILE", help="path or URL of the JSON (default: in OUTPUT, where its exports look for it)"
+    )
+    _add_options(calibrate, words_of(CalibrationOptions, Asked))
+    calibrate.add_argument("--log-format", **_LOG_FORMAT)
 
     tiles = commands.add_parser(
         "tiles",

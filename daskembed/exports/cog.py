@@ -19,11 +19,11 @@ import rasterio
 import rasterio.shutil
 
 from daskembed.errors import InputError, TileError
+from daskembed.exports.gather import as_asked
 from daskembed.exports.index import read_places
 from daskembed.exports.rows import Exported, TileRows
 from daskembed.geo.cells import Grid, common_grid, find_overlap
 from daskembed.output.geoparquet import Hashing
-from daskembed.output.parts import cast_vectors
 from daskembed.storage.local_files import room_for
 
 if TYPE_CHECKING:
@@ -183,6 +183,11 @@ def _write_plain(export: Export, planned: PlannedFile, tile: ExportTile, layout:
         SPARSE_OK=True,
     ) as file:
         file.descriptions = _names(export)
+        if (calibration := export.calibration) is not None:
+            file.scales, file.offsets = (
+                [numbers[band % len(numbers)] for band in _chosen(export)]
+                for numbers in (calibration.scale, calibration.offset)
+            )
         provenance = export.provenance | {"tile": tile.tile, "components": list(_chosen(export))}
         file.update_tags(date=planned.day, tile=tile.tile, daskembed=json.dumps(provenance, sort_keys=True))
         for place, patches in _patches(export, tile, layout):
@@ -208,7 +213,7 @@ def _patches(export: Export, tile: ExportTile, layout: _Layout) -> Iterator[tupl
                 vectors = vectors.chunk(0) if isinstance(vectors, pa.ChunkedArray) else vectors
                 storage = vectors.storage if isinstance(vectors, pa.ExtensionArray) else vectors
                 flat = storage.flatten().to_numpy(zero_copy_only=False).reshape(stop - first, -1)
-                values = cast_vectors(flat, export.dtype, table["source_url"].to_pylist())
+                values = as_asked(export, flat, table["source_url"])
                 for place, one in zip(range(first, stop), values, strict=True):
                     # Groups, if there are some, are before the components.
                     bands = np.moveaxis(one.reshape(shape), -1, 1).reshape(-1, *export.grid)

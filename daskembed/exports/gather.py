@@ -15,6 +15,7 @@ import shapely
 from daskembed.errors import TileError
 from daskembed.exports.index import Places, boxes_of, read_places
 from daskembed.output.parts import cast_vectors
+from daskembed.quantization import quantize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,13 +106,19 @@ def _fill(export: Export, share: _Share, vectors: NDArray[Any]) -> list[tuple[pa
             where = export.source.url_of(share.tile.name)
             raise TileError(f"{where} has vectors of other lengths than {export.patches * export.dims}")
         chosen = flat.reshape(-1, export.dims)[wanted]
-        vectors[to] = _as_asked(export, chosen, table["source_url"].take(pa.array(wanted // export.patches)))
+        urls = table["source_url"].take(pa.array(wanted // export.patches))
+        try:
+            vectors[to] = as_asked(export, chosen, urls)
+        except ValueError as error:
+            raise TileError(f"{export.source.url_of(share.tile.name)}: {error}") from None
         found.append((_others(export, table.drop_columns(["embeddings"]), wanted), to))
     return found
 
 
-def _as_asked(export: Export, vectors: NDArray[Any], urls: pa.ChunkedArray) -> NDArray[Any]:
+def as_asked(export: Export, vectors: NDArray[Any], urls: pa.ChunkedArray) -> NDArray[Any]:
     """Vectors of some rows as they are exported."""
+    if export.calibration is not None:
+        return quantize(vectors, export.calibration)
     if export.dtype == vectors.dtype:
         return vectors
     return cast_vectors(vectors, export.dtype, urls.to_pylist())

@@ -15,7 +15,7 @@ import shapely
 
 from daskembed.documents import json_digest, parse_as
 from daskembed.errors import TileError
-from daskembed.exports.state import INDEX
+from daskembed.exports.state import index_path
 from daskembed.geo import wkb
 from daskembed.geo.footprints import bounding_box
 from daskembed.geo.hilbert import hilbert_keys
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from daskembed.exports.selection import ExportTile
     from daskembed.exports.settings import Export
+    from daskembed.storage.stores import Storage
 
 PIECES_A_FILE = 64
 """Pieces of which the rows of one exported file come, at least: files are as much larger or smaller than wanted."""
@@ -81,11 +82,6 @@ class Places:
         """Those of the keys from `first` to before `end`."""
         start, stop = np.searchsorted(self.keys, np.array([first, end], np.uint64))
         return Places(self.keys[start:stop], self.numbers[start:stop], self.days[start:stop])
-
-
-def index_path(name: str) -> str:
-    """Path of the index of a published file below the target."""
-    return f"{INDEX}/{name}.parquet"
 
 
 def index_tile(export: Export, tile: ExportTile) -> TileIndex:
@@ -150,7 +146,7 @@ def _places(export: Export, tile: ExportTile) -> tuple[Places, int]:
     """The places of a file's rows, and how many it would give if all were exported."""
     where = export.source.url_of(tile.name)
     try:
-        _check_bytes(export, tile)
+        check_bytes(export.source, tile)
         with pq.ParquetFile(export.source.open_reader(tile.name)) as file:
             table = file.read(columns=["source_url", "date", "geometry"])
         wkb.check(values := table["geometry"].to_pylist())
@@ -174,24 +170,24 @@ def _places(export: Export, tile: ExportTile) -> tuple[Places, int]:
     return Places(keys[order], order.astype(np.int64), days[order].astype(np.int32)), len(table)
 
 
-def _check_bytes(export: Export, tile: ExportTile) -> None:
+def check_bytes(source: Storage, tile: ExportTile) -> None:
     """Raise `TileError` if a file is not what its receipt says."""
     if tile.sha256 is None:
         return
     digest, size = hashlib.sha256(), 0
-    for data in _chunks(export, tile.name):
+    for data in _chunks(source, tile.name):
         digest.update(data)
         size += len(data)
     if digest.hexdigest() != tile.sha256:
-        where = export.source.url_of(tile.name)
+        where = source.url_of(tile.name)
         raise TileError(
             f"{where} is damaged: its {size:,} bytes have the SHA-256 {digest.hexdigest()[:16]}..., and its receipt "
             f"says {tile.sha256[:16]}..."
         )
 
 
-def _chunks(export: Export, name: str) -> Iterator[bytes]:
-    with export.source.open_reader(name) as file:
+def _chunks(source: Storage, name: str) -> Iterator[bytes]:
+    with source.open_reader(name) as file:
         while data := file.read(_HASHED):
             yield data
 

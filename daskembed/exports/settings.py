@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from daskembed.output.lock import Lock
+    from daskembed.quantization import Calibration
 
 KIND = ("encoder", "size", "sensor", "window", "checkpoint", "sha256", "level")
 """What footers say that has to be the same in all files of an export; the shape, the type and the version have to be,
@@ -63,6 +64,8 @@ class Export:
     profile: str | None = None
     dtype: str = "float32"
     """Of the values."""
+    calibration: Calibration | None = None
+    """Of values of int8."""
     components: tuple[int, ...] = ()
     """Those of the vectors that become bands; all where there is none."""
     dates: tuple[date, date] | None = None
@@ -114,6 +117,7 @@ class Export:
             "columns": list(self.columns),
             "profile": self.profile,
             "dtype": self.dtype,
+            **({} if self.calibration is None else {"calibration": self.calibration.digest}),
             "components": list(self.components),
             "dates": None if self.dates is None else [day.isoformat() for day in self.dates],
             "region": self.region,

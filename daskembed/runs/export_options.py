@@ -12,8 +12,13 @@ from daskembed.runs.options import Table, option
 if TYPE_CHECKING:
     from distributed import Client
 
+    from daskembed.quantization import Calibration
     from daskembed.runs.results import Event, Progress
 
+DTYPES = ("float32", "float16", "int8")
+"""Types of the values that can be exported."""
+PERCENTILE = 99.9
+"""What a calibration clips by default; docs/files.md has the measurements."""
 WHICH = "which published files, and what of them"
 
 
@@ -22,6 +27,16 @@ class Asked(Table):
     """What is asked of an export."""
 
     format: str = option("of the copy (default: geoparquet)", choices=tuple(FORMATS), default="geoparquet", own=True)
+    dtype: str | None = option(
+        "of the values (default: as published); int8 needs a calibration",
+        choices=DTYPES,
+        own=True,
+    )
+    calibration: str | Calibration | None = option(
+        "with what int8 is made: a file that `calibrate` wrote (default: the one in OUTPUT)",
+        "FILE",
+        keyword="with what int8 is made: a `Calibration`, or a file of one (default: the one in the output)",
+    )
     components: str | None = option(
         "numbers of the vectors' components that become bands, with cog, such as 0,1,2 or 0-15 (default: all)", "LIST"
     )
@@ -35,6 +50,13 @@ class Asked(Table):
     encoder: str | None = option("only files of this encoder, such as clay-v0", "NAME", group=WHICH, own=True)
     level: str | None = option("only files of this level", "LEVEL", group=WHICH, own=True)
     version: str | None = option("only files with this version in their names", "V", group=WHICH, own=True)
+    percentile: float = option(
+        "at most so many per cent less than 100 of a dimension's values are clipped at either end; 100 clips none "
+        f"(default: {PERCENTILE:g})",
+        "P",
+        type=float,
+        default=PERCENTILE,
+    )
     skip_damaged: bool = option(
         "leave out files that are not as their receipts say, and count them", default=False, type=bool
     )
@@ -60,6 +82,8 @@ class ExportOptions(TypedDict, total=False):
     """Keywords of `daskembed.export`; see `Asked`."""
 
     format: str | None
+    dtype: str | None
+    calibration: str | Calibration | None
     components: str | None
     tiles: str | None
     region: str | None
@@ -69,6 +93,22 @@ class ExportOptions(TypedDict, total=False):
     version: str | None
     skip_damaged: bool
     overwrite: bool
+    cluster: str | Client | None
+    cluster_arguments: Mapping[str, Any] | None
+    workers: int | str | None
+    progress: Callable[[Progress], None] | None
+    events: Callable[[Event], None] | None
+
+
+class CalibrationOptions(TypedDict, total=False):
+    """Keywords of `daskembed.calibrate`; see `Asked`."""
+
+    tiles: str | None
+    encoder: str | None
+    level: str | None
+    version: str | None
+    percentile: float | None
+    skip_damaged: bool
     cluster: str | Client | None
     cluster_arguments: Mapping[str, Any] | None
     workers: int | str | None

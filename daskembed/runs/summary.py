@@ -26,8 +26,8 @@ def describe_tile(result: TileResult) -> str:
         return f"{result.tile}  failed: {result.reason}"
     if result.status == "left out":
         return f"{result.tile}  left out: {result.reason}"
-    if result.status == "indexed":
-        return f"{result.tile}  indexed: {counted(result.chips, result.unit)}"
+    if result.status in ("indexed", "counted"):
+        return f"{result.tile}  {result.status}: {counted(result.chips, result.unit)}"
     bad = f", {len(result.quarantined)} quarantined" if result.quarantined else ""
     bad += f", {len(result.rejected)} rejected" if result.rejected else ""
     files = " and ".join(result.files or (result.file or "no file",))
