@@ -14,6 +14,7 @@ from daskembed.geo.chips import CHIP, CHIPS_ACROSS
 from daskembed.geo.footprints import to_lonlat
 from daskembed.geo.mgrs import tile_corner
 from daskembed.output import geoparquet
+from daskembed.output.index_rows import write_rows
 from daskembed.output.parts import write_part
 from daskembed.output.state import Receipt, now, write_receipt
 from daskembed.storage.stores import Storage
@@ -87,6 +88,7 @@ def write_published(
             started=now(),
             finished=now(),
         )
+        write_rows(storage, tile, version, [_PART], [found])
         write_receipt(storage, receipt)
         names.append(name)
     storage.delete([_PART])
