@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from daskembed.runs.results import Event
 
 _ALSO = ("tiles", "device", "price_per_hour", "quarantined", "root")
-FLAGS = {name: flag_of(name) for name in (*RunOptions.__annotations__, *RULES, *_ALSO)}
+_SEARCH = ("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart")
+FLAGS = {name: flag_of(name) for name in (*RunOptions.__annotations__, *RULES, *_ALSO, *_SEARCH)}
 """What is a flag here and an argument, or an attribute, in Python."""
 
 
