@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from daskembed.output.tile_status import TileStatus as TileStatus
     from daskembed.output.validate.check import validate as validate
     from daskembed.output.validate.findings import Finding as Finding
+    from daskembed.quantization import Calibration as Calibration
+    from daskembed.quantization import dequantize as dequantize
     from daskembed.runs.cubes import write_cubes as write_cubes
     from daskembed.runs.options import CubeOptions as CubeOptions
     from daskembed.runs.options import RunOptions as RunOptions
@@ -71,6 +73,7 @@ _HOME = {
     "load_encoder": "encoders.loading",
     "to_geodataframe": "table",
     "open_embeddings": "output.open",
+    "dequantize": "quantization",
     "run": "runs.tiles",
     "plan": "runs.plan",
     "find_scenes": "runs.scenes",
@@ -84,6 +87,7 @@ _HOME = {
     "Description": "encoders.description",
     "Chip": "sources.chip",
     "VectorDtype": "vectors",
+    "Calibration": "quantization",
     "Rules": "sources.rules",
     "RunOptions": "runs.options",
     "CubeOptions": "runs.options",

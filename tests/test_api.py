@@ -33,7 +33,7 @@ WORDS = {
     # what is worked on, and where
     *("tile", "tiles", "region", "source", "output", "file", "version", "dates"),
     # the data between the functions
-    *("index", "cube", "embeddings", "columns"),
+    *("index", "cube", "embeddings", "columns", "frame"),
     # what embeds
     *("encoder", "checkpoint", "sensor", "window", "level", "precision", "batch_size", "readers", "chips_a_block"),
     # what a chip must be
@@ -41,7 +41,7 @@ WORDS = {
     # which scenes of a catalogue
     *("max_scene_cloud", "max_scene_nodata", "scenes", "pick", "radar_days", "resampling", "refresh"),
     # what is written
-    *("format", "dtype", "overwrite", "stac", "root"),
+    *("format", "dtype", "calibration", "overwrite", "stac", "root"),
     # where it runs
     *("cluster", "cluster_arguments", "workers", "listen", "tls", "device", "price_per_hour"),
     # what is told

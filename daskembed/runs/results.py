@@ -7,6 +7,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
+from daskembed.energy import Energy
 from daskembed.errors import InputError, StorageError
 from daskembed.output.status import status
 from daskembed.output.tile_status import TileStatus
@@ -45,6 +46,8 @@ class TileResult:
     """What was done to the pixels' values on the way in, and what is unusual about them."""
     filled: int = 0
     """Chips in the file of which some values were filled with their band's mean."""
+    energy: Energy | None = None
+    """What the devices used for its chips, whichever runs encoded them; None where it was not measured."""
 
     def __repr__(self) -> str:
         return f"<TileResult {describe_tile(self)}>"

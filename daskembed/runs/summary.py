@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from daskembed.energy import total
 from daskembed.output.state import CUBES
 from daskembed.text import counted, visible
 
@@ -104,6 +105,7 @@ def summary(result: RunResult, left: Sequence[TileStatus] = ()) -> str:
         *([f"failed       {statuses['failed']}"] if statuses["failed"] else []),
         *some(f"  {tile.tile}  {tile.reason}" for tile in result.tiles if tile.status == "failed"),
         *([f"time         {describe_stages(result)}"] if result.encoded and result.stage_seconds and not cubes else []),
+        *([f"energy       {used}"] if (used := describe_energy(result.tiles)) else []),
         *([f"plan         {compare(result, result.expected)}"] if result.encoded and result.expected else []),
         f"{files:<12} {result.output}",
     ]
@@ -134,6 +136,26 @@ def describe_bytes(number: float) -> str:
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:,.3g} TB" if number < 999.5 else f"{number:,.0f} TB"
+
+
+def describe_energy(tiles: Sequence[TileResult]) -> str:
+    """What the devices used for the tiles that a run finished, where it was measured; empty if it was nowhere."""
+    done = [tile for tile in tiles if tile.status == "done"]
+    measured = [tile for tile in done if tile.energy]
+    if (used := total(tile.energy for tile in measured)) is None:
+        return ""
+    chips = sum(tile.chips for tile in measured)
+    a_chip = f", {used.joules / chips:.3g} J a chip" if chips else ""
+    some = f", for {len(measured)} of {counted(len(done), 'tile')}" if len(measured) < len(done) else ""
+    return f"{describe_joules(used.joules)}{a_chip}{some} ({used.name})"
+
+
+def describe_joules(number: float) -> str:
+    """Energy for people: ``412 J``, ``3.1 Wh``, ``1.4 kWh``."""
+    for unit, joules in (("kWh", 3.6e6), ("Wh", 3600)):
+        if number >= joules:
+            return f"{number / joules:,.3g} {unit}" if number < 1000 * joules else f"{number / joules:,.0f} {unit}"
+    return f"{number:.3g} J"
 
 
 def describe_plan(plan: Plan) -> str:
