@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from daskembed.errors import StorageError as StorageError
     from daskembed.errors import StorageUnusableError as StorageUnusableError
     from daskembed.errors import TileError as TileError
+    from daskembed.exports.state import ExportedFile as ExportedFile
     from daskembed.index import index_tile as index_tile
     from daskembed.output.open import open_embeddings as open_embeddings
     from daskembed.output.stac import StacResult as StacResult
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from daskembed.quantization import Calibration as Calibration
     from daskembed.quantization import dequantize as dequantize
     from daskembed.runs.cubes import write_cubes as write_cubes
+    from daskembed.runs.export_options import ExportOptions as ExportOptions
+    from daskembed.runs.export_results import ExportResult as ExportResult
+    from daskembed.runs.exports import export as export
     from daskembed.runs.options import CubeOptions as CubeOptions
     from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
@@ -79,6 +83,7 @@ _HOME = {
     "find_scenes": "runs.scenes",
     "write_cubes": "runs.cubes",
     "search": "runs.search",
+    "export": "runs.exports",
     "connect": "clusters.connection",
     "status": "output.status",
     "write_stac": "output.stac",
@@ -91,6 +96,9 @@ _HOME = {
     "Rules": "sources.rules",
     "RunOptions": "runs.options",
     "CubeOptions": "runs.options",
+    "ExportOptions": "runs.export_options",
+    "ExportResult": "runs.export_results",
+    "ExportedFile": "exports.state",
     "RunResult": "runs.results",
     "TileResult": "runs.results",
     "Progress": "runs.results",

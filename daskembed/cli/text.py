@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from daskembed.cli.parser import flag_of
+from daskembed.runs.export_options import ExportOptions
 from daskembed.runs.options import RULES, RunOptions
 from daskembed.text import put_flags
 
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
 
     from daskembed.runs.results import Event
 
-_ALSO = ("tiles", "device", "price_per_hour", "quarantined", "root")
+_ALSO = ("tiles", "to", "device", "price_per_hour", "quarantined", "root")
 _SEARCH = ("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart")
-FLAGS = {name: flag_of(name) for name in (*RunOptions.__annotations__, *RULES, *_ALSO, *_SEARCH)}
+_TABLES = (RunOptions, ExportOptions)
+FLAGS = {
+    name: flag_of(name)
+    for name in (*(name for one in _TABLES for name in one.__annotations__), *RULES, *_ALSO, *_SEARCH)
+}
 """What is a flag here and an argument, or an attribute, in Python."""
 
 

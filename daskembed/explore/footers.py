@@ -78,6 +78,8 @@ class Rows:
     """Of int8."""
     names: dict[str, str]
     """What is in a column -> what that is called in these files."""
+    footers: dict[str, pq.FileMetaData] = field(repr=False)
+    """File -> its footer, which need not be read again."""
     dates: tuple[date, date] | None = None
     """First and last day of the rows that are wanted."""
     region: str | None = field(default=None, repr=False)
@@ -111,7 +113,7 @@ class Rows:
     @property
     def untrained(self) -> bool:
         """Whether the weights were drawn from a seed."""
-        return str(self.made.get("checkpoint", "")).startswith("untrained:")
+        return bool(self.made.get("untrained")) or str(self.made.get("checkpoint", "")).startswith("untrained:")
 
     def within(self, dates: tuple[date, date] | None, region: str | None) -> Rows:
         """Those of some days and of a region, without the pieces that have none, as footers say."""
@@ -163,7 +165,9 @@ def open_rows(output: str, *, encoder: str | None = None, level: str | None = No
             "`version`, or search one of the files"
         )
     first = next(iter(chosen.values()))
-    return replace(first.rows, pieces=tuple(piece for look in chosen.values() for piece in look.rows.pieces))
+    footers = {name: footer for look in chosen.values() for name, footer in look.rows.footers.items()}
+    pieces = tuple(piece for look in chosen.values() for piece in look.rows.pieces)
+    return replace(first.rows, pieces=pieces, footers=footers)
 
 
 @dataclass(frozen=True)
@@ -195,11 +199,11 @@ def _files(output: str) -> tuple[Storage, list[str]]:
 
 
 @contextlib.contextmanager
-def opened(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
-    """An open Parquet file; what is wrong with it is told with its name."""
+def opened(storage: Storage, name: str, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file, whose `footer` may be known; what is wrong with it is told with its name."""
     url = storage.url_of(name)
     try:
-        with pq.ParquetFile(storage.open_reader(name)) as file:
+        with pq.ParquetFile(storage.open_reader(name), metadata=footer) as file:
             yield file
     except InputError:
         raise
@@ -243,7 +247,7 @@ def _look(storage: Storage, name: str) -> _Look:
             pieces.append(Piece(name, number, group.num_rows, _covering(group, paths, geo) or bounds, known_days, urls))
     said = {"encoder": "unknown"} | {one: str(made[one]) for one in _KIND if made.get(one) is not None}
     more = {"shape": "x".join(map(str, shape)), "dtype": dtype, "version": _version(name) or "none"}
-    rows = Rows(storage, tuple(pieces), made, shape, dtype, affine, names)
+    rows = Rows(storage, tuple(pieces), made, shape, dtype, affine, names, {name: metadata})
     calibration = (
         () if affine is None else (("calibration", str(hash(affine.scale.tobytes() + affine.offset.tobytes()))),)
     )

@@ -50,7 +50,7 @@ def read_facts(rows: Rows, piece: Piece) -> Facts:
     """What is known of the rows of a piece beside their vectors, which are not read."""
     names = rows.names
     columns = [names[one] for one in ("url", "date", "row", "col") if one in names]
-    with opened(rows.storage, piece.file) as file:
+    with opened(rows.storage, piece.file, rows.footers[piece.file]) as file:
         table = file.read_row_group(piece.group, columns=[*columns, "geometry"])
     none: list[Any] = [None] * len(table)
     urls = table[names["url"]].to_pylist() if "url" in names else none
@@ -97,7 +97,7 @@ def read_blocks(rows: Rows, piece: Piece) -> Iterator[Block]:
     name = rows.names["vectors"]
     length, start = int(np.prod(rows.shape)), 0
     batch = max(1, BLOCK_BYTES // (length * np.dtype(rows.dtype).itemsize))
-    with opened(rows.storage, piece.file) as file:
+    with opened(rows.storage, piece.file, rows.footers[piece.file]) as file:
         for one in file.iter_batches(batch, row_groups=[piece.group], columns=[name], use_threads=False):
             vectors = _flat(one.column(0), length).reshape(-1, *rows.shape)
             if len(rows.shape) == 4:

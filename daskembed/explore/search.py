@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from daskembed.explore.reading import Block, Facts
     from daskembed.explore.topk import Metric
 
+_STEP = 256
+"""Vectors that are added up while they are in the processor's cache."""
 HELD_BYTES = 2**30
 """Of vectors that are kept in memory from one pass to the next; of more, each pass reads all of them."""
 _MORE = 16
@@ -117,18 +119,19 @@ def find_similar(
     if wanted.apart is not None:
         most = max(_FIRST, _MORE * most)
     count = len(queries.vectors)
+    facts = functools.cache(lambda number: read_facts(near, near.pieces[number]))
     while True:
         best = Best.none(count)
         for one in over(functools.partial(search_piece, queries=queries, k=most)):
             best = best.merge(one, most)
         if not best.seen:
             raise InputError(_none(near, best.left_out))
-        hits = [_choose(near, best, query, wanted, examples, own) for query in range(count)]
+        hits = [_choose(near, facts, best, query, wanted, examples, own) for query in range(count)]
         whole = all(len(scores) < most for scores in best.scores)
         if wanted.apart is None or whole or all(len(one.scores) >= wanted.k for one in hits):
             break
         most *= _MORE
-    frames = [_frame(near, one, wanted.metric) for one in hits]
+    frames = [_frame(near, facts, one, wanted.metric) for one in hits]
     if wanted.combine == "each":
         alike = [one.given.text for one in examples if one.given.alike]
         for text, frame in zip(alike, frames, strict=True):
@@ -190,14 +193,13 @@ def sum_piece(rows: Rows, number: int, blocks: Iterator[Block]) -> Total:
     """The sum of the vectors of a piece, of those without NaN and infinity."""
     total = Total(0, np.zeros(rows.dims))
     for block in blocks:
-        vectors = block.vectors
-        for start in range(0, len(vectors), 1024):
-            part = vectors[start : start + 1024].astype(np.float32, copy=False)
-            added = np.ones(len(part), np.float32) @ part
+        for start in range(0, len(block.vectors), _STEP):
+            part = block.vectors[start : start + _STEP].astype(np.float64)
+            added = part.sum(axis=0)
             if not np.isfinite(added).all():
                 part = part[np.isfinite(part).all(axis=1)]
-                added = part.sum(axis=0, dtype=np.float64)
-            total += Total(len(part), added.astype(np.float64))
+                added = part.sum(axis=0)
+            total += Total(len(part), added)
     if rows.affine is not None:
         return Total(total.count, total.sum * rows.affine.scale + total.count * rows.affine.offset)
     return total
@@ -286,7 +288,13 @@ class _Hits:
 
 
 def _choose(
-    rows: Rows, best: Best, query: int, wanted: Wanted, examples: Sequence[Example], own: set[tuple[Piece, int]]
+    rows: Rows,
+    facts: Callable[[int], Facts],
+    best: Best,
+    query: int,
+    wanted: Wanted,
+    examples: Sequence[Example],
+    own: set[tuple[Piece, int]],
 ) -> _Hits:
     """The hits of a query: the best that are no examples, as far apart as is wanted."""
     scores, places = best.scores[query], best.places[query]
@@ -294,8 +302,8 @@ def _choose(
     scores, places = scores[others], places[others]
     if wanted.apart is None:
         scores, places = scores[: wanted.k], places[: wanted.k]
-        return _Hits(scores, places, _footprints(rows, places))
-    footprints = _footprints(rows, places)
+        return _Hits(scores, places, _footprints(rows, facts, places))
+    footprints = _footprints(rows, facts, places)
     at = positions(centres(footprints))
     taken = positions(centres(np.concatenate([one.footprints for one in examples])))
     chosen: list[int] = []
@@ -308,24 +316,21 @@ def _choose(
     return _Hits(scores[chosen], places[chosen], footprints[chosen])
 
 
-def _footprints(rows: Rows, places: NDArray[np.int64]) -> NDArray[np.object_]:
+def _footprints(rows: Rows, facts: Callable[[int], Facts], places: NDArray[np.int64]) -> NDArray[np.object_]:
     found = np.full(len(places), None, object)
     for number in np.unique(places[:, 0]):
         here = np.flatnonzero(places[:, 0] == number)
         row, patch = np.divmod(places[here, 1], rows.patches)
-        shapes = read_facts(rows, rows.pieces[number]).footprints[row]
+        shapes = facts(int(number)).footprints[row]
         found[here] = shapes if rows.patches == 1 else patches_at(shapes, rows.grid, patch)
     return found
 
 
-def _frame(rows: Rows, hits: _Hits, metric: Metric) -> gpd.GeoDataFrame:
+def _frame(rows: Rows, facts: Callable[[int], Facts], hits: _Hits, metric: Metric) -> gpd.GeoDataFrame:
     """Hits as a frame."""
     urls, dates, cells, files = [], [], [], []
-    facts: dict[int, Facts] = {}
     for number, vector in hits.places.tolist():
-        if number not in facts:
-            facts[number] = read_facts(rows, rows.pieces[number])
-        there = facts[number]
+        there = facts(number)
         row, patch = divmod(vector, rows.patches)
         urls.append(there.urls[row])
         dates.append(there.dates[row])

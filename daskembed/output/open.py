@@ -43,18 +43,18 @@ def open_embeddings(
     level: str | None = None,
     version: str | None = None,
 ) -> dask_geopandas.GeoDataFrame:
-    """The published GeoParquet files of an output folder as one lazy frame.
+    """The published GeoParquet files of an output folder, or those of an export, as one lazy frame.
 
     Parameters
     ----------
     output
-        Folder or URL of the published files.
+        Folder or URL of the published files, or of an export.
     columns
-        Columns to read; all by default.
+        Columns to read; by default all but the boxes of an export.
     encoder, level
         Only files that say in their footers that they are of this encoder, such as ``clay-v0``, or of this level.
     version
-        Only files with this version in their names.
+        Only files with this version in their names, which those of exports have not.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def open_embeddings(
     import dask_geopandas
 
     storage = Storage(output)
-    names = [entry.path for entry in storage.entries(recursive=False) if entry.path.endswith(".gpq")]
+    names = [entry.path for entry in storage.entries(recursive=False) if entry.path.endswith((".gpq", ".parquet"))]
     if not names:
         raise InputError(_nothing(storage, output))
     if version is not None:
@@ -203,6 +203,8 @@ def _bounds(footer: dict[bytes, bytes]) -> shapely.Geometry:
 
 def _read_groups(storage: Storage, name: str, groups: tuple[int, ...], columns: list[str] | None) -> gpd.GeoDataFrame:
     with _naming(storage, name), _open(storage, name) as file:
+        if columns is None:
+            columns = [column for column in file.schema_arrow.names if column != "bbox"]
         table = file.read_row_groups(list(groups), columns=columns)
         places = None
         if "geometry" in table.column_names:

@@ -24,16 +24,20 @@ def describe_tile(result: TileResult) -> str:
     """One line for a tile that is finished."""
     if result.status == "failed":
         return f"{result.tile}  failed: {result.reason}"
+    if result.status == "left out":
+        return f"{result.tile}  left out: {result.reason}"
+    if result.status == "indexed":
+        return f"{result.tile}  indexed: {counted(result.chips, result.unit)}"
     bad = f", {len(result.quarantined)} quarantined" if result.quarantined else ""
     bad += f", {len(result.rejected)} rejected" if result.rejected else ""
     files = " and ".join(result.files or (result.file or "no file",))
-    return f"{result.tile}  {result.status}: {counted(result.chips, 'chip')}{bad}, {files}"
+    return f"{result.tile}  {result.status}: {counted(result.chips, result.unit)}{bad}, {files}"
 
 
 def describe_progress(state: Progress) -> str:
     """One line for a run on its way."""
     tiles, chips, *more = parts_of_progress(state)
-    return " · ".join([f"tiles {tiles}", f"chips {chips}", *more])
+    return " · ".join([f"{state.units[0]} {tiles}", f"{state.units[1]} {chips}", *more])
 
 
 def parts_of_progress(state: Progress) -> list[str]:
@@ -41,7 +45,7 @@ def parts_of_progress(state: Progress) -> list[str]:
     parts = [
         f"{len(state.finished)}/{state.tiles}",
         f"{state.done}/{state.chips}" + ("+" if state.indexed < state.tiles else ""),
-        f"{state.rate:.2f} chips/s" if state.done else _beginning(state),
+        f"{state.rate:.2f} {state.units[1]}/s" if state.done else _beginning(state),
         f"{describe_seconds(state.seconds)} elapsed",
     ]
     left = state.left
