@@ -31,9 +31,8 @@ _GROUP = 40_960
 
 def run(*, smallest: bool = False) -> list[Row]:
     """One million vectors, in the types that files have."""
-    count = 5_000 if smallest else int(os.environ.get("N", 1_000_000))
+    count = 5_000 if smallest else 1_000_000
     rows: list[Row] = []
-    search.HELD_BYTES = 2**40
     with tempfile.TemporaryDirectory() as name:
         folder, query = Path(name), _draw(1, seed=1)
         _write(folder, count)
@@ -41,7 +40,7 @@ def run(*, smallest: bool = False) -> list[Row]:
             file = folder / f"{dtype}.parquet"
             rows += _from_disk(file, query, count)
             held = open_rows(str(file))
-            over = search._in_threads(held)
+            over = search._in_threads(held, held_bytes=2**40)
             scan = functools.partial(_scan, over, held)
             scan(_draw(1, seed=1), "dot")  # read and kept
             size = count * DIMS * np.dtype(dtype).itemsize
@@ -56,7 +55,6 @@ def run(*, smallest: bool = False) -> list[Row]:
             rows.append(_row("memory", "100 queries, dot", dtype, seconds, size, count, products=100))
             if dtype == "float32":
                 rows += _faiss(_blocks(over), query, many, scan(query, "dot"))
-            del over, held, scan
     rate = product_rate(torch.float32)
     rows.append(
         {**_row("memory", "4096 x 4096 product", "float32", 1, 0, 0), "GFLOP/s": rate, "s": 2 * 4096**3 / rate / 1e9}
@@ -165,14 +163,15 @@ def _from_disk(file: Path, query: Any, count: int) -> list[Row]:
     before = resident_bytes()
 
     def once() -> None:
-        over = _not_kept(rows)
+        over = search._in_threads(rows, held_bytes=0)
         _scan(over, rows, query, "dot")
 
     found = []
     for where, forget in (("disk", True), ("page cache", False)):
-        read, searched = [], []
+        read: list[float] = []
+        searched: list[float] = []
         for _ in range(3):
-            for work, times in ((lambda: _read(file), read), (once, searched)):
+            for work, times in ((functools.partial(_read, file), read), (once, searched)):
                 if forget:
                     _forget(file)
                 start = time.perf_counter()
@@ -182,14 +181,6 @@ def _from_disk(file: Path, query: Any, count: int) -> list[Row]:
         found.append(_row(where, "1 query, dot", file.stem, sorted(searched)[1], size, count))
     found[-1]["what"] += f", {(resident_bytes() - before) / 1e6:.0f} MB more"
     return found
-
-
-def _not_kept(rows: Rows) -> Any:
-    held, search.HELD_BYTES = search.HELD_BYTES, 0
-    try:
-        return search._in_threads(rows)
-    finally:
-        search.HELD_BYTES = held
 
 
 def _read(file: Path) -> None:
