@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.common import Row
 from daskembed.histogram import Histogram
-from daskembed.quantization import PERCENTILE, Calibration, dequantize, quantize
+from daskembed.quantization import Calibration, dequantize, quantize
+from daskembed.runs.export_options import PERCENTILE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,15 +13,12 @@ import numpy as np
 
 from daskembed.documents import json_digest, parse_as, parse_object
 from daskembed.errors import InputError
-from daskembed.vectors import VectorArray, VectorDtype
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daskembed.histogram import Histogram
 
-PERCENTILE = 99.9
-"""What is clipped by default; docs/files.md has the measurements."""
 STEPS = 127
 """The largest whole number, and the least one with a minus: as far to both sides of the offset."""
 KEY = "quantization"
@@ -42,15 +39,15 @@ class Calibration:
     of whole chips and of patches have the same calibration.
     """
 
-    encoder: str
-    """What made the vectors, as the files say it; this and the next ones."""
+    encoder: str | None
+    """What made the vectors, as the files say it; None where they do not. So are the next ones."""
     size: str | None
     sensor: str | None
     window: int | None
-    checkpoint: str
+    checkpoint: str | None
     sha256: str | None
     """Of the checkpoint; None of one that is made from a seed."""
-    level: str
+    level: str | None
     percentile: float
     """At most so many per cent less than 100 of the values of a dimension are clipped at either end."""
     rows: int
@@ -84,7 +81,12 @@ class Calibration:
         scale = np.maximum((high - low) / (2 * STEPS), finest).astype(np.float32)
         model: dict[str, Any] = {name: made.get(name) for name in _OF_MODEL}
         return cls(
-            **model, percentile=percentile, rows=counted.rows, tiles=tiles, scale=_plain(scale), offset=_plain(offset)
+            **model,
+            percentile=float(percentile),
+            rows=counted.rows,
+            tiles=tiles,
+            scale=_plain(scale),
+            offset=_plain(offset),
         )
 
     @property
@@ -220,13 +222,13 @@ def dequantize(frame: Any, calibration: Calibration | str | Path | None = None) 
     if isinstance(frame, np.ndarray):
         if calibration is None:
             raise InputError("an array does not say how it was made: give `calibration`, or the frame that it is from")
-        return _floats(frame, _calibration(calibration))
+        return _floats(frame, read_calibration(calibration))
     if _COLUMN not in getattr(frame, "columns", ()):
         raise InputError(f"there is no column {_COLUMN!r} in this {type(frame).__name__}: expected vectors of int8")
     lazy = hasattr(frame, "dask")
     kept = (frame._meta if lazy else frame).attrs.get(KEY)
     own = None if kept is None else parse_calibration(kept, f"`attrs[{KEY!r}]` of this frame")
-    chosen = own if calibration is None else _calibration(calibration)
+    chosen = own if calibration is None else read_calibration(calibration)
     if chosen is None:
         raise InputError(
             f"this frame does not say how its vectors became int8: open the files with daskembed.open_embeddings or "
@@ -242,7 +244,8 @@ def dequantize(frame: Any, calibration: Calibration | str | Path | None = None) 
     return _with_floats(frame, chosen)
 
 
-def _calibration(given: Calibration | str | Path) -> Calibration:
+def read_calibration(given: Calibration | str | Path) -> Calibration:
+    """A calibration, or the one in a file: a path or URL; raises `InputError` if there is none."""
     if isinstance(given, Calibration):
         return given
     from daskembed.storage.stores import split_url
@@ -257,6 +260,8 @@ def _calibration(given: Calibration | str | Path) -> Calibration:
 
 
 def _with_floats(frame: Any, calibration: Calibration) -> Any:
+    from daskembed.vectors import VectorArray, VectorDtype  # and with it Dask and pandas
+
     column = frame[_COLUMN]
     if isinstance(column.dtype, VectorDtype):
         array = column.array

@@ -513,6 +513,10 @@ def test_each_block_is_told_what_it_used(
         encode(metered, chips[:3])
     assert found == []
     model.before = lambda numbers: None
+    nowhere = Place(*(np.zeros((0, 1)),) * 2, np.zeros(0, "datetime64[s]"), np.zeros(0))
+    with pytest.raises(IndexError), collected() as found:
+        metered.encode([partial(whole, read) for read in chips], nowhere, level="mean", on_nan="quarantine")
+    assert found == []
     encode(owner, chips)  # nobody's, as the other device has nothing to do
     assert used(metered, chips[:4]) == [20]
     together: list[float | None] = []

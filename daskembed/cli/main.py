@@ -18,7 +18,7 @@ from daskembed import config
 from daskembed.cli.parser import cluster_arguments, keywords, make_parser, one_list
 from daskembed.cli.text import print_event, say, show_warnings, with_flags
 from daskembed.errors import DaskembedError, InputError, StorageError
-from daskembed.runs.export_options import ExportOptions
+from daskembed.runs.export_options import CalibrationOptions, ExportOptions, PreviewOptions
 from daskembed.runs.options import CubeOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -176,6 +176,26 @@ def _export(options: argparse.Namespace) -> int:
     return _tell(options, partial(export, options.output, to=options.to, **asked), summary)
 
 
+def _calibrate(options: argparse.Namespace) -> int:
+    from daskembed.runs.export_options import Asked
+
+    _load_for_workers(options.cluster)
+    from daskembed.runs.calibration import calibrate, summary
+
+    asked = keywords(options, CalibrationOptions, Asked)
+    return _tell(options, partial(calibrate, options.output, to=options.to, **asked), summary)
+
+
+def _preview(options: argparse.Namespace) -> int:
+    from daskembed.cli.preview import show
+    from daskembed.runs.export_options import Looked
+    from daskembed.runs.previews import preview
+
+    asked = keywords(options, PreviewOptions, Looked)
+    made = preview(options.output, to=options.to, basis=options.basis, geotiff=options.geotiff, **asked)
+    return show(made, serve=options.serve, browse=options.open)
+
+
 def _tiles(options: argparse.Namespace) -> int:
     from daskembed.sources.region import tiles_of_region
 
@@ -256,7 +276,7 @@ def _search(options: argparse.Namespace) -> int:
 
 
 def _stac(options: argparse.Namespace) -> int:
-    from daskembed.output.stac import write_stac
+    from daskembed.exports.stac import write_stac
     from daskembed.text import counted, visible
 
     made = write_stac(options.output, options.root)
@@ -303,6 +323,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "scenes": _scenes,
     "cube": _cube,
     "export": _export,
+    "calibrate": _calibrate,
+    "preview": _preview,
     "tiles": _tiles,
     "clusters": _clusters,
     "doctor": _doctor,

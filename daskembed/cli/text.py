@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from daskembed.cli.parser import flag_of
-from daskembed.runs.export_options import ExportOptions
+from daskembed.runs.export_options import CalibrationOptions, ExportOptions
 from daskembed.runs.options import RULES, RunOptions
 from daskembed.text import put_flags
 
@@ -19,11 +19,23 @@ if TYPE_CHECKING:
     from daskembed.runs.results import Event
 
 _ALSO = ("tiles", "to", "device", "price_per_hour", "quarantined", "root")
+<<<<<<< HEAD
 _SEARCH = ("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart")
 _TABLES = (RunOptions, ExportOptions)
 FLAGS = {
     name: flag_of(name)
     for name in (*(name for one in _TABLES for name in one.__annotations__), *RULES, *_ALSO, *_SEARCH)
+=======
+FLAGS = {
+    name: flag_of(name)
+    for name in (
+        *RunOptions.__annotations__,
+        *ExportOptions.__annotations__,
+        *CalibrationOptions.__annotations__,
+        *RULES,
+        *_ALSO,
+    )
+>>>>>>> main
 }
 """What is a flag here and an argument, or an attribute, in Python."""
 

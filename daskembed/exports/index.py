@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ import shapely
 
 from daskembed.documents import json_digest, parse_as
 from daskembed.errors import TileError
-from daskembed.exports.state import INDEX
+from daskembed.exports.state import index_path
 from daskembed.geo import wkb
 from daskembed.geo.footprints import bounding_box
 from daskembed.geo.hilbert import hilbert_keys
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from daskembed.exports.selection import ExportTile
     from daskembed.exports.settings import Export
+    from daskembed.storage.stores import Storage
 
 PIECES_A_FILE = 64
 """Pieces of which the rows of one exported file come, at least: files are as much larger or smaller than wanted."""
@@ -60,6 +61,8 @@ class TileIndex:
     of: int
     """Rows that the file would give if all were exported."""
     pieces: list[Piece]
+    days: dict[str, int] = field(default_factory=dict)
+    """Date, ISO 8601 -> rows that are exported."""
     damage: str = ""
     """Why it is left out."""
 
@@ -81,11 +84,6 @@ class Places:
         return Places(self.keys[start:stop], self.numbers[start:stop], self.days[start:stop])
 
 
-def index_path(name: str) -> str:
-    """Path of the index of a published file below the target."""
-    return f"{INDEX}/{name}.parquet"
-
-
 def index_tile(export: Export, tile: ExportTile) -> TileIndex:
     """Check a published file, and write down in the target where its rows go.
 
@@ -104,8 +102,10 @@ def index_tile(export: Export, tile: ExportTile) -> TileIndex:
     except TileError as error:
         if not export.skip_damaged:
             raise TileError(f"{error}; have its tile made again, or leave it out with `skip_damaged=True`") from None
-        return TileIndex(tile.name, made_for, 0, 0, [], str(error))
-    found = TileIndex(tile.name, made_for, len(places.keys), of, _pieces(export, places.keys))
+        return TileIndex(tile.name, made_for, 0, 0, [], damage=str(error))
+    days, counts = np.unique(places.days.astype("datetime64[D]"), return_counts=True)
+    by_day = dict(zip(map(str, days), counts.tolist(), strict=True))
+    found = TileIndex(tile.name, made_for, len(places.keys), of, _pieces(export, places.keys), by_day)
     table = pa.table(
         {name: pa.array(getattr(places, name)) for name in ("keys", "numbers", "days")},
         metadata={_ABOUT: json.dumps(asdict(found))},
@@ -146,7 +146,7 @@ def _places(export: Export, tile: ExportTile) -> tuple[Places, int]:
     """The places of a file's rows, and how many it would give if all were exported."""
     where = export.source.url_of(tile.name)
     try:
-        _check_bytes(export, tile)
+        check_bytes(export.source, tile)
         with pq.ParquetFile(export.source.open_reader(tile.name)) as file:
             table = file.read(columns=["source_url", "date", "geometry"])
         wkb.check(values := table["geometry"].to_pylist())
@@ -170,24 +170,24 @@ def _places(export: Export, tile: ExportTile) -> tuple[Places, int]:
     return Places(keys[order], order.astype(np.int64), days[order].astype(np.int32)), len(table)
 
 
-def _check_bytes(export: Export, tile: ExportTile) -> None:
+def check_bytes(source: Storage, tile: ExportTile) -> None:
     """Raise `TileError` if a file is not what its receipt says."""
     if tile.sha256 is None:
         return
     digest, size = hashlib.sha256(), 0
-    for data in _chunks(export, tile.name):
+    for data in _chunks(source, tile.name):
         digest.update(data)
         size += len(data)
     if digest.hexdigest() != tile.sha256:
-        where = export.source.url_of(tile.name)
+        where = source.url_of(tile.name)
         raise TileError(
             f"{where} is damaged: its {size:,} bytes have the SHA-256 {digest.hexdigest()[:16]}..., and its receipt "
             f"says {tile.sha256[:16]}..."
         )
 
 
-def _chunks(export: Export, name: str) -> Iterator[bytes]:
-    with export.source.open_reader(name) as file:
+def _chunks(source: Storage, name: str) -> Iterator[bytes]:
+    with source.open_reader(name) as file:
         while data := file.read(_HASHED):
             yield data
 

@@ -165,6 +165,14 @@ def select(
     return Selection(chosen, alike, first.shape, first.dtype, unreadable)
 
 
+def check_readable(selection: Selection, *, skip_damaged: bool) -> None:
+    """Raise `InputError` if a chosen file cannot be read, and is not to be skipped."""
+    if selection.unreadable and not skip_damaged:
+        reasons = [*selection.unreadable.values()]
+        more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        raise InputError(f"{reasons[0]}{more}: have it made again, or leave it out with `skip_damaged=True`")
+
+
 def _meets(name: str, dates: tuple[date, date]) -> bool:
     """Whether a file has dates between these, as its name says."""
     first, last = (date.fromisoformat(day) for day in name.split("_")[1:3])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from daskembed.output.lock import Lock
+    from daskembed.quantization import Calibration
 
 KIND = ("encoder", "size", "sensor", "window", "checkpoint", "sha256", "level")
 """What footers say that has to be the same in all files of an export; the shape, the type and the version have to be,
@@ -31,8 +32,9 @@ class Sizes:
     """About."""
     group: int = 128 * 2**20
     """Row group."""
-    page: int = 16 * 2**10
-    """Or one vector, where that is larger."""
+    page: int = 64 * 2**10
+    """Or one vector, where that is larger. Whoever looks up a vector reads 0.3 MB then, and 1.2 at 1 MB, where files
+    are 10 % smaller."""
 
 
 DEFAULT = Sizes()
@@ -62,6 +64,10 @@ class Export:
     profile: str | None = None
     dtype: str = "float32"
     """Of the values."""
+    calibration: Calibration | None = None
+    """Of values of int8."""
+    components: tuple[int, ...] = ()
+    """Those of the vectors that become bands; all where there is none."""
     dates: tuple[date, date] | None = None
     """First and last acquisition date wanted, inclusive."""
     region: str | None = None
@@ -111,6 +117,8 @@ class Export:
             "columns": list(self.columns),
             "profile": self.profile,
             "dtype": self.dtype,
+            **({} if self.calibration is None else {"calibration": self.calibration.digest}),
+            "components": list(self.components),
             "dates": None if self.dates is None else [day.isoformat() for day in self.dates],
             "region": self.region,
             "sizes": asdict(self.sizes),

@@ -64,11 +64,11 @@ def summary(result: ExportResult) -> str:
     fast = f" in {describe_seconds(result.seconds)}" if result.written else ""
     lines = [
         f"tiles        {counted(result.tiles, 'published file')} of {result.output}",
-        *_some("left out", result.left_out),
+        *list_some("left out", result.left_out),
         f"files        {files}{fast}",
         f"rows         {result.rows:,}",
         f"size         {describe_bytes(result.bytes)}",
-        *_some("failed", result.failed),
+        *list_some("failed", result.failed),
         *(f"note         {note}" for note in result.notes),
         f"export       {result.to}",
     ]
@@ -79,7 +79,8 @@ def summary(result: ExportResult) -> str:
     return "\n".join(map(visible, lines))
 
 
-def _some(title: str, reasons: dict[str, str]) -> Iterator[str]:
+def list_some(title: str, reasons: dict[str, str]) -> Iterator[str]:
+    """Lines that say how many things went wrong, and why the first ones did; none if nothing did."""
     if reasons:
         yield f"{title:<12} {len(reasons)}"
     yield from (f"  {name}  {reason}" for name, reason in list(reasons.items())[:MOST_LISTED])

@@ -28,6 +28,11 @@ class PublishedFiles:
     pieces: ClassVar[str] = "file"
 
     @property
+    def damaged(self) -> dict[str, str]:
+        """Those that are left out, and why."""
+        return {name: one.damage for name, one in sorted(self.found.items()) if one.damage}
+
+    @property
     def title(self) -> str:
         """What Dask's dashboard calls all tasks together."""
         return f"{redact(self.export.target.url)} index"
@@ -37,7 +42,7 @@ class PublishedFiles:
 
     def begin(self, name: str, order: int) -> Task[Any]:
         """Index a published file."""
-        return _Index(_Item(name, order, now()), self)
+        return _Index(Item(name, order, now()), self)
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,11 @@ class ExportedFiles:
 
     def begin(self, name: str, order: int) -> Task[Any]:
         """Write a file."""
-        return _Write(_Item(name, order, now()), self)
+        return _Write(Item(name, order, now()), self)
 
 
 @dataclass
-class _Item(Tile):
+class Item(Tile):
     """A file on its way."""
 
     def record_failure(self, reason: str) -> None:
@@ -76,7 +81,7 @@ class _Item(Tile):
 
 @dataclass(frozen=True)
 class _Index(Task[TileIndex]):
-    tile: _Item
+    tile: Item
     work: PublishedFiles
     stage: ClassVar[str] = "index"
 
@@ -92,10 +97,13 @@ class _Index(Task[TileIndex]):
 
 @dataclass(frozen=True)
 class _Write(Task[ExportedFile]):
-    tile: _Item
+    tile: Item
     work: ExportedFiles
     stage: ClassVar[str] = "write"
-    publishes: ClassVar[bool] = True
+
+    @property
+    def number(self) -> int:
+        return 0
 
     def call(self) -> tuple[Callable[..., ExportedFile], tuple[Any, ...]]:
         planned = self.work.planned[self.tile.name]

@@ -10,30 +10,35 @@ from typing import TYPE_CHECKING, Any, Unpack
 from daskembed.clusters.connection import check_connection, shares_files
 from daskembed.errors import ConflictError, InputError
 from daskembed.exports import state
-from daskembed.exports.plan import cut, one_a_tile
+from daskembed.exports.cog import parse_components
+from daskembed.exports.plan import cut, one_a_day
 from daskembed.exports.protocol import FORMATS, get_format
-from daskembed.exports.selection import Selection, select
+from daskembed.exports.selection import Selection, check_readable, select
 from daskembed.exports.settings import DEFAULT, Export, Sizes
-from daskembed.exports.state import ExportedFile, Plan
+from daskembed.exports.state import Plan
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
 from daskembed.output.geoparquet import SUFFIX
-from daskembed.output.state import RECEIPTS, now
+from daskembed.output.state import RECEIPTS, STATE, now
+from daskembed.quantization import read_calibration
 from daskembed.runs import fleet
-from daskembed.runs.export_options import Asked, ExportOptions
+from daskembed.runs.calibration import FILE as CALIBRATION
+from daskembed.runs.export_options import DTYPES, Asked, ExportOptions
 from daskembed.runs.export_results import ExportResult
 from daskembed.runs.export_tasks import ExportedFiles, PublishedFiles
 from daskembed.runs.options import documented
 from daskembed.runs.reporting import Report
 from daskembed.runs.shared_files import blind_to_output, check_source_seen, refuse_output, refuse_source
-from daskembed.runs.window import Passage, Window, on_cluster
+from daskembed.runs.window import Window, on_cluster
 from daskembed.sources.reading import parse_dates
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local
 from daskembed.text import counted
 
 if TYPE_CHECKING:
-    from distributed import Client, Worker
+    from distributed import Client
+
+    from daskembed.quantization import Calibration
 
 LOCK = "export"
 """What the lock of a target is called, in the place of a version."""
@@ -109,6 +114,14 @@ class Job:
         there = state.read_written(self.export.target, [file.name for file in plan.files])
         return [file.name for file in plan.files if file.name not in there]
 
+    def to_index(self, plan: Plan | None) -> list[str]:
+        """Published files of which it is not known where their rows go, and is to be."""
+        if plan is None:
+            return [*self.selection.tiles]
+        missing = {*self.missing(plan)}
+        needed = {name for file in plan.files if file.name in missing for name in file.tiles}
+        return sorted(needed - state.indexed(self.export.target))
+
     def tidy(self) -> None:
         """Remove what killed writers left half written."""
         self.export.target.sweep(rf"^embeddings_|^{state.FOLDER}|^[^/]*{get_format(self.export.format).SUFFIX}$")
@@ -117,6 +130,8 @@ class Job:
 def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
     """What is to be copied and how, checked as far as that needs no cluster and no lock."""
     form = get_format(asked.format)
+    if asked.components is not None and asked.format != "cog":
+        raise InputError("`components` become bands of `format='cog'`; other formats have whole vectors")
     source, target = Storage(output), Storage(to)
     if source == target:
         raise InputError(f"{source.url} is the output itself: give another folder or URL as `to`")
@@ -131,17 +146,17 @@ def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
         region=asked.region,
         dates=dates,
     )
-    if selection.unreadable and not asked.skip_damaged:
-        reasons = [*selection.unreadable.values()]
-        more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-        raise InputError(f"{reasons[0]}{more}: have it made again, or leave it out with `skip_damaged=True`")
+    check_readable(selection, skip_damaged=asked.skip_damaged)
+    dtype = asked.dtype or selection.dtype
     export = Export(
         source,
         target,
         selection.made,
         selection.shape,
         format=asked.format,
-        dtype=selection.dtype,
+        dtype=dtype,
+        calibration=_calibration(asked, dtype, source, selection),
+        components=() if asked.components is None else parse_components(asked.components),
         dates=dates,
         region=asked.region,
         skip_damaged=asked.skip_damaged,
@@ -149,6 +164,28 @@ def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
     )
     form.check(export)
     return Job(export, selection)
+
+
+def _calibration(asked: Asked, dtype: str, source: Storage, selection: Selection) -> Calibration | None:
+    """With what values of int8 are made: what is given, or what the output has; None of other types."""
+    given = asked.calibration
+    if dtype not in DTYPES:
+        raise InputError(f"unknown `dtype` {dtype!r}: choose one of {', '.join(DTYPES)}")
+    if dtype != "int8":
+        if given is not None:
+            raise InputError(f"a `calibration` is for `dtype='int8'`, and `dtype` is {dtype}: give both, or neither")
+        return None
+    try:
+        found = read_calibration(given or source.url_of(CALIBRATION))
+    except InputError:
+        if given is not None or any(entry.path == CALIBRATION for entry in source.entries(STATE, recursive=False)):
+            raise
+        raise InputError(
+            "`dtype='int8'` needs one calibration for all files, and this output has none: make it with "
+            f"`daskembed calibrate {source.url}`"
+        ) from None
+    found.check(selection.made | {"shape": list(selection.shape)}, f"what is exported of {source.url}")
+    return found
 
 
 def agreed(job: Job, overwrite: bool) -> Plan | None:
@@ -203,7 +240,7 @@ def _refuse_local(job: Job, cluster: str) -> None:
 
 def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check: Callable[[], None]) -> ExportResult:
     export, tiles = job.export, job.selection.tiles
-    threads = fleet.meet(client, _threads)
+    threads = fleet.meet(client, fleet.threads)
     check_source_seen(client, export.source)
     if blind := blind_to_output(client, export.target, None):
         refuse_output(export.target, ", ".join(blind))
@@ -218,31 +255,31 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
         f"{len(threads)} with {sum(threads)} threads",
         units=("tiles", "rows"),
     )
-    seconds = 0.0
-    if plan is None:
+    looked, seconds = PublishedFiles(export, tiles), 0.0
+    if to_index := job.to_index(plan):
         told.goes_on = True
-        looked = PublishedFiles(export, tiles)
-        passage = Window(client, looked, [*tiles], told, check).run()
+        passage = Window(client, looked, to_index, told, check).run()
         seconds = passage.seconds
-        if passage.interrupted or told.failed:
+        if failed := told.failed | (looked.damaged if plan else {}):
             told.goes_on = False
-            if not passage.interrupted:
-                told.end("over")
-            return _result(job, plan, {}, 0, told.failed, passage.seconds, interrupted=passage.interrupted)
-        plan = _planned(job, looked)
-    missing = job.missing(plan)
+            told.end("over")
+        if failed or passage.interrupted:
+            return _result(job, plan, 0, failed, seconds, interrupted=passage.interrupted)
+    plan = plan or _planned(job, looked)
     planned = {file.name: file for file in plan.files}
+    missing = job.missing(plan)
     told.turn_to(("files", "rows"), missing, sum(planned[name].rows for name in missing))
     work = ExportedFiles(export, tiles, {name: planned[name] for name in missing})
-    passage = Window(client, work, missing, told, check).run() if missing else Passage(0.0, False, {})
-    there = state.read_written(export.target, planned)
+    passage = Window(client, work, missing, told, check).run()
+    seconds += passage.seconds
     if not told.failed and not passage.interrupted:
-        get_format(export.format).finish(export, [there[file.name] for file in plan.files])
-        plan = replace(plan, finished=now(), rows=sum(file.rows for file in there.values()))
+        there = state.read_written(export.target, planned)
+        notes = get_format(export.format).finish(export, [there[file.name] for file in plan.files])
+        rows = sum(file.rows for file in there.values())
+        plan = replace(plan, finished=now(), rows=rows, notes=[*dict.fromkeys([*plan.notes, *notes])])
         state.write_plan(export.target, plan)
         state.clear_index(export.target)
-    seconds += passage.seconds
-    return _result(job, plan, there, len(work.written), told.failed, seconds, interrupted=passage.interrupted)
+    return _result(job, plan, len(work.written), told.failed, seconds, interrupted=passage.interrupted)
 
 
 def _planned(job: Job, looked: PublishedFiles) -> Plan:
@@ -250,11 +287,11 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
     export, found = job.export, looked.found
     form = get_format(export.format)
     if form.UNIT == "tile":
-        files = one_a_tile({name: one.rows for name, one in found.items()}, form.SUFFIX)
+        files = one_a_day({name: one.days for name, one in found.items()}, form.SUFFIX)
     else:
         pieces = {name: one.pieces for name, one in found.items()}
-        files = cut(pieces, max(1, export.sizes.file // export.row_bytes), form.SUFFIX)
-    left_out = job.selection.unreadable | {name: one.damage for name, one in sorted(found.items()) if one.damage}
+        files = cut(pieces, max(1, export.sizes.file // export.row_bytes), form.SUFFIX, form.FOLDER)
+    left_out = job.selection.unreadable | looked.damaged
     rows = sum(one.rows for one in found.values())
     if not rows:
         raise InputError(f"no row of {export.source.url} is left: check `dates`, `region` and `tiles`")
@@ -274,7 +311,6 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
 def _result(
     job: Job,
     plan: Plan | None,
-    there: dict[str, ExportedFile],
     written: int,
     failed: dict[str, str],
     seconds: float,
@@ -282,6 +318,7 @@ def _result(
     interrupted: bool,
 ) -> ExportResult:
     files = [] if plan is None else plan.files
+    there = state.read_written(job.export.target, [file.name for file in files])
     new = 0 if plan is None else len(job.contents.keys() - plan.tiles.keys())
     notes = [] if plan is None else plan.notes
     if new:
@@ -304,14 +341,7 @@ def _result(
 
 def _conclude(job: Job, plan: Plan, asked: Asked) -> ExportResult:
     """The result of an export that is finished already."""
-    names = [file.name for file in plan.files]
     workers = "nothing is left to do: no cluster is started"
     told = Report(None, "embeddings", [], job.export.target, "", asked.progress, asked.events, workers)
     told.conclude([])
-    there = state.read_written(job.export.target, names)
-    return _result(job, plan, there, 0, {}, 0.0, interrupted=False)
-
-
-def _threads(dask_worker: Worker) -> int:
-    """On a worker: how many tasks it does at a time."""
-    return int(dask_worker.state.nthreads)
+    return _result(job, plan, 0, {}, 0.0, interrupted=False)

@@ -26,8 +26,8 @@ def describe_tile(result: TileResult) -> str:
         return f"{result.tile}  failed: {result.reason}"
     if result.status == "left out":
         return f"{result.tile}  left out: {result.reason}"
-    if result.status == "indexed":
-        return f"{result.tile}  indexed: {counted(result.chips, result.unit)}"
+    if result.status in ("indexed", "counted"):
+        return f"{result.tile}  {result.status}: {counted(result.chips, result.unit)}"
     bad = f", {len(result.quarantined)} quarantined" if result.quarantined else ""
     bad += f", {len(result.rejected)} rejected" if result.rejected else ""
     files = " and ".join(result.files or (result.file or "no file",))
@@ -112,6 +112,7 @@ def summary(result: RunResult, left: Sequence[TileStatus] = ()) -> str:
         *([f"energy       {used}"] if (used := describe_energy(result.tiles)) else []),
         *([f"plan         {compare(result, result.expected)}"] if result.encoded and result.expected else []),
         f"{files:<12} {result.output}",
+        *([f"preview      {result.preview}"] if result.preview else []),
     ]
     if result.interrupted:
         lines.append("interrupted: the same command goes on from here")
