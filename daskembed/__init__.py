@@ -90,13 +90,10 @@ _HOME = {
     "plan": "runs.plan",
     "find_scenes": "runs.scenes",
     "write_cubes": "runs.cubes",
-<<<<<<< HEAD
     "search": "runs.search",
-=======
     "calibrate": "runs.calibration",
     "preview": "runs.previews",
     "principal_components": "runs.components",
->>>>>>> main
     "export": "runs.exports",
     "connect": "clusters.connection",
     "status": "output.status",

@@ -40,15 +40,11 @@ WORDS = {
     # which scenes of a catalogue
     *("max_scene_cloud", "max_scene_nodata", "scenes", "pick", "radar_days", "resampling", "refresh"),
     # what is written
-<<<<<<< HEAD
-    *("format", "dtype", "calibration", "overwrite", "stac", "root", "to", "skip_damaged"),
-    # what is searched
-    *("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart"),
-=======
     *("format", "dtype", "calibration", "percentile", "overwrite", "stac", "root", "to", "skip_damaged"),
     # what is looked at
     *("basis", "geotiff", "preview"),
->>>>>>> main
+    # what is searched
+    *("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart"),
     # where it runs
     *("cluster", "cluster_arguments", "workers", "listen", "tls", "device", "price_per_hour"),
     # what is told

@@ -19,13 +19,7 @@ if TYPE_CHECKING:
     from daskembed.runs.results import Event
 
 _ALSO = ("tiles", "to", "device", "price_per_hour", "quarantined", "root")
-<<<<<<< HEAD
 _SEARCH = ("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart")
-_TABLES = (RunOptions, ExportOptions)
-FLAGS = {
-    name: flag_of(name)
-    for name in (*(name for one in _TABLES for name in one.__annotations__), *RULES, *_ALSO, *_SEARCH)
-=======
 FLAGS = {
     name: flag_of(name)
     for name in (
@@ -34,8 +28,8 @@ FLAGS = {
         *CalibrationOptions.__annotations__,
         *RULES,
         *_ALSO,
+        *_SEARCH,
     )
->>>>>>> main
 }
 """What is a flag here and an argument, or an attribute, in Python."""
 
