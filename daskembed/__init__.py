@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from daskembed.runs.scenes import SceneItem as SceneItem
     from daskembed.runs.scenes import TileScenes as TileScenes
     from daskembed.runs.scenes import find_scenes as find_scenes
+    from daskembed.runs.search import search as search
     from daskembed.runs.throughput import Speed as Speed
     from daskembed.runs.tiles import run as run
     from daskembed.sources.chip import Chip as Chip
@@ -89,6 +90,7 @@ _HOME = {
     "plan": "runs.plan",
     "find_scenes": "runs.scenes",
     "write_cubes": "runs.cubes",
+    "search": "runs.search",
     "calibrate": "runs.calibration",
     "preview": "runs.previews",
     "principal_components": "runs.components",

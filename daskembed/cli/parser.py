@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import yaml
 
 from daskembed import __version__
+from daskembed.cli.explore_parser import add_search
 from daskembed.documents import parse_yaml
 from daskembed.errors import InputError, did_you_mean
 from daskembed.geo.mgrs import is_tile
@@ -35,7 +36,7 @@ _LOG_FORMAT: dict[str, Any] = {
     "default": "text",
     "help": "json: on stdout one line an event, and nothing else (default: text)",
 }
-_FLAGS = {"cluster_arguments": "--cluster-arg", "zeros": "--reject-zeros", "nan": "--reject-nan"}
+_FLAGS = {"k": "-k", "cluster_arguments": "--cluster-arg", "zeros": "--reject-zeros", "nan": "--reject-nan"}
 """Of keywords that are not the flag's own name."""
 _CUBE = {
     "cluster": Words("where it runs, as for `run`", "NAME|FILE|ADDRESS"),
@@ -83,10 +84,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _with_west(args: list[str]) -> list[str]:
-    """Arguments with the degrees of a region joined to its flag where they begin with a minus."""
+    """Arguments with the degrees of a region or an example joined to their flag where they begin with a minus."""
     joined: list[str] = []
     for one in args:
-        if joined and joined[-1] == "--region" and re.match(r"-[\d.]", one):
+        if joined and joined[-1] in ("--region", "--like", "--unlike") and re.match(r"-[\d.]", one):
             joined[-1] += f"={one}"
         else:
             joined.append(one)
@@ -268,6 +269,8 @@ def make_parser() -> argparse.ArgumentParser:
     form = status.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything as one JSON document")
     form.add_argument("--quarantined", action="store_true", help="the quarantined chips as CSV")
+
+    add_search(commands)
 
     stac = commands.add_parser(
         "stac",
