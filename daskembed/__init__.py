@@ -30,11 +30,14 @@ if TYPE_CHECKING:
     from daskembed.errors import StorageUnusableError as StorageUnusableError
     from daskembed.errors import TileError as TileError
     from daskembed.exports.state import ExportedFile as ExportedFile
+    from daskembed.exports.status import status as status
     from daskembed.index import index_tile as index_tile
+    from daskembed.output.export_status import ExportStatus as ExportStatus
+    from daskembed.output.export_status import FileStatus as FileStatus
+    from daskembed.output.export_status import SourceStatus as SourceStatus
     from daskembed.output.open import open_embeddings as open_embeddings
     from daskembed.output.stac import StacResult as StacResult
     from daskembed.output.stac import write_stac as write_stac
-    from daskembed.output.status import status as status
     from daskembed.output.tile_status import OutputStatus as OutputStatus
     from daskembed.output.tile_status import StacStatus as StacStatus
     from daskembed.output.tile_status import TileStatus as TileStatus
@@ -87,7 +90,7 @@ _HOME = {
     "calibrate": "runs.calibration",
     "export": "runs.exports",
     "connect": "clusters.connection",
-    "status": "output.status",
+    "status": "exports.status",
     "write_stac": "output.stac",
     "validate": "output.validate.check",
     "Encoder": "encoders.protocol",
@@ -116,6 +119,9 @@ _HOME = {
     "OutputStatus": "output.tile_status",
     "TileStatus": "output.tile_status",
     "StacStatus": "output.tile_status",
+    "ExportStatus": "output.export_status",
+    "FileStatus": "output.export_status",
+    "SourceStatus": "output.export_status",
     "Finding": "output.validate.findings",
     "DaskembedError": "errors",
     "InputError": "errors",

@@ -97,22 +97,23 @@ def read_written(target: Storage, names: Iterable[str]) -> dict[str, ExportedFil
 
     def read(name: str) -> ExportedFile | None:
         try:
-            found = parse_as(ExportedFile, target.get(_path(name), most=MOST_JSON))
+            found = parse_as(ExportedFile, target.get(receipt_of(name), most=MOST_JSON))
         except (FileNotFoundError, ValueError):
             return None
         return found if found.name == name and sizes.get(name) == found.size else None
 
-    wanted = [name for name in names if _path(name) in known]
+    wanted = [name for name in names if receipt_of(name) in known]
     with ThreadPoolExecutor(16) as pool:
         return {name: found for name, found in zip(wanted, pool.map(read, wanted), strict=True) if found is not None}
 
 
 def write_written(target: Storage, written: ExportedFile) -> None:
     """Write what is known of a file; from then on it is finished."""
-    target.put(_path(written.name), json.dumps(asdict(written), sort_keys=True).encode())
+    target.put(receipt_of(written.name), json.dumps(asdict(written), sort_keys=True).encode())
 
 
-def _path(name: str) -> str:
+def receipt_of(name: str) -> str:
+    """Path of what is known of a file, below the target."""
     return f"{FILES}/{name}.json"
 
 
