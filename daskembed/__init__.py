@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from daskembed.errors import StorageError as StorageError
     from daskembed.errors import StorageUnusableError as StorageUnusableError
     from daskembed.errors import TileError as TileError
+    from daskembed.explore.basis import Basis as Basis
+    from daskembed.explore.preview import Preview as Preview
     from daskembed.exports.state import ExportedFile as ExportedFile
     from daskembed.exports.status import status as status
     from daskembed.index import index_tile as index_tile
@@ -50,12 +52,15 @@ if TYPE_CHECKING:
     from daskembed.runs.cubes import write_cubes as write_cubes
     from daskembed.runs.export_options import CalibrationOptions as CalibrationOptions
     from daskembed.runs.export_options import ExportOptions as ExportOptions
+    from daskembed.runs.export_options import PreviewOptions as PreviewOptions
     from daskembed.runs.export_results import ExportResult as ExportResult
     from daskembed.runs.exports import export as export
     from daskembed.runs.options import CubeOptions as CubeOptions
     from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
     from daskembed.runs.plan import plan as plan
+    from daskembed.runs.previews import preview as preview
+    from daskembed.runs.previews import principal_components as principal_components
     from daskembed.runs.results import Event as Event
     from daskembed.runs.results import Expected as Expected
     from daskembed.runs.results import Progress as Progress
@@ -88,6 +93,8 @@ _HOME = {
     "find_scenes": "runs.scenes",
     "write_cubes": "runs.cubes",
     "calibrate": "runs.calibration",
+    "preview": "runs.previews",
+    "principal_components": "runs.previews",
     "export": "runs.exports",
     "connect": "clusters.connection",
     "status": "exports.status",
@@ -116,6 +123,9 @@ _HOME = {
     "SceneItem": "runs.scenes",
     "Expected": "runs.results",
     "StacResult": "output.stac",
+    "PreviewOptions": "runs.export_options",
+    "Basis": "explore.basis",
+    "Preview": "explore.preview",
     "OutputStatus": "output.tile_status",
     "TileStatus": "output.tile_status",
     "StacStatus": "output.tile_status",

@@ -18,7 +18,7 @@ from daskembed import config
 from daskembed.cli.parser import cluster_arguments, keywords, make_parser, one_list
 from daskembed.cli.text import print_event, say, show_warnings, with_flags
 from daskembed.errors import DaskembedError, InputError, StorageError
-from daskembed.runs.export_options import CalibrationOptions, ExportOptions
+from daskembed.runs.export_options import CalibrationOptions, ExportOptions, PreviewOptions
 from daskembed.runs.options import CubeOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -186,6 +186,16 @@ def _calibrate(options: argparse.Namespace) -> int:
     return _tell(options, partial(calibrate, options.output, to=options.to, **asked), summary)
 
 
+def _preview(options: argparse.Namespace) -> int:
+    from daskembed.cli.preview import show
+    from daskembed.runs.export_options import Asked
+    from daskembed.runs.previews import preview
+
+    asked = keywords(options, PreviewOptions, Asked)
+    made = preview(options.output, to=options.to, basis=options.basis, geotiff=options.geotiff, **asked)
+    return show(made, serve=options.serve, browse=options.open)
+
+
 def _tiles(options: argparse.Namespace) -> int:
     from daskembed.sources.region import tiles_of_region
 
@@ -310,6 +320,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "cube": _cube,
     "export": _export,
     "calibrate": _calibrate,
+    "preview": _preview,
     "tiles": _tiles,
     "clusters": _clusters,
     "doctor": _doctor,

@@ -15,7 +15,7 @@ from daskembed import __version__
 from daskembed.documents import parse_yaml
 from daskembed.errors import InputError, did_you_mean
 from daskembed.geo.mgrs import is_tile
-from daskembed.runs.export_options import Asked, CalibrationOptions, ExportOptions
+from daskembed.runs.export_options import Asked, CalibrationOptions, ExportOptions, PreviewOptions
 from daskembed.runs.options import RULES, CubeOptions, RunOptions, Table, Words, default_of, words_of
 from daskembed.runs.throughput import DEVICES
 from daskembed.sources.rules import NO_RULES, Rules
@@ -187,6 +187,28 @@ def make_parser() -> argparse.ArgumentParser:
     _add_options(calibrate, words_of(CalibrationOptions, Asked))
     calibrate.add_argument("--log-format", **_LOG_FORMAT)
 
+    preview = commands.add_parser(
+        "preview",
+        help="a map of the published files in a browser, coloured by principal components",
+        description="Write a page that shows the published files of OUTPUT on a map, in the colours of their first "
+        "three principal components, and finds similar places. It opens straight from disk and asks nobody on the "
+        "network.",
+        epilog="exit status: 0, 1 stopped by a store, or 2 if there is nothing to show or the basis does not fit",
+    )
+    preview.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    preview.add_argument("--to", metavar="URL", help="folder or URL of the page (default: OUTPUT/_preview)")
+    preview.add_argument("--open", action="store_true", help="open the page in this machine's browser")
+    preview.add_argument(
+        "--serve", action="store_true", help="serve the page on the loopback address until a Ctrl-C, ranges included"
+    )
+    preview.add_argument(
+        "--basis", metavar="FILE", help="colours of another preview, its basis.json (default: those of these files)"
+    )
+    preview.add_argument(
+        "--geotiff", action="store_true", help="write the colours as cloud-optimised GeoTIFFs, too, one a tile and date"
+    )
+    _add_options(preview, words_of(PreviewOptions, Asked))
+
     tiles = commands.add_parser(
         "tiles",
         help="the tiles that a region meets, one a line",
@@ -319,7 +341,8 @@ def keywords(options: argparse.Namespace, known: type[Any], table: type[Table] |
         If a flag's value is not of its form.
     """
     found = {name: getattr(options, name) for name in words_of(known, table) if hasattr(options, name)}
-    found["cluster_arguments"] = cluster_arguments(options.cluster_arguments)
+    if "cluster_arguments" in words_of(known, table):
+        found["cluster_arguments"] = cluster_arguments(options.cluster_arguments)
     if "offset" in found:
         rules = Rules(**{name: getattr(options, name) for name in RULES})
         found |= {"offset": _offset(options.offset), "rules": None if rules == NO_RULES else rules}

@@ -98,53 +98,53 @@ def _shares(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportTile
 def _fill(export: Export, share: _Share, vectors: NDArray[Any]) -> list[tuple[pa.Table, NDArray[np.int64]]]:
     """Put a published file's vectors into their places; gives its rows' other columns, and where they belong."""
     found = []
-    for table, to in _rows(export, share):
-        values = table.column("embeddings").combine_chunks()
-        flat = values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
-        if flat.shape[1] != export.dims:
-            raise TileError(
-                f"{export.source.url_of(share.tile.name)}: vectors of {flat.shape[1]} values, expected {export.dims}"
-            )
-        vectors[to] = _as_asked(export, share, flat, table)
-        found.append((table.drop_columns(["embeddings"]), to))
+    for table, wanted, to in _groups(export, share):
+        values = table["embeddings"].combine_chunks()
+        values = values.storage if isinstance(values, pa.ExtensionArray) else values
+        flat = values.flatten().to_numpy(zero_copy_only=False)
+        if flat.size != len(table) * export.patches * export.dims:
+            where = export.source.url_of(share.tile.name)
+            raise TileError(f"{where} has vectors of other lengths than {export.patches * export.dims}")
+        chosen = flat.reshape(-1, export.dims)[wanted]
+        urls = table["source_url"].take(pa.array(wanted // export.patches))
+        try:
+            vectors[to] = _as_asked(export, chosen, urls)
+        except ValueError as error:
+            raise TileError(f"{export.source.url_of(share.tile.name)}: {error}") from None
+        found.append((_others(export, table.drop_columns(["embeddings"]), wanted), to))
     return found
 
 
-def _as_asked(export: Export, share: _Share, vectors: NDArray[Any], rows: pa.Table) -> NDArray[Any]:
+def _as_asked(export: Export, vectors: NDArray[Any], urls: pa.ChunkedArray) -> NDArray[Any]:
     """Vectors of some rows as they are exported."""
-    if export.calibration is None:
-        return cast_vectors(vectors, export.dtype, rows["source_url"].to_pylist())
-    try:
+    if export.calibration is not None:
         return quantize(vectors, export.calibration)
-    except ValueError as error:
-        raise TileError(f"{export.source.url_of(share.tile.name)}: {error}") from None
+    if export.dtype == vectors.dtype:
+        return vectors
+    return cast_vectors(vectors, export.dtype, urls.to_pylist())
 
 
-def _rows(export: Export, share: _Share) -> Iterator[tuple[pa.Table, NDArray[np.int64]]]:
-    """The wanted rows of a published file, a row group of it at a time, and where they belong."""
+def _groups(export: Export, share: _Share) -> Iterator[tuple[pa.Table, NDArray[np.int64], NDArray[np.int64]]]:
+    """Row groups of a published file of which rows are wanted: which of those they give, and where these belong."""
     order = np.argsort(share.places.numbers)
     numbers, to = share.places.numbers[order], share.to[order]
-    published = numbers // export.patches
     start = 0
     with pq.ParquetFile(export.source.open_reader(share.tile.name)) as file:
         for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
-            first, stop = np.searchsorted(published, [start, end])
+            end = start + file.metadata.row_group(group).num_rows * export.patches
+            first, stop = np.searchsorted(numbers, [start, end])
             if stop > first:
                 table = file.read_row_group(group, columns=["source_url", "date", "embeddings", "geometry"])
-                inside = published[first:stop] - start
-                yield _export_rows(export, table.take(pa.array(inside))), to[first:stop]
+                yield table, numbers[first:stop] - start, to[first:stop]
             start = end
-        if len(published) and published[-1] >= start:
+        if len(numbers) and numbers[-1] >= start:
             where = export.source.url_of(share.tile.name)
-            raise TileError(f"{where} has {start} rows, and had more when this export began: run it again")
+            raise TileError(f"{where} has fewer rows than when this export began: run it again")
 
 
-def _export_rows(export: Export, table: pa.Table) -> pa.Table:
-    """Published rows as exported ones: vectors as flat lists, and the boxes of footprints."""
-    embeddings = table["embeddings"].combine_chunks()
-    if isinstance(embeddings, pa.ExtensionArray):
-        embeddings = embeddings.storage
+def _others(export: Export, table: pa.Table, wanted: NDArray[np.int64]) -> pa.Table:
+    """What some rows have beside their vectors, in the order of `wanted`: numbers of rows that a table gives."""
+    table = table.take(pa.array(wanted))
     boxes = boxes_of(shapely.from_wkb(table["geometry"].to_pylist()))
     across = boxes[:, 0] > boxes[:, 2]
     # Readers compare edges: a box around the Earth is found by all of them.
@@ -153,7 +153,6 @@ def _export_rows(export: Export, table: pa.Table) -> pa.Table:
         {
             "source_url": table["source_url"],
             "date": table["date"],
-            "embeddings": embeddings,
             "geometry": table["geometry"],
             "bbox": pa.StructArray.from_arrays([pa.array(edge) for edge in boxes.T], BBOX),
         }

@@ -15,7 +15,7 @@ import shapely
 
 from daskembed.documents import json_digest, parse_as
 from daskembed.errors import TileError
-from daskembed.exports.state import INDEX
+from daskembed.exports.state import index_path
 from daskembed.geo import wkb
 from daskembed.geo.footprints import bounding_box
 from daskembed.geo.hilbert import hilbert_keys
@@ -80,11 +80,6 @@ class Places:
         """Those of the keys from `first` to before `end`."""
         start, stop = np.searchsorted(self.keys, np.array([first, end], np.uint64))
         return Places(self.keys[start:stop], self.numbers[start:stop], self.days[start:stop])
-
-
-def index_path(name: str) -> str:
-    """Path of the index of a published file below the target."""
-    return f"{INDEX}/{name}.parquet"
 
 
 def index_tile(export: Export, tile: ExportTile) -> TileIndex:

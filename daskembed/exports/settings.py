@@ -32,8 +32,9 @@ class Sizes:
     """About."""
     group: int = 128 * 2**20
     """Row group."""
-    page: int = 16 * 2**10
-    """Or one vector, where that is larger."""
+    page: int = 64 * 2**10
+    """Or one vector, where that is larger. Whoever looks up a vector reads 0.3 MB then, and 1.2 at 1 MB, where files
+    are 10 % smaller."""
 
 
 DEFAULT = Sizes()

@@ -125,6 +125,17 @@ def clear(target: Storage) -> None:
     target.delete([entry.path for entry in target.entries(recursive=False) if entry.path in named])
 
 
+def index_path(name: str) -> str:
+    """Path below the target of where the rows of a published file go."""
+    return f"{INDEX}/{name}.parquet"
+
+
+def indexed(target: Storage) -> set[str]:
+    """Published files of which it is known where their rows go."""
+    paths = [entry.path for entry in target.entries(INDEX, recursive=False)]
+    return {path.removeprefix(f"{INDEX}/").removesuffix(".parquet") for path in paths}
+
+
 def clear_index(target: Storage) -> None:
     """Remove what only an unfinished export needs."""
     target.delete([entry.path for entry in target.entries(INDEX, recursive=False)])

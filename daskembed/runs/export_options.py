@@ -110,3 +110,12 @@ class CalibrationOptions(TypedDict, total=False):
     workers: int | str | None
     progress: Callable[[Progress], None] | None
     events: Callable[[Event], None] | None
+
+
+class PreviewOptions(TypedDict, total=False):
+    """Keywords of `daskembed.preview` and `daskembed.principal_components`; see `Asked`."""
+
+    tiles: str | None
+    encoder: str | None
+    level: str | None
+    version: str | None

@@ -28,6 +28,11 @@ class PublishedFiles:
     pieces: ClassVar[str] = "file"
 
     @property
+    def damaged(self) -> dict[str, str]:
+        """Those that are left out, and why."""
+        return {name: one.damage for name, one in sorted(self.found.items()) if one.damage}
+
+    @property
     def title(self) -> str:
         """What Dask's dashboard calls all tasks together."""
         return f"{redact(self.export.target.url)} index"

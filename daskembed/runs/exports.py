@@ -14,7 +14,7 @@ from daskembed.exports.plan import cut, one_a_tile
 from daskembed.exports.protocol import FORMATS, get_format
 from daskembed.exports.selection import Selection, check_readable, select
 from daskembed.exports.settings import DEFAULT, Export, Sizes
-from daskembed.exports.state import ExportedFile, Plan
+from daskembed.exports.state import Plan
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
 from daskembed.output.geoparquet import SUFFIX
@@ -28,7 +28,7 @@ from daskembed.runs.export_tasks import ExportedFiles, PublishedFiles
 from daskembed.runs.options import documented
 from daskembed.runs.reporting import Report
 from daskembed.runs.shared_files import blind_to_output, check_source_seen, refuse_output, refuse_source
-from daskembed.runs.window import Passage, Window, on_cluster
+from daskembed.runs.window import Window, on_cluster
 from daskembed.sources.reading import parse_dates
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local
@@ -112,6 +112,14 @@ class Job:
         """Files of a plan that are not finished."""
         there = state.read_written(self.export.target, [file.name for file in plan.files])
         return [file.name for file in plan.files if file.name not in there]
+
+    def to_index(self, plan: Plan | None) -> list[str]:
+        """Published files of which it is not known where their rows go, and is to be."""
+        if plan is None:
+            return [*self.selection.tiles]
+        missing = {*self.missing(plan)}
+        needed = {name for file in plan.files if file.name in missing for name in file.tiles}
+        return sorted(needed - state.indexed(self.export.target))
 
     def tidy(self) -> None:
         """Remove what killed writers left half written."""
@@ -243,31 +251,30 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
         f"{len(threads)} with {sum(threads)} threads",
         units=("tiles", "rows"),
     )
-    seconds = 0.0
-    if plan is None:
+    looked, seconds = PublishedFiles(export, tiles), 0.0
+    if to_index := job.to_index(plan):
         told.goes_on = True
-        looked = PublishedFiles(export, tiles)
-        passage = Window(client, looked, [*tiles], told, check).run()
+        passage = Window(client, looked, to_index, told, check).run()
         seconds = passage.seconds
-        if passage.interrupted or told.failed:
+        if failed := told.failed | (looked.damaged if plan else {}):
             told.goes_on = False
-            if not passage.interrupted:
-                told.end("over")
-            return _result(job, plan, {}, 0, told.failed, passage.seconds, interrupted=passage.interrupted)
-        plan = _planned(job, looked)
-    missing = job.missing(plan)
+            told.end("over")
+        if failed or passage.interrupted:
+            return _result(job, plan, 0, failed, seconds, interrupted=passage.interrupted)
+    plan = plan or _planned(job, looked)
     planned = {file.name: file for file in plan.files}
+    missing = job.missing(plan)
     told.turn_to(("files", "rows"), missing, sum(planned[name].rows for name in missing))
     work = ExportedFiles(export, tiles, {name: planned[name] for name in missing})
-    passage = Window(client, work, missing, told, check).run() if missing else Passage(0.0, False, {})
-    there = state.read_written(export.target, planned)
+    passage = Window(client, work, missing, told, check).run()
+    seconds += passage.seconds
     if not told.failed and not passage.interrupted:
+        there = state.read_written(export.target, planned)
         get_format(export.format).finish(export, [there[file.name] for file in plan.files])
         plan = replace(plan, finished=now(), rows=sum(file.rows for file in there.values()))
         state.write_plan(export.target, plan)
         state.clear_index(export.target)
-    seconds += passage.seconds
-    return _result(job, plan, there, len(work.written), told.failed, seconds, interrupted=passage.interrupted)
+    return _result(job, plan, len(work.written), told.failed, seconds, interrupted=passage.interrupted)
 
 
 def _planned(job: Job, looked: PublishedFiles) -> Plan:
@@ -279,7 +286,7 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
     else:
         pieces = {name: one.pieces for name, one in found.items()}
         files = cut(pieces, max(1, export.sizes.file // export.row_bytes), form.SUFFIX)
-    left_out = job.selection.unreadable | {name: one.damage for name, one in sorted(found.items()) if one.damage}
+    left_out = job.selection.unreadable | looked.damaged
     rows = sum(one.rows for one in found.values())
     if not rows:
         raise InputError(f"no row of {export.source.url} is left: check `dates`, `region` and `tiles`")
@@ -299,7 +306,6 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
 def _result(
     job: Job,
     plan: Plan | None,
-    there: dict[str, ExportedFile],
     written: int,
     failed: dict[str, str],
     seconds: float,
@@ -307,6 +313,7 @@ def _result(
     interrupted: bool,
 ) -> ExportResult:
     files = [] if plan is None else plan.files
+    there = state.read_written(job.export.target, [file.name for file in files])
     new = 0 if plan is None else len(job.contents.keys() - plan.tiles.keys())
     notes = [] if plan is None else plan.notes
     if new:
@@ -329,9 +336,7 @@ def _result(
 
 def _conclude(job: Job, plan: Plan, asked: Asked) -> ExportResult:
     """The result of an export that is finished already."""
-    names = [file.name for file in plan.files]
     workers = "nothing is left to do: no cluster is started"
     told = Report(None, "embeddings", [], job.export.target, "", asked.progress, asked.events, workers)
     told.conclude([])
-    there = state.read_written(job.export.target, names)
-    return _result(job, plan, there, 0, {}, 0.0, interrupted=False)
+    return _result(job, plan, 0, {}, 0.0, interrupted=False)
