@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from daskembed.explore.preview import Preview as Preview
     from daskembed.exports.state import ExportedFile as ExportedFile
     from daskembed.exports.status import status as status
+    from daskembed.exports.validate.check import validate as validate
     from daskembed.index import index_tile as index_tile
     from daskembed.output.export_status import ExportStatus as ExportStatus
     from daskembed.output.export_status import FileStatus as FileStatus
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from daskembed.output.tile_status import OutputStatus as OutputStatus
     from daskembed.output.tile_status import StacStatus as StacStatus
     from daskembed.output.tile_status import TileStatus as TileStatus
-    from daskembed.output.validate.check import validate as validate
     from daskembed.output.validate.findings import Finding as Finding
     from daskembed.quantization import Calibration as Calibration
     from daskembed.quantization import dequantize as dequantize
@@ -99,7 +99,7 @@ _HOME = {
     "connect": "clusters.connection",
     "status": "exports.status",
     "write_stac": "output.stac",
-    "validate": "output.validate.check",
+    "validate": "exports.validate.check",
     "Encoder": "encoders.protocol",
     "Description": "encoders.description",
     "Chip": "sources.chip",

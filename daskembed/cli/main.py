@@ -289,7 +289,7 @@ def _validate(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from daskembed.output.validate.check import files_of, validate
+    from daskembed.exports.validate.check import files_of, validate
     from daskembed.text import visible
 
     looked: list[dict[str, object]] = []

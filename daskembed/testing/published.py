@@ -66,7 +66,8 @@ def write_published(
     grid = len(shape) > 1
     dims = ["row", "col", "embedding"] if grid else ["embedding"]
     level = level or ("patch" if grid else "mean")
-    made = {"encoder": "clay-v0", "size": "made-up", "level": level, "dims": dims, "windows": 1, "dtype": dtype}
+    made = {"encoder": "clay-v0", "size": "made-up", "checkpoint": "made-up", "level": level, "dims": dims}
+    made |= {"windows": 1, "dtype": dtype}
     for tile in tiles:
         frame = _frame(tile, side, shape, days, vectors or _noise(shape))
         with storage.open_writer(_PART) as file:
