@@ -10,9 +10,6 @@ from daskembed.text import counted, describe_bytes, one_line, visible
 
 STATES = ("done", "unfinished", "missing", "changed", "damaged")
 _MOST_NAMED = 5
-_SAID = ("encoder", "size", "level", "format", "dtype")
-"""Settings that are told as they are; others by their names."""
-_DEFAULTS = {"rows": "chip", "unique": "none"}
 
 
 @dataclass(frozen=True)
@@ -93,8 +90,10 @@ def lines_of(found: ExportStatus) -> list[str]:
             "export       not planned yet: published files were being looked at; the same `daskembed export` goes on"
         ]
     kept = found.settings
-    told = [str(kept[name]) for name in _SAID if kept.get(name)]
-    told += [f"{name} {kept[name]}" for name, usual in _DEFAULTS.items() if kept.get(name, usual) != usual]
+    model = " ".join(str(kept[name]) for name in ("encoder", "size") if kept.get(name))
+    told = [model or "unknown encoder", f"level {kept.get('level')}", str(kept.get("format"))]
+    told += [f"a row a {kept.get('rows')}", str(kept.get("dtype"))]
+    told += ["one row a place and date"] if kept.get("unique") == "place" else []
     told += [f"profile {kept['profile']}"] if kept.get("profile") else []
     told += [f"columns {', '.join(map(str, kept['columns']))}"] if kept.get("columns") else []
     told += [f"dates {'/'.join(map(str, kept['dates']))}"] if kept.get("dates") else []

@@ -71,7 +71,7 @@ def validate(file: str) -> list[Finding]:
     Raises
     ------
     InputError
-        If there is no such file.
+        If there is no such file, and no export that should have it.
     StorageError
         If the store does not answer as it should.
     """
@@ -87,8 +87,9 @@ def validate(file: str) -> list[Finding]:
             return outputs.validate(file)
         return [*known.findings, *check(storage, name, known)]
     except FileNotFoundError:
-        planned = ", and the export has it: the same `daskembed export` makes it" if known.planned else ""
-        raise InputError(f"{storage.url_of(name)} does not exist{planned}") from None
+        if known.planned is None:
+            raise InputError(f"{storage.url_of(name)} does not exist") from None
+        return [Finding("receipt", "it is not there: the same `daskembed export` makes it")]
 
 
 def _is_exported(storage: Storage, name: str) -> bool:

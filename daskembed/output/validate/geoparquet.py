@@ -117,7 +117,7 @@ def check_geo(footer: dict[bytes, bytes], expected: str = "1.0.0") -> Generator[
         return {}
     version, primary = geo.get("version"), geo.get("primary_column")
     if version != expected:
-        later = isinstance(version, str) and version.startswith("1.")
+        later = isinstance(version, str) and version.startswith("1.") and version > expected
         message = f"GeoParquet version {version}, expected {expected}"
         yield Finding("geo", message, "note" if later else "problem")
     if primary != "geometry":
