@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import rasterio
 import shapely
 from distributed import Client
 
@@ -51,14 +52,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Iterator[Path]:
+def folder(made: Path, tmp_path: Path) -> Path:
     """A copy of all that may be changed; the exports say that they are of its output."""
     shutil.copytree(made, tmp_path / "made")
     for name in ("copy", "small"):
         path = tmp_path / "made" / name / state.PLAN
         path.write_text(path.read_text().replace(str(made), str(tmp_path / "made")))
     # Of a file without a receipt the time counts, which a copy keeps; others are known by their SHA-256.
-    yield tmp_path / "made"
+    return tmp_path / "made"
 
 
 def export_of(path: Path) -> daskembed.ExportStatus:
@@ -380,3 +381,61 @@ def test_what_is_no_parquet_and_no_export_is_said(tmp_path: Path, capsys: pytest
     (tmp_path / "z.tif").write_bytes(b"II*\0")
     assert main(["validate", str(tmp_path / "z.tif")]) == 3
     assert "cannot be read as GeoTIFF" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exports of patches as GeoTIFFs (`cog`) and of chips as a table of Lance (`lance`); not to be changed."""
+    folder = tmp_path_factory.mktemp("patches")
+    write_published(folder / "out", TILES[:2], side=2, shape=(4, 4, 6), days=DAYS)
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+        run_export(str(folder / "out"), str(folder / "cog"), Asked(cluster=client, format="cog"))
+        run_export(str(folder / "out"), str(folder / "lance"), Asked(cluster=client, format="lance"))
+    return folder
+
+
+@pytest.mark.parametrize(("name", "files"), [("cog", 4), ("lance", 1)])
+def test_exports_of_other_formats_are_valid(
+    patches: Path, name: str, files: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", str(patches / name)]) == 0
+    assert f", {name}, a row a " in capsys.readouterr().out
+    assert main(["validate", str(patches / name)]) == 0
+    assert capsys.readouterr().out.count(": ok\n") == files
+
+
+def test_a_geotiff_that_was_changed_is_no_cog(patches: Path, tmp_path: Path) -> None:
+    first, *_ = sorted((patches / "cog").glob("*.tif"))
+    whole = tmp_path / first.name
+    shutil.copy(first, whole)
+    assert [one.severity for one in validate(str(whole))] == ["note"]  # it has no receipt
+    with (
+        rasterio.open(first) as file,
+        rasterio.open(tmp_path / "plain.tif", "w", **file.profile | {"blockxsize": 16, "blockysize": 16}) as plain,
+    ):
+        values = file.read()
+        values[0, 0, 0] = np.nan
+        plain.write(values)
+    told = [str(one) for one in validate(str(tmp_path / "plain.tif"))]
+    assert any("it is no Cloud Optimized GeoTIFF" in one for one in told)
+    assert any("no `daskembed` in its tags" in one for one in told)
+    assert any("some components are missing of 1 pixels of block 0, 0" in one for one in told)
+    data = whole.read_bytes()
+    whole.write_bytes(data[: len(data) // 2])
+    assert any("cannot be read" in str(one) for one in validate(str(whole)))
+
+
+def test_a_damaged_table_is_named(patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "lance"
+    shutil.copytree(patches / "lance", copy)
+    (data,) = (copy / "embeddings.lance" / "data").iterdir()
+    data.write_bytes(data.read_bytes()[:-9])
+    assert export_of(copy).files[0].status == "changed"
+    assert main(["validate", str(copy)]) == 3
+    assert "bytes, the receipt says" in capsys.readouterr().out
+    data.unlink()
+    assert export_of(copy).files[0].status == "missing"
+    assert main(["validate", str(copy)]) == 3
+    told = capsys.readouterr().out
+    assert "is not there" in told
+    assert "cannot be read as a table of Lance" in told

@@ -95,7 +95,7 @@ def write_plan(target: Storage, plan: Plan) -> None:
 def read_written(target: Storage, names: Iterable[str]) -> dict[str, ExportedFile]:
     """What is known of those of some files that are finished and there, as it says."""
     names = [*names]
-    sizes = {entry.path: entry.size for entry in _beside(target, names)}
+    sizes = {entry.path: entry.size for entry in beside(target, names)}
     known = {entry.path for entry in target.entries(FILES)}
 
     def read(name: str) -> ExportedFile | None:
@@ -125,13 +125,13 @@ def clear(target: Storage) -> None:
     known = [entry.path for entry in target.entries(FILES)]
     target.delete([PLAN, *known])
     named = {path.removeprefix(f"{FILES}/").removesuffix(".json") for path in known}
-    target.delete([entry.path for entry in _beside(target, named) if entry.path in named])
+    target.delete([entry.path for entry in beside(target, named) if entry.path in named])
     # A table is more than the files that it is made of.
     for folder in sorted({name.partition("/")[0] for name in named if "/" in name}):
         target.delete([entry.path for entry in target.entries(folder)])
 
 
-def _beside(target: Storage, names: Iterable[str]) -> list[Entry]:
+def beside(target: Storage, names: Iterable[str]) -> list[Entry]:
     """All that is in the folders of some files."""
     folders = sorted({name.rpartition("/")[0] for name in names})
     return [entry for folder in folders for entry in target.entries(folder, recursive=False)]

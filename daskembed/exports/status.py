@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from daskembed.documents import MOST_JSON, parse_as
@@ -55,10 +55,10 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     plan = state.read_plan(target)
     if plan is None:
         return OutputStatus(target.url, (), export=ExportStatus("", {}, (), {}, (), None))
-    sizes = {entry.path: entry.size for entry in target.entries(recursive=False)}
-    files = _files(target, plan, sizes)
+    there = [entry.path for entry in target.entries(recursive=False)]
+    files = _files(target, plan)
     suffixes = tuple(get_format(name).SUFFIX for name in FORMATS)
-    others = tuple(name for name in sorted(sizes.keys() - {file.name for file in files}) if name.endswith(suffixes))
+    others = tuple(name for name in sorted({*there} - {file.name for file in files}) if name.endswith(suffixes))
     found = ExportStatus(
         source=str(plan.identity.get("source", "")),
         settings=plan.identity,
@@ -77,8 +77,9 @@ def is_export(target: Storage) -> bool:
     return bool(target.entries(state.FOLDER))
 
 
-def _files(target: Storage, plan: Plan, sizes: Mapping[str, int]) -> tuple[FileStatus, ...]:
-    known = {entry.path for entry in target.entries(state.FILES, recursive=False)}
+def _files(target: Storage, plan: Plan) -> tuple[FileStatus, ...]:
+    sizes = {entry.path: entry.size for entry in state.beside(target, [file.name for file in plan.files])}
+    known = {entry.path for entry in target.entries(state.FILES)}
 
     def look(planned: PlannedFile) -> FileStatus:
         path, size = state.receipt_of(planned.name), sizes.get(planned.name)

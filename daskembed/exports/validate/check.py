@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 from daskembed.documents import parse_object
 from daskembed.errors import InputError
 from daskembed.exports import state
+from daskembed.exports.lance import TABLE
 from daskembed.exports.status import is_export
 from daskembed.exports.validate.cog import check_cog
 from daskembed.exports.validate.geoparquet import check_geoparquet
 from daskembed.exports.validate.known import Known, read_known
+from daskembed.exports.validate.lance import check_table
 from daskembed.output.stac_documents import STAC
 from daskembed.output.validate import check as outputs
 from daskembed.output.validate.findings import Finding
@@ -23,6 +25,7 @@ from daskembed.storage.urls import is_local, local_path
 _CHECKS: dict[str, Callable[[Storage, str, Known], Iterator[Finding]]] = {
     ".parquet": check_geoparquet,
     ".tif": check_cog,
+    ".lance": check_table,
 }
 
 
@@ -38,7 +41,7 @@ def files_of(url: str) -> list[str]:
         If there are none.
     """
     url = url.rstrip("/") or url
-    if url.endswith(tuple(_CHECKS)) and not (is_local(url) and local_path(url).is_dir()):
+    if url.endswith(TABLE) or (url.endswith(tuple(_CHECKS)) and not (is_local(url) and local_path(url).is_dir())):
         return [url]
     if outputs.is_stac(url) or (is_local(url) and not local_path(url).is_dir()) or not is_export(Storage(url)):
         return outputs.files_of(url)
@@ -46,7 +49,9 @@ def files_of(url: str) -> list[str]:
     if (plan := state.read_plan(target)) is None:
         raise InputError(f"the export {target.url} has no files yet: the same `daskembed export` goes on")
     stac = [STAC] if STAC in target.folders() else []
-    return [target.url_of(name) for name in (*(file.name for file in plan.files), *stac)]
+    # Of a table of many files there is one.
+    names = dict.fromkeys(file.name.partition("/")[0] for file in plan.files)
+    return [target.url_of(name) for name in (*names, *stac)]
 
 
 def validate(file: str) -> list[Finding]:
@@ -60,8 +65,8 @@ def validate(file: str) -> list[Finding]:
     ----------
     file
         Path or URL of a ``.gpq`` file or a ``.zarr`` store, of embeddings or a cube, of a ``.parquet`` or ``.tif`` file
-        of an export, or of the folder ``_stac`` of an output or export. Receipts are looked for in ``_daskembed/``
-        beside it.
+        or the ``.lance`` table of an export, or of the folder ``_stac`` of either. Receipts are looked for in
+        ``_daskembed/`` beside it.
 
     Returns
     -------
@@ -75,12 +80,14 @@ def validate(file: str) -> list[Finding]:
     StorageError
         If the store does not answer as it should.
     """
+    file = file.rstrip("/")
     check = next((one for suffix, one in _CHECKS.items() if file.endswith(suffix)), None)
     if check is None:
         return outputs.validate(file)
     storage, name = split_url(str(local_path(file)) if is_local(file) else file)
-    known = read_known(storage, name)
-    if is_local(file) and local_path(file).exists() and not local_path(file).is_file():
+    known = read_known(storage, name, is_table=check is check_table)
+    there = not is_local(file) or local_path(file).exists()
+    if is_local(file) and there and local_path(file).is_file() == (check is check_table):
         return outputs.validate(file)  # which says what it is
     try:
         if check is check_geoparquet and known.nothing and not _is_exported(storage, name):

@@ -18,7 +18,7 @@ from daskembed.exports.rows import COLUMNS
 from daskembed.exports.settings import DEFAULT
 from daskembed.exports.validate.known import Known, check_bytes, check_made
 from daskembed.exports.validate.rows import check_rows
-from daskembed.output.validate.bounds import too_much
+from daskembed.output.validate.bounds import rows_at_once, too_much
 from daskembed.output.validate.findings import Finding
 from daskembed.output.validate.geoparquet import check_geo, read_provenance
 from daskembed.output.validate.provenance import lengths_of
@@ -52,9 +52,9 @@ def _check_content(file: pq.ParquetFile, reader: Any, known: Known) -> Iterator[
     yield from check_made(made, known.settings)
     column = yield from check_geo(footer, VERSION)
     yield from _check_covering(column, schema)
-    vectors = _vectors(schema, made, known)
+    vectors = vectors_of(schema, known)
     shape = yield from lengths_of(made, "footer")
-    usable = yield from _check_schema(schema, vectors, made, shape, known)
+    usable = yield from check_schema(schema, vectors, made, shape, known)
     yield from _check_calibration(footer, made, known, shape)
     rows = file.metadata.num_rows
     if known.receipt is not None and known.receipt.rows != rows:
@@ -69,10 +69,12 @@ def _check_content(file: pq.ParquetFile, reader: Any, known: Known) -> Iterator[
     # A second time, as dictionaries: in the schema these columns would not be what they are.
     texts = [name for name in ("source_url", "geometry") if name in usable]
     options = {"metadata": file.metadata, "buffer_size": 2**20, "pre_buffer": False}
-    yield from check_rows(pq.ParquetFile(reader, read_dictionary=texts, **options), usable, vectors, column, known)
+    again = pq.ParquetFile(reader, read_dictionary=texts, **options)
+    batches = again.iter_batches(batch_size=rows_at_once(file.metadata, usable), columns=usable)
+    yield from check_rows(batches, usable, vectors, column, known)
 
 
-def _vectors(schema: pa.Schema, made: Mapping[str, Any], known: Known) -> str:
+def vectors_of(schema: pa.Schema, known: Known) -> str:
     """Which column holds the vectors."""
     if profile := PROFILES.get(str(known.settings.get("profile"))):
         return profile.vectors
@@ -95,7 +97,7 @@ def _check_covering(column: dict[str, Any], schema: pa.Schema) -> Iterator[Findi
 _BOX = dict.fromkeys(BBOX, pa.float64())
 
 
-def _check_schema(
+def check_schema(
     schema: pa.Schema, vectors: str, made: Mapping[str, Any], shape: tuple[int, ...] | None, known: Known
 ) -> Generator[Finding, None, list[str]]:
     """Gives the columns that can be looked at row by row."""

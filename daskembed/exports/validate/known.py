@@ -40,14 +40,17 @@ class Known:
         return (one for one in self.findings if one.severity == "problem")
 
 
-def read_known(storage: Storage, name: str) -> Known:
-    """What the plan and the receipt beside a file say of it."""
+def read_known(storage: Storage, name: str, *, is_table: bool = False) -> Known:
+    """What the plan and the receipt beside a file say of it; of a table, which has receipts of its files, the plan."""
     findings: list[Finding] = []
     plan, planned, receipt = None, None, None
     try:
         plan = state.read_plan(storage)
     except InputError as error:
         findings.append(Finding("receipt", str(error)))
+    settings = {} if plan is None else plan.identity
+    if is_table:
+        return Known(settings, None, None, tuple(findings))
     if plan is not None:
         planned = next((file for file in plan.files if file.name == name), None)
         if planned is None:
@@ -60,7 +63,7 @@ def read_known(storage: Storage, name: str) -> Known:
         findings.append(Finding("receipt", what, "note"))
     except (ValueError, InputError) as error:
         findings.append(Finding("receipt", f"{path} is not a receipt of daskembed: {error}"))
-    return Known({} if plan is None else plan.identity, planned, receipt, tuple(findings))
+    return Known(settings, planned, receipt, tuple(findings))
 
 
 def check_bytes(reader: Any, receipt: ExportedFile | None) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
@@ -18,7 +17,7 @@ from daskembed.exports.gather import BBOX
 from daskembed.exports.index import boxes_of, keys_of
 from daskembed.exports.validate.known import Known
 from daskembed.geo import wkb
-from daskembed.output.validate.bounds import TEXT_BYTES, decode, rows_at_once
+from daskembed.output.validate.bounds import TEXT_BYTES, decode
 from daskembed.output.validate.findings import Faults, Finding
 from daskembed.output.validate.rows import KINDS, Places, check_vectors
 from daskembed.quantization import STEPS
@@ -61,14 +60,14 @@ class _Order:
 
 
 def check_rows(
-    file: pq.ParquetFile, usable: list[str], vectors: str, column: dict[str, Any], known: Known
+    batches: Iterable[pa.RecordBatch], usable: list[str], vectors: str, column: dict[str, Any], known: Known
 ) -> Iterator[Finding]:
     """Look at the rows of a file, some at a time.
 
     Parameters
     ----------
-    file
-        It.
+    batches
+        Them.
     usable
         Columns that are of the type that they should be.
     vectors
@@ -81,7 +80,7 @@ def check_rows(
     places, order, faults, start = Places(column, None, 1), _Order(known), Faults(), 0
     length: int | None = None
     days_asked = _asked(known)
-    for batch in file.iter_batches(batch_size=rows_at_once(file.metadata, usable), columns=usable):
+    for batch in batches:
         urls = _names(batch, start, faults)
         days = np.zeros(len(batch), np.int64)
         if "date" in usable:
