@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from daskembed.errors import TileError as TileError
     from daskembed.explore.basis import Basis as Basis
     from daskembed.explore.preview import Preview as Preview
+    from daskembed.exports.stac import write_stac as write_stac
     from daskembed.exports.state import ExportedFile as ExportedFile
     from daskembed.exports.status import status as status
     from daskembed.exports.validate.check import validate as validate
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from daskembed.output.export_status import SourceStatus as SourceStatus
     from daskembed.output.open import open_embeddings as open_embeddings
     from daskembed.output.stac import StacResult as StacResult
-    from daskembed.output.stac import write_stac as write_stac
     from daskembed.output.tile_status import OutputStatus as OutputStatus
     from daskembed.output.tile_status import StacStatus as StacStatus
     from daskembed.output.tile_status import TileStatus as TileStatus
@@ -98,7 +98,7 @@ _HOME = {
     "export": "runs.exports",
     "connect": "clusters.connection",
     "status": "exports.status",
-    "write_stac": "output.stac",
+    "write_stac": "exports.stac",
     "validate": "exports.validate.check",
     "Encoder": "encoders.protocol",
     "Description": "encoders.description",
