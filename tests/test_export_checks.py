@@ -197,8 +197,9 @@ def test_a_sound_export_is_valid(made: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_file_by_itself_is_valid_but_for_its_receipt(made: Path, tmp_path: Path) -> None:
     shutil.copy(made / "copy" / FIRST, tmp_path / "mine.parquet")
-    (finding,) = validate(str(tmp_path / "mine.parquet"))
-    assert (finding.check, finding.severity) == ("receipt", "note")
+    receipt, model = validate(str(tmp_path / "mine.parquet"))
+    assert (receipt.check, receipt.severity) == ("receipt", "note")
+    assert str(model) == "note: nothing says of which checkpoint the embeddings are"
 
 
 def test_an_export_with_stac_is_valid(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,7 +315,8 @@ def _far(table: pa.Table) -> Any:
             "no date",
         ),
         ("copy", _say("daskembed", lambda told: told | {"level": "cls"}), "provenance", "level cls, the export's plan"),
-        ("copy", _say("daskembed", lambda told: told | {"encoder": None}), "provenance", "lacks encoder"),
+        ("copy", _say("daskembed", lambda told: told | {"encoder": None}), "provenance", "says encoder None"),
+        ("copy", _say("daskembed", lambda told: told | {"shape": None}), "provenance", "lacks shape"),
         ("small", lambda table, footer: footer.pop(b"quantization") and table, "quantization", "nothing says what"),
         (
             "small",
@@ -408,7 +410,7 @@ def test_a_geotiff_that_was_changed_is_no_cog(patches: Path, tmp_path: Path) -> 
     first, *_ = sorted((patches / "cog").glob("*.tif"))
     whole = tmp_path / first.name
     shutil.copy(first, whole)
-    assert [one.severity for one in validate(str(whole))] == ["note"]  # it has no receipt
+    assert [one.severity for one in validate(str(whole))] == ["note", "note"]
     with (
         rasterio.open(first) as file,
         rasterio.open(tmp_path / "plain.tif", "w", **file.profile | {"blockxsize": 16, "blockysize": 16}) as plain,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import geopandas as gpd
 import numpy as np
@@ -66,8 +66,7 @@ def write_published(
     storage, names = Storage(str(output)), []
     dims = ["group", "row", "col", "embedding"][-len(shape) :]
     level = level or {1: "mean", 3: "patch", 4: "group"}[len(shape)]
-    made: dict[str, Any] = {"encoder": "clay-v0", "size": "made-up", "checkpoint": "made-up", "level": level}
-    made |= {"dims": dims, "windows": 1, "dtype": dtype}
+    made = {"encoder": "clay-v0", "size": "made-up", "level": level, "dims": dims, "windows": 1, "dtype": dtype}
     for tile in tiles:
         frame = _frame(tile, side, shape, days, vectors or _noise(shape))
         with storage.open_writer(_PART) as file:

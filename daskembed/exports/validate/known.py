@@ -84,8 +84,11 @@ def check_bytes(reader: Any, receipt: ExportedFile | None) -> Iterator[Finding]:
 
 def check_made(made: dict[str, Any], settings: dict[str, Any]) -> Iterator[Finding]:
     """Compare what a file says of how it was made with what is needed, and with the export's plan."""
-    if missing := [key for key in ("encoder", "checkpoint", "level", "shape", "dtype") if made.get(key) is None]:
+    if missing := [key for key in ("shape", "dtype", "export") if made.get(key) is None]:
         yield Finding("provenance", f"`daskembed` in the file lacks {', '.join(missing)}")
+    # Files of others are exported, too.
+    if not settings and (unknown := [key for key in ("encoder", "checkpoint", "level") if made.get(key) is None]):
+        yield Finding("provenance", f"nothing says of which {', '.join(unknown)} the embeddings are", "note")
     for key in (*KIND, "dtype"):
         if settings and made.get(key) != settings.get(key):
             yield Finding("provenance", f"the file says {key} {made.get(key)}, the export's plan {settings.get(key)}")
