@@ -1,4 +1,4 @@
-"""`gpio check`, the checker of GeoParquet's best practices, on an export: `python tests/readers/check_gpio.py [EXPORT]`.
+"""`gpio check`, a checker of GeoParquet, on an export: `python tests/readers/check_gpio.py [EXPORT]`.
 
 It needs an older DuckDB than the tests, hence an environment of its own; and of that one the version of which the wheel
 of its spatial extension is. Without a folder, an export of made-up vectors is checked.
