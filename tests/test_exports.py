@@ -306,6 +306,10 @@ def test_an_export_to_a_store_is_the_same(output: Path, exported: Path, client: 
     found = {one.path: hashlib.sha256(storage.get(one.path)).hexdigest() for one in storage.entries(recursive=False)}
     assert found == files(exported)
     assert len(daskembed.open_embeddings(f"{s3}/copy").compute()) == result.rows
+    write_published(f"{s3}/output", TILES, side=SIDE, shape=(DIMS,), days=DAYS)
+    result = run_export(f"{s3}/output", f"{s3}/from-store", Asked(cluster=client), SMALL)
+    assert (result.exit_status, result.notes) == (0, ())
+    assert {one.name: one.sha256 for one in result.files} == found
 
 
 def test_an_unfinished_export_goes_on_with_its_plan(
