@@ -24,6 +24,7 @@ NAMES = {
     "stac": "scenes of a catalogue over a slow network: the share of it that is used, and against odc.stac.load",
     "whole": "a whole tile from Zarr and GeoTIFF, in storage blocks of several sizes: time and memory",
     "baseline": "ours against a plain DataLoader, attention written out and one write at the end, in two precisions",
+    "small": "float16 and int8 vectors: how many nearest neighbours they find again, by what is clipped",
     "plan": "what `plan` expects of the demo and of a tile of 441 chips, and what their runs take",
     "start": "the command on 16 chips: where the time beside its work goes",
     "gpu": "everything about one GPU, parity first",

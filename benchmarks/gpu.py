@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import Row, build, describe, inputs, median_seconds, places, product_rate
+from benchmarks.energy import joules
 from daskembed import timings
 from daskembed.compute.device import Device
 from daskembed.encoders import clay_v0
@@ -34,6 +35,7 @@ def run(*, smallest: bool = False) -> list[Row]:
         chosen = "tiny" if smallest else size
         rows += _encoder(name, chosen, rate, BATCHES[:1] if smallest else BATCHES)
         rows += [_blocks(name, chosen, rate, batch) for batch in ((1,) if smallest else (32, 128))]
+        rows += [joules(name, chosen, blocks=1, chips=2) if smallest else joules(name, chosen, blocks=24)]
     return rows
 
 

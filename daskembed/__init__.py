@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from daskembed.errors import StorageError as StorageError
     from daskembed.errors import StorageUnusableError as StorageUnusableError
     from daskembed.errors import TileError as TileError
+    from daskembed.explore.basis import Basis as Basis
+    from daskembed.explore.preview import Preview as Preview
+    from daskembed.exports.state import ExportedFile as ExportedFile
     from daskembed.index import index_tile as index_tile
     from daskembed.output.open import open_embeddings as open_embeddings
     from daskembed.output.stac import StacResult as StacResult
@@ -39,11 +42,22 @@ if TYPE_CHECKING:
     from daskembed.output.tile_status import TileStatus as TileStatus
     from daskembed.output.validate.check import validate as validate
     from daskembed.output.validate.findings import Finding as Finding
+    from daskembed.quantization import Calibration as Calibration
+    from daskembed.quantization import dequantize as dequantize
+    from daskembed.runs.calibration import CalibrationResult as CalibrationResult
+    from daskembed.runs.calibration import calibrate as calibrate
     from daskembed.runs.cubes import write_cubes as write_cubes
+    from daskembed.runs.export_options import CalibrationOptions as CalibrationOptions
+    from daskembed.runs.export_options import ExportOptions as ExportOptions
+    from daskembed.runs.export_options import PreviewOptions as PreviewOptions
+    from daskembed.runs.export_results import ExportResult as ExportResult
+    from daskembed.runs.exports import export as export
     from daskembed.runs.options import CubeOptions as CubeOptions
     from daskembed.runs.options import RunOptions as RunOptions
     from daskembed.runs.plan import Plan as Plan
     from daskembed.runs.plan import plan as plan
+    from daskembed.runs.previews import preview as preview
+    from daskembed.runs.previews import principal_components as principal_components
     from daskembed.runs.results import Event as Event
     from daskembed.runs.results import Expected as Expected
     from daskembed.runs.results import Progress as Progress
@@ -70,10 +84,15 @@ _HOME = {
     "load_encoder": "encoders.loading",
     "to_geodataframe": "table",
     "open_embeddings": "output.open",
+    "dequantize": "quantization",
     "run": "runs.tiles",
     "plan": "runs.plan",
     "find_scenes": "runs.scenes",
     "write_cubes": "runs.cubes",
+    "calibrate": "runs.calibration",
+    "preview": "runs.previews",
+    "principal_components": "runs.previews",
+    "export": "runs.exports",
     "connect": "clusters.connection",
     "status": "output.status",
     "write_stac": "output.stac",
@@ -82,9 +101,15 @@ _HOME = {
     "Description": "encoders.description",
     "Chip": "sources.chip",
     "VectorDtype": "vectors",
+    "Calibration": "quantization",
     "Rules": "sources.rules",
     "RunOptions": "runs.options",
     "CubeOptions": "runs.options",
+    "ExportOptions": "runs.export_options",
+    "CalibrationOptions": "runs.export_options",
+    "CalibrationResult": "runs.calibration",
+    "ExportResult": "runs.export_results",
+    "ExportedFile": "exports.state",
     "RunResult": "runs.results",
     "TileResult": "runs.results",
     "Progress": "runs.results",
@@ -95,6 +120,9 @@ _HOME = {
     "SceneItem": "runs.scenes",
     "Expected": "runs.results",
     "StacResult": "output.stac",
+    "PreviewOptions": "runs.export_options",
+    "Basis": "explore.basis",
+    "Preview": "explore.preview",
     "OutputStatus": "output.tile_status",
     "TileStatus": "output.tile_status",
     "StacStatus": "output.tile_status",

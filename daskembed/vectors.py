@@ -108,6 +108,11 @@ class VectorArray(ExtensionArray):  # type: ignore[misc]
         return VectorDtype(self._vectors.shape[1], str(self._vectors.dtype))
 
     @property
+    def vectors(self) -> NDArray[Any]:
+        """``(row, length)``; those of missing rows mean nothing."""
+        return self._vectors
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the vectors."""
         return self._vectors.nbytes + self._missing.nbytes

@@ -149,7 +149,7 @@ def options() -> str:
     """The keywords of `daskembed.run`, from the table of options."""
     lines = ["| keyword | what it means |", "|---|---|"]
     lines += [
-        f"| `{name}` | {(words.keyword or words.help).replace('|', chr(92) + '|')}{default_of(name)} |"
+        f"| `{name}` | {(words.keyword or words.help).replace('|', chr(92) + '|')}{default_of(name, words)} |"
         for name, words in words_of(RunOptions).items()
     ]
     return "\n".join(lines)

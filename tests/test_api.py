@@ -17,7 +17,6 @@ import xarray as xr
 
 import daskembed
 from daskembed.errors import DaskembedError, every_error
-from daskembed.runs import options
 
 TOP = Path(daskembed.__file__).parent
 EXPORTED = {name: getattr(daskembed, name) for name in daskembed.__all__ if not name.startswith("__")}
@@ -33,7 +32,7 @@ WORDS = {
     # what is worked on, and where
     *("tile", "tiles", "region", "source", "output", "file", "version", "dates"),
     # the data between the functions
-    *("index", "cube", "embeddings", "columns"),
+    *("index", "cube", "embeddings", "columns", "frame"),
     # what embeds
     *("encoder", "checkpoint", "sensor", "window", "level", "precision", "batch_size", "readers", "chips_a_block"),
     # what a chip must be
@@ -41,7 +40,9 @@ WORDS = {
     # which scenes of a catalogue
     *("max_scene_cloud", "max_scene_nodata", "scenes", "pick", "radar_days", "resampling", "refresh"),
     # what is written
-    *("format", "dtype", "overwrite", "stac", "root"),
+    *("format", "dtype", "calibration", "percentile", "overwrite", "stac", "root", "to", "skip_damaged"),
+    # what is looked at
+    *("basis", "geotiff"),
     # where it runs
     *("cluster", "cluster_arguments", "workers", "listen", "tls", "device", "price_per_hour"),
     # what is told
@@ -112,7 +113,8 @@ def keywords(function: Any) -> dict[str, str]:
     """All that a function takes by name, with its annotation."""
     found = {name: str(one.annotation) for name, one in inspect.signature(function).parameters.items()}
     if table := re.search(r"Unpack\[(\w+)\]", found.pop("options", "")):
-        found |= {name: one.__forward_arg__ for name, one in getattr(options, table[1]).__annotations__.items()}
+        known = getattr(daskembed, table[1]).__annotations__
+        found |= {name: one.__forward_arg__ for name, one in known.items()}
     return found
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import dask
 import numpy as np
@@ -27,6 +27,7 @@ from daskembed.compute.device import Device, Encoded, get_device
 from daskembed.encoders.description import Description, Place
 from daskembed.encoders.loading import ENCODERS
 from daskembed.encoders.protocol import Encoder
+from daskembed.energy import collected
 from daskembed.errors import ChipError, ChipRejectedError, StorageDeniedError, StorageError
 from daskembed.sensors.bands import Band, Sensor
 from daskembed.sources.chip import ReadChip
@@ -472,6 +473,57 @@ def test_error_of_one_block_is_not_anothers(owner: Device) -> None:
 
 
 # One device a process
+
+
+class Counter:
+    """A meter that rises by 10 J with every batch, of whichever block."""
+
+    device_type: Literal["cpu", "gpu"] = "gpu"
+    name = "a fake"
+
+    def __init__(self, model: FakeModel) -> None:
+        self.model, self.seen = model, 0
+
+    def joules(self) -> float:
+        seen, self.seen = self.seen, len(self.model.batches)
+        return 10.0 * (self.seen - seen)
+
+
+def used(owner: Device, reads: list[Callable[[], np.ndarray]]) -> list[float | None]:
+    with collected() as found:
+        encode(owner, reads)
+    return [one and one.joules for one in found]
+
+
+def test_each_block_is_told_what_it_used(
+    module: FakeModule, encoder: Encoder, owner: Device, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chips = [partial(chip, number) for number in range(7)]
+    assert used(owner, chips) == [None]  # this device has no meter
+    monkeypatch.setattr(device, "open_meter", lambda kind: Counter(module.models[-1]))
+    monkeypatch.setattr(module, "build", lambda *_, **__: model)
+    metered = Device(encoder)
+    assert used(metered, chips) == [30]
+
+    def fail(numbers: list[float]) -> None:
+        raise ValueError("no")
+
+    model.before = fail
+    with pytest.raises(ValueError, match="no"), collected() as found:
+        encode(metered, chips[:3])
+    assert found == []
+    model.before = lambda numbers: None
+    nowhere = Place(*(np.zeros((0, 1)),) * 2, np.zeros(0, "datetime64[s]"), np.zeros(0))
+    with pytest.raises(IndexError), collected() as found:
+        metered.encode([partial(whole, read) for read in chips], nowhere, level="mean", on_nan="quarantine")
+    assert found == []
+    encode(owner, chips)  # nobody's, as the other device has nothing to do
+    assert used(metered, chips[:4]) == [20]
+    together: list[float | None] = []
+    with ThreadPoolExecutor(4) as threads:
+        for told in threads.map(lambda _: used(metered, chips), range(8)):
+            together += told
+    assert sum(one or 0 for one in together) == 8 * 30
 
 
 def test_encoder_is_loaded_once(module: FakeModule, encoder: Encoder) -> None:

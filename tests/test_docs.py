@@ -205,7 +205,8 @@ def helped(name: str) -> set[str]:
     return set(re.findall("--[a-z-]+", told.getvalue())) - {"--help"}
 
 
-COMMANDS = ("run", "plan", "scenes", "cube", "tiles", "clusters", "doctor", "demo", "status", "stac", "validate")
+COMMANDS = ("run", "plan", "scenes", "cube", "export", "calibrate", "preview", "tiles", "clusters", "doctor", "demo")
+COMMANDS += ("status", "stac", "validate")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -26,7 +26,7 @@ from daskembed.cli.main import main
 from daskembed.errors import InputError, TileError
 from daskembed.geo.footprints import to_lonlat
 from daskembed.geo.mgrs import square_of, tile_at, tile_corner
-from daskembed.geo.regions import tiles_meeting
+from daskembed.geo.regions import tiles_meeting, tiles_of_places
 from daskembed.runs.cube_layout import READING, Job
 from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.tiles import resolve
@@ -124,6 +124,17 @@ def test_a_region_has_the_tiles_of_its_places(lon: float, lat: float, width: flo
         shown = in_degrees(shapely.segmentize(shapely.box(west, north - 109_800, west + 109_800, north), 5_000), epsg)
         # Across 180 degrees the outline of a tile goes around the world, and is of no use.
         assert shown.bounds[2] - shown.bounds[0] > 180 or shown.intersects(area)
+
+
+def test_the_tiles_of_many_places_are_those_of_each() -> None:
+    rng = np.random.default_rng(0)
+    # At borders of zones, too, where the next zone's tile may reach over.
+    lon = np.concatenate([rng.uniform(-180, 180, 200), rng.integers(-30, 31, 100) * 6 + rng.normal(0, 0.3, 100)])
+    lon = np.concatenate([(lon + 180) % 360 - 180, [180.0, -180.0, 0.0]])
+    lat = np.concatenate([rng.uniform(-80, 84, 300), [0.5, 0.5, 85.0]])
+    expected = [next(iter(tiles_meeting(shapely.Point(*place))), None) for place in zip(lon, lat, strict=True)]
+    assert tiles_of_places(lon, lat).tolist() == expected
+    assert expected[-3:] == ["01NAA", "01NAA", None]
 
 
 @pytest.mark.parametrize(

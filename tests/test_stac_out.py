@@ -22,6 +22,7 @@ from pystac.validation import validate_dict
 
 import daskembed
 from daskembed.cli.main import main
+from daskembed.energy import Energy
 from daskembed.output import stac_documents as documents
 from daskembed.output.protocol import Place
 from daskembed.output.stac_model import model_item
@@ -34,8 +35,9 @@ from daskembed.storage.stores import Storage
 GPQ, ZARR = (f"33TUL_20190401_20190416_v001.{suffix}" for suffix in ("gpq", "zarr"))
 LEVELS = ("mean", "patch", "windows")
 COLLECTION = {"type", "dimensions", "chip_layout"}
-ITEM = {"runtime_parameters", "quantization"}
+ITEM = {"runtime_parameters", "quantization", "energy"}
 """Names of the extension that are written, without their ``emb:``."""
+USED = Energy(7.2e6, 14400.0, "gpu", "NVIDIA H100")
 
 
 @pytest.fixture
@@ -95,7 +97,8 @@ KINDS = ("item", "collection")
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_extensions_own_schema(out, shared, level):
-    daskembed.write_stac(str(folder := out(level)))
+    change(receipt_file(folder := out(level)), energy=vars(USED))
+    daskembed.write_stac(str(folder))
     path = shared / "spec" / "embeddings-stac-v0.0.1.schema.json"
     if not path.is_file():
         pytest.skip(f"needs the schema of the extension, and there is none at {path}")
@@ -105,6 +108,10 @@ def test_the_extensions_own_schema(out, shared, level):
         schema(path).validate(one)
     with pytest.raises(jsonschema.ValidationError):
         schema(path).validate({**next(one for one in looked if one["type"] == "Collection"), "emb:chips": 1})
+    item = next(one for one in looked if one["type"] == "Feature")
+    item["properties"]["emb:energy"]["joules"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        schema(path).validate(item)
 
 
 def exts(document: dict) -> list[str]:
@@ -140,6 +147,27 @@ def test_what_an_item_says(out):
     assert shape.symmetric_difference(rows.geometry.union_all()).area < 1e-7
     np.testing.assert_allclose(item.bbox, rows.total_bounds, atol=1e-6)
     assert told["processing:datetime"] == json.loads(receipt_file(folder).read_text())["finished"]
+
+
+def test_an_item_says_what_was_used_where_that_was_measured(out):
+    daskembed.write_stac(str(folder := out("patch")))
+    assert all("emb:energy" not in one.properties for one in items(folder).values())
+    receipt = read_receipt(Storage(str(folder)), receipt_path("33TUL", "001"))
+    # Items that were written before there was such a field stay as they are.
+    told = documents.made_of(receipt, receipt.files[0], None)
+    assert told == "f504c117d0e4edffc95d3a46ecac7269a2b126d2edc710d4c1e9eeb47564f5b6"
+    change(receipt_file(folder), energy=vars(USED))
+    assert daskembed.write_stac(str(folder)).written == 2
+    for one in items(folder).values():
+        assert one.properties["emb:energy"] == {
+            "device_type": "gpu",
+            "energy_kwh": 2.0,
+            "inference_duration_s": 14400.0,
+            "avg_power_w": 500.0,
+            "name": "NVIDIA H100",
+        }
+    assert daskembed.write_stac(str(folder)).written == 0
+    assert daskembed.validate(str(folder / "_stac")) == []
 
 
 def test_a_store_has_its_grid_and_the_digest_of_its_receipt(out):

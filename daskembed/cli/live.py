@@ -40,6 +40,8 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
             begun = True
             page = f"\nrun's page: {state.page}" if state.page else ""
             say(f"dashboard: {state.dashboard}{page}\nworkers: {state.workers}" if state.dashboard else state.workers)
+        # An export tells first of tiles, then of files.
+        finished = finished if len(state.finished) >= finished else 0
         for result in state.finished[finished:]:
             # Where no cluster is needed, the summary follows at once and has the reasons.
             brief = result.status == "failed" and not state.dashboard
@@ -62,8 +64,11 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
     def show(state: Progress) -> None:
         tell(state)
         of_tiles, of_chips, *more = parts_of_progress(state)
-        bars.update(tiles, completed=len(state.finished), total=state.tiles, count=of_tiles, visible=True)
-        bars.update(chips, completed=state.done, total=state.expected or None, count=of_chips, visible=True)
+        for bar, what, done, total, count in (
+            (tiles, state.units[0], len(state.finished), state.tiles, of_tiles),
+            (chips, state.units[1], state.done, state.expected or None, of_chips),
+        ):
+            bars.update(bar, description=what, completed=done, total=total, count=count, visible=True)
         line.plain = visible(" · ".join(more))
 
     with Live(Group(bars, line), console=console, refresh_per_second=4, transient=True):

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from daskembed import config
 from daskembed.cli.parser import cluster_arguments, keywords, make_parser, one_list
 from daskembed.cli.text import print_event, say, show_warnings, with_flags
 from daskembed.errors import DaskembedError, InputError, StorageError
+from daskembed.runs.export_options import CalibrationOptions, ExportOptions, PreviewOptions
 from daskembed.runs.options import CubeOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -101,19 +103,25 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _watch(options: argparse.Namespace, work: Callable[..., RunResult], asked: dict[str, Any]) -> int:
-    """Do some work on a cluster, and tell of it while it goes and when it is over."""
-    from daskembed.cli.live import show_progress
-    from daskembed.clusters.quiet import quieten
+    """Do some work of a run on a cluster, and tell of it while it goes and when it is over."""
     from daskembed.runs.results import left_by
     from daskembed.runs.summary import summary
+
+    return _tell(options, partial(work, options.tiles, **asked), lambda result: summary(result, left_by(result)))
+
+
+def _tell(options: argparse.Namespace, work: Callable[..., Any], summary: Callable[[Any], str]) -> int:
+    """Do some work that takes callbacks, and tell of it while it goes and when it is over."""
+    from daskembed.cli.live import show_progress
+    from daskembed.clusters.quiet import quieten
 
     quieten()  # and for good: what is said when everything is closed is no use to anybody
     as_json = options.log_format == "json"
     with contextlib.nullcontext() if as_json else show_progress() as progress:
-        result = work(options.tiles, **asked, progress=progress, events=print_event if as_json else None)
+        result = work(progress=progress, events=print_event if as_json else None)
     if not as_json:
-        say(summary(result, left_by(result)))
-    return result.exit_status
+        say(summary(result))
+    return int(result.exit_status)
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -155,6 +163,37 @@ def _cube(options: argparse.Namespace) -> int:
     from daskembed.runs.cubes import write_cubes
 
     return _watch(options, write_cubes, keywords(options, CubeOptions) | {"output": options.output})
+
+
+def _export(options: argparse.Namespace) -> int:
+    from daskembed.runs.export_options import Asked
+
+    _load_for_workers(options.cluster)
+    from daskembed.runs.export_results import summary
+    from daskembed.runs.exports import export
+
+    asked = keywords(options, ExportOptions, Asked)
+    return _tell(options, partial(export, options.output, to=options.to, **asked), summary)
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from daskembed.runs.export_options import Asked
+
+    _load_for_workers(options.cluster)
+    from daskembed.runs.calibration import calibrate, summary
+
+    asked = keywords(options, CalibrationOptions, Asked)
+    return _tell(options, partial(calibrate, options.output, to=options.to, **asked), summary)
+
+
+def _preview(options: argparse.Namespace) -> int:
+    from daskembed.cli.preview import show
+    from daskembed.runs.export_options import Asked
+    from daskembed.runs.previews import preview
+
+    asked = keywords(options, PreviewOptions, Asked)
+    made = preview(options.output, to=options.to, basis=options.basis, geotiff=options.geotiff, **asked)
+    return show(made, serve=options.serve, browse=options.open)
 
 
 def _tiles(options: argparse.Namespace) -> int:
@@ -277,6 +316,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "plan": _plan,
     "scenes": _scenes,
     "cube": _cube,
+    "export": _export,
+    "calibrate": _calibrate,
+    "preview": _preview,
     "tiles": _tiles,
     "clusters": _clusters,
     "doctor": _doctor,

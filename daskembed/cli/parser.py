@@ -15,7 +15,8 @@ from daskembed import __version__
 from daskembed.documents import parse_yaml
 from daskembed.errors import InputError, did_you_mean
 from daskembed.geo.mgrs import is_tile
-from daskembed.runs.options import RULES, CubeOptions, RunOptions, Words, default_of, words_of
+from daskembed.runs.export_options import Asked, CalibrationOptions, ExportOptions, PreviewOptions
+from daskembed.runs.options import RULES, CubeOptions, RunOptions, Table, Words, default_of, words_of
 from daskembed.runs.throughput import DEVICES
 from daskembed.sources.rules import NO_RULES, Rules
 
@@ -156,6 +157,58 @@ def make_parser() -> argparse.ArgumentParser:
     _add_options(cube, words_of(CubeOptions) | _CUBE)
     cube.add_argument("--log-format", **_LOG_FORMAT)
 
+    export = commands.add_parser(
+        "export",
+        help="a serving copy of the published files: rows in spatial order, in large files",
+        description="Copy the published files of OUTPUT for those who read them: GeoParquet 1.1 with boxes, rows in "
+        "Hilbert order over all tiles, in files of about 512 MB. Computes nothing again.",
+        epilog="exit status:\n  0  all done    1  stopped by a store    2  refused before starting\n"
+        "  3  done, damaged files left out    4  some files failed    130  interrupted\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    export.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    export.add_argument("--to", required=True, metavar="URL", help="folder or URL of the copy")
+    _add_options(export, words_of(ExportOptions, Asked))
+    export.add_argument("--log-format", **_LOG_FORMAT)
+
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="between which values an output's vectors lie, for exports of int8",
+        description="Count the values of the published files of OUTPUT, and write one small JSON with which `export "
+        "--dtype int8` makes whole numbers of all of them alike. Again, only files that are new or another are read.",
+        epilog="exit status:\n  0  all done    1  stopped by a store    2  refused before starting\n"
+        "  3  done, damaged files left out    4  some files failed    130  interrupted\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    calibrate.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    calibrate.add_argument(
+        "--to", metavar="FILE", help="path or URL of the JSON (default: in OUTPUT, where its exports look for it)"
+    )
+    _add_options(calibrate, words_of(CalibrationOptions, Asked))
+    calibrate.add_argument("--log-format", **_LOG_FORMAT)
+
+    preview = commands.add_parser(
+        "preview",
+        help="a map of the published files in a browser, coloured by principal components",
+        description="Write a page that shows the published files of OUTPUT on a map, in the colours of their first "
+        "three principal components, and finds similar places. It opens straight from disk and asks nobody on the "
+        "network.",
+        epilog="exit status: 0, 1 stopped by a store, or 2 if there is nothing to show or the basis does not fit",
+    )
+    preview.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    preview.add_argument("--to", metavar="URL", help="folder or URL of the page (default: OUTPUT/_preview)")
+    preview.add_argument("--open", action="store_true", help="open the page in this machine's browser")
+    preview.add_argument(
+        "--serve", action="store_true", help="serve the page on the loopback address until a Ctrl-C, ranges included"
+    )
+    preview.add_argument(
+        "--basis", metavar="FILE", help="colours of another preview, its basis.json (default: those of these files)"
+    )
+    preview.add_argument(
+        "--geotiff", action="store_true", help="write the colours as cloud-optimised GeoTIFFs, too, one a tile and date"
+    )
+    _add_options(preview, words_of(PreviewOptions, Asked))
+
     tiles = commands.add_parser(
         "tiles",
         help="the tiles that a region meets, one a line",
@@ -259,12 +312,12 @@ def _add_options(parser: argparse.ArgumentParser, options: dict[str, Words]) -> 
     """
     groups: dict[str | None, Any] = {None: parser}
     for name, words in options.items():
-        if words.callback or name == "region":
+        if words.callback or (name == "region" and words.group is None):
             continue
         if words.group not in groups:
             groups[words.group] = parser.add_argument_group(words.group)
         for keyword, said in (RULES if name == "rules" else {name: words}).items():
-            _add(groups[words.group], keyword, said, default_of(name) if said is words else "")
+            _add(groups[words.group], keyword, said, default_of(name, words) if said is words else "")
 
 
 def _add(parser: Any, keyword: str, words: Words, default: str) -> None:
@@ -279,16 +332,17 @@ def _add(parser: Any, keyword: str, words: Words, default: str) -> None:
         parser.add_argument(flag_of(keyword), **how, **told)
 
 
-def keywords(options: argparse.Namespace, known: type[Any]) -> dict[str, Any]:
-    """What the flags ask of a function that takes the options of `known`.
+def keywords(options: argparse.Namespace, known: type[Any], table: type[Table] | None = None) -> dict[str, Any]:
+    """What the flags ask of a function that takes the options of `known`, which are in a table.
 
     Raises
     ------
     InputError
         If a flag's value is not of its form.
     """
-    found = {name: getattr(options, name) for name in words_of(known) if hasattr(options, name)}
-    found["cluster_arguments"] = cluster_arguments(options.cluster_arguments)
+    found = {name: getattr(options, name) for name in words_of(known, table) if hasattr(options, name)}
+    if "cluster_arguments" in words_of(known, table):
+        found["cluster_arguments"] = cluster_arguments(options.cluster_arguments)
     if "offset" in found:
         rules = Rules(**{name: getattr(options, name) for name in RULES})
         found |= {"offset": _offset(options.offset), "rules": None if rules == NO_RULES else rules}

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from daskembed.cli.parser import flag_of
+from daskembed.runs.export_options import CalibrationOptions, ExportOptions
 from daskembed.runs.options import RULES, RunOptions
 from daskembed.text import put_flags
 
@@ -17,8 +18,17 @@ if TYPE_CHECKING:
 
     from daskembed.runs.results import Event
 
-_ALSO = ("tiles", "device", "price_per_hour", "quarantined", "root")
-FLAGS = {name: flag_of(name) for name in (*RunOptions.__annotations__, *RULES, *_ALSO)}
+_ALSO = ("tiles", "to", "device", "price_per_hour", "quarantined", "root")
+FLAGS = {
+    name: flag_of(name)
+    for name in (
+        *RunOptions.__annotations__,
+        *ExportOptions.__annotations__,
+        *CalibrationOptions.__annotations__,
+        *RULES,
+        *_ALSO,
+    )
+}
 """What is a flag here and an argument, or an attribute, in Python."""
 
 

@@ -15,6 +15,7 @@ from daskembed.encoders.checkpoint import load_state
 from daskembed.encoders.description import Place
 from daskembed.encoders.loading import get_encoder_module
 from daskembed.encoders.protocol import Encoder
+from daskembed.energy import Account, note, open_meter
 from daskembed.errors import ChipError, ChipRejectedError
 from daskembed.fates import Fate
 from daskembed.geo.chips import CHIP
@@ -84,6 +85,7 @@ class Device:
         self._held = max(2 * self._batch, min(readers + 2 * self._batch, fitting))
         self._whole = self._batch, self._held
         self._room = threading.Semaphore(self._held)
+        self._account = Account(open_meter(self._device.type))
         self._model = module.build(load_state(encoder, module), encoder.description, device=self._device, dtype=dtype)
 
     def encode(
@@ -118,18 +120,23 @@ class Device:
         batches = []
         read, encode = for_this_task(self._read), for_this_task(self._encode_batch)
         with self._turn:
-            for start in range(0, count, self._batch):
-                rows = sequence[start : start + self._batch]
-                reads = []
-                for row in rows:
-                    self._room.acquire()
-                    reads.append(self._readers.submit(read, chips[row], on_nan))
-                told = [values[rows] for values in metadata]
-                staged = self._stage.submit(self._stage_batch, reads, told, encoded, rows)
-                batches.append(self._compute.submit(encode, staged, level, encoded, rows))
+            self._account.begin()
+            try:
+                for start in range(0, count, self._batch):
+                    rows = sequence[start : start + self._batch]
+                    reads = []
+                    for row in rows:
+                        self._room.acquire()
+                        reads.append(self._readers.submit(read, chips[row], on_nan))
+                    told = [values[rows] for values in metadata]
+                    staged = self._stage.submit(self._stage_batch, reads, told, encoded, rows)
+                    batches.append(self._compute.submit(encode, staged, level, encoded, rows))
+            finally:
+                spent = self._compute.submit(self._account.end)
         wait(batches)
         for batch in batches:
             batch.result()
+        note(spent.result().result())
         return encoded
 
     def take_less(self, halvings: int) -> None:
@@ -207,6 +214,7 @@ class Device:
                 for row, vector in zip(rows[good], vectors[good], strict=True):
                     _keep(encoded, row, vector)
             count_chips(len(rows))
+            self._account.look()
         finally:
             # Only now may as many others be read.
             self._room.release(len(rows))

@@ -35,11 +35,11 @@ def to_lonlat(
     polygons[inside] = shapely.polygons(np.stack([x, y], axis=-1)[inside])
     crossing = np.flatnonzero(inside & (np.ptp(np.where(inside[:, None], x, 0), axis=1) > 180))
     for row in crossing:
-        polygons[row] = _split_at_antimeridian(x[row], y[row])
+        polygons[row] = split_at_antimeridian(x[row], y[row])
     return lon, lat, polygons
 
 
-def _split_at_antimeridian(x: NDArray[np.float64], y: NDArray[np.float64]) -> shapely.MultiPolygon:
+def split_at_antimeridian(x: NDArray[np.float64], y: NDArray[np.float64]) -> shapely.MultiPolygon:
     """Cut a footprint that crosses 180 degrees in two, as RFC 7946 (section 3.1.9) asks."""
     around = shapely.polygons(np.stack([np.where(x < 0, x + 360, x), y], axis=-1))
     east = shapely.clip_by_rect(around, 0, -90, 180, 90)

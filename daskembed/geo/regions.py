@@ -73,7 +73,7 @@ def tiles_meeting(region: shapely.Geometry) -> tuple[str, ...]:
     areas = shapely.get_dimensions(parts) == 2
     # What only touches a square does not meet it; where it lies on the border of two, it is in one all the same.
     alone = [*shapely.segmentize(parts[~areas], _STEP), *shapely.point_on_surface(parts[areas])]
-    found = set(_tiles_at(shapely.get_coordinates(alone)))
+    found = set(filter(None, tiles_of_places(*shapely.get_coordinates(alone).T)))
     for south, north in _LATITUDES:
         row = shapely.intersection(region, shapely.box(-180, south, 180, north))
         for zone in _ZONES if not row.is_empty else ():
@@ -113,24 +113,41 @@ def _squares(projected: shapely.Geometry) -> Iterator[tuple[int, int, shapely.Po
         yield int(columns[number]), int(rows[number]), squares[number]
 
 
-def _tiles_at(places: NDArray[np.float64]) -> Iterator[str]:
-    """Tiles of some places, ``(place, 2)`` as longitude and latitude."""
-    lon, lat = np.where(places[:, 0] == 180, -180, places[:, 0]), places[:, 1]
+def tiles_of_places(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.object_]:
+    """The Sentinel-2 tile that each of some places belongs to, as `tiles_meeting` has it; None where there is none.
+
+    Parameters
+    ----------
+    lon, lat
+        Degrees of OGC:CRS84, ``(place,)``.
+    """
+    lon, found = np.where(lon == 180, -180, lon), np.full(len(lon), None, object)
+    if not len(lon):
+        return found
+    west, east, low, high = lon.min(), lon.max(), lat.min(), lat.max()
     for zone in _ZONES:
-        inside = (zone.west <= lon) & (lon < zone.east) & (zone.south <= lat) & (lat < zone.north)
-        for place in places[inside]:
-            column, row = _square_at(zone, place)
-            tile = _tile_of(zone, column, row)
-            if tile is None:
-                beside = zone.beside(west=column < 5)
-                tile = _tile_of(beside, *_square_at(beside, place))
-            if tile is not None:
-                yield tile
+        if zone.west > east or zone.east <= west or zone.south > high or zone.north <= low:
+            continue
+        here = np.flatnonzero((zone.west <= lon) & (lon < zone.east) & (zone.south <= lat) & (lat < zone.north))
+        for (column, row), places in _by_square(zone, lon, lat, here):
+            if tile := _tile_of(zone, column, row):
+                found[places] = tile
+                continue
+            beside = zone.beside(west=column < 5)
+            for square, others in _by_square(beside, lon, lat, places):
+                found[others] = _tile_of(beside, *square)
+    return found
 
 
-def _square_at(zone: _Zone, place: NDArray[np.float64]) -> tuple[int, int]:
-    x, y = _transform("OGC:CRS84", zone.epsg)(*place)
-    return int(x // SIDE), int(y // SIDE)
+def _by_square(
+    zone: _Zone, lon: NDArray[np.float64], lat: NDArray[np.float64], places: NDArray[np.intp]
+) -> Iterator[tuple[tuple[int, int], NDArray[np.intp]]]:
+    """Columns and rows of the squares that the numbered places are in, in a zone's projection, and which they are."""
+    x, y = _transform("OGC:CRS84", zone.epsg)(lon[places], lat[places])
+    # One number a square: rows are no more than four digits.
+    squares, which = np.unique((x // SIDE).astype(int) * 10_000 + (y // SIDE).astype(int), return_inverse=True)
+    for number, (column, row) in enumerate(zip(*np.divmod(squares, 10_000), strict=True)):
+        yield (int(column), int(row)), places[which == number]
 
 
 def _tile_of(zone: _Zone, column: int, row: int) -> str | None:

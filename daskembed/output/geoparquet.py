@@ -86,7 +86,7 @@ def publish(output: Storage, name: str, parts: Sequence[str], provenance: dict[s
             ),
         }
         with output.open_writer(name) as plain:
-            file = _Hashing(plain)
+            file = Hashing(plain)
             encoding = {"embeddings.list.element": _ENCODING[dtype]}
             with pq.ParquetWriter(file, schema.with_metadata(metadata), column_encoding=encoding, **_WRITER) as writer:
                 for table in _row_groups(output, parts, rows_a_group(shape)):
@@ -161,7 +161,7 @@ def _geo(bbox: Sequence[float], kinds: list[str]) -> dict[str, Any]:
     return {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
-class _Hashing:
+class Hashing:
     """A file to write through that counts and hashes what it is given."""
 
     closed = False
@@ -170,18 +170,22 @@ class _Hashing:
         self._file, self.size, self.hash = file, 0, hashlib.sha256()
 
     def write(self, data: bytes) -> int:
+        """Write on."""
         self._file.write(data)
         self.hash.update(data)
         self.size += len(data)
         return len(data)
 
     def writable(self) -> bool:
+        """Yes."""
         return True
 
     def tell(self) -> int:
+        """Bytes so far."""
         return self.size
 
     def flush(self) -> None:
+        """Pass on what is held back."""
         self._file.flush()
 
     def close(self) -> None:

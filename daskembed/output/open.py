@@ -23,6 +23,7 @@ from daskembed.errors import InputError
 from daskembed.geo import wkb
 from daskembed.geo.footprints import box
 from daskembed.output.published import check_version
+from daskembed.quantization import KEY
 from daskembed.storage.stores import Storage
 from daskembed.vectors import VectorDtype
 
@@ -43,18 +44,18 @@ def open_embeddings(
     level: str | None = None,
     version: str | None = None,
 ) -> dask_geopandas.GeoDataFrame:
-    """The published GeoParquet files of an output folder as one lazy frame.
+    """The published GeoParquet files of an output folder, or those of an export, as one lazy frame.
 
     Parameters
     ----------
     output
-        Folder or URL of the published files.
+        Folder or URL of the published files, or of an export.
     columns
-        Columns to read; all by default.
+        Columns to read; by default all but the boxes of an export.
     encoder, level
         Only files that say in their footers that they are of this encoder, such as ``clay-v0``, or of this level.
     version
-        Only files with this version in their names.
+        Only files with this version in their names, which those of exports have not.
 
     Returns
     -------
@@ -72,7 +73,7 @@ def open_embeddings(
     import dask_geopandas
 
     storage = Storage(output)
-    names = [entry.path for entry in storage.entries(recursive=False) if entry.path.endswith(".gpq")]
+    names = [entry.path for entry in storage.entries(recursive=False) if entry.path.endswith((".gpq", ".parquet"))]
     if not names:
         raise InputError(_nothing(storage, output))
     if version is not None:
@@ -125,12 +126,15 @@ class _Look:
     """How it was made; empty if it was not made by this package."""
     pieces: list[tuple[str, tuple[int, ...], Any]]
     """Partitions: its name, row groups and bounds."""
+    calibration: str
+    """Digest of the one with which its values became int8; empty if they are floats."""
 
     @property
     def kind(self) -> tuple[str, ...]:
         """What has to be the same in one frame."""
         known = (self.made.get(name) for name in ("encoder", "size", "sensor", "window", "level", "dtype"))
-        return tuple(str(value) for value in known if value is not None)
+        told = [str(value) for value in known if value is not None]
+        return (*told, f"calibration {self.calibration[:12]}") if self.calibration else (*told,)
 
 
 def _nothing(storage: Storage, output: str) -> str:
@@ -163,7 +167,7 @@ def _look(storage: Storage, name: str) -> _Look:
             if size >= PARTITION_BYTES or group == metadata.num_row_groups - 1:
                 pieces.append((name, tuple(groups), bounds))
                 groups, size = [], 0
-        return _Look(made, pieces)
+        return _Look(made, pieces, str(parse_object(footer.get(KEY.encode(), b"{}")).get("digest", "")))
 
 
 @contextlib.contextmanager
@@ -203,13 +207,19 @@ def _bounds(footer: dict[bytes, bytes]) -> shapely.Geometry:
 
 def _read_groups(storage: Storage, name: str, groups: tuple[int, ...], columns: list[str] | None) -> gpd.GeoDataFrame:
     with _naming(storage, name), _open(storage, name) as file:
+        if columns is None:
+            columns = [column for column in file.schema_arrow.names if column != "bbox"]
         table = file.read_row_groups(list(groups), columns=columns)
         places = None
         if "geometry" in table.column_names:
             wkb.check(values := table["geometry"].to_pylist())
             places = gpd.GeoSeries.from_wkb(values, crs="OGC:CRS84")
     frame = table.to_pandas(types_mapper=_column_type)
-    return frame if places is None else gpd.GeoDataFrame(frame).set_geometry(places)
+    if places is not None:
+        frame = gpd.GeoDataFrame(frame).set_geometry(places)
+    if how := (table.schema.metadata or {}).get(KEY.encode()):
+        frame.attrs[KEY] = how.decode()  # for `daskembed.dequantize`
+    return frame
 
 
 def _column_type(kind: pa.DataType) -> Any:

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
-from daskembed.documents import parse_object
+from daskembed.documents import parse_as, parse_object
+from daskembed.energy import Energy, total
 from daskembed.errors import TileError
 from daskembed.fates import Fate, Fates
 from daskembed.geo.cells import EDGES
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 ROW_GROUP_BYTES = 32 * 2**20
 """Most bytes of vectors in a row group: what a reader that streams a file holds at a time."""
 _NOTES = b"daskembed-part"
+_ENERGY = b"daskembed-energy"
 # A part is read once and deleted: compressing it would cost more than it saves.
 _WRITER: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
 
@@ -39,9 +41,11 @@ class Notes(Fates):
     rows: int = 0
     days: tuple[date, date] | None = None
     """First and last date of the rows."""
+    energy: Energy | None = None
+    """What was used for all of them, whichever runs made them; None if it was not measured for each."""
 
 
-def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...]) -> None:
+def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...], energy: Energy | None = None) -> None:
     """Write one partition of `daskembed.to_geodataframe` as a part.
 
     Parameters
@@ -52,6 +56,8 @@ def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...]) 
         Where.
     shape
         Shape of the embedding of one row.
+    energy
+        What the device used for its chips, if that was measured.
     """
     with timed("write"):
         bad = (frame["quarantined"].notna() | frame["rejected"].notna()).to_numpy()
@@ -72,22 +78,30 @@ def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...]) 
                 "epsg": pa.array(good["epsg"], pa.int32()),
                 **{edge: pa.array(good[edge], pa.float64()) for edge in EDGES},
             },
-            metadata={_NOTES: json.dumps(asdict(notes))},
+            metadata={
+                _NOTES: json.dumps(asdict(notes)),
+                **({_ENERGY: json.dumps(asdict(energy))} if energy else {}),
+            },
         )
         pq.write_table(table, file, row_group_size=rows_a_group(shape), **_WRITER)
 
 
 def read_notes(output: Storage, parts: Sequence[str]) -> Notes:
     """What the footers of some parts say, together, and between which dates their rows lie."""
-    found = Notes()
+    found, measured = Notes(), list[Energy | None]()
     days = set[date]()
     for part in parts:
         with pq.ParquetFile(output.open_reader(part)) as file:
             said = parse_object(file.metadata.metadata[_NOTES])
+            energy = file.metadata.metadata.get(_ENERGY)
+            measured.append(None if energy is None else parse_as(Energy, energy))
             found.rows += file.metadata.num_rows
             days.update(file.read(columns=["date"])["date"].unique().to_pylist())
         found.update(Fates(**said))
     found.days = (min(days), max(days)) if days else None
+    used = total(measured)
+    # Some virtual machines have a counter that stands still.
+    found.energy = used if used and used.joules > 0 else None
     return found
 
 

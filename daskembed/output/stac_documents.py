@@ -20,6 +20,7 @@ from daskembed.documents import json_digest
 from daskembed.geo.footprints import bounding_box, box
 
 if TYPE_CHECKING:
+    from daskembed.energy import Energy
     from daskembed.output.protocol import Place, Published
     from daskembed.output.state import Receipt
 
@@ -155,7 +156,12 @@ def links(path: str, root: str | None, *targets: tuple[str, str]) -> list[dict[s
 
 def made_of(receipt: Receipt, file: Published, root: str | None) -> str:
     """Digest of all that an item is made of: it is written anew if that changes."""
-    return json_digest([_FORM, root, vars(file), {**vars(receipt), "files": [vars(one) for one in receipt.files]}])
+    told = {**vars(receipt), "files": [vars(one) for one in receipt.files]}
+    if receipt.energy is None:
+        del told["energy"]
+    else:
+        told["energy"] = vars(receipt.energy)
+    return json_digest([_FORM, root, vars(file), told])
 
 
 def item(
@@ -197,6 +203,7 @@ def item(
         **({"processing:software": receipt.software} if receipt.software else {}),
         "emb:runtime_parameters": {name: value for name, value in settings.items() if value is not None},
         **({"emb:quantization": _CAST} if kind["dtype"] == "float16" else {}),
+        **({"emb:energy": _energy(receipt.energy)} if receipt.energy else {}),
         "daskembed:chips": receipt.chips,
         "daskembed:kind": dict(kind),
         "daskembed:made_of": made_of(receipt, file, root),
@@ -223,6 +230,16 @@ def item(
                 **({"file:checksum": SHA256 + file.sha256} if whole else {"daskembed:sha256": file.sha256}),
             }
         },
+    }
+
+
+def _energy(energy: Energy) -> dict[str, Any]:
+    return {
+        "device_type": energy.device_type,
+        "energy_kwh": energy.joules / 3.6e6,
+        "inference_duration_s": energy.seconds,
+        "avg_power_w": energy.joules / energy.seconds,
+        "name": energy.name,
     }
 
 

@@ -53,7 +53,7 @@ def model_item(kind: Kind, root: str | None) -> dict[str, Any]:
         "links": links(path, root, ("parent", CATALOG)),
         "assets": {
             "model": {
-                "href": _checkpoint(kind),
+                "href": checkpoint_url(kind),
                 "title": f"Weights: {kind['checkpoint']}",
                 "roles": ["mlm:model"],
                 "mlm:artifact_type": "safetensors.torch.save_file"
@@ -102,7 +102,7 @@ def _output(kind: Kind) -> dict[str, Any]:
     }
 
 
-def _checkpoint(kind: Kind) -> str:
+def checkpoint_url(kind: Kind) -> str:
     """The URL of a checkpoint; of one that has none, where the model is described, or a name."""
     checkpoint = str(kind["checkpoint"])
     if match := re.fullmatch(r"hf://([^@]+)@([^/]+)/(.+)", checkpoint):

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 from daskembed.documents import MOST_JSON, parse_as
+from daskembed.energy import Energy
 from daskembed.errors import InputError
 from daskembed.output.protocol import Published
 from daskembed.storage.stores import Storage
@@ -59,6 +60,8 @@ class Receipt:
     """Versions of what made the file."""
     scenes: list[dict[str, Any]] = field(default_factory=list)
     """Of a catalogue: what was used of it, in the form of `daskembed.sources.stac.kept.KeptScene`."""
+    energy: Energy | None = None
+    """What the devices used for its chips, where that was measured."""
 
     @property
     def names(self) -> list[str]:
@@ -310,8 +313,9 @@ def delete_record(output: Storage, tile: str, version: str | None) -> None:
 
 
 def _write(output: Storage, path: str, kept: Receipt | TileRecord | CubeReceipt) -> None:
-    # Of what only catalogues have, others say nothing: earlier releases read their receipts too.
-    told = {name: value for name, value in asdict(kept).items() if value or name not in ("scenes", "chosen_by")}
+    # Of what not all have, others say nothing: earlier releases read their receipts too.
+    rare = ("scenes", "chosen_by", "energy")
+    told = {name: value for name, value in asdict(kept).items() if value or name not in rare}
     output.put(path, json.dumps(told, indent=1, sort_keys=True).encode())
 
 

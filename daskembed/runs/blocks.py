@@ -19,6 +19,7 @@ from daskembed import __version__
 from daskembed.cube import ChipBlock, open_tile
 from daskembed.embedding import embed
 from daskembed.encoders.description import Place
+from daskembed.energy import Energy, collected, total
 from daskembed.geo.chips import CHIP
 from daskembed.output.parts import write_part
 from daskembed.output.state import parts_folder
@@ -98,7 +99,7 @@ def block_folder(settings: Settings, tile: str, listing: str, without: Sequence[
 @metered()
 def embed_block(block: Block, *, settings: Settings) -> bytes | None:
     """On a worker: make a block's part; gives its bytes if parts are carried, else None."""
-    return _write(settings, block, block.compute())
+    return _make(settings, block)
 
 
 @metered()
@@ -107,7 +108,7 @@ def embed_gently(settings: Settings, block: Block, without: Mapping[str, str], r
     from daskembed.compute.device import get_device
 
     get_device(settings.encoder).take_less(returns)
-    return _write(settings, block, block.compute(without))
+    return _make(settings, block, without)
 
 
 @dataclass(frozen=True)
@@ -141,14 +142,20 @@ class BlockSuspects:
         self.block.compute({other: "" for other in self.urls if other != url})
 
 
-def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame) -> bytes | None:
+def _make(settings: Settings, block: Block, without: Mapping[str, str] | None = None) -> bytes | None:
+    with collected() as measured:
+        frame = block.compute(without)
+    return _write(settings, block, frame, total(measured))
+
+
+def _write(settings: Settings, block: Block, frame: gpd.GeoDataFrame, energy: Energy | None) -> bytes | None:
     shape = settings.encoder.description.row_shape(settings.level)
     if settings.carried:
         part = io.BytesIO()
-        write_part(frame, part, shape)
+        write_part(frame, part, shape, energy)
         return part.getvalue()
     with settings.output.open_writer(block.path) as file:
-        write_part(frame, file, shape)
+        write_part(frame, file, shape, energy)
     return None
 
 

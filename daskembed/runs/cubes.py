@@ -35,7 +35,7 @@ from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local
 
 if TYPE_CHECKING:
-    from distributed import Client, Worker
+    from distributed import Client
 
 
 @documented(CubeOptions)
@@ -164,15 +164,10 @@ def _conclude(done: Mapping[str, Before | str], job: Job, told: Callable[..., Re
 def _run_on(
     client: Client, *, job: Job, names: tuple[str, ...], check: Callable[[], None], told: Callable[..., Report]
 ) -> RunResult:
-    threads = fleet.meet(client, _threads)
+    threads = fleet.meet(client, fleet.threads)
     check_source_seen(client, job.source)
     if blind := blind_to_output(client, job.output, None):
         refuse_output(job.output, ", ".join(blind))
     report = told(client, names, f"{len(threads)} with {sum(threads)} threads")
     report.state.asks = job.source.name if isinstance(job.source, Catalogue) else ""
     return report.result(**vars(Window(client, CubeTiles(job), names, report, check).run()))
-
-
-def _threads(dask_worker: Worker) -> int:
-    """On a worker: how many tasks it does at a time."""
-    return int(dask_worker.state.nthreads)

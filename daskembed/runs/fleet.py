@@ -16,7 +16,7 @@ from daskembed.clusters.worker_checks import SICK, TRIES, prove_workers, restart
 from daskembed.errors import ClusterLostError, InputError
 
 if TYPE_CHECKING:
-    from distributed import Client, Scheduler
+    from distributed import Client, Scheduler, Worker
 
     from daskembed.hardware import Hardware
     from daskembed.runs.tasks import Observer
@@ -43,6 +43,11 @@ def meet(client: Client, ask: Callable[..., Answer]) -> list[Answer]:
             return found
         time.sleep(1)
     raise InputError(f"no worker of {client.scheduler.address} answers: look at their logs")
+
+
+def threads(dask_worker: Worker) -> int:
+    """On a worker: how many tasks it does at a time."""
+    return int(dask_worker.state.nthreads)
 
 
 def describe(workers: Sequence[Hardware]) -> str:

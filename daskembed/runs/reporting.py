@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from daskembed.output.state import now
 from daskembed.runs import dashboard
 from daskembed.runs.notebook import in_notebook
-from daskembed.runs.results import Event, Kind, Progress, RunResult, TileProgress, TileResult
+from daskembed.runs.results import Event, Kind, Pace, Progress, RunResult, TileProgress, TileResult
 from daskembed.storage.urls import redact
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class Report:
         See `daskembed.run`.
     workers
         What they are, in a line.
+    units
+        See `daskembed.runs.results.Progress`.
     """
 
     def __init__(
@@ -51,19 +53,26 @@ class Report:
         progress: Callable[[Progress], None] | None,
         events: Callable[[Event], None] | None,
         workers: str,
+        units: tuple[str, str] = ("tiles", "chips"),
     ) -> None:
-        self.state = Progress(len(tiles), client.dashboard_link if client else "", workers, output=output.url)
+        link = client.dashboard_link if client else ""
+        self.state = Progress(len(tiles), link, workers, output=output.url, units=units)
+        self.goes_on = False
+        """Whether another window follows when the present one is through."""
         self._client: Any = client
         self._kind, self._tiles, self._indexed = kind, tiles, set[str]()
         self._page = None if client is None else _RunOnPage(client, output, version)
         self._version, self._events = version, events
         self._progress = progress or (None if events else in_notebook())
-        self._by, self._told = dict[str, str](), 0.0
+        self._by, self._told, self._begun = dict[str, str](), 0.0, False
         self._lost: deque[dict[str, Any]] = deque()
         self._noticed, self._notices = "", dict[str, float]()
 
     def begin(self) -> None:
         """Say where to look; hear from now on which worker did what, and which are lost."""
+        if self._begun:
+            return
+        self._begun = True
         if self._client is not None:
             self._listen()
         self.tell()
@@ -121,12 +130,26 @@ class Report:
 
     def end(self, how: str, reason: str | None = None) -> None:
         """Tell for the last time: ``over``, ``interrupted`` or ``stopped``, for a reason."""
+        if self.goes_on and how == "over":
+            return
         self.state.how, self.state.in_work = how, {}
         self.emit("run_ended", reason=reason or how, counts=self.state.counts)
         if self._page is not None:
             self._stop_listening(self._page)
         with contextlib.suppress(KeyboardInterrupt):  # which stops nothing any more
             self.tell()
+
+    def turn_to(self, units: tuple[str, str], names: Sequence[str], pieces: int) -> None:
+        """Tell of something else from now on, until the end: of so many pieces in what has these names."""
+        state, self._tiles, self._indexed, self.goes_on = self.state, names, {*names}, False
+        state.units, state.tiles, state.indexed, state.chips, state.encoded = units, len(names), len(names), pieces, 0
+        state.finished, state.pace = [], Pace()
+        self.tell()
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """What failed of what is told of at present, and why."""
+        return {one.tile: one.reason or "" for one in self.state.finished if one.status == "failed"}
 
     def _stop_listening(self, page: _RunOnPage) -> None:
         with contextlib.suppress(OSError, RuntimeError, TimeoutError, ValueError):  # of a scheduler that is gone

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
+from daskembed.energy import Energy
 from daskembed.errors import InputError, StorageError
 from daskembed.output.status import status
 from daskembed.output.tile_status import TileStatus
@@ -26,7 +27,7 @@ class TileResult:
 
     tile: str
     status: str
-    """``done``, ``skipped`` (finished by an earlier run) or ``failed``."""
+    """``done``, ``skipped`` (finished by an earlier run) or ``failed``; of an export also ``indexed``, ``left out``."""
     file: str | None = None
     """Path or URL of the published file, the first where there are several; None where there is none."""
     chips: int = 0
@@ -45,6 +46,10 @@ class TileResult:
     """What was done to the pixels' values on the way in, and what is unusual about them."""
     filled: int = 0
     """Chips in the file of which some values were filled with their band's mean."""
+    unit: str = "chip"
+    """What `chips` counts: of an export they are rows."""
+    energy: Energy | None = None
+    """What the devices used for its chips, whichever runs encoded them; None where it was not measured."""
 
     def __repr__(self) -> str:
         return f"<TileResult {describe_tile(self)}>"
@@ -213,6 +218,8 @@ class Progress:
     """What was to be told once, in lines: the latest `MOST_SAID`."""
     forgotten: int = field(default=0, repr=False)
     """Lines that were said before those."""
+    units: tuple[str, str] = field(default=("tiles", "chips"), repr=False)
+    """What `tiles` and `chips` count: of an export first tiles, then files, and rows."""
     pace: Pace = field(default_factory=Pace, repr=False)
     started: float = field(default_factory=lambda: time.monotonic(), repr=False)
 
@@ -278,8 +285,8 @@ class Event:
     """UTC, ISO 8601."""
     event: str
     """``run_started``, ``tile_started``, ``indexed``, ``embedded`` (a block), ``written`` (a shard), ``published``,
-    ``skipped``, ``failed``, ``retried``, ``quarantined``, ``notice``, ``progress`` (every half minute) or
-    ``run_ended``."""
+    ``skipped``, ``left out`` (of an export), ``failed``, ``retried``, ``quarantined``, ``notice``, ``progress`` (every
+    half minute) or ``run_ended``."""
     tile: str | None = None
     block: int | None = None
     """Number of the block in its tile, from 0."""

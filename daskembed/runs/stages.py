@@ -274,6 +274,7 @@ def publish(
         finished=now(),
         software=settings.provenance["software"],
         scenes=[*indexed.scenes],
+        energy=notes.energy,
     )
     settings.confirm()
     if settings.stac:
@@ -306,4 +307,5 @@ def result_of(output: Storage, receipt: Receipt, status: str) -> TileResult:
         rejected=receipt.rejected,
         notes=tuple(receipt.notes),
         filled=len(receipt.filled),
+        energy=receipt.energy,
     )

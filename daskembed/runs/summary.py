@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from daskembed.energy import total
 from daskembed.output.state import CUBES
 from daskembed.text import counted, visible
 
@@ -23,16 +24,20 @@ def describe_tile(result: TileResult) -> str:
     """One line for a tile that is finished."""
     if result.status == "failed":
         return f"{result.tile}  failed: {result.reason}"
+    if result.status == "left out":
+        return f"{result.tile}  left out: {result.reason}"
+    if result.status in ("indexed", "counted"):
+        return f"{result.tile}  {result.status}: {counted(result.chips, result.unit)}"
     bad = f", {len(result.quarantined)} quarantined" if result.quarantined else ""
     bad += f", {len(result.rejected)} rejected" if result.rejected else ""
     files = " and ".join(result.files or (result.file or "no file",))
-    return f"{result.tile}  {result.status}: {counted(result.chips, 'chip')}{bad}, {files}"
+    return f"{result.tile}  {result.status}: {counted(result.chips, result.unit)}{bad}, {files}"
 
 
 def describe_progress(state: Progress) -> str:
     """One line for a run on its way."""
     tiles, chips, *more = parts_of_progress(state)
-    return " · ".join([f"tiles {tiles}", f"chips {chips}", *more])
+    return " · ".join([f"{state.units[0]} {tiles}", f"{state.units[1]} {chips}", *more])
 
 
 def parts_of_progress(state: Progress) -> list[str]:
@@ -40,7 +45,7 @@ def parts_of_progress(state: Progress) -> list[str]:
     parts = [
         f"{len(state.finished)}/{state.tiles}",
         f"{state.done}/{state.chips}" + ("+" if state.indexed < state.tiles else ""),
-        f"{state.rate:.2f} chips/s" if state.done else _beginning(state),
+        f"{state.rate:.2f} {state.units[1]}/s" if state.done else _beginning(state),
         f"{describe_seconds(state.seconds)} elapsed",
     ]
     left = state.left
@@ -104,6 +109,7 @@ def summary(result: RunResult, left: Sequence[TileStatus] = ()) -> str:
         *([f"failed       {statuses['failed']}"] if statuses["failed"] else []),
         *some(f"  {tile.tile}  {tile.reason}" for tile in result.tiles if tile.status == "failed"),
         *([f"time         {describe_stages(result)}"] if result.encoded and result.stage_seconds and not cubes else []),
+        *([f"energy       {used}"] if (used := describe_energy(result.tiles)) else []),
         *([f"plan         {compare(result, result.expected)}"] if result.encoded and result.expected else []),
         f"{files:<12} {result.output}",
     ]
@@ -134,6 +140,26 @@ def describe_bytes(number: float) -> str:
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:,.3g} TB" if number < 999.5 else f"{number:,.0f} TB"
+
+
+def describe_energy(tiles: Sequence[TileResult]) -> str:
+    """What the devices used for the tiles that a run finished, where it was measured; empty if it was nowhere."""
+    done = [tile for tile in tiles if tile.status == "done"]
+    measured = [tile for tile in done if tile.energy]
+    if (used := total(tile.energy for tile in measured)) is None:
+        return ""
+    chips = sum(tile.chips for tile in measured)
+    a_chip = f", {used.joules / chips:.3g} J a chip" if chips else ""
+    some = f", for {len(measured)} of {counted(len(done), 'tile')}" if len(measured) < len(done) else ""
+    return f"{describe_joules(used.joules)}{a_chip}{some} ({used.name})"
+
+
+def describe_joules(number: float) -> str:
+    """Energy for people: ``412 J``, ``3.1 Wh``, ``1.4 kWh``."""
+    for unit, joules in (("kWh", 3.6e6), ("Wh", 3600)):
+        if number >= joules:
+            return f"{number / joules:,.3g} {unit}" if number < 1000 * joules else f"{number / joules:,.0f} {unit}"
+    return f"{number:.3g} J"
 
 
 def describe_plan(plan: Plan) -> str:

@@ -7,7 +7,7 @@ import queue
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask
 from distributed import KilledWorker, span
@@ -33,6 +33,9 @@ from daskembed.text import counted
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+    from daskembed.runs.calibration import CalibrationResult
+    from daskembed.runs.export_results import ExportResult
+
 RETRIES = 2
 """How often a task is tried again after an error, on top of the stores' own retries."""
 DASK_CONFIG = {
@@ -45,6 +48,7 @@ DASK_CONFIG = {
     "distributed.adaptive.target-duration": "10ms",
 }
 """What a cluster that is started for a run is told."""
+_Result = TypeVar("_Result", RunResult, "ExportResult", "CalibrationResult")
 MOST_RETURNS = 4
 """How often a task that the scheduler gave back is sent again before its tile fails."""
 
@@ -257,9 +261,9 @@ class Window:
         return total
 
 
-def on_cluster(cluster: str, work: Callable[[Client], RunResult], start: Mapping[str, Any]) -> RunResult:
+def on_cluster(cluster: str, work: Callable[[Client], _Result], start: Mapping[str, Any]) -> _Result:
     """Start a cluster, or connect to one, for some work, and close it; `start` are keywords of `connect`."""
-    result: RunResult | None = None
+    result: _Result | None = None
     try:
         with dask.config.set(DASK_CONFIG), connect(cluster, **start) as client:
             result = work(client)

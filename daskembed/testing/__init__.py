@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from daskembed.testing.faulty_store import FaultyProxy
 from daskembed.testing.images import HeightImage, OpticalImage, RadarImage
 from daskembed.testing.landscape import landscape, write_chips
+from daskembed.testing.published import write_published
 from daskembed.testing.scenes import write_scenes
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "refuse_to_compute",
     "write_checkpoint",
     "write_chips",
+    "write_published",
     "write_scenes",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import mimetypes
 import re
 import socket
 import subprocess
@@ -78,6 +79,7 @@ class FileServer(Served):
             return
         size, changed = file.stat().st_size, file.stat().st_mtime_ns
         tags = {"ETag": f'"{_digest(file, changed)}"', "Accept-Ranges": "bytes"}
+        tags["Content-Type"] = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         tags["Last-Modified"] = handler.date_time_string(changed // 10**9)
         if (part := _part(ranged, size)) is None:
             handler.answer(200, tags, _read(file, 0, size))

@@ -1,0 +1,65 @@
+"""What the command tells of a preview, and how its page is opened and served."""
+
+from __future__ import annotations
+
+import time
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daskembed.cli.text import say
+from daskembed.errors import InputError
+from daskembed.storage.urls import is_local, local_path
+from daskembed.testing.loopback import FileServer
+from daskembed.text import counted, visible
+
+if TYPE_CHECKING:
+    from daskembed.explore.preview import Preview
+
+
+def show(made: Preview, *, serve: bool, browse: bool) -> int:
+    """Say what was made, and open or serve it if that is asked; gives the exit status.
+
+    Raises
+    ------
+    InputError
+        If it is to be opened or served and is not on this machine.
+    """
+    for line in describe(made):
+        say(visible(line))
+    if not (serve or browse):
+        return 0
+    if not is_local(made.page):
+        raise InputError(f"{made.page} is not on this machine: give a folder with `to` to open or serve it")
+    page = local_path(made.page)
+    if not serve:
+        webbrowser.open(page.as_uri())
+        return 0
+    with FileServer(page.parent) as server:
+        address = f"{server.url}/{page.name}"
+        say(f"{address} (Ctrl-C ends it)")
+        if browse:
+            webbrowser.open(address)
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            return 0
+
+
+def describe(made: Preview) -> list[str]:
+    """What was made, in lines."""
+    red, green, blue = (f"{100 * share:.1f} %" for share in made.explained)
+    together = f"{100 * sum(made.explained):.1f} %"
+    lines = [
+        f"tiles        {made.tiles:,}, {counted(made.rows, 'chip')}",
+        f"colours      the first three principal components: {red}, {green} and {blue} of the variance, {together}",
+    ]
+    if made.geotiffs:
+        lines.append(f"GeoTIFFs     {len(made.geotiffs)} in {Path(made.geotiffs[0]).parent}")
+    if not made.searchable:
+        lines.append(
+            f"search       not in the page: {made.vectors:,} vectors are too many for it; `daskembed search` finds them"
+        )
+    does = "open this and click a field" if made.searchable else "open this"
+    return [*lines, f"page         {made.page}: {does}"]

@@ -1,0 +1,140 @@
+"""What a target keeps of its export in JSON: the plan, and what is known of each finished file."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from daskembed.documents import MOST_JSON, parse_as
+from daskembed.errors import InputError
+from daskembed.output.state import STATE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from daskembed.storage.stores import Storage
+
+FOLDER = f"{STATE}/export"
+PLAN = f"{FOLDER}/plan.json"
+FILES = f"{FOLDER}/files"
+"""Folder of what is known of finished files."""
+INDEX = f"{FOLDER}/index"
+"""Folder of the places of the rows of published files; gone when the export is finished."""
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file that is to be written: a range of all rows, or a tile."""
+
+    name: str
+    first: int
+    """Its rows' keys begin here,"""
+    end: int
+    """and end before this."""
+    rows: int
+    """About; what it has is known when it is written."""
+    tiles: list[str]
+    """Published files that may have rows of it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How rows come into files: made once, so that an export that was stopped goes on with it."""
+
+    identity: dict[str, Any]
+    """See `daskembed.exports.settings.Export.identity`."""
+    tiles: dict[str, str]
+    """Published file -> its content; see `daskembed.exports.selection.ExportTile.content`."""
+    left_out: dict[str, str]
+    """Published file -> why: it is damaged."""
+    files: list[PlannedFile]
+    rows: int
+    """Of all files."""
+    notes: list[str] = field(default_factory=list)
+    finished: str | None = None
+    """UTC, ISO 8601; None as long as files may be missing."""
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """What is known of one finished file; kept as JSON."""
+
+    name: str
+    size: int
+    """Bytes."""
+    sha256: str
+    rows: int
+    bbox: list[float]
+    """West, south, east and north of its rows, degrees; none where it has no row."""
+    tiles: list[str]
+    """Published files of which it has rows."""
+    software: dict[str, str] = field(default_factory=dict)
+
+
+def read_plan(target: Storage) -> Plan | None:
+    """The plan of a target; None if there is none; raises `InputError` if it is something else."""
+    try:
+        text = target.get(PLAN, most=MOST_JSON)
+    except FileNotFoundError:
+        return None
+    try:
+        return parse_as(Plan, text)
+    except ValueError as error:
+        raise InputError(f"{target.url_of(PLAN)} is not a plan of an export of daskembed: {error}; delete it") from None
+
+
+def write_plan(target: Storage, plan: Plan) -> None:
+    """Write the plan; from then on files are made by it."""
+    target.put(PLAN, json.dumps(asdict(plan), sort_keys=True).encode())
+
+
+def read_written(target: Storage, names: Iterable[str]) -> dict[str, ExportedFile]:
+    """What is known of those of some files that are finished and there, as it says."""
+    sizes = {entry.path: entry.size for entry in target.entries(recursive=False)}
+    known = {entry.path for entry in target.entries(FILES, recursive=False)}
+
+    def read(name: str) -> ExportedFile | None:
+        try:
+            found = parse_as(ExportedFile, target.get(_path(name), most=MOST_JSON))
+        except (FileNotFoundError, ValueError):
+            return None
+        return found if found.name == name and sizes.get(name) == found.size else None
+
+    wanted = [name for name in names if _path(name) in known]
+    with ThreadPoolExecutor(16) as pool:
+        return {name: found for name, found in zip(wanted, pool.map(read, wanted), strict=True) if found is not None}
+
+
+def write_written(target: Storage, written: ExportedFile) -> None:
+    """Write what is known of a file; from then on it is finished."""
+    target.put(_path(written.name), json.dumps(asdict(written), sort_keys=True).encode())
+
+
+def _path(name: str) -> str:
+    return f"{FILES}/{name}.json"
+
+
+def clear(target: Storage) -> None:
+    """Remove an earlier export: its plan, what is known of its files, and then these."""
+    known = [entry.path for entry in target.entries(FILES, recursive=False)]
+    target.delete([PLAN, *known])
+    named = {path.removeprefix(f"{FILES}/").removesuffix(".json") for path in known}
+    target.delete([entry.path for entry in target.entries(recursive=False) if entry.path in named])
+
+
+def index_path(name: str) -> str:
+    """Path below the target of where the rows of a published file go."""
+    return f"{INDEX}/{name}.parquet"
+
+
+def indexed(target: Storage) -> set[str]:
+    """Published files of which it is known where their rows go."""
+    paths = [entry.path for entry in target.entries(INDEX, recursive=False)]
+    return {path.removeprefix(f"{INDEX}/").removesuffix(".parquet") for path in paths}
+
+
+def clear_index(target: Storage) -> None:
+    """Remove what only an unfinished export needs."""
+    target.delete([entry.path for entry in target.entries(INDEX, recursive=False)])

@@ -1,0 +1,113 @@
+"""What is sent of an export: each published file is indexed, and then each file of the plan is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from daskembed.exports.files import write_file
+from daskembed.exports.index import TileIndex, index_tile
+from daskembed.exports.selection import ExportTile
+from daskembed.exports.settings import Export
+from daskembed.exports.state import ExportedFile, PlannedFile
+from daskembed.output.state import now
+from daskembed.runs.results import TileResult
+from daskembed.runs.tasks import Following, Observer, Task, Tile
+from daskembed.storage.urls import redact
+
+
+@dataclass(frozen=True)
+class PublishedFiles:
+    """Published files that are looked at; see `daskembed.runs.tasks.Work`."""
+
+    export: Export
+    tiles: Mapping[str, ExportTile]
+    found: dict[str, TileIndex] = field(default_factory=dict)
+    """What was found, by the file's name."""
+    pieces: ClassVar[str] = "file"
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Those that are left out, and why."""
+        return {name: one.damage for name, one in sorted(self.found.items()) if one.damage}
+
+    @property
+    def title(self) -> str:
+        """What Dask's dashboard calls all tasks together."""
+        return f"{redact(self.export.target.url)} index"
+
+    def most_tiles(self, threads: int) -> None:
+        """No bound."""
+
+    def begin(self, name: str, order: int) -> Task[Any]:
+        """Index a published file."""
+        return _Index(Item(name, order, now()), self)
+
+
+@dataclass(frozen=True)
+class ExportedFiles:
+    """Files that are written; see `daskembed.runs.tasks.Work`."""
+
+    export: Export
+    tiles: Mapping[str, ExportTile]
+    planned: Mapping[str, PlannedFile]
+    """By name."""
+    written: dict[str, ExportedFile] = field(default_factory=dict)
+    """Those that are, by name."""
+    pieces: ClassVar[str] = "file"
+
+    @property
+    def title(self) -> str:
+        """What Dask's dashboard calls all tasks together."""
+        return redact(self.export.target.url)
+
+    def most_tiles(self, threads: int) -> int:
+        """As many as there are threads, and some that wait: all hold their rows in memory."""
+        return threads + 2
+
+    def begin(self, name: str, order: int) -> Task[Any]:
+        """Write a file."""
+        return _Write(Item(name, order, now()), self)
+
+
+@dataclass
+class Item(Tile):
+    """A file on its way."""
+
+    def record_failure(self, reason: str) -> None:
+        """Nothing is kept of it: the same command tries it again."""
+
+
+@dataclass(frozen=True)
+class _Index(Task[TileIndex]):
+    tile: Item
+    work: PublishedFiles
+    stage: ClassVar[str] = "index"
+
+    def call(self) -> tuple[Callable[..., TileIndex], tuple[Any, ...]]:
+        return index_tile, (self.work.export, self.work.tiles[self.tile.name])
+
+    def then(self, found: TileIndex, observer: Observer) -> Following:
+        self.work.found[found.name] = found
+        if found.damage:
+            return TileResult(found.name, "left out", reason=found.damage, unit="row")
+        return TileResult(found.name, "indexed", chips=found.rows, unit="row")
+
+
+@dataclass(frozen=True)
+class _Write(Task[ExportedFile]):
+    tile: Item
+    work: ExportedFiles
+    stage: ClassVar[str] = "write"
+    publishes: ClassVar[bool] = True
+
+    def call(self) -> tuple[Callable[..., ExportedFile], tuple[Any, ...]]:
+        planned = self.work.planned[self.tile.name]
+        return write_file, (self.work.export, planned, {name: self.work.tiles[name] for name in planned.tiles})
+
+    def then(self, found: ExportedFile, observer: Observer) -> Following:
+        self.work.written[found.name] = found
+        observer.block_done("written", found.name, found.rows, self.key, 0)
+        where = self.work.export.target.url_of(found.name)
+        return TileResult(found.name, "done", where, found.rows, size=found.size, files=(where,), unit="row")

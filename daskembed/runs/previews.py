@@ -1,0 +1,104 @@
+"""Previews of published files: their basis, found or given, and the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from daskembed.errors import InputError
+from daskembed.explore.basis import Basis
+from daskembed.explore.components import find_components
+from daskembed.explore.preview import FOLDER, Preview, write_preview
+from daskembed.explore.tiles import choose
+from daskembed.geo.mgrs import tiles_of
+from daskembed.runs.export_options import Asked, PreviewOptions
+from daskembed.runs.options import documented
+from daskembed.storage.stores import Storage, split_url
+
+if TYPE_CHECKING:
+    from daskembed.exports.selection import Selection
+
+
+@documented(PreviewOptions, Asked)
+def principal_components(output: str, **options: Unpack[PreviewOptions]) -> Basis:
+    """The first three principal components of all vectors of an output: one basis for all its tiles.
+
+    It is exact: as of a decomposition of all vectors at once, of which no more than a block is in memory.
+
+    Parameters
+    ----------
+    output
+        Folder or URL of the published files.
+    options
+        See `daskembed.runs.export_options.Asked`.
+
+    Returns
+    -------
+    Basis
+        Its `to_json` is what `daskembed.preview` takes as `basis`.
+
+    Raises
+    ------
+    InputError
+        If there are no such files, they do not go together, or one cannot be read.
+    """
+    found, selection = _chosen(output, Asked.of(options, PreviewOptions))
+    return find_components(found, selection)
+
+
+@documented(PreviewOptions, Asked)
+def preview(
+    output: str,
+    *,
+    to: str | None = None,
+    basis: Basis | str | None = None,
+    geotiff: bool = False,
+    **options: Unpack[PreviewOptions],
+) -> Preview:
+    """Write a page that shows the published files of an output on a map, to be opened straight from disk.
+
+    Tiles, chips and patches have the colours of their first three principal components. The page asks nobody on the
+    network, and of up to 100,000 vectors it finds the most similar ones by itself.
+
+    Parameters
+    ----------
+    output
+        Folder or URL of the published files.
+    to
+        Folder or URL of the page; by default ``{output}/_preview``. What an earlier preview left there is replaced.
+    basis
+        A basis of vectors of the same encoder and level, or the path or URL of its JSON, such as an earlier preview's
+        ``basis.json``: pages of the same basis have the same colours. By default that of these files.
+    geotiff
+        Whether to write the colours of each tile and date as a cloud-optimised GeoTIFF into ``{to}/geotiff``.
+    options
+        See `daskembed.runs.export_options.Asked`.
+
+    Returns
+    -------
+    Preview
+
+    Raises
+    ------
+    InputError
+        If there are no such files, they do not go together, one cannot be read, or the basis is of others.
+    """
+    found, selection = _chosen(output, Asked.of(options, PreviewOptions))
+    chosen = read_basis(basis) if isinstance(basis, (str, Path)) else basis
+    chosen = chosen or find_components(found, selection)
+    return write_preview(found, selection, chosen, Storage(to or found.url_of(FOLDER)), geotiff=geotiff)
+
+
+def read_basis(url: str | Path) -> Basis:
+    """The basis of a JSON document at a path or URL; raises `InputError` if there is none."""
+    storage, name = split_url(str(url))
+    try:
+        return Basis.from_json(storage.get(name))
+    except FileNotFoundError:
+        raise InputError(f"no `basis` {url}: give the JSON of one, such as the basis.json of a preview") from None
+
+
+def _chosen(output: str, asked: Asked) -> tuple[Storage, Selection]:
+    found = Storage(output)
+    tiles = None if asked.tiles is None else tiles_of(asked.tiles)
+    return found, choose(found, tiles=tiles, encoder=asked.encoder, level=asked.level, version=asked.version)

@@ -1,0 +1,298 @@
+"""Previews of published files: what the page is told, where things lie, what is refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+import shapely
+from rasterio.io import MemoryFile
+
+import daskembed
+from daskembed.cli.main import main
+from daskembed.errors import InputError
+from daskembed.explore.colours import rgb_of
+from daskembed.explore.mosaic import Mosaic, for_web
+from daskembed.explore.places import metres_of, places_of
+from daskembed.geo.cells import Grid
+from daskembed.output.state import read_receipt, receipt_path, write_receipt
+from daskembed.storage.stores import Storage
+from daskembed.testing import write_published
+
+TILE, DAYS = "33TUL", ("2024-06-01", "2024-07-01")
+PUBLISHED = Path(__file__).parent / "data" / "published"
+
+
+def told(folder: Path, name: str) -> Any:
+    text = (folder / "data" / f"{name}.js").read_text()
+    assert text.startswith("daskembed.")
+    return json.loads(text[text.index("(") + 1 : text.rindex(")")])
+
+
+def hilly(tile: str, rows: int) -> np.ndarray:
+    """Vectors that vary much in one direction, less in others."""
+    rng = np.random.default_rng(int.from_bytes(tile.encode(), "big"))
+    return (rng.normal(size=(rows, 12)) * np.geomspace(5, 0.1, 12) + 7).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tiles of 9 chips on two days; of one, chips are set aside."""
+    folder = tmp_path_factory.mktemp("output")
+    write_published(folder, [TILE, "33TVL"], side=3, shape=(12,), days=DAYS, vectors=hilly)
+    storage = Storage(str(folder))
+    receipt = read_receipt(storage, receipt_path(TILE, "001"))
+    write_receipt(
+        storage,
+        replace(
+            receipt,
+            quarantined={f"s3://made-up/chips/{TILE}/claytile_{TILE}_0011.tif": "cut off <b>&\u202e"},
+            rejected={"s3://made-up/elsewhere.tif": "cloud 0.7"},
+        ),
+    )
+    return folder
+
+
+def table(output: Path, tile: str = TILE) -> Any:
+    return pq.read_table(next(output.glob(f"{tile}_*.gpq")))
+
+
+def corners(entry: dict[str, Any], steps: list[int]) -> np.ndarray:
+    return (np.cumsum(np.array(steps).reshape(-1, 2), axis=0) + entry["origin"]) / 100_000
+
+
+def test_page_is_told_each_chip(output: Path, tmp_path: Path) -> None:
+    made = daskembed.preview(str(output), to=str(tmp_path))
+    assert (made.page, made.tiles, made.rows, made.vectors) == (str(tmp_path / "index.html"), 2, 36, 36)
+    index = told(tmp_path, "index")
+    assert [one["tile"] for one in index["tiles"]] == [TILE, "33TVL"]
+    entry = index["tiles"][0]
+    assert [one[:2] for one in entry["dates"]] == [[day, 9] for day in DAYS]
+    assert entry["bad"] == [1, 1]
+    assert not index["untrained"]
+    tile = told(tmp_path, Path(entry["file"]).stem)
+    rows = table(output)
+    basis = daskembed.principal_components(str(output))
+    vectors = rows["embeddings"].combine_chunks().to_numpy_ndarray()
+    expected = rgb_of(basis, basis.scores(vectors))
+    for chip, url, colour, place in zip(
+        tile["chips"], rows["source_url"], expected, shapely.from_wkb(rows["geometry"].to_pylist()), strict=True
+    ):
+        date, found, name, steps = chip
+        assert tile["prefix"] + name == url.as_py()
+        assert entry["dates"][date][0] in url.as_py()
+        assert bytes.fromhex(found) == colour.tobytes()
+        ring = corners(entry, steps)
+        assert len(ring) == 4
+        np.testing.assert_allclose(shapely.Polygon(ring).symmetric_difference(place).area, 0, atol=1e-6)
+        # The north-western corner first, then clockwise.
+        west, south, east, north = place.bounds
+        np.testing.assert_allclose(ring, [[west, north], [east, north], [east, south], [west, south]], atol=0.004)
+    assert index["basis"]["explained"] == [round(one, 4) for one in basis.explained]
+    assert json.loads((tmp_path / "basis.json").read_text())["axes"] == basis.axes
+
+
+def test_chips_set_aside_are_told_with_their_reasons_and_places(output: Path, tmp_path: Path) -> None:
+    """The numbers of these names are dates of others: a place is told by numbers that mean one place only."""
+    daskembed.preview(str(output), to=str(tmp_path))
+    entry = told(tmp_path, "index")["tiles"][0]
+    bad = told(tmp_path, Path(entry["file"]).stem)["bad"]
+    assert [one[:3] for one in bad] == [
+        ["quarantined", f"s3://made-up/chips/{TILE}/claytile_{TILE}_0011.tif", "cut off <b>&\\u202e"],
+        ["rejected", "s3://made-up/elsewhere.tif", "cloud 0.7"],
+    ]
+    assert [one[3] for one in bad] == [None, None]
+
+
+def names(numbers: np.ndarray, day: str = "20240601") -> list[str]:
+    return [f"s3://made-up/{TILE}/{day}/claytile_{TILE}_{day}_v02_{number:04d}.tif" for number in numbers]
+
+
+def test_places_of_chips_without_rows(output: Path) -> None:
+    rows = table(output)
+    places = shapely.from_wkb(rows["geometry"].to_pylist())[::2]  # one day, row by row
+    numbers = np.array([row * 21 + col + 1 for row in range(3) for col in range(3)])
+    # On another day chip 23 is there: it has that place. Chip 24 is nowhere: the numbers of the others tell its place.
+    there = np.delete(np.arange(9), [4, 5])
+    urls = [*names(numbers[there]), *names(numbers[4:5], "20240701")]
+    wanted = names(numbers[4:6])
+    found = places_of(TILE, urls, np.array([*places[there], places[4]]), wanted)
+    assert list(found) == wanted
+    for url, place in zip(wanted, places[4:6], strict=True):
+        np.testing.assert_allclose(found[url].symmetric_difference(place).area, 0, atol=1e-7)
+    # Nobody knows how many chips a row has if there is but one.
+    assert places_of(TILE, names(numbers[:2]), places[:2], names(numbers[4:5])) == {}
+    # One number, several places: it is no number of a chip.
+    assert places_of(TILE, [*names(numbers[:1]), *names(numbers[:1], "x")], places[:2], names(numbers[:1], "y")) == {}
+    windows = [f"{names(numbers[:1])[0]}#window=0,{x}" for x in (0, 256)]
+    assert places_of(TILE, windows, places[:2], names(numbers[:1], "20250101"))
+
+
+def test_patches_lie_in_their_true_place(tmp_path: Path) -> None:
+    def north_west(tile: str, rows: int) -> np.ndarray:
+        """All alike, but for one patch of each chip."""
+        found = np.zeros((rows, 4, 4, 6), np.float32)
+        found[:, 0, 1] = [1, 0, 0, 0, 0, 0]
+        return found
+
+    write_published(tmp_path, [TILE], side=2, shape=(4, 4, 6), vectors=north_west)
+    made = daskembed.preview(str(tmp_path), geotiff=True)
+    assert made.page == str(tmp_path / "_preview" / "index.html")
+    assert (made.rows, made.vectors) == (4, 64)
+    (date, png, places), *others = told(tmp_path / "_preview", f"{TILE}_20240601_20240601_v001")["images"]
+    assert (date, others) == (0, [])
+    with MemoryFile(base64.b64decode(png)) as memory, memory.open() as file:
+        image = file.read()
+    (west, north), _, (east, south), _ = places
+    for row in range(2):
+        for col in range(2):
+            chip = shapely.from_wkb(table(tmp_path)["geometry"][row * 2 + col].as_py())
+            ring = shapely.get_coordinates(chip)
+            corner = ring[np.argmin(ring[:, 0] - ring[:, 1])]
+            size = chip.bounds[2] - chip.bounds[0], chip.bounds[3] - chip.bounds[1]
+            for number, brightest in ((0, False), (1, True), (2, False)):
+                lon, lat = corner[0] + (number + 0.5) / 4 * size[0], corner[1] - size[1] / 8
+                mercator = [np.arcsinh(np.tan(np.radians(one))) for one in (north, lat, south)]
+                y = (mercator[0] - mercator[1]) / (mercator[0] - mercator[2]) * image.shape[1]
+                x = (lon - west) / (east - west) * image.shape[2]
+                assert (image[0, int(y), int(x)] == 255) == brightest
+                assert image[3, int(y), int(x)] == 255
+    (tif,) = made.geotiffs
+    with rasterio.open(tif) as file:
+        assert (file.crs.to_epsg(), file.res, file.shape, file.nodata) == (32633, (1280.0, 1280.0), (8, 8), 0)
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        red = file.read(1)
+        bounds = metres_of(TILE, shapely.from_wkb(table(tmp_path)["geometry"].to_pylist()))
+        np.testing.assert_allclose(file.bounds, [*bounds[:, :2].min(axis=0), *bounds[:, 2:].max(axis=0)], atol=0.02)
+    assert (np.argwhere(red == 255) % 4 == [0, 1]).all()
+    assert (red == 255).sum() == 4
+
+
+def test_image_is_none_that_maplibre_shows_black() -> None:
+    """A square one whose side is a power of two; see the comment there."""
+    grid = Grid(epsg=32633, west=300_000, north=5_100_000, step_x=320, step_y=320, height=64, width=64)
+    png, _ = for_web(Mosaic(grid, np.full((64, 64, 3), 9, np.uint8)))
+    with MemoryFile(png) as memory, memory.open() as file:
+        assert file.height != file.width
+
+
+def test_across_the_antimeridian(tmp_path: Path) -> None:
+    write_published(tmp_path, ["60WWT"], side=20, shape=(4,))
+    write_published(tmp_path, ["01WCN"], side=3, shape=(2, 2, 4), version="002")
+    for version in ("001", "002"):
+        daskembed.preview(str(tmp_path), to=str(tmp_path / version), version=version)
+        (entry,) = told(tmp_path / version, "index")["tiles"]
+        west, _, east, _ = entry["box"]
+        assert east - west < 10
+        tile = told(tmp_path / version, Path(entry["file"]).stem)
+        for chip in tile["chips"]:
+            assert np.ptp(corners(entry, chip[3])[:, 0]) < 1
+        for _, _, places in tile["images"]:
+            assert 0 < places[1][0] - places[0][0] < 10
+
+
+def test_few_vectors_and_words_of_untrained_weights(tmp_path: Path) -> None:
+    for case in ("mean", "patch", "windows"):
+        daskembed.preview(str(PUBLISHED / case), to=str(tmp_path / case))
+        index = told(tmp_path / case, "index")
+        assert index["untrained"]
+        tile = told(tmp_path / case, Path(index["tiles"][0]["file"]).stem)
+        assert tile["facts"]["checkpoint"] == "untrained:tiny:0"
+    # The places of these are made up: they lie on no grid.
+    assert (len(tile["chips"]), tile["images"]) == (4, [])
+    assert tile["notes"][0].startswith("2019-04-01: drawn chip by chip: ")
+
+
+def test_small_vectors_of_the_pages_search(output: Path, tmp_path: Path) -> None:
+    daskembed.preview(str(output), to=str(tmp_path))
+    search = told(tmp_path, "index")["search"]
+    name = next(output.glob(f"{TILE}_*.gpq")).stem
+    steps = np.frombuffer(base64.b64decode(told(tmp_path, f"{name}.vectors")["values"]), np.int8).reshape(-1, 12)
+    vectors = table(output)["embeddings"].combine_chunks().to_numpy_ndarray()
+    basis = daskembed.principal_components(str(output))
+    assert search["dims"] == 12
+    far = np.abs(vectors - basis.mean) > 4 * np.array(basis.deviation)
+    error = np.abs(steps * search["step"] - (vectors - np.array(basis.mean))) / search["step"]
+    assert error[~far].max() <= 0.51
+
+
+def test_vectors_with_nan_have_no_colour(tmp_path: Path) -> None:
+    def gaps(tile: str, rows: int) -> np.ndarray:
+        found = hilly(tile, rows)
+        found[4, 3] = np.nan
+        return found
+
+    write_published(tmp_path, [TILE], side=3, shape=(12,), vectors=gaps)
+    daskembed.preview(str(tmp_path))
+    index = told(tmp_path / "_preview", "index")
+    assert index["basis"]["left_out"] == 1
+    name = f"{TILE}_20240601_20240601_v001"
+    assert [chip[1] == "000000" for chip in told(tmp_path / "_preview", name)["chips"]] == [n == 4 for n in range(9)]
+    small = np.frombuffer(base64.b64decode(told(tmp_path / "_preview", f"{name}.vectors")["values"]), np.int8)
+    assert ((small.reshape(9, 12) == -128).all(axis=1) == (np.arange(9) == 4)).all()
+
+
+def test_same_colours_of_another_output(output: Path, tmp_path: Path) -> None:
+    write_published(tmp_path / "other", ["33TVL"], side=3, shape=(12,), days=DAYS, vectors=hilly)
+    daskembed.preview(str(output), to=str(tmp_path / "first"))
+    daskembed.preview(str(tmp_path / "other"), to=str(tmp_path / "own"))
+    daskembed.preview(str(tmp_path / "other"), to=str(tmp_path / "same"), basis=str(tmp_path / "first" / "basis.json"))
+    name = "33TVL_20240601_20240701_v001"
+    first, own, same = (told(tmp_path / one, name)["chips"] for one in ("first", "own", "same"))
+    assert same == first != own
+
+
+def test_again_what_is_gone_is_gone(output: Path, tmp_path: Path) -> None:
+    copy, to = tmp_path / "copy", tmp_path / "to"
+    shutil.copytree(output, copy)
+    daskembed.preview(str(copy), to=str(to), geotiff=True)
+    (to / "mine.txt").write_text("not ours")
+    kept = {path.name: path.read_bytes() for path in (to / "data").glob(f"{TILE}*.js")}
+    next(copy.glob("33TVL_*.gpq")).unlink()
+    daskembed.preview(str(copy), to=str(to), basis=str(to / "basis.json"))
+    assert {path.name for path in (to / "data").iterdir()} == {"index.js", *kept}
+    assert (to / "mine.txt").read_text() == "not ours"
+    assert not (to / "geotiff").exists()
+    assert {path.name: path.read_bytes() for path in (to / "data").glob(f"{TILE}*.js")} == kept
+
+
+def test_what_is_refused(output: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no published files"):
+        daskembed.preview(str(tmp_path))
+    with pytest.raises(InputError, match="a folder of its own"):
+        daskembed.preview(str(output), to=str(output))
+    with pytest.raises(InputError, match=r"no `basis` .*gone\.json"):
+        daskembed.preview(str(output), basis=str(tmp_path / "gone.json"))
+    basis = daskembed.principal_components(str(output))
+    for change, what in (
+        ({"encoder": "clay-v1.5"}, "encoder is clay-v1.5, that of the files clay-v0"),
+        ({"level": "patch"}, "level is patch, that of the files mean"),
+        ({"mean": [0.0] * 3, "axes": [[1.0, 0.0, 0.0]] * 3}, "dimensions is 3, that of the files 12"),
+    ):
+        with pytest.raises(InputError, match=what):
+            daskembed.preview(str(output), basis=replace(basis, **change), to=str(tmp_path / "to"))
+    mixed = tmp_path / "mixed"
+    shutil.copytree(output, mixed)
+    write_published(mixed, ["33TWL"], side=1, shape=(2, 2, 12))
+    with pytest.raises(InputError, match="level"):
+        daskembed.preview(str(mixed))
+    assert daskembed.preview(str(mixed), level="mean").tiles == 2
+
+
+def test_the_command(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["preview", str(output), "--to", str(tmp_path), "--geotiff", "--tiles", TILE]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "tiles        1, 18 chips"
+    assert "of the variance" in said[1]
+    assert said[2] == f"GeoTIFFs     2 in {tmp_path / 'geotiff'}"
+    assert said[-1] == f"page         {tmp_path / 'index.html'}: open this and click a field"
+    assert main(["preview", str(tmp_path / "nowhere")]) == 2
+    assert "no folder" in capsys.readouterr().err

@@ -1,0 +1,351 @@
+"""The page of a preview in a browser, from disk and from the server: no error, and nobody outside is asked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import daskembed
+from daskembed.output.state import read_receipt, receipt_path, write_receipt
+from daskembed.storage.stores import Storage
+from daskembed.testing import write_published
+from daskembed.testing.loopback import FileServer
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright, by which a browser is driven, is not installed"
+)
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium to look at pages with")
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-quic"),
+    *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+SHOTS = os.environ.get("DASKEMBED_SCREENSHOTS")
+"""Folder for pictures of what the tests saw, if they are to be kept."""
+REAL = Path(__file__).parents[2] / "shared" / "data" / "published"
+TILE, DAYS = "33TUL", ("2024-06-01", "2024-07-01")
+DEADLINE = 120_000
+"""Milliseconds for each wait: a busy machine is slow."""
+
+
+def land(tile: str, rows: int) -> np.ndarray:
+    """Every third chip is like the others of its kind; kinds change places on the second day."""
+    rng = np.random.default_rng(int.from_bytes(tile.encode(), "big"))
+    kinds = np.eye(8)[(np.arange(rows) // 2 + np.arange(rows) % 2) % 3] * 4
+    return (kinds + rng.normal(size=(rows, 8)) * 0.1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def mean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tiles of 16 chips on two days, of which one chip is quarantined and one rejected."""
+    folder = tmp_path_factory.mktemp("mean")
+    write_published(folder / "output", [TILE, "33TVL"], side=4, shape=(8,), days=DAYS, vectors=land)
+    storage = Storage(str(folder / "output"))
+    receipt = read_receipt(storage, receipt_path(TILE, "001"))
+    bad = {"s3://made-up/<img src=x onerror=alert(1)>.tif": "is cut off <script>alert(1)</script>"}
+    write_receipt(storage, replace(receipt, quarantined=bad, rejected={"s3://made-up/b.tif": "cloud 0.7"}))
+    daskembed.preview(str(folder / "output"), to=str(folder / "page"))
+    return folder / "page"
+
+
+@pytest.fixture(scope="module")
+def patch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tile of 4 chips of 4 x 4 patches."""
+    folder = tmp_path_factory.mktemp("patch")
+
+    def fields(tile: str, rows: int) -> np.ndarray:
+        return land(tile, rows * 16).reshape(rows, 4, 4, 8)
+
+    write_published(folder / "output", [TILE], side=2, shape=(4, 4, 8), vectors=fields)
+    daskembed.preview(str(folder / "output"), to=str(folder / "page"))
+    return folder / "page"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=BROWSER, args=ARGUMENTS, timeout=DEADLINE)
+        yield started
+        started.close()
+
+
+Opened = Callable[..., Any]
+
+
+@pytest.fixture
+def opened(browser: Any, request: pytest.FixtureRequest) -> Iterator[Opened]:
+    """Opens a page; when the test is over, there must have been no error and no request to anybody else."""
+    contexts, wrong = [], []
+
+    def open_page(url: str, *, width: int = 1280, height: int = 800, scheme: str = "light") -> Any:
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(DEADLINE)
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+
+        def ask(route: Any) -> None:
+            asked = route.request.url
+            if asked.startswith((url.rpartition("/")[0], "data:", "blob:")):
+                route.continue_()
+            else:
+                wrong.append(f"asked for {asked}")
+                route.abort()
+
+        context.route("**/*", ask)
+        page.goto(url)
+        page.wait_for_selector("html[data-ready]", state="attached")
+        return page
+
+    yield open_page
+    for number, context in enumerate(contexts):
+        if SHOTS:
+            context.pages[0].screenshot(path=Path(SHOTS) / f"{request.node.name}-{number}.png")
+        context.close()
+    assert wrong == []
+
+
+@contextmanager
+def served(folder: Path, how: str) -> Iterator[str]:
+    if how == "disk":
+        yield (folder / "index.html").as_uri()
+    else:
+        with FileServer(folder) as server:
+            yield f"{server.url}/index.html"
+
+
+def pixel(page: Any, tile: int, chip: int, u: float = 0.5, v: float = 0.5) -> dict[str, float]:
+    """Where a place in a chip is on the screen."""
+    found: dict[str, float] = page.evaluate(
+        """([tile, chip, u, v]) => {
+          const [a, b, c] = daskembed.loaded.get(tile).chips[chip].ring;
+          return daskembed.map.project([a[0] + u * (b[0] - a[0]) + v * (c[0] - b[0]),
+                                        a[1] + u * (b[1] - a[1]) + v * (c[1] - b[1])]);
+        }""",
+        [tile, chip, u, v],
+    )
+    return found
+
+
+def colour(page: Any, place: dict[str, float]) -> list[int]:
+    """Of a pixel of the map."""
+    found: list[int] = page.evaluate(
+        """({x, y}) => new Promise(resolve => {
+          daskembed.map.once("render", () => {
+            const gl = daskembed.map.painter.context.gl, pixel = new Uint8Array(4), ratio = devicePixelRatio;
+            gl.readPixels(x * ratio, gl.drawingBufferHeight - y * ratio, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, pixel);
+            resolve([...pixel.slice(0, 3)]);
+          });
+          daskembed.map.triggerRepaint();
+        })""",
+        place,
+    )
+    return found
+
+
+def go_to(page: Any, tile: str) -> None:
+    """To a tile of the list; waits until the map is at rest."""
+    page.get_by_role("button", name=tile).click()
+    page.wait_for_function("() => !daskembed.map.isMoving() && daskembed.map.areTilesLoaded()")
+
+
+def wait_for_colour(page: Any, place: dict[str, float], wanted: list[int]) -> None:
+    for _ in range(200):
+        if np.abs(np.subtract(found := colour(page, place), wanted)).max() <= 2:
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"{place} has the colour {found}, expected {wanted}")
+
+
+def told(page: Any, tile: int, chip: int) -> list[int]:
+    """The colour that the page is told of a chip."""
+    return list(bytes.fromhex(page.evaluate("([t, c]) => daskembed.loaded.get(t).chips[c].colour", [tile, chip])))
+
+
+@pytest.mark.parametrize("how", ["disk", "server"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_click_slider_and_search(mean: Path, opened: Opened, how: str, width: int) -> None:
+    with served(mean, how) as url:
+        page = opened(url, width=width)
+        assert not page.locator("#untrained").is_visible()
+        assert page.locator("#tiles li").count() == 2
+        go_to(page, TILE)
+        assert page.locator("#details h2").inner_text() == f"Tile {TILE}"
+        page.keyboard.press("Escape")
+        assert not page.locator("#details").is_visible()
+        # Rows alternate between the days: the second day's are shown first.
+        place = pixel(page, 0, 1, 0.3, 0.3)
+        wait_for_colour(page, place, told(page, 0, 1))
+        page.locator("#date").focus()
+        page.keyboard.press("ArrowLeft")
+        assert page.locator("#day").inner_text() == DAYS[0]
+        wait_for_colour(page, place, told(page, 0, 0))
+        page.mouse.click(**place)
+        details = page.locator("#details")
+        assert DAYS[0] in details.inner_text()
+        assert f"claytile_{TILE}_0001_{DAYS[0]}.tif" in details.inner_text().replace("\n", "")
+        page.wait_for_selector("#hits li")
+        hits = page.evaluate("() => [...document.querySelectorAll('#hits button')].map(one => one.title)")
+        vectors = {f"{TILE}": land(TILE, 32), "33TVL": land("33TVL", 32)}
+        kinds = {
+            f"s3://made-up/chips/{tile}/claytile_{tile}_{n // 2 + 1:04d}_{DAYS[n % 2]}.tif": int(one.argmax())
+            for tile, found in vectors.items()
+            for n, one in enumerate(found)
+        }
+        assert len(hits) == 3
+        assert {kinds[url] for url in hits} == {kinds[f"s3://made-up/chips/{TILE}/claytile_{TILE}_0001_{DAYS[0]}.tif"]}
+        about = page.locator("#about").inner_text()
+        assert "clay-v0 made-up" in about
+        assert "2 set aside" in about
+        page.keyboard.press("Escape")
+        assert not page.locator("#hits").is_visible()
+        # Nothing sticks out sideways.
+        assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate(
+            "() => document.querySelector('#inside').scrollWidth <= document.querySelector('#inside').clientWidth"
+        )
+
+
+def test_names_and_reasons_are_shown_as_text(mean: Path, opened: Opened) -> None:
+    page = opened((mean / "index.html").as_uri())
+    go_to(page, TILE)
+    page.locator("#about summary", has_text="set aside").click()
+    said = page.locator("#about .bad").first.inner_text()
+    assert "<img src=x onerror=alert(1)>.tif: is cut off <script>alert(1)</script>" in said
+    assert "its place is not known" in said
+    assert page.locator("#about img, #about script").count() == 0
+
+
+def test_by_keyboard_alone(mean: Path, opened: Opened) -> None:
+    page = opened((mean / "index.html").as_uri())
+    reached: list[list[Any]] = []
+    while len(reached) < 50:
+        page.keyboard.press("Tab")
+        one = page.evaluate(
+            """() => { const one = document.activeElement, box = one.getBoundingClientRect();
+              return one === document.body ? null : [one.id || one.className, getComputedStyle(one).outlineStyle,
+                one.getAttribute("aria-label") || one.textContent || one.labels?.[0]?.textContent || "",
+                box.width > 0]; }"""
+        )
+        if one is None or one in reached[:1]:
+            break
+        reached.append(one)
+    found = [name for name, *_ in reached]
+    assert found[0] == "maplibregl-canvas"
+    assert {"theme", "fold", "date", "similar", "set-aside", "online"} <= set(found)
+    for name, outline, label, seen in reached:
+        assert outline != "none", f"{name} has the focus and does not show it"
+        assert label.strip(), f"{name} has no name"
+        assert seen
+    go_to(page, TILE)
+    page.keyboard.press("Escape")
+    page.evaluate("() => daskembed.map.jumpTo({center: daskembed.loaded.get(0).chips[1].ring[0], zoom: 11})")
+    page.wait_for_function("() => daskembed.map.areTilesLoaded()")
+    assert page.evaluate("() => document.activeElement.className") == "maplibregl-canvas"
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => !daskembed.map.isMoving() && daskembed.map.areTilesLoaded()")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#details:not([hidden])")
+    assert page.evaluate("() => document.activeElement.id") == "details"
+    first = page.locator("#details dl").inner_text()
+    page.get_by_role("button", name="Next chip").press("Enter")
+    assert page.locator("#details dl").inner_text() != first
+    page.keyboard.press("Escape")
+    assert page.evaluate("() => document.activeElement.className") == "maplibregl-canvas"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_patches(patch: Path, opened: Opened, scheme: str) -> None:
+    page = opened((patch / "index.html").as_uri(), scheme=scheme)
+    assert page.evaluate("() => document.documentElement.dataset.theme") == scheme
+    page.wait_for_function("() => daskembed.map.areTilesLoaded()")
+    kinds = land(TILE, 64).argmax(axis=1).reshape(4, 4, 4)
+    places = {(row, col): pixel(page, 0, 3, (col + 0.5) / 4, (row + 0.5) / 4) for row in range(4) for col in range(4)}
+    for _ in range(200):
+        seen = {place: colour(page, at) for place, at in places.items()}
+        if len({str(np.round(np.array(one) / 30)) for one in seen.values()}) >= 3:
+            break
+        page.wait_for_timeout(50)
+    of_kind: dict[int, list[list[int]]] = {}
+    for (row, col), one in seen.items():
+        of_kind.setdefault(int(kinds[3, row, col]), []).append(one)
+    # Three kinds differ in two directions: blue is noise.
+    means = np.array([np.mean(of_kind[kind], axis=0)[:2] for kind in range(3)])
+    for kind, ones in of_kind.items():
+        assert np.abs(np.array(ones)[:, :2] - means[kind]).max() < 40
+    assert min(np.abs(means[one] - means[other]).max() for one, other in ((0, 1), (0, 2), (1, 2))) > 80
+    page.mouse.click(**places[1, 2])
+    assert "row 1, column 2" in page.locator("#details").inner_text().replace("\n", " ")
+    page.wait_for_selector("#hits li")
+    hits = page.evaluate(
+        "() => [...document.querySelectorAll('#hits button')].map(one => [one.title, one.children[1].textContent])"
+    )
+    assert len(hits) == 3
+    for url, name in hits:
+        row, col = map(int, name.partition(" patch ")[2].split(", "))
+        assert kinds[int(url.split("_")[2]) - 1, row, col] == kinds[3, 1, 2]
+    page.locator("#theme").click()
+    assert page.evaluate("() => document.documentElement.dataset.theme") != scheme
+
+
+def test_untrained_weights_are_said(tmp_path: Path, opened: Opened) -> None:
+    daskembed.preview(str(Path(__file__).parent / "data" / "published" / "mean"), to=str(tmp_path))
+    page = opened((tmp_path / "index.html").as_uri())
+    assert (
+        page.locator("#untrained")
+        .inner_text()
+        .startswith("Untrained weights. These embeddings were made with seeded noise")
+    )
+
+
+def test_online_base_map_is_asked_for_only_by_its_switch(patch: Path, browser: Any) -> None:
+    context = browser.new_context()
+    page, asked = context.new_page(), []
+    page.set_default_timeout(DEADLINE)
+
+    def ask(route: Any) -> None:
+        asked.append(route.request.url)
+        route.abort()
+
+    context.route("http*://**/*", ask)
+    page.goto((patch / "index.html").as_uri())
+    page.wait_for_selector("html[data-ready]", state="attached")
+    page.wait_for_function("() => daskembed.map.areTilesLoaded()")
+    assert asked == []
+    page.locator("#online").check()
+    page.wait_for_function("() => daskembed.map.isSourceLoaded('online')")
+    assert asked
+    assert {url.split("/")[2] for url in asked} == {"tiles.maps.eox.at"}
+    page.locator("#online").uncheck()
+    assert page.evaluate("() => daskembed.map.getLayer('online') === undefined")
+    context.close()
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real published file in {REAL}")
+def test_real_published_file(tmp_path: Path, opened: Opened) -> None:
+    made = daskembed.preview(str(REAL), to=str(tmp_path))
+    assert (made.rows, made.searchable) == (417, True)
+    assert sum(made.explained) > 0.9
+    page = opened((tmp_path / "index.html").as_uri())
+    page.wait_for_function("() => daskembed.map.areTilesLoaded()")
+    page.mouse.click(**pixel(page, 0, 0))
+    page.wait_for_selector("#hits li")
+    # Land cover goes on beyond a chip: of its neighbours some are among the most similar 21 of 417.
+    near = page.evaluate(
+        """() => { const chips = daskembed.loaded.get(0).chips;
+          const middle = one => [0, 1].map(axis => (one.ring[0][axis] + one.ring[2][axis]) / 2);
+          const [x, y] = middle(chips[0]);
+          return [...document.querySelectorAll('#hits button')]
+            .map(one => middle(chips.find(chip => chip.url === one.title)))
+            .filter(([a, b]) => Math.hypot((a - x) * 0.42, b - y) < 0.2).length; }"""
+    )
+    assert near >= 3
