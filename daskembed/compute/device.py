@@ -66,9 +66,9 @@ class Device:
         module = get_encoder_module(encoder.name)
         self._device = torch_device()
         on_cpu = self._device.type == "cpu"
+        keep_freed_memory()
         if on_cpu:
             set_torch_threads()
-            keep_freed_memory()
         dtype = torch.bfloat16 if encoder.precision == "bf16" else torch.float32
         self._encoder, self._metadata = encoder, module.metadata
         self._bands, self._fill_values = encoder.description.bands, np.array(encoder.description.fill_values)
@@ -158,11 +158,11 @@ class Device:
             return _Chip(None, Fate(quarantined=str(error)))
 
     def _read_finite(self, chip: Read, on_nan: str) -> _Chip:
-        pixels, found = chip()
+        pixels, found, cloud = chip()
         noted = summarise(found) or None
         # What is not finite shows in the extremes.
         if pixels.dtype.kind != "f" or (np.isfinite(pixels.min()) and np.isfinite(pixels.max())):
-            return _Chip(self._hold(pixels), Fate(noted=noted))
+            return _Chip(self._hold(pixels), Fate(noted=noted, cloud=cloud))
         bad = ~np.isfinite(pixels)
         if on_nan == "quarantine":
             counts = zip(bad.sum(axis=(1, 2)), self._bands, strict=True)
@@ -173,7 +173,8 @@ class Device:
                 "the bands' means there)"
             )
         means = self._fill_values[:, None, None].astype(pixels.dtype)
-        return _Chip(self._hold(np.where(bad, means, pixels)), Fate(filled=int(bad.sum()), noted=noted))
+        filled = self._hold(np.where(bad, means, pixels))
+        return _Chip(filled, Fate(filled=int(bad.sum()), noted=noted, cloud=cloud))
 
     def _hold(self, pixels: NDArray[np.generic]) -> torch.Tensor:
         held = torch.from_numpy(pixels)

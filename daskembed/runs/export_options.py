@@ -37,6 +37,9 @@ class Asked(Table):
         "FILE",
         keyword="with what int8 is made: a `Calibration`, or a file of one (default: the one in the output)",
     )
+    components: str | None = option(
+        "numbers of the vectors' components that become bands, with cog, such as 0,1,2 or 0-15 (default: all)", "LIST"
+    )
     tiles: str | None = option("file of MGRS tile ids, one a line, or the ids (default: all)", "FILE|IDS", group=WHICH)
     region: str | None = option(
         "only chips that a region meets; a file that GeoPandas reads, or degrees (W more than E crosses 180)",
@@ -81,6 +84,7 @@ class ExportOptions(TypedDict, total=False):
     format: str | None
     dtype: str | None
     calibration: str | Calibration | None
+    components: str | None
     tiles: str | None
     region: str | None
     dates: str | None
@@ -112,10 +116,29 @@ class CalibrationOptions(TypedDict, total=False):
     events: Callable[[Event], None] | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looked(Asked):
+    """What is asked of a look at published files: nothing of a cluster, if none is named."""
+
+    cluster: str | Client = option(
+        "where the components are computed: a name, a YAML file, or a scheduler's address (default: in this process)",
+        "NAME|FILE|ADDRESS",
+        default="",
+        own=True,
+        keyword="where the components are computed: a name, a YAML file, a scheduler's address, or a connected "
+        "``distributed.Client`` (default: in this process)",
+    )
+
+
 class PreviewOptions(TypedDict, total=False):
-    """Keywords of `daskembed.preview` and `daskembed.principal_components`; see `Asked`."""
+    """Keywords of `daskembed.preview` and `daskembed.principal_components`; see `Looked`."""
 
     tiles: str | None
     encoder: str | None
     level: str | None
     version: str | None
+    cluster: str | Client | None
+    cluster_arguments: Mapping[str, Any] | None
+    workers: int | str | None
+    progress: Callable[[Progress], None] | None
+    events: Callable[[Event], None] | None
