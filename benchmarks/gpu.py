@@ -41,7 +41,7 @@ def run(*, smallest: bool = False) -> list[Row]:
 
 def _encoder(name: str, size: str, rate: float, batches: tuple[int, ...]) -> list[Row]:
     described = describe(name, size)
-    # What was compiled for other sizes would have it compiled for any size, which is slower than what a worker has.
+    # After another size it would be compiled for all sizes, which is slower: a worker has one encoder.
     torch._dynamo.reset()
     model, rows = build(described, "cuda"), []
     level, blocks = next(iter(described.description.levels)), model.transformer  # type: ignore[attr-defined]
