@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from daskembed.quantization import dequantize as dequantize
     from daskembed.runs.calibration import CalibrationResult as CalibrationResult
     from daskembed.runs.calibration import calibrate as calibrate
+    from daskembed.runs.components import principal_components as principal_components
     from daskembed.runs.cubes import write_cubes as write_cubes
     from daskembed.runs.export_options import CalibrationOptions as CalibrationOptions
     from daskembed.runs.export_options import ExportOptions as ExportOptions
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     from daskembed.runs.plan import Plan as Plan
     from daskembed.runs.plan import plan as plan
     from daskembed.runs.previews import preview as preview
-    from daskembed.runs.previews import principal_components as principal_components
     from daskembed.runs.results import Event as Event
     from daskembed.runs.results import Expected as Expected
     from daskembed.runs.results import Progress as Progress
@@ -91,7 +91,7 @@ _HOME = {
     "write_cubes": "runs.cubes",
     "calibrate": "runs.calibration",
     "preview": "runs.previews",
-    "principal_components": "runs.previews",
+    "principal_components": "runs.components",
     "export": "runs.exports",
     "connect": "clusters.connection",
     "status": "output.status",

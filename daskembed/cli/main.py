@@ -188,10 +188,10 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 def _preview(options: argparse.Namespace) -> int:
     from daskembed.cli.preview import show
-    from daskembed.runs.export_options import Asked
+    from daskembed.runs.export_options import Looked
     from daskembed.runs.previews import preview
 
-    asked = keywords(options, PreviewOptions, Asked)
+    asked = keywords(options, PreviewOptions, Looked)
     made = preview(options.output, to=options.to, basis=options.basis, geotiff=options.geotiff, **asked)
     return show(made, serve=options.serve, browse=options.open)
 

@@ -15,7 +15,7 @@ from daskembed import __version__
 from daskembed.documents import parse_yaml
 from daskembed.errors import InputError, did_you_mean
 from daskembed.geo.mgrs import is_tile
-from daskembed.runs.export_options import Asked, CalibrationOptions, ExportOptions, PreviewOptions
+from daskembed.runs.export_options import Asked, CalibrationOptions, ExportOptions, Looked, PreviewOptions
 from daskembed.runs.options import RULES, CubeOptions, RunOptions, Table, Words, default_of, words_of
 from daskembed.runs.throughput import DEVICES
 from daskembed.sources.rules import NO_RULES, Rules
@@ -207,7 +207,7 @@ def make_parser() -> argparse.ArgumentParser:
     preview.add_argument(
         "--geotiff", action="store_true", help="write the colours as cloud-optimised GeoTIFFs, too, one a tile and date"
     )
-    _add_options(preview, words_of(PreviewOptions, Asked))
+    _add_options(preview, words_of(PreviewOptions, Looked))
 
     tiles = commands.add_parser(
         "tiles",

@@ -8,8 +8,9 @@ of their names.
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping
+import zipfile
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 COMPONENTS = 3
 """Of a basis: red, green and blue."""
+_KIND = np.dtype(np.float64)
 _BLOCK = 4096
 """Vectors that are multiplied at once: 25 MB of 768 values as float64."""
 
@@ -66,13 +68,26 @@ class Moments:
             self.outer + other.outer,
         )
 
+    def pack(self) -> bytes:
+        """As bytes: the outer products are symmetric, half of them is kept."""
+        file = io.BytesIO()
+        half = self.outer[np.triu_indices(len(self.total))]
+        np.savez(file, counts=np.array([self.count, self.left_out]), total=self.total, half=half)
+        return file.getvalue()
 
-def add_up(parts: Mapping[str, Moments]) -> Moments:
-    """The sum of parts by name, the same to the last bit in whatever order they were computed."""
-    first, *others = (parts[name] for name in sorted(parts))
-    for other in others:
-        first += other
-    return first
+    @classmethod
+    def unpack(cls, data: bytes, dims: int) -> Moments:
+        """What `pack` gave of vectors of so many dimensions; raises `ValueError` if that is something else."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                (count, left_out), total, half = (file[name] for name in ("counts", "total", "half"))
+        except (zipfile.BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"it holds no sums of vectors: {error}") from None
+        if total.shape != (dims,) or half.shape != (dims * (dims + 1) // 2,) or {total.dtype, half.dtype} != {_KIND}:
+            raise ValueError(f"it holds no sums of vectors of {dims} dimensions")
+        outer = np.zeros((dims, dims))
+        outer[np.triu_indices(dims)] = half
+        return cls(int(count), int(left_out), total, outer + np.triu(outer, 1).T)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -11,8 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from daskembed.errors import InputError
-from daskembed.explore.basis import Basis, Moments, basis_of
-from daskembed.explore.colours import count_scores, with_colours
+from daskembed.explore.basis import COMPONENTS, Basis, Moments, basis_of
+from daskembed.explore.colours import BINS, count_scores, with_colours
 from daskembed.explore.tiles import dims_of, parts_of, read_rows
 
 if TYPE_CHECKING:
@@ -73,6 +76,52 @@ def named_basis(selection: Selection, moments: Moments) -> Basis:
         sha256=made.get("sha256"),
         level=str(made.get("level", _UNKNOWN)),
     )
+
+
+def keep_moments(output: Storage, path: str, shape: Sequence[int], names: Sequence[str]) -> int:
+    """On a worker: keep the sums over some published files in the output; gives the vectors in them."""
+    found = part_moments(output, shape, names)
+    output.put(path, found.pack())
+    return found.count
+
+
+def keep_counts(output: Storage, path: str, shape: Sequence[int], names: Sequence[str], basis: Basis) -> int:
+    """On a worker: keep how often scores occur in some published files; gives the vectors in them."""
+    counts = part_counts(output, shape, names, basis)
+    file = io.BytesIO()
+    np.savez_compressed(file, counts=counts)
+    output.put(path, file.getvalue())
+    return int(counts[0].sum())
+
+
+def kept_moments(output: Storage, path: str, dims: int) -> Moments:
+    """What `keep_moments` kept; raises `InputError` if it is something else."""
+    with _kept(output, path):
+        return Moments.unpack(output.get(path), dims)
+
+
+def kept_counts(output: Storage, path: str) -> NDArray[np.int64]:
+    """What `keep_counts` kept; raises `InputError` if it is something else."""
+    with _kept(output, path):
+        try:
+            with np.load(io.BytesIO(output.get(path)), allow_pickle=False) as file:
+                counts: NDArray[np.int64] = file["counts"]
+        except (zipfile.BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"it holds no counts of scores: {error}") from None
+        if counts.shape != (COMPONENTS, BINS) or counts.dtype != np.int64:
+            raise ValueError("it holds no counts of scores of this form")
+        return counts
+
+
+@contextlib.contextmanager
+def _kept(output: Storage, path: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(
+            f"{output.url_of(path)} is not what was kept of some vectors: {error}; delete it, and the same command "
+            "makes it again"
+        ) from None
 
 
 def check_basis(basis: Basis, selection: Selection) -> None:

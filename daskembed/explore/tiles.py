@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
@@ -72,7 +74,7 @@ def read_rows(output: Storage, name: str, shape: Sequence[int]) -> Iterator[Rows
     InputError
         If they are not what its footer says.
     """
-    with pq.ParquetFile(output.open_reader(name)) as file:
+    with _readable(output, name), pq.ParquetFile(output.open_reader(name)) as file:
         for number in range(file.num_row_groups):
             table = file.read_row_group(number, columns=["source_url", "date", "embeddings", "geometry"])
             column = table["embeddings"].combine_chunks()
@@ -91,6 +93,20 @@ def read_rows(output: Storage, name: str, shape: Sequence[int]) -> Iterator[Rows
             wkb.check(places)
             dates = [str(date)[:10] for date in table["date"].to_pylist()]
             yield Rows(table["source_url"].to_pylist(), dates, shapely.from_wkb(places), vectors)
+
+
+@contextlib.contextmanager
+def _readable(output: Storage, name: str) -> Iterator[None]:
+    """Say which file it is that cannot be read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{output.url_of(name)} is gone: the same command goes on without it") from None
+    except (pa.ArrowException, shapely.errors.ShapelyError, OSError, LookupError) as error:
+        raise InputError(
+            f"{output.url_of(name)} cannot be read: {' '.join(str(error).split())[:200]}; `daskembed validate` says "
+            "more; remove it, or have its tile made again"
+        ) from None
 
 
 def parts_of(tiles: Mapping[str, ExportTile]) -> list[list[str]]:

@@ -112,10 +112,29 @@ class CalibrationOptions(TypedDict, total=False):
     events: Callable[[Event], None] | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looked(Asked):
+    """What is asked of a look at published files: nothing of a cluster, if none is named."""
+
+    cluster: str | Client = option(
+        "where the components are computed: a name, a YAML file, or a scheduler's address (default: in this process)",
+        "NAME|FILE|ADDRESS",
+        default="",
+        own=True,
+        keyword="where the components are computed: a name, a YAML file, a scheduler's address, or a connected "
+        "``distributed.Client`` (default: in this process)",
+    )
+
+
 class PreviewOptions(TypedDict, total=False):
-    """Keywords of `daskembed.preview` and `daskembed.principal_components`; see `Asked`."""
+    """Keywords of `daskembed.preview` and `daskembed.principal_components`; see `Looked`."""
 
     tiles: str | None
     encoder: str | None
     level: str | None
     version: str | None
+    cluster: str | Client | None
+    cluster_arguments: Mapping[str, Any] | None
+    workers: int | str | None
+    progress: Callable[[Progress], None] | None
+    events: Callable[[Event], None] | None

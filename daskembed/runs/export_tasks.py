@@ -100,7 +100,10 @@ class _Write(Task[ExportedFile]):
     tile: Item
     work: ExportedFiles
     stage: ClassVar[str] = "write"
-    publishes: ClassVar[bool] = True
+
+    @property
+    def number(self) -> int:
+        return 0
 
     def call(self) -> tuple[Callable[..., ExportedFile], tuple[Any, ...]]:
         planned = self.work.planned[self.tile.name]

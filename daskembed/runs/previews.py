@@ -3,50 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 from daskembed.errors import InputError
 from daskembed.explore.basis import Basis
-from daskembed.explore.components import find_components
 from daskembed.explore.preview import FOLDER, Preview, write_preview
-from daskembed.explore.tiles import choose
-from daskembed.geo.mgrs import tiles_of
-from daskembed.runs.export_options import Asked, PreviewOptions
+from daskembed.runs.components import components_of, select_asked
+from daskembed.runs.export_options import Looked, PreviewOptions
 from daskembed.runs.options import documented
 from daskembed.storage.stores import Storage, split_url
 
-if TYPE_CHECKING:
-    from daskembed.exports.selection import Selection
 
-
-@documented(PreviewOptions, Asked)
-def principal_components(output: str, **options: Unpack[PreviewOptions]) -> Basis:
-    """The first three principal components of all vectors of an output: one basis for all its tiles.
-
-    It is exact: as of a decomposition of all vectors at once, of which no more than a block is in memory.
-
-    Parameters
-    ----------
-    output
-        Folder or URL of the published files.
-    options
-        See `daskembed.runs.export_options.Asked`.
-
-    Returns
-    -------
-    Basis
-        Its `to_json` is what `daskembed.preview` takes as `basis`.
-
-    Raises
-    ------
-    InputError
-        If there are no such files, they do not go together, or one cannot be read.
-    """
-    found, selection = _chosen(output, Asked.of(options, PreviewOptions))
-    return find_components(found, selection)
-
-
-@documented(PreviewOptions, Asked)
+@documented(PreviewOptions, Looked)
 def preview(
     output: str,
     *,
@@ -72,7 +40,7 @@ def preview(
     geotiff
         Whether to write the colours of each tile and date as a cloud-optimised GeoTIFF into ``{to}/geotiff``.
     options
-        See `daskembed.runs.export_options.Asked`.
+        See `daskembed.runs.export_options.Looked. The cluster computes the basis; the page is written by this process`.
 
     Returns
     -------
@@ -83,9 +51,9 @@ def preview(
     InputError
         If there are no such files, they do not go together, one cannot be read, or the basis is of others.
     """
-    found, selection = _chosen(output, Asked.of(options, PreviewOptions))
+    asked, found, selection = select_asked(output, options)
     chosen = read_basis(basis) if isinstance(basis, (str, Path)) else basis
-    chosen = chosen or find_components(found, selection)
+    chosen = chosen or components_of(found, selection, asked)
     return write_preview(found, selection, chosen, Storage(to or found.url_of(FOLDER)), geotiff=geotiff)
 
 
@@ -96,9 +64,3 @@ def read_basis(url: str | Path) -> Basis:
         return Basis.from_json(storage.get(name))
     except FileNotFoundError:
         raise InputError(f"no `basis` {url}: give the JSON of one, such as the basis.json of a preview") from None
-
-
-def _chosen(output: str, asked: Asked) -> tuple[Storage, Selection]:
-    found = Storage(output)
-    tiles = None if asked.tiles is None else tiles_of(asked.tiles)
-    return found, choose(found, tiles=tiles, encoder=asked.encoder, level=asked.level, version=asked.version)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
     from daskembed.runs.calibration import CalibrationResult
+    from daskembed.runs.components import Passed
     from daskembed.runs.export_results import ExportResult
 
 RETRIES = 2
@@ -48,7 +49,7 @@ DASK_CONFIG = {
     "distributed.adaptive.target-duration": "10ms",
 }
 """What a cluster that is started for a run is told."""
-_Result = TypeVar("_Result", RunResult, "ExportResult", "CalibrationResult")
+_Result = TypeVar("_Result", RunResult, "ExportResult", "CalibrationResult", "Passed")
 MOST_RETURNS = 4
 """How often a task that the scheduler gave back is sent again before its tile fails."""
 

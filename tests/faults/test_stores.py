@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import pickle
 import shutil
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ import boto3
 import dask
 import pyarrow.parquet as pq
 import pytest
-from conftest import HERE, TILES, Command, wait_for
+from conftest import HERE, TILES, Command, small_disk, wait_for
 from distributed import Client, LocalCluster
 
 import daskembed
@@ -172,19 +171,6 @@ def test_a_missing_folder_is_told_from_a_missing_file(tmp_path: Path) -> None:
     for read_it in (storage.get, storage.open_reader, lambda path: storage.get_range(path, 0, 1)):
         with pytest.raises(StorageUnusableError, match=f"the folder {tmp_path}/here is gone"):
             read_it("there")
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of `size`."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a small file system")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
