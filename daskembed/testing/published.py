@@ -50,11 +50,11 @@ def write_published(
     side
         Chips along each side of a tile, of 512 pixels of 10 m from its north-western corner.
     shape
-        Of a row's embedding: one number, or rows and columns of patches first.
+        Of a row's embedding: one number, or rows and columns of patches first, or groups before these.
     days
         Each chip is there once a day.
     dtype, version, level
-        As of a run; the level is ``patch`` where there are rows and columns, else ``mean``.
+        As of a run; the level is ``patch`` where there are rows and columns, ``group`` with groups, else ``mean``.
     vectors
         ``(rows, *shape)`` of a tile and so many rows; seeded noise by the tile's name, by default.
 
@@ -64,9 +64,8 @@ def write_published(
         Names of the files.
     """
     storage, names = Storage(str(output)), []
-    grid = len(shape) > 1
-    dims = ["row", "col", "embedding"] if grid else ["embedding"]
-    level = level or ("patch" if grid else "mean")
+    dims = ["group", "row", "col", "embedding"][-len(shape) :]
+    level = level or {1: "mean", 3: "patch", 4: "group"}[len(shape)]
     made = {"encoder": "clay-v0", "size": "made-up", "level": level, "dims": dims, "windows": 1, "dtype": dtype}
     for tile in tiles:
         frame = _frame(tile, side, shape, days, vectors or _noise(shape))
