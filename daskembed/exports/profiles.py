@@ -105,10 +105,10 @@ def _emb(made: Mapping[str, Any], dims: int, quantization: str | None, days: tup
     told = {
         "version": "0.0.1",
         "model": {
-            "id": "-".join(names),
-            "name": " ".join(names),
-            "source": checkpoint_url(made),
-            "config": f"level {made['level']}",
+            "id": "-".join(names) or "unknown",
+            "name": " ".join(names) or "unknown",
+            "source": checkpoint_url(made) if made.get("checkpoint") else "unknown",
+            "config": f"level {made.get('level', 'unknown')}",
         },
         # Nobody has said who provides the export, and under which licence.
         "providers": [],
