@@ -42,7 +42,7 @@ WORDS = {
     # what is written
     *("format", "dtype", "calibration", "percentile", "overwrite", "stac", "root", "to", "skip_damaged"),
     # what is looked at
-    *("basis", "geotiff"),
+    *("basis", "geotiff", "preview"),
     # where it runs
     *("cluster", "cluster_arguments", "workers", "listen", "tls", "device", "price_per_hour"),
     # what is told

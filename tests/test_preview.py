@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import shapely
+from distributed import Client
 from rasterio.io import MemoryFile
 
 import daskembed
@@ -296,3 +297,23 @@ def test_the_command(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert said[-1] == f"page         {tmp_path / 'index.html'}: open this and click a field"
     assert main(["preview", str(tmp_path / "nowhere")]) == 2
     assert "no folder" in capsys.readouterr().err
+
+
+def test_run_ends_with_a_preview(chips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+        made: dict[str, Any] = {"source": str(chips), "checkpoint": "untrained:least", "cluster": client}
+        # Of what there is of another kind, nothing is shown.
+        write_published(tmp_path / "out", ["33TVL"], side=1, shape=(2, 2, 12))
+        result = daskembed.run("33TUL", output=str(tmp_path / "out"), preview=True, **made)
+        assert result.preview == str(tmp_path / "out" / "_preview" / "index.html")
+        assert f"preview      {result.preview}" in repr(result)
+        index = told(tmp_path / "out" / "_preview", "index")
+        assert ([one["tile"] for one in index["tiles"]], index["untrained"]) == (["33TUL"], True)
+        # The receipt knows nothing of it: the same run without one finds its tile finished.
+        again = daskembed.run("33TUL", output=str(tmp_path / "out"), **made)
+        assert [(tile.status, again.preview) for tile in again.tiles] == [("skipped", None)]
+        store = daskembed.run(
+            "33TUL", output=str(tmp_path / "zarr"), format="zarr", level="patch", preview=True, **made
+        )
+        assert (store.exit_status, store.preview) == (0, None)
+        assert "no preview: it is made of GeoParquet files, and this run has none" in caplog.text

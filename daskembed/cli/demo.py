@@ -34,6 +34,10 @@ footer says so. For real embeddings of your chips leave --checkpoint out, which 
 once ({released}), or point it to your copy:
 
   {daskembed} run --tiles tiles.txt --source YOUR_CHIPS{flags} --checkpoint YOUR_COPY.ckpt --output embeddings
+
+What was made, on a map: open this, click a field.
+
+  {page}
 """
 
 
@@ -63,7 +67,7 @@ def demo(folder: Path, encoder: str = "clay-v0") -> int:
     flags = "" if encoder == next(iter(ENCODERS)) else f" --encoder {encoder} --version {version}"
     print(
         f"daskembed run --tiles {TILE} --source {chips}{flags} --checkpoint {CHECKPOINT} --output {embeddings} "
-        "--cluster local"
+        "--cluster local --preview"
     )
     with show_progress() as progress:
         result = run(
@@ -75,6 +79,7 @@ def demo(folder: Path, encoder: str = "clay-v0") -> int:
             cluster="local",
             level=levels[0],
             version=version,
+            preview=True,
             progress=progress,
         )
     print(summary(result, left_by(result)))
@@ -85,6 +90,7 @@ def demo(folder: Path, encoder: str = "clay-v0") -> int:
         values["rows"] = (
             "one vector a chip" if module.describe("tiny").window == CHIP else "one vector a window of a chip"
         )
+        values["page"] = Path(result.preview).resolve().as_uri() if result.preview else "no preview: see above"
         print(_NEXT.format(checkpoint=CHECKPOINT, **values))
     return result.exit_status
 

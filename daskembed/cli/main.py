@@ -270,7 +270,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _stac(options: argparse.Namespace) -> int:
-    from daskembed.output.stac import write_stac
+    from daskembed.exports.stac import write_stac
     from daskembed.text import counted, visible
 
     made = write_stac(options.output, options.root)

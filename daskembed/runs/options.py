@@ -147,6 +147,11 @@ class Options(Table):
         default=False,
         type=bool,
     )
+    preview: bool = option(
+        "write a page that shows the output on a map into its folder _preview, when the run is over",
+        default=False,
+        type=bool,
+    )
     dates: str | None = option("acquisition dates wanted, inclusive (default: all)", "START/END")
     offset: tuple[int, int] = option(
         "pixels from a whole tile's corner to the first chip (default: 0,0)",
@@ -287,6 +292,7 @@ class RunOptions(CubeOptions, total=False):
     format: str | None
     dtype: str | None
     stac: bool
+    preview: bool
     offset: tuple[int, int] | None
     edge: str | None
     rules: Rules | None

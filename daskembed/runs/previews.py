@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from daskembed.errors import InputError
+from daskembed.errors import InputError, StorageError
 from daskembed.explore.basis import Basis
 from daskembed.explore.preview import FOLDER, Preview, write_preview
+from daskembed.output import geoparquet
 from daskembed.runs.components import components_of, select_asked
 from daskembed.runs.export_options import Looked, PreviewOptions
 from daskembed.runs.options import documented
 from daskembed.storage.stores import Storage, split_url
+
+if TYPE_CHECKING:
+    from daskembed.runs.results import RunResult
+
+_log = logging.getLogger(__name__)
 
 
 @documented(PreviewOptions, Looked)
@@ -64,3 +72,24 @@ def read_basis(url: str | Path) -> Basis:
         return Basis.from_json(storage.get(name))
     except FileNotFoundError:
         raise InputError(f"no `basis` {url}: give the JSON of one, such as the basis.json of a preview") from None
+
+
+def with_preview(result: RunResult) -> RunResult:
+    """The result of a run that ends with a preview of what its output holds of its kind.
+
+    What hinders that is told by a warning: the run itself is over, and its files are there.
+    """
+    made = next((name for tile in result.tiles for name in tile.files if name.endswith(geoparquet.SUFFIX)), None)
+    if result.interrupted or made is None:
+        if not result.interrupted:
+            _log.warning("warning: no preview: it is made of GeoParquet files, and this run has none")
+        return result
+    output, name = split_url(made)
+    said = geoparquet.read_provenance(output, name) or {}
+    encoder, level = said.get("encoder"), said.get("level")
+    try:
+        page = preview(result.output, encoder=encoder, level=level, version=result.version).page
+        return replace(result, preview=page)
+    except (InputError, StorageError) as error:
+        _log.warning(f"warning: no preview: {error}")
+        return result

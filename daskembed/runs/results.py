@@ -92,6 +92,8 @@ class RunResult:
     """Of the files."""
     kind: Kind = "embeddings"
     """What was made of the tiles."""
+    preview: str | None = None
+    """Path or URL of the page that shows the output; None if it was not asked for, or there is nothing to show."""
 
     def __repr__(self) -> str:
         return f"<RunResult>\n{summary(self)}"

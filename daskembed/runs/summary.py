@@ -112,6 +112,7 @@ def summary(result: RunResult, left: Sequence[TileStatus] = ()) -> str:
         *([f"energy       {used}"] if (used := describe_energy(result.tiles)) else []),
         *([f"plan         {compare(result, result.expected)}"] if result.encoded and result.expected else []),
         f"{files:<12} {result.output}",
+        *([f"preview      {result.preview}"] if result.preview else []),
     ]
     if result.interrupted:
         lines.append("interrupted: the same command goes on from here")

@@ -23,6 +23,7 @@ from daskembed.runs.embed_tasks import EmbedTiles
 from daskembed.runs.expected import recall
 from daskembed.runs.kept import chosen_by, keepers
 from daskembed.runs.options import Options, RunOptions, choice_of, documented
+from daskembed.runs.previews import with_preview
 from daskembed.runs.reporting import Report
 from daskembed.runs.results import Event, Progress, RunResult, TileResult
 from daskembed.runs.settings import Settings, chips_a_block
@@ -66,7 +67,7 @@ def run(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions])
     if asked.stac:
         output = Storage(asked.output)
         complete(output, kept_root(output))
-    return result
+    return with_preview(result) if asked.preview else result
 
 
 def _run(tiles: str | Iterable[str] | None, asked: Options) -> RunResult:
