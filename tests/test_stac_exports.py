@@ -69,6 +69,16 @@ def test_an_item_says_how_int8_becomes_floats(exported: Path, calibration: Calib
     assert {link.rel for link in collection.links} >= {"emb:model", "emb:source-data"}
 
 
+def test_rows_of_patches_have_the_pixels_of_a_patch(client: Client, tmp_path: Path) -> None:
+    for rows in ("chip", "patch"):
+        daskembed.export(str(published.FOLDER / "patch"), to=str(tmp_path / rows), rows=rows, cluster=client)
+        daskembed.write_stac(str(tmp_path / rows))
+        collection = the_item(tmp_path / rows).get_collection().extra_fields
+        assert collection["emb:chip_layout"]["chip_size"] == [32, 32]
+        assert collection["emb:dimensions"] == 256
+        assert "emb:quantization" not in the_item(tmp_path / rows).properties
+
+
 def test_what_is_written_is_valid_and_leads_somewhere(exported: Path, shared: Path) -> None:
     daskembed.write_stac(str(exported))
     root = catalog(exported)
