@@ -131,7 +131,8 @@ def neighbours(areas: Mapping[str, Box]) -> dict[str, list[str]]:
     names, shapes = sorted(areas), [box(*areas[name]) for name in sorted(areas)]
     tree = shapely.STRtree(shapes)
     found: dict[str, list[str]] = {name: [] for name in names}
-    for tile, other in tree.query([_around(areas[name]) for name in names], predicate="intersects").T:
+    around = np.array([_around(areas[name]) for name in names], object)
+    for tile, other in tree.query(around, predicate="intersects").T:
         found[names[tile]].append(names[other])
     return {name: sorted(others) for name, others in found.items()}
 
