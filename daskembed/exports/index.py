@@ -20,6 +20,7 @@ from daskembed.exports.rows import Exported, Squares, TileRows
 from daskembed.exports.state import index_path
 from daskembed.exports.unique import TilePlaces, places_of, stays
 from daskembed.geo.chips import CHIP
+from daskembed.geo.footprints import bounding_box
 from daskembed.geo.hilbert import hilbert_keys
 from daskembed.geo.regions import meets
 from daskembed.output.index_rows import read_rows
@@ -167,7 +168,7 @@ def _places(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> tup
     check_bytes(export.source, tile)
     with _readable(export, tile):
         rows = _read(export, tile)
-        keys = _keys(rows.boxes)
+        keys = keys_of(rows.boxes)
         stays = _wanted(export, rows)
         if near:
             stays &= _unique(export, tile, near)
@@ -244,7 +245,7 @@ def check_bytes(source: Storage, tile: ExportTile) -> None:
     digest, size = hashlib.sha256(), 0
     for data in _chunks(source, tile.name):
         digest.update(data)
-        size += len(data)
+        size += data.size
     if digest.hexdigest() != tile.sha256:
         where = source.url_of(tile.name)
         raise TileError(
@@ -253,14 +254,23 @@ def check_bytes(source: Storage, tile: ExportTile) -> None:
         )
 
 
-def _chunks(source: Storage, name: str) -> Iterator[bytes]:
+def _chunks(source: Storage, name: str) -> Iterator[pa.Buffer]:
     with source.open_reader(name) as file:
-        while data := file.read(_HASHED):
+        # As a buffer, what is mapped into memory is not copied.
+        while (data := file.read_buffer(_HASHED)).size:
             yield data
 
 
-def _keys(boxes: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Of the boxes' centres."""
+def boxes_of(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
+    """West, south, east and north of each footprint, ``(row, 4)``; west is more than east across 180 degrees."""
+    boxes: NDArray[np.float64] = shapely.bounds(shapes)
+    for row in np.flatnonzero(boxes[:, 2] - boxes[:, 0] > 180):
+        boxes[row] = bounding_box(shapes[row : row + 1])
+    return boxes
+
+
+def keys_of(boxes: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Places along the curve of the centres of boxes as `boxes_of` gives them."""
     west, south, east, north = boxes.T
     lon = (west + np.where(west > east, east + 360, east)) / 2
     return hilbert_keys(np.where(lon > 180, lon - 360, lon), (south + north) / 2)
