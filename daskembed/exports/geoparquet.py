@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyproj
 
@@ -41,7 +42,7 @@ def finish(export: Export, written: Sequence[ExportedFile]) -> list[str]:
 def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:
     """Make one GeoParquet 1.1.0 file of some rows; see `daskembed.exports.protocol.RangeFormat`."""
     metadata = {b"geo": json.dumps(_geo(rows)), b"daskembed": json.dumps(export.provenance, sort_keys=True)}
-    metadata |= _quantization(export)
+    metadata |= quantization(export)
     others = [column for column in ("source_url", "date") if column in rows.column_names]
     statistics = [*others, *(f"bbox.{edge}" for edge in BBOX)]
     a_group = max(1, export.sizes.group // export.row_bytes)
@@ -64,8 +65,8 @@ def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:
     return file.size, file.hash.hexdigest()
 
 
-def _quantization(export: Export) -> dict[bytes, str]:
-    """What the footer says of how floats come back, of values of int8."""
+def quantization(export: Export) -> dict[bytes, str]:
+    """What a file's metadata say of how floats come back, of values of int8."""
     if export.calibration is None:
         return {}
     text = export.calibration.text()
@@ -87,5 +88,6 @@ def _geo(rows: pa.Table) -> dict[str, Any]:
 
 
 def _types(geometry: pa.ChunkedArray) -> list[str]:
-    codes = {int(np.frombuffer(value[1:5], "<u4" if value[0] else ">u4")[0]) for value in geometry.to_pylist()}
+    heads = pc.unique(pc.binary_slice(geometry, 0, 5)).to_pylist()
+    codes = {int(np.frombuffer(head[1:5], "<u4" if head[0] else ">u4")[0]) for head in heads}
     return sorted(_KINDS[code % 1000] for code in codes)
