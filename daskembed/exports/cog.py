@@ -29,7 +29,9 @@ from daskembed.exports.gather import as_asked
 from daskembed.exports.index import read_places
 from daskembed.exports.rows import Exported, TileRows
 from daskembed.geo.cells import Grid, common_grid, find_overlap
+from daskembed.geo.chips import CHIP
 from daskembed.output.geoparquet import Hashing
+from daskembed.output.index_rows import read_rows
 from daskembed.storage.local_files import room_for
 
 if TYPE_CHECKING:
@@ -171,7 +173,8 @@ def _lay_out(export: Export, tile: ExportTile, day: date) -> _Layout:
     with pq.ParquetFile(export.source.open_reader(tile.name)) as file:
         table = file.read(columns=["source_url", "date", "geometry"]).take(pa.array(numbers))
     urls, (down, across) = table["source_url"].to_pylist(), export.grid
-    about = TileRows(tile.tile, export.grid, **({"window": window} if (window := export.made.get("window")) else {}))
+    known = None if tile.sha256 is None else read_rows(export.source, tile.tile, tile.version, tile.sha256)
+    about = TileRows(tile.tile, export.grid, export.made.get("window") or CHIP, known)
     epsg, bounds = Exported(table, about, "chip").squares
     grid, y, x = common_grid(urls, epsg, bounds, export.grid, pixels=about.window, why=_ONE_GRID)
     days = table["date"].to_numpy().astype("datetime64[D]")
