@@ -151,7 +151,7 @@ def _places(export: Export, tile: ExportTile) -> tuple[Places, int]:
             table = file.read(columns=["source_url", "date", "geometry"])
         wkb.check(values := table["geometry"].to_pylist())
         shapes = shapely.from_wkb(values)
-        keys = _keys(boxes_of(shapes))
+        keys = keys_of(boxes_of(shapes))
     except FileNotFoundError:
         raise TileError(f"{where} is gone") from None
     except (pa.ArrowException, shapely.errors.ShapelyError, ValueError, KeyError) as error:
@@ -200,8 +200,8 @@ def boxes_of(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
     return boxes
 
 
-def _keys(boxes: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Of the boxes' centres."""
+def keys_of(boxes: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Places along the curve of the centres of boxes as `boxes_of` gives them."""
     west, south, east, north = boxes.T
     lon = (west + np.where(west > east, east + 360, east)) / 2
     return hilbert_keys(np.where(lon > 180, lon - 360, lon), (south + north) / 2)
