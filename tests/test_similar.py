@@ -462,7 +462,7 @@ def test_the_command(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["search", str(output), "--like", "-10.5,60", "--no-center"]) == 2
     assert "daskembed: --like '-10.5,60' is outside of all rows" in capsys.readouterr().err
     assert main(["search", str(output), "--like", "12,45", "--to", "hits.csv"]) == 2
-    assert "--to hits.csv: expected a file that ends with .parquet or .geojson" in capsys.readouterr().err
+    assert "--to hits.csv: expected a file that ends with .parquet or .geojson, or a folder" in capsys.readouterr().err
     assert main(["search", str(output), "--unlike", "12,45"]) == 2
     assert "what is searched? give --like or --like-row" in capsys.readouterr().err
 
