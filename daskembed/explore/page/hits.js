@@ -39,7 +39,11 @@
     list.id = "examples";
     list.append(...examples.map(({given, alike}) => element("li", `${alike ? "like" : "unlike"} ${given}`)));
     document.getElementById("hits").querySelector("p").after(list);
-    daskembed.map.fitBounds(box, {padding: 40, animate: false});
+    // The panel is on the left, of narrow windows at the bottom.
+    const {left, right, top} = document.getElementById("panel").getBoundingClientRect();
+    const wide = right - left < innerWidth / 2;
+    daskembed.map.fitBounds(box, {animate: false, padding: {
+      top: 40, right: 40, left: wide ? right + 40 : 40, bottom: wide ? 40 : innerHeight - top + 20}});
     document.documentElement.dataset.hits = "yes";
   };
 })();
