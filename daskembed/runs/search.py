@@ -168,7 +168,8 @@ def _write_page(found: gpd.GeoDataFrame, page: Storage) -> str:
         raise InputError(
             "`to` a page: it shows tiles as runs publish them, and these files are others; give .parquet or .geojson"
         )
+    ids = ",".join(sorted(one[0] for one in tiles if one is not None))
     asked = {name: told[name] for name in ("encoder", "level", "version") if told[name] is not None}
-    made = preview(told["output"], to=page.url, tiles=",".join(sorted(one[0] for one in tiles if one is not None)), **asked)
+    made = preview(told["output"], to=page.url, tiles=ids, **asked)
     add_hits(page, found, tuple(told["grid"]))
     return made.page
