@@ -291,7 +291,7 @@ def test_patches(patch: Path, opened: Opened, scheme: str) -> None:
     )
     assert len(hits) == 3
     for url, name in hits:
-        row, col = map(int, name.partition(" patch ")[2].split(", "))
+        row, col = map(int, name.partition("patch ")[2].split(", "))
         assert kinds[int(url.split("_")[2]) - 1, row, col] == kinds[3, 1, 2]
     page.locator("#theme").click()
     assert page.evaluate("() => document.documentElement.dataset.theme") != scheme
