@@ -104,11 +104,11 @@ def embed(
     -------
     xarray.DataArray
         float32 of shape ``(chip, embedding)``, ``(chip, row, col, embedding)`` and so on, as the level has it, with the
-        cube's coordinates along ``chip`` and four lazy ones: ``quarantined``, why a chip has no embedding (its row is
+        cube's coordinates along ``chip`` and five lazy ones: ``quarantined``, why a chip has no embedding (its row is
         NaN) or None, ``rejected``, which rule it breaks (its row is NaN too) or None, ``filled``, how many of its
-        values were filled, and ``noted``, what is unusual about its pixels or None. Compute them together with the
-        embeddings, or the chips are encoded twice. Where an encoder
-        sees several windows of a chip, ``footprint`` says where they are.
+        values were filled, ``noted``, what is unusual about its pixels or None, and ``cloud``, which share of it shows
+        no ground by its scene classification, or NaN where there is none. Compute them together with the embeddings, or
+        the chips are encoded twice. Where an encoder sees several windows of a chip, ``footprint`` says where they are.
 
     Raises
     ------

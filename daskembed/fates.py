@@ -19,6 +19,8 @@ class Fate(NamedTuple):
     """Its values that were not finite and were filled with their band's mean."""
     noted: str | None = None
     """What is unusual about its pixels."""
+    cloud: float | None = None
+    """Share of it that shows no ground, by its scene classification; None where there is none."""
 
     @property
     def embedded(self) -> bool:
@@ -27,9 +29,11 @@ class Fate(NamedTuple):
 
 
 FATE_DTYPES: dict[str, np.dtype[Any]] = {
-    name: np.dtype(np.int64 if name == "filled" else object) for name in Fate._fields
+    name: np.dtype({"filled": np.int64, "cloud": np.float64}.get(name, object)) for name in Fate._fields
 }
-"""Part of a fate -> type of an array of those of some chips."""
+"""Part of a fate -> type of an array of those of some chips; a cloud that is not known is NaN."""
+SAID = ("quarantined", "rejected", "filled", "noted")
+"""Parts of a fate that are told of those chips of which there is something to say."""
 
 
 @dataclass
@@ -57,5 +61,5 @@ class Fates:
     def update(self, other: Fates) -> None:
         """Take in what became of other chips."""
         self.chips += other.chips
-        for name in Fate._fields:
+        for name in SAID:
             getattr(self, name).update(getattr(other, name))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import dask
+import dask.array as da
 import dask.dataframe as dd
 import geopandas as gpd
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from daskembed.cube import INSIDE
 from daskembed.errors import InputError
-from daskembed.fates import FATE_DTYPES
+from daskembed.fates import FATE_DTYPES, SAID
 from daskembed.geo.cells import EDGES, window_bounds
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import bounding_box, box
@@ -41,10 +42,11 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
         In OGC:CRS84, with spatial partitions and the columns ``source_url``, ``chip_url`` (of its chip), ``date``,
         ``embeddings`` (a flat, row-major array a row, `daskembed.vectors.VectorDtype`; None where a chip is quarantined
         or rejected), ``quarantined`` and ``rejected`` (why, or null), ``filled`` (values filled), ``noted`` (what is
-        unusual about its pixels, or null), ``epsg``, ``west``, ``south``, ``east`` and ``north`` (bounds in ``epsg``),
-        ``coverage`` (share of the pixels that are in the image; these six if the embeddings have them), and
-        ``geometry``. Where an
-        encoder sees several windows of a chip, each is a row, its ``source_url`` followed by ``#window=Y,X`` (pixels).
+        unusual about its pixels, or null), ``cloud`` (share of its chip that shows no ground by its scene
+        classification, or NaN), ``datetime`` (UTC, or NaT), ``epsg``, ``west``, ``south``, ``east`` and ``north``
+        (bounds in ``epsg``), ``coverage`` (share of the pixels that are in the image; these seven if the embeddings
+        have them), and ``geometry``. Where an encoder sees several windows of a chip, each is a row, its
+        ``source_url`` followed by ``#window=Y,X`` (pixels).
 
     Raises
     ------
@@ -53,11 +55,14 @@ def to_geodataframe(embeddings: xr.DataArray) -> dask_geopandas.GeoDataFrame:
     """
     import dask_geopandas
 
-    if missing := [name for name in ("source_url", "date", "geometry", *FATE_DTYPES) if name not in embeddings.coords]:
+    if missing := [name for name in ("source_url", "date", "geometry", *SAID) if name not in embeddings.coords]:
         raise InputError(f"the embeddings lack the coordinates {', '.join(missing)}: make them with daskembed.embed")
     inner = dict.fromkeys(embeddings.dims[1:], -1)
     lazy = embeddings if embeddings.chunks is not None else embeddings.chunk()
-    arrays = [lazy.chunk(inner).data, *(lazy.coords[name].data for name in FATE_DTYPES)]
+    vectors = lazy.chunk(inner).data
+    unknown = da.full(len(vectors), np.nan, chunks=vectors.chunks[:1])
+    # What earlier versions made has no clouds.
+    arrays = [vectors, *(lazy.coords[name].data if name in lazy.coords else unknown for name in FATE_DTYPES)]
     blocks = [array.to_delayed(optimize_graph=False).ravel() for array in arrays]
     rows = _rows(embeddings)
     windows = embeddings.sizes.get("window", 1)
@@ -87,6 +92,8 @@ def _rows(embeddings: xr.DataArray) -> gpd.GeoDataFrame:
         chips = np.stack([coords[edge].to_numpy() for edge in EDGES], axis=1)
         places |= dict(zip(EDGES, window_bounds(chips, math.isqrt(windows)).reshape(-1, 4).T, strict=True))
         urls = window_urls(urls, windows)
+    if "datetime" in coords:
+        places["datetime"] = pd.DatetimeIndex(np.repeat(coords["datetime"].to_numpy(), windows)).tz_localize("UTC")
     dates = coords["date"].to_numpy().astype("datetime64[D]").astype(object)
     return gpd.GeoDataFrame(
         {
@@ -151,7 +158,7 @@ def block_frame(
             "date": pd.array(list(rows["date"]), dtype=pd.ArrowDtype(pa.date32())),
             "embeddings": VectorArray(np.ascontiguousarray(vectors).reshape(-1, length), bad),
             **became,
-            **{name: rows[name].to_numpy() for name in others},
+            **{name: rows[name].array for name in others},
         },
         geometry=rows.geometry.to_numpy(),
         crs="OGC:CRS84",

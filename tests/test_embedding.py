@@ -234,12 +234,12 @@ def test_coordinates_and_attributes(cube: xr.DataArray, encoder: Encoder) -> Non
     embeddings = daskembed.embed(cube, encoder, "patch")
     kept = {"chip", "source_url", "date", "epsg", "lat", "lon", "west", "south", "east", "north", "geometry"}
     kept |= {"inside_y", "inside_x"}
-    assert set(embeddings.coords) == {*kept, "datetime", "quarantined", "rejected", "filled", "noted"}
+    assert set(embeddings.coords) == {*kept, "datetime", "quarantined", "rejected", "filled", "noted", "cloud"}
     for name in kept:
         assert embeddings.coords[name].identical(cube.coords[name].drop_vars("band", errors="ignore")) or (
             list(embeddings.coords[name].values) == list(cube.coords[name].values)
         )
-    for name in ("quarantined", "rejected", "filled", "noted"):
+    for name in ("quarantined", "rejected", "filled", "noted", "cloud"):
         assert embeddings.coords[name].chunks == ((2, 1),)
     assert embeddings.name == "embeddings"
     assert embeddings.attrs == {"encoder": "clay-v0", "level": "patch"}

@@ -142,7 +142,8 @@ def part_of(bounds: np.ndarray, vectors: np.ndarray, urls: list[str], windows: i
         crs="OGC:CRS84",
     )
     none = np.full(len(urls), None, object)
-    return block_frame(vectors, none, none, np.zeros(len(urls), np.int64), none, rows=rows, windows=windows)
+    fates = none, none, np.zeros(len(urls), np.int64), none, np.full(len(urls), np.nan)
+    return block_frame(vectors, *fates, rows=rows, windows=windows)
 
 
 def test_a_chip_is_one_row_with_all_its_patches() -> None:

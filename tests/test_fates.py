@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from daskembed.fates import FATE_DTYPES, Fate, Fates
+from daskembed.fates import FATE_DTYPES, SAID, Fate, Fates
 
 FOUND = {
     "sound": Fate(),
@@ -37,7 +37,8 @@ def test_fates_of_parts_add_up() -> None:
     assert one == both
 
 
-def test_each_part_of_a_fate_has_a_type_and_a_place() -> None:
+def test_each_part_of_a_fate_has_a_type_and_most_a_place() -> None:
     """As coordinates, columns and in the notes of parts."""
     assert tuple(FATE_DTYPES) == Fate._fields
-    assert {*Fate._fields} < {*asdict(Fates())}
+    assert {*SAID} < {*asdict(Fates())}
+    assert {*Fate._fields} - {*SAID} == {"cloud"}

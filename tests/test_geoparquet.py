@@ -74,7 +74,8 @@ def block(
     counts = np.array([(filled or {}).get(n, 0) for n in numbers], dtype=np.int64)
     rules = np.array([(rejected or {}).get(n) for n in numbers], dtype=object)
     notes = np.array([(noted or {}).get(n) for n in numbers], dtype=object)
-    return block_frame(vectors, reasons, rules, counts, notes, rows=rows)
+    clouds = np.full(len(rows), np.nan)
+    return block_frame(vectors, reasons, rules, counts, notes, clouds, rows=rows)
 
 
 def write_blocks(output: Storage, vectors: np.ndarray, sizes: tuple[int, ...], **bad: Any) -> list[str]:

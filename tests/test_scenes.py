@@ -519,6 +519,20 @@ def test_cloudy_chips_are_rejected(form: str, pixels: np.ndarray, tmp_path: Path
     assert rejected(max_cloud=1.01) == rejected(keep_all=True) == {}
 
 
+@pytest.mark.parametrize("form", ["band", "file", "variable"])
+def test_the_share_of_clouds_is_known_whatever_is_asked_of_it(form: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    with_classes(tmp_path, pixels, form)
+    frame = index(tmp_path, rules=Rules(keep_all=True))
+    shares = [chip.read_with_findings().cloud for chip in frame["chip"]]
+    # Columns 0 to 187 of the second chip are cloud shadow, 0 to 149 of the fourth are cloud.
+    assert shares == [1.0, 188 / 512, 0.0, 150 / 512, 0.0, 0.0]
+
+
+def test_without_a_classification_nothing_is_said_of_clouds(corner: np.ndarray, tmp_path: Path) -> None:
+    write_raster(tmp_path / f"{TILE}.tif", corner)
+    assert index(tmp_path)["chip"][0].read_with_findings().cloud is None
+
+
 @pytest.mark.parametrize(
     ("band", "value", "said", "off"),
     [

@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from distributed import Client, LocalCluster
 import daskembed
 from daskembed.cli.main import main
 from daskembed.errors import ConflictError, InputError
+from daskembed.output.index_rows import read_rows
 from daskembed.output.state import Receipt, TileRecord, read_receipt, read_records, write_receipt, write_record
 from daskembed.runs import preflight, stages
 from daskembed.runs.embed_tasks import EmbedTiles
@@ -123,6 +124,11 @@ def test_a_finished_tile_says_all_of_its_scenes_and_keeps_them(
     assert f"{item['links'][0]['href']}#{FIRST}: 1000 taken out" in receipt.notes[0]
     assert daskembed.validate(str(finished / receipt.names[0])) == []
     assert daskembed.status(str(finished)).sound
+    known = read_rows(Storage(str(finished)), TILE, "001", receipt.files[0].sha256)
+    assert known is not None
+    assert known["source_url"].to_pylist() == list(frame["source_url"])
+    assert set(known["datetime"].to_pylist()) == {datetime(2024, 6, 2, 10, 20, 31, tzinfo=UTC)}
+    assert set(known["cloud"].to_pylist()) == {0.0}
 
     # Whatever the catalogue says today, nobody asks it: neither on a cluster nor before one is started.
     catalogues.lists(Path(mine).parent, world, of_day(SECOND))

@@ -42,6 +42,7 @@ COLUMNS = [
     "rejected",
     "filled",
     "noted",
+    "cloud",
     *PLACES,
     "geometry",
 ]

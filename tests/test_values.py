@@ -459,7 +459,7 @@ def test_the_offset_is_taken_out_of_sentinel_2(form: str, kind: str, tmp_path: P
     folder = tmp_path / BASELINE_4
     FORMS[form](folder, stored)
     chip = chip_of(folder)
-    values, found = chip.read_with_findings()
+    values, found, _ = chip.read_with_findings()
     expected = stored.astype(np.int64)
     expected[:10] = np.where(expected[:10] >= 1, np.maximum(expected[:10] - 1000, 1), 0)
     np.testing.assert_array_equal(values[:10], expected[:10])

@@ -101,7 +101,8 @@ def frame_of(
         np.array([(given or {}).get(n) for n in range(len(cells))], dtype=object) for given in (bad, rejected)
     )
     counts, notes = np.zeros(len(cells), np.int64), np.full(len(cells), None, object)
-    return block_frame(vectors, reasons, rules, counts, notes, rows=rows), vectors
+    clouds = np.full(len(rows), np.nan)
+    return block_frame(vectors, reasons, rules, counts, notes, clouds, rows=rows), vectors
 
 
 GRID = [(day, row, col) for day in (0, 1) for row in (0, 1) for col in (0, 1, 2)]
@@ -391,6 +392,7 @@ def test_a_value_beyond_float16_is_an_error(output: Storage) -> None:
         np.full(12, None),
         np.zeros(12, np.int64),
         np.full(12, None),
+        np.full(12, np.nan),
         rows=frame[["source_url", "chip_url", "date", "geometry"]],
     )["embeddings"]
     parts = parts_of(output, frame, SHAPES["patch"], (12,))

@@ -157,11 +157,11 @@ class Device:
             return _Chip(None, Fate(quarantined=str(error)))
 
     def _read_finite(self, chip: Read, on_nan: str) -> _Chip:
-        pixels, found = chip()
+        pixels, found, cloud = chip()
         noted = summarise(found) or None
         # What is not finite shows in the extremes.
         if pixels.dtype.kind != "f" or (np.isfinite(pixels.min()) and np.isfinite(pixels.max())):
-            return _Chip(pixels, Fate(noted=noted))
+            return _Chip(pixels, Fate(noted=noted, cloud=cloud))
         bad = ~np.isfinite(pixels)
         if on_nan == "quarantine":
             counts = zip(bad.sum(axis=(1, 2)), self._bands, strict=True)
@@ -172,7 +172,7 @@ class Device:
                 "the bands' means there)"
             )
         means = self._fill_values[:, None, None].astype(pixels.dtype)
-        return _Chip(np.where(bad, means, pixels), Fate(filled=int(bad.sum()), noted=noted))
+        return _Chip(np.where(bad, means, pixels), Fate(filled=int(bad.sum()), noted=noted, cloud=cloud))
 
     def _stage_batch(
         self,

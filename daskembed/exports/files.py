@@ -33,7 +33,7 @@ def write_file(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportT
     rows, box, used = planned.rows, [], planned.tiles
     if form.UNIT == "tile":
         export.confirm()
-        size, sha256 = form.write_tile(export, planned.name, tiles[planned.tiles[0]])
+        size, sha256 = form.write_tile(export, planned, tiles[planned.tiles[0]])
     else:
         table, used = gather(export, planned, tiles)
         rows, box = len(table), bounds_of(table)

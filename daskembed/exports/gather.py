@@ -108,14 +108,14 @@ def _fill(export: Export, share: _Share, vectors: NDArray[Any]) -> list[tuple[pa
         chosen = flat.reshape(-1, export.dims)[wanted]
         urls = table["source_url"].take(pa.array(wanted // export.patches))
         try:
-            vectors[to] = _as_asked(export, chosen, urls)
+            vectors[to] = as_asked(export, chosen, urls)
         except ValueError as error:
             raise TileError(f"{export.source.url_of(share.tile.name)}: {error}") from None
         found.append((_others(export, table.drop_columns(["embeddings"]), wanted), to))
     return found
 
 
-def _as_asked(export: Export, vectors: NDArray[Any], urls: pa.ChunkedArray) -> NDArray[Any]:
+def as_asked(export: Export, vectors: NDArray[Any], urls: pa.ChunkedArray) -> NDArray[Any]:
     """Vectors of some rows as they are exported."""
     if export.calibration is not None:
         return quantize(vectors, export.calibration)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from daskembed.exports.state import ExportedFile
 
 SUFFIX = ".parquet"
+FOLDER = ""
 UNIT: Literal["range", "tile"] = "range"
 _KINDS = {3: "Polygon", 6: "MultiPolygon"}
 _VALUES = "embeddings.list.element"
@@ -32,8 +33,9 @@ def check(export: Export) -> None:
     """Any rows will do."""
 
 
-def finish(export: Export, written: Sequence[ExportedFile]) -> None:
+def finish(export: Export, written: Sequence[ExportedFile]) -> list[str]:
     """Each file is whole by itself."""
+    return []
 
 
 def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,6 +61,8 @@ class TileIndex:
     of: int
     """Rows that the file would give if all were exported."""
     pieces: list[Piece]
+    days: dict[str, int] = field(default_factory=dict)
+    """Date, ISO 8601 -> rows that are exported."""
     damage: str = ""
     """Why it is left out."""
 
@@ -100,8 +102,10 @@ def index_tile(export: Export, tile: ExportTile) -> TileIndex:
     except TileError as error:
         if not export.skip_damaged:
             raise TileError(f"{error}; have its tile made again, or leave it out with `skip_damaged=True`") from None
-        return TileIndex(tile.name, made_for, 0, 0, [], str(error))
-    found = TileIndex(tile.name, made_for, len(places.keys), of, _pieces(export, places.keys))
+        return TileIndex(tile.name, made_for, 0, 0, [], damage=str(error))
+    days, counts = np.unique(places.days.astype("datetime64[D]"), return_counts=True)
+    by_day = dict(zip(map(str, days), counts.tolist(), strict=True))
+    found = TileIndex(tile.name, made_for, len(places.keys), of, _pieces(export, places.keys), by_day)
     table = pa.table(
         {name: pa.array(getattr(places, name)) for name in ("keys", "numbers", "days")},
         metadata={_ABOUT: json.dumps(asdict(found))},

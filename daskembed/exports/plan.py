@@ -14,7 +14,7 @@ END = 4**ORDER
 """More than any key."""
 
 
-def cut(pieces: Mapping[str, Sequence[Piece]], rows_a_file: int, suffix: str) -> list[PlannedFile]:
+def cut(pieces: Mapping[str, Sequence[Piece]], rows_a_file: int, suffix: str, folder: str = "") -> list[PlannedFile]:
     """Ranges of the curve that each hold about `rows_a_file` rows.
 
     Parameters
@@ -23,8 +23,8 @@ def cut(pieces: Mapping[str, Sequence[Piece]], rows_a_file: int, suffix: str) ->
         Published file -> what it has of the curve.
     rows_a_file
         How many rows are wanted in a file.
-    suffix
-        What the files' names end with.
+    suffix, folder
+        What the files' names end with, and begin with.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def cut(pieces: Mapping[str, Sequence[Piece]], rows_a_file: int, suffix: str) ->
     limits = [0, *map(int, borders), END]
     return [
         PlannedFile(
-            f"embeddings_{number:05d}{suffix}",
+            f"{folder}embeddings_{number:05d}{suffix}",
             limits[number],
             limits[number + 1],
             int(held[number]),
@@ -67,9 +67,21 @@ def cut(pieces: Mapping[str, Sequence[Piece]], rows_a_file: int, suffix: str) ->
     ]
 
 
-def one_a_tile(rows: Mapping[str, int], suffix: str) -> list[PlannedFile]:
-    """A file of each published file that has rows, with the name of that and another ending."""
-    stems = {name: name.rpartition(".")[0] for name in rows}
-    return [
-        PlannedFile(f"{stems[name]}{suffix}", 0, END, count, [name]) for name, count in sorted(rows.items()) if count
-    ]
+def one_a_day(days: Mapping[str, Mapping[str, int]], suffix: str) -> list[PlannedFile]:
+    """A file of each date of each published file.
+
+    Parameters
+    ----------
+    days
+        Published file -> date, ISO 8601 -> how many rows it has.
+    suffix
+        What the files' names end with, such as ``33TUL_20240601_v001.tif``.
+    """
+    files = []
+    for name, rows in sorted(days.items()):
+        tile, _, _, version = name.rpartition(".")[0].split("_")
+        files += [
+            PlannedFile(f"{tile}_{day.replace('-', '')}_{version}{suffix}", 0, END, count, [name], day)
+            for day, count in sorted(rows.items())
+        ]
+    return files

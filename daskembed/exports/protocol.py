@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from daskembed.exports import geoparquet
+    from daskembed.exports import cog, geoparquet, lance
     from daskembed.exports.selection import ExportTile
     from daskembed.exports.settings import Export
-    from daskembed.exports.state import ExportedFile
+    from daskembed.exports.state import ExportedFile, PlannedFile
 
-FORMATS = {"geoparquet": "daskembed.exports.geoparquet"}
+FORMATS = {
+    "geoparquet": "daskembed.exports.geoparquet",
+    "cog": "daskembed.exports.cog",
+    "lance": "daskembed.exports.lance",
+}
 """Format -> the module that implements `RangeFormat` or `TileFormat`."""
 
 
@@ -26,14 +30,16 @@ class ExportFormat(Protocol):
 
     SUFFIX: str
     """What its files' names end with."""
+    FOLDER: str
+    """Below the target, of its files, with a slash at the end; empty for the target itself."""
     UNIT: Literal["range", "tile"]
-    """Whether a file holds a range of the rows of all tiles in their order, or a tile."""
+    """Whether a file holds a range of the rows of all tiles in their order, or a date of a tile."""
 
     def check(self, export: Export) -> None:
         """Raise `InputError` if it cannot hold what is asked: on the client, before anything is read."""
 
-    def finish(self, export: Export, written: Sequence[ExportedFile]) -> None:
-        """On the client, when all files are there: what has to be done once."""
+    def finish(self, export: Export, written: Sequence[ExportedFile]) -> list[str]:
+        """On the client, when all files are there: what has to be done once; gives what is to be told of it."""
 
 
 class RangeFormat(ExportFormat, Protocol):
@@ -53,14 +59,14 @@ class RangeFormat(ExportFormat, Protocol):
 
 
 class TileFormat(ExportFormat, Protocol):
-    """A format of files that each hold a tile's rows."""
+    """A format of files that each hold the rows of one date of a tile."""
 
-    def write_tile(self, export: Export, name: str, tile: ExportTile) -> tuple[int, str]:
-        """On a worker: make the file `name` of a published one, complete or not at all; gives its bytes and SHA-256."""
+    def write_tile(self, export: Export, planned: PlannedFile, tile: ExportTile) -> tuple[int, str]:
+        """On a worker: make a file of a date of a published one, complete or not at all; gives bytes and SHA-256."""
 
 
 if TYPE_CHECKING:
-    _CHECKED: RangeFormat = geoparquet
+    _CHECKED: tuple[RangeFormat, TileFormat, RangeFormat] = geoparquet, cog, lance
 
 
 def get_format(name: str) -> Any:

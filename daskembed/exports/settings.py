@@ -66,6 +66,8 @@ class Export:
     """Of the values."""
     calibration: Calibration | None = None
     """Of values of int8."""
+    components: tuple[int, ...] = ()
+    """Those of the vectors that become bands; all where there is none."""
     dates: tuple[date, date] | None = None
     """First and last acquisition date wanted, inclusive."""
     region: str | None = None
@@ -116,6 +118,7 @@ class Export:
             "profile": self.profile,
             "dtype": self.dtype,
             **({} if self.calibration is None else {"calibration": self.calibration.digest}),
+            "components": list(self.components),
             "dates": None if self.dates is None else [day.isoformat() for day in self.dates],
             "region": self.region,
             "sizes": asdict(self.sizes),

@@ -14,7 +14,7 @@ from daskembed.output.state import STATE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from daskembed.storage.stores import Storage
+    from daskembed.storage.stores import Entry, Storage
 
 FOLDER = f"{STATE}/export"
 PLAN = f"{FOLDER}/plan.json"
@@ -26,7 +26,7 @@ INDEX = f"{FOLDER}/index"
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file that is to be written: a range of all rows, or a tile."""
+    """A file that is to be written: a range of all rows, or a date of a tile."""
 
     name: str
     first: int
@@ -37,6 +37,8 @@ class PlannedFile:
     """About; what it has is known when it is written."""
     tiles: list[str]
     """Published files that may have rows of it."""
+    day: str | None = None
+    """ISO 8601; where it holds the rows of one date only."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,9 @@ def write_plan(target: Storage, plan: Plan) -> None:
 
 def read_written(target: Storage, names: Iterable[str]) -> dict[str, ExportedFile]:
     """What is known of those of some files that are finished and there, as it says."""
-    sizes = {entry.path: entry.size for entry in target.entries(recursive=False)}
-    known = {entry.path for entry in target.entries(FILES, recursive=False)}
+    names = [*names]
+    sizes = {entry.path: entry.size for entry in _beside(target, names)}
+    known = {entry.path for entry in target.entries(FILES)}
 
     def read(name: str) -> ExportedFile | None:
         try:
@@ -118,10 +121,19 @@ def _path(name: str) -> str:
 
 def clear(target: Storage) -> None:
     """Remove an earlier export: its plan, what is known of its files, and then these."""
-    known = [entry.path for entry in target.entries(FILES, recursive=False)]
+    known = [entry.path for entry in target.entries(FILES)]
     target.delete([PLAN, *known])
     named = {path.removeprefix(f"{FILES}/").removesuffix(".json") for path in known}
-    target.delete([entry.path for entry in target.entries(recursive=False) if entry.path in named])
+    target.delete([entry.path for entry in _beside(target, named) if entry.path in named])
+    # A table is more than the files that it is made of.
+    for folder in sorted({name.partition("/")[0] for name in named if "/" in name}):
+        target.delete([entry.path for entry in target.entries(folder)])
+
+
+def _beside(target: Storage, names: Iterable[str]) -> list[Entry]:
+    """All that is in the folders of some files."""
+    folders = sorted({name.rpartition("/")[0] for name in names})
+    return [entry for folder in folders for entry in target.entries(folder, recursive=False)]
 
 
 def index_path(name: str) -> str:

@@ -32,7 +32,7 @@ def hilbert_keys(lon: ArrayLike, lat: ArrayLike) -> NDArray[np.uint64]:
         If a place is not on Earth.
     """
     lon, lat = np.asarray(lon, np.float64), np.asarray(lat, np.float64)
-    # ExportedFile so that NaN is refused.
+    # Written so that NaN is refused.
     if not ((np.abs(lon) <= 180).all() and (np.abs(lat) <= 90).all()):
         raise ValueError("a place beyond 180 degrees of longitude or 90 of latitude, or of none")
     most = 2**ORDER - 1

@@ -16,7 +16,7 @@ import shapely
 from daskembed.documents import parse_as, parse_object
 from daskembed.energy import Energy, total
 from daskembed.errors import TileError
-from daskembed.fates import Fate, Fates
+from daskembed.fates import SAID, Fate, Fates
 from daskembed.geo.cells import EDGES
 from daskembed.timings import timed
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ROW_GROUP_BYTES = 32 * 2**20
 """Most bytes of vectors in a row group: what a reader that streams a file holds at a time."""
+TIME = pa.timestamp("ms", "UTC")
 _NOTES = b"daskembed-part"
 _ENERGY = b"daskembed-energy"
 # A part is read once and deleted: compressing it would cost more than it saves.
@@ -66,7 +67,7 @@ def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...], 
         kind = pa.fixed_shape_tensor(pa.float32(), shape)
         vectors = pa.array(good["embeddings"], kind.storage_type)
         chips, notes = frame.drop_duplicates("chip_url"), Fates()
-        told = [chips[name].astype(object).where(chips[name].notna(), None) for name in Fate._fields]
+        told = [chips[name].astype(object).where(chips[name].notna(), None) for name in SAID]
         for url, *fate in zip(chips["chip_url"], *told, strict=True):
             notes.add(url, Fate(*fate))
         table = pa.table(
@@ -77,6 +78,10 @@ def write_part(frame: gpd.GeoDataFrame, file: BinaryIO, shape: tuple[int, ...], 
                 "geometry": pa.array(shapely.to_wkb(good.geometry.to_numpy()), pa.binary()),
                 "epsg": pa.array(good["epsg"], pa.int32()),
                 **{edge: pa.array(good[edge], pa.float64()) for edge in EDGES},
+                **{
+                    name: pa.array(good[name], kind, from_pandas=True) if name in good else pa.nulls(len(good), kind)
+                    for name, kind in (("datetime", TIME), ("cloud", pa.float32()))
+                },
             },
             metadata={
                 _NOTES: json.dumps(asdict(notes)),

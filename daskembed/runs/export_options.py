@@ -37,6 +37,9 @@ class Asked(Table):
         "FILE",
         keyword="with what int8 is made: a `Calibration`, or a file of one (default: the one in the output)",
     )
+    components: str | None = option(
+        "numbers of the vectors' components that become bands, with cog, such as 0,1,2 or 0-15 (default: all)", "LIST"
+    )
     tiles: str | None = option("file of MGRS tile ids, one a line, or the ids (default: all)", "FILE|IDS", group=WHICH)
     region: str | None = option(
         "only chips that a region meets; a file that GeoPandas reads, or degrees (W more than E crosses 180)",
@@ -81,6 +84,7 @@ class ExportOptions(TypedDict, total=False):
     format: str | None
     dtype: str | None
     calibration: str | Calibration | None
+    components: str | None
     tiles: str | None
     region: str | None
     dates: str | None

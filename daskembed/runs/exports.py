@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from daskembed.clusters.connection import check_connection, shares_files
 from daskembed.errors import ConflictError, InputError
 from daskembed.exports import state
-from daskembed.exports.plan import cut, one_a_tile
+from daskembed.exports.cog import parse_components
+from daskembed.exports.plan import cut, one_a_day
 from daskembed.exports.protocol import FORMATS, get_format
 from daskembed.exports.selection import Selection, check_readable, select
 from daskembed.exports.settings import DEFAULT, Export, Sizes
@@ -129,6 +130,8 @@ class Job:
 def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
     """What is to be copied and how, checked as far as that needs no cluster and no lock."""
     form = get_format(asked.format)
+    if asked.components is not None and asked.format != "cog":
+        raise InputError("`components` become bands of `format='cog'`; other formats have whole vectors")
     source, target = Storage(output), Storage(to)
     if source == target:
         raise InputError(f"{source.url} is the output itself: give another folder or URL as `to`")
@@ -153,6 +156,7 @@ def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
         format=asked.format,
         dtype=dtype,
         calibration=_calibration(asked, dtype, source, selection),
+        components=() if asked.components is None else parse_components(asked.components),
         dates=dates,
         region=asked.region,
         skip_damaged=asked.skip_damaged,
@@ -270,8 +274,9 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
     seconds += passage.seconds
     if not told.failed and not passage.interrupted:
         there = state.read_written(export.target, planned)
-        get_format(export.format).finish(export, [there[file.name] for file in plan.files])
-        plan = replace(plan, finished=now(), rows=sum(file.rows for file in there.values()))
+        notes = get_format(export.format).finish(export, [there[file.name] for file in plan.files])
+        rows = sum(file.rows for file in there.values())
+        plan = replace(plan, finished=now(), rows=rows, notes=[*dict.fromkeys([*plan.notes, *notes])])
         state.write_plan(export.target, plan)
         state.clear_index(export.target)
     return _result(job, plan, len(work.written), told.failed, seconds, interrupted=passage.interrupted)
@@ -282,10 +287,10 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
     export, found = job.export, looked.found
     form = get_format(export.format)
     if form.UNIT == "tile":
-        files = one_a_tile({name: one.rows for name, one in found.items()}, form.SUFFIX)
+        files = one_a_day({name: one.days for name, one in found.items()}, form.SUFFIX)
     else:
         pieces = {name: one.pieces for name, one in found.items()}
-        files = cut(pieces, max(1, export.sizes.file // export.row_bytes), form.SUFFIX)
+        files = cut(pieces, max(1, export.sizes.file // export.row_bytes), form.SUFFIX, form.FOLDER)
     left_out = job.selection.unreadable | looked.damaged
     rows = sum(one.rows for one in found.values())
     if not rows:

@@ -18,6 +18,7 @@ from daskembed.errors import InputError, StorageUnusableError, TileError, exact
 from daskembed.geo.cells import EDGES
 from daskembed.geo.chips import CHIP
 from daskembed.geo.footprints import at_tile, metres_of_unit, place_of
+from daskembed.output.index_rows import write_rows
 from daskembed.output.parts import read_notes
 from daskembed.output.protocol import Published, format_of, get_format
 from daskembed.output.stac import write_items
@@ -277,6 +278,7 @@ def publish(
         energy=notes.energy,
     )
     settings.confirm()
+    write_rows(output, tile, settings.version, indexed.parts, published)
     if settings.stac:
         write_items(output, receipt, settings.stac_root)
     write_receipt(output, receipt)

@@ -19,6 +19,8 @@ class ReadChip(NamedTuple):
     """``(band, y, x)`` in the source's own type, in the encoder's order of bands."""
     findings: list[Finding]
     """What is missing, or stands for nothing, by band and reason."""
+    cloud: float | None = None
+    """Share of the pixels that show no ground, by the scene classification; None where there is none."""
 
 
 class Chip(Protocol):

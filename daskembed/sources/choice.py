@@ -36,7 +36,7 @@ class Choice:
     def check(self) -> None:
         """Raise `InputError` if it makes no sense."""
         for name, such in (("max_scene_cloud", 50), ("max_scene_nodata", 20)):
-            # ExportedFile so that NaN is refused.
+            # Written so that NaN is refused.
             if not 0 <= (percent := getattr(self, name)) <= 100:
                 raise InputError(f"`{name}={percent:g}`: expected percent, from 0 to 100, such as {such}")
             # The share that `max_cloud` is was meant, and all would be left out.

@@ -12,7 +12,7 @@ from daskembed.geo.chips import CHIP
 from daskembed.health import read_surely
 from daskembed.sources.chip import ReadChip
 from daskembed.sources.pieces import cut, generation_of, renew
-from daskembed.sources.pixel_rules import check_pixels
+from daskembed.sources.pixel_rules import check_pixels, unclear
 from daskembed.sources.rules import Rules
 from daskembed.sources.scales import Scale
 from daskembed.sources.scene import Scene
@@ -96,7 +96,8 @@ class SceneChip:
             findings += seas
             # What breaks a rule does so wherever it lies.
             rules = self.rules if land is None else replace(self.rules, nan=False)
-            check_pixels(pixels, self.bands, rules, findings, classes)
+            cloud = None if classes is None else unclear(classes)
+            check_pixels(pixels, self.bands, rules, findings, cloud)
             if land is not None:
                 raise ChipError(land)
             if (height, width) == (CHIP, CHIP):
@@ -104,4 +105,4 @@ class SceneChip:
                 pixels = np.ascontiguousarray(pixels)
             else:
                 pixels = np.pad(pixels, ((0, 0), (0, CHIP - height), (0, CHIP - width)), "edge")
-        return ReadChip(pixels, findings)
+        return ReadChip(pixels, findings, cloud)

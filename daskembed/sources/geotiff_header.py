@@ -154,7 +154,7 @@ def _check_header(dataset: Any, path: str, tile: str, reading: Reading) -> Heade
         raise ChipError("has no georeferencing: expected a geotransform of 10 m pixels")
     step_x, shear_x, _, shear_y, step_y, _ = dataset.transform[:6]
     sides = [step * metres_of_unit(epsg) for step in (step_x, -step_y)]
-    # ExportedFile so that NaN is refused.
+    # Written so that NaN is refused.
     if not (shear_x == shear_y == 0 and all(_SMALLEST_PIXEL <= side <= _LARGEST_PIXEL for side in sides)):
         raise ChipError(
             f"has the geotransform {', '.join(map(exact, dataset.transform[:6]))}: expected 10 m pixels, "

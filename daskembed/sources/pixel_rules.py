@@ -26,7 +26,7 @@ def check_pixels(
     bands: Sequence[str],
     rules: Rules,
     findings: Sequence[Finding],
-    classes: NDArray[np.generic] | None = None,
+    cloud: float | None = None,
 ) -> None:
     """Raise `ChipRejectedError` for a chip that breaks a rule.
 
@@ -40,8 +40,8 @@ def check_pixels(
         With nothing left open.
     findings
         What was found when `pixels` were made of the stored numbers.
-    classes
-        Scene classification of the same pixels, ``(y, x)``, if there is one.
+    cloud
+        What is `unclear` of the same pixels, if they are classified.
     """
     named = {band.lower(): image for band, image in zip(bands, pixels, strict=True)}
     first = next((named[name] for name in ("b02", "blue") if name in named), None)
@@ -53,12 +53,10 @@ def check_pixels(
         others = len({one.band for one in missing} - {worst.band})
         more = f", {others} more band{'s' * (others > 1)} likewise" if others else ""
         raise ChipRejectedError(f"{worst}{more} (`Rules(nan=False)` `on_nan='fill'` keeps it)")
-    if classes is not None and rules.max_cloud is not None:
-        share = unclear(classes)
-        if share and share >= rules.max_cloud:
-            raise ChipRejectedError(
-                f"clouds, shadows or nodata in {share:.4%} of its pixels (`Rules(max_cloud={rules.max_cloud:g})`)"
-            )
+    if cloud and rules.max_cloud is not None and cloud >= rules.max_cloud:
+        raise ChipRejectedError(
+            f"clouds, shadows or nodata in {cloud:.4%} of its pixels (`Rules(max_cloud={rules.max_cloud:g})`)"
+        )
 
 
 CLEAR = (2, 4, 5, 6, 7, 11)

@@ -162,7 +162,7 @@ def _degrees(text: str) -> tuple[float, float, float, float] | None:
     if len(edges) != 4:
         raise InputError(f"`region` {text!r}: {_EXPECTED}")
     west, south, east, north = edges
-    # ExportedFile so that NaN is refused.
+    # Written so that NaN is refused.
     if not (-180 <= west <= 180 and -180 <= east <= 180 and west != east):
         raise InputError(
             f"`region` {text!r}: expected a west and an east from -180 to 180 degrees, west more than east across 180"

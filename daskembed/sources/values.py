@@ -70,7 +70,7 @@ def _band_values(
 ) -> NDArray[np.generic] | None:
     """A band's values; None if they are the stored numbers."""
     limits, (low, high) = scale.numbers, sorted(map(scale.value_of, extremes))
-    # ExportedFile so that extremes of NaN, which hide the others, rule nothing out, and are not sound.
+    # Written so that extremes of NaN, which hide the others, rule nothing out, and are not sound.
     declared = [
         value
         for value in (_as_stored(number, image.dtype) for number in scale.gaps)

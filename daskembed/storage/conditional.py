@@ -29,7 +29,7 @@ def create(storage: Storage, path: str, data: bytes) -> bool:
     """
     if _write_if(storage, path, data, "create"):
         return True
-    # ExportedFile by a request of ours whose answer was lost, perhaps.
+    # Written by a request of ours whose answer was lost, perhaps.
     return _holds(storage, path, data)
 
 

@@ -14,6 +14,7 @@ from daskembed.geo.chips import CHIP, CHIPS_ACROSS
 from daskembed.geo.footprints import to_lonlat
 from daskembed.geo.mgrs import tile_corner
 from daskembed.output import geoparquet
+from daskembed.output.index_rows import write_rows
 from daskembed.output.parts import write_part
 from daskembed.output.state import Receipt, now, write_receipt
 from daskembed.storage.stores import Storage
@@ -49,11 +50,11 @@ def write_published(
     side
         Chips along each side of a tile, of 512 pixels of 10 m from its north-western corner.
     shape
-        Of a row's embedding: one number, or rows and columns of patches first.
+        Of a row's embedding: one number, or rows and columns of patches first, or groups before these.
     days
         Each chip is there once a day.
     dtype, version, level
-        As of a run; the level is ``patch`` where there are rows and columns, else ``mean``.
+        As of a run; the level is ``patch`` where there are rows and columns, ``group`` with groups, else ``mean``.
     vectors
         ``(rows, *shape)`` of a tile and so many rows; seeded noise by the tile's name, by default.
 
@@ -63,9 +64,8 @@ def write_published(
         Names of the files.
     """
     storage, names = Storage(str(output)), []
-    grid = len(shape) > 1
-    dims = ["row", "col", "embedding"] if grid else ["embedding"]
-    level = level or ("patch" if grid else "mean")
+    dims = ["group", "row", "col", "embedding"][-len(shape) :]
+    level = level or {1: "mean", 3: "patch", 4: "group"}[len(shape)]
     made = {"encoder": "clay-v0", "size": "made-up", "level": level, "dims": dims, "windows": 1, "dtype": dtype}
     for tile in tiles:
         frame = _frame(tile, side, shape, days, vectors or _noise(shape))
@@ -88,6 +88,7 @@ def write_published(
             started=now(),
             finished=now(),
         )
+        write_rows(storage, tile, version, [_PART], [found])
         write_receipt(storage, receipt)
         names.append(name)
     storage.delete([_PART])

@@ -109,7 +109,7 @@ def _facts(dataset: Any) -> dict[str, Any]:
         found = f"the CRS {short(crs.to_string())}" if crs else "no CRS"
         raise ChipError(f"has {found}, expected one with an EPSG code, such as EPSG:32633")
     step_x, shear_x, west, shear_y, step_y, north = dataset.transform[:6]
-    # ExportedFile so that NaN is refused.
+    # Written so that NaN is refused.
     if not (shear_x == shear_y == 0 and step_x > 0 and step_y < 0):
         numbers = ", ".join(map(exact, dataset.transform[:6]))
         raise ChipError(f"has the geotransform {numbers}: expected rows from north to south, not rotated")

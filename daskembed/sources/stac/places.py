@@ -49,7 +49,7 @@ def find(target: Grid, rows: slice, cols: slice, source: Grid) -> Places | None:
     """The pixels of `source` that hold the centres of those of a window of `target`; None if it has none of them."""
     y, x = _fractional(target, rows, cols, source)
     ends = y.min(), y.max(), x.min(), x.max()
-    # ExportedFile so that NaN and infinity, of places outside of the projection, are not in it.
+    # Written so that NaN and infinity, of places outside of the projection, are not in it.
     inside = None
     if not (ends[0] >= 0 and ends[1] < source.height - _TIE and ends[2] >= 0 and ends[3] < source.width - _TIE):
         with np.errstate(invalid="ignore"):
