@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from daskembed.runs.scenes import SceneItem as SceneItem
     from daskembed.runs.scenes import TileScenes as TileScenes
     from daskembed.runs.scenes import find_scenes as find_scenes
+    from daskembed.runs.search import search as search
     from daskembed.runs.throughput import Speed as Speed
     from daskembed.runs.tiles import run as run
     from daskembed.sources.chip import Chip as Chip
@@ -92,6 +93,7 @@ _HOME = {
     "calibrate": "runs.calibration",
     "preview": "runs.previews",
     "principal_components": "runs.components",
+    "search": "runs.search",
     "export": "runs.exports",
     "connect": "clusters.connection",
     "status": "output.status",

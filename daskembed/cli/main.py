@@ -269,6 +269,12 @@ def _status(options: argparse.Namespace) -> int:
     return 0 if found.sound else 3
 
 
+def _search(options: argparse.Namespace) -> int:
+    from daskembed.cli.search import search
+
+    return search(options)
+
+
 def _stac(options: argparse.Namespace) -> int:
     from daskembed.output.stac import write_stac
     from daskembed.text import counted, visible
@@ -324,6 +330,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "doctor": _doctor,
     "demo": _demo,
     "status": _status,
+    "search": _search,
     "stac": _stac,
     "validate": _validate,
 }
