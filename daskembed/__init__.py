@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from daskembed.errors import TileError as TileError
     from daskembed.explore.basis import Basis as Basis
     from daskembed.explore.preview import Preview as Preview
+    from daskembed.exports.stac import write_stac as write_stac
     from daskembed.exports.state import ExportedFile as ExportedFile
     from daskembed.index import index_tile as index_tile
     from daskembed.output.open import open_embeddings as open_embeddings
     from daskembed.output.stac import StacResult as StacResult
-    from daskembed.output.stac import write_stac as write_stac
     from daskembed.output.status import status as status
     from daskembed.output.tile_status import OutputStatus as OutputStatus
     from daskembed.output.tile_status import StacStatus as StacStatus
@@ -97,7 +97,7 @@ _HOME = {
     "export": "runs.exports",
     "connect": "clusters.connection",
     "status": "output.status",
-    "write_stac": "output.stac",
+    "write_stac": "exports.stac",
     "validate": "output.validate.check",
     "Encoder": "encoders.protocol",
     "Description": "encoders.description",

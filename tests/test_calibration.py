@@ -162,6 +162,33 @@ def test_damaged_counts_are_named(output: Path, client: Client) -> None:
     assert calibrate(output, client).counted == 1
 
 
+def test_what_is_interrupted_goes_on(output: Path, client: Client) -> None:
+    def stop(state: daskembed.Progress) -> None:
+        if len(state.finished) == 1 and state.how == "running":
+            raise KeyboardInterrupt
+
+    result = calibrate(output, client, progress=stop)
+    assert (result.exit_status, result.calibration) == (130, None)
+    assert 1 <= result.counted < 3
+    assert "the same command goes on from here" in repr(result)
+    again = calibrate(output, client)
+    assert again.exit_status == 0
+    assert again.counted <= 3 - result.counted  # a worker may have counted on for a moment
+    assert again.calibration == Calibration.of(
+        Histogram.of(all_vectors()), 99.9, {"encoder": "clay-v0", "size": "made-up", "level": "patch"}, 3
+    )
+
+
+def test_on_a_store(s3: str, client: Client) -> None:
+    write_published(s3, ["33TUL"], side=2, shape=SHAPE, vectors=vectors)
+    made = daskembed.calibrate(s3, cluster=client)
+    assert made.file == f"{s3}/_daskembed/calibration.json"
+    assert read_calibration(made.file) == made.calibration
+    daskembed.export(s3, to=f"{s3}/copy", dtype="int8", cluster=client)
+    frame = daskembed.dequantize(daskembed.open_embeddings(f"{s3}/copy"))
+    assert len(frame) == 4
+
+
 @pytest.mark.parametrize("percentile", [89.9, 100.1, float("nan")])
 def test_a_percentile_that_makes_no_sense_is_refused(output: Path, client: Client, percentile: float) -> None:
     with pytest.raises(daskembed.InputError, match=r"`percentile` .*: expected a number from 90 to 100"):
@@ -214,6 +241,16 @@ def test_an_export_of_int8_says_how_its_floats_come_back(output: Path, client: C
     lazy = daskembed.open_embeddings(str(tmp_path / "to"))
     np.testing.assert_array_equal(stacked(daskembed.dequantize(lazy[lazy.source_url > ""]).compute()), truth)
     np.testing.assert_array_equal(stacked(daskembed.dequantize(lazy.compute(scheduler="sync"))), truth)
+
+
+def test_a_table_of_lance_says_how_its_floats_come_back(output: Path, client: Client, tmp_path: Path) -> None:
+    lance = pytest.importorskip("lance")
+    made = calibrate(output, client).calibration
+    assert export(output, tmp_path / "to", client, dtype="int8", format="lance").exit_status == 0
+    table = lance.dataset(str(tmp_path / "to" / "embeddings.lance"))
+    assert parse_calibration(table.schema.metadata[b"quantization"], "it") == made
+    floats = dequantize(table.to_table().to_pandas(), made)
+    np.testing.assert_array_equal(stacked(floats), dequantize(quantize(originals(), made), made))
 
 
 def test_an_export_of_float16(output: Path, client: Client, tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ def _search(options: argparse.Namespace) -> int:
 
 
 def _stac(options: argparse.Namespace) -> int:
-    from daskembed.output.stac import write_stac
+    from daskembed.exports.stac import write_stac
     from daskembed.text import counted, visible
 
     made = write_stac(options.output, options.root)

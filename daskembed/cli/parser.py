@@ -260,7 +260,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 all files have an item, 1 stopped by a store, 2 OUTPUT is no output of daskembed, 3 "
         "some files are left out",
     )
-    stac.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    stac.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run, or an export")
     stac.add_argument(
         "--root",
         metavar="URL",

@@ -41,7 +41,7 @@ def finish(export: Export, written: Sequence[ExportedFile]) -> list[str]:
 def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:
     """Make one GeoParquet 1.1.0 file of some rows; see `daskembed.exports.protocol.RangeFormat`."""
     metadata = {b"geo": json.dumps(_geo(rows)), b"daskembed": json.dumps(export.provenance, sort_keys=True)}
-    metadata |= _quantization(export)
+    metadata |= quantization(export)
     others = [column for column in ("source_url", "date") if column in rows.column_names]
     statistics = [*others, *(f"bbox.{edge}" for edge in BBOX)]
     a_group = max(1, export.sizes.group // export.row_bytes)
@@ -64,8 +64,8 @@ def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:
     return file.size, file.hash.hexdigest()
 
 
-def _quantization(export: Export) -> dict[bytes, str]:
-    """What the footer says of how floats come back, of values of int8."""
+def quantization(export: Export) -> dict[bytes, str]:
+    """What a file's metadata say of how floats come back, of values of int8."""
     if export.calibration is None:
         return {}
     text = export.calibration.text()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskembed.documents import MOST_JSON, parse_as
 from daskembed.errors import InputError
-from daskembed.output.state import STATE
+from daskembed.output.state import EXPORTED, STATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 FOLDER = f"{STATE}/export"
 PLAN = f"{FOLDER}/plan.json"
-FILES = f"{FOLDER}/files"
-"""Folder of what is known of finished files."""
+FILES = EXPORTED
 INDEX = f"{FOLDER}/index"
 """Folder of the places of the rows of published files; gone when the export is finished."""
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from daskembed.exports.selection import ExportTile
     from daskembed.storage.stores import Storage
 
-AT_ONCE = 4
-"""Statistics that are read at a time: those of a file may take 100 MB."""
+AT_ONCE = 16
+"""Statistics that are read at a time."""
 _SUFFIX = ".npz"
 
 

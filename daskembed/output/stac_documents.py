@@ -28,18 +28,14 @@ STAC = "_stac"
 """Folder below the output: a reader that opens all files of a folder leaves out names that begin so."""
 CATALOG = f"{STAC}/catalog.json"
 MODELS = f"{STAC}/models"
-OURS = re.compile(rf"{STAC}/(?:[^/]+/collection|models/[^/]+|[^/]+/(?P<file>[^/]+\.(?:gpq|zarr)))\.json")
+OURS = re.compile(rf"{STAC}/(?:[^/]+/collection|models/[^/]+|[^/]+/(?P<file>[^/]+\.(?:gpq|zarr|parquet)))\.json")
 """Paths of all documents but the catalogue; others in the folder are somebody else's."""
 VERSION = "1.0.0"
 _EXTENSIONS = "https://stac-extensions.github.io"
 EMBEDDINGS = f"{_EXTENSIONS}/embeddings/v0.0.1/schema.json"
 FILE = f"{_EXTENSIONS}/file/v2.1.0/schema.json"
-_ITEM = [
-    EMBEDDINGS,
-    FILE,
-    f"{_EXTENSIONS}/grid/v1.1.0/schema.json",
-    f"{_EXTENSIONS}/processing/v1.2.0/schema.json",
-]
+PROCESSING = f"{_EXTENSIONS}/processing/v1.2.0/schema.json"
+_ITEM = [EMBEDDINGS, FILE, f"{_EXTENSIONS}/grid/v1.1.0/schema.json", PROCESSING]
 _PROJECTION = f"{_EXTENSIONS}/projection/v2.0.0/schema.json"
 SHA256 = "1220"
 """What a multihash of SHA-256 begins with: its code, and 32 bytes."""
@@ -51,7 +47,7 @@ _OF_MODEL = (
 )
 """What a file says of how it was made that tells models and what they give."""
 _MEDIA = {".gpq": "application/vnd.apache.parquet", ".zarr": "application/vnd.zarr; version=3"}
-_FORMATS = {".gpq": "geoparquet", ".zarr": "zarr"}
+_FORMATS = {".gpq": "geoparquet", ".zarr": "zarr", ".parquet": "geoparquet"}
 _WORDS = {"geoparquet": "a GeoParquet file", "zarr": "a Zarr store"}
 _DIGITS = 7
 """Of degrees: a centimetre."""
@@ -202,7 +198,7 @@ def item(
         "processing:datetime": receipt.finished,
         **({"processing:software": receipt.software} if receipt.software else {}),
         "emb:runtime_parameters": {name: value for name, value in settings.items() if value is not None},
-        **({"emb:quantization": _CAST} if kind["dtype"] == "float16" else {}),
+        **quantization(kind),
         **({"emb:energy": _energy(receipt.energy)} if receipt.energy else {}),
         "daskembed:chips": receipt.chips,
         "daskembed:kind": dict(kind),
@@ -216,8 +212,8 @@ def item(
         "stac_extensions": [*_ITEM, *([_PROJECTION] if place.projection else [])],
         "id": file.name,
         "collection": collection_id(kind),
-        "geometry": _rounded(shapely.geometry.mapping(shape)),
-        "bbox": _rounded(bounding_box(np.array([shape], object))),
+        "geometry": rounded(shapely.geometry.mapping(shape)),
+        "bbox": rounded(bounding_box(np.array([shape], object))),
         "properties": properties,
         "links": [*links(path, root, *targets), *(_source_link(*scene) for scene in scenes_of(receipt))],
         "assets": {
@@ -243,15 +239,24 @@ def _energy(energy: Energy) -> dict[str, Any]:
     }
 
 
+def quantization(kind: Kind, how: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What became of an item's float32, as a property; nothing, if they are left as they are.
+
+    `how` is that of int8.
+    """
+    told = _CAST if kind["dtype"] == "float16" else how
+    return {} if told is None else {"emb:quantization": dict(told)}
+
+
 _CAST = {"method": "cast", "original_dtype": "float32", "quantized_dtype": "float16"}
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Coordinates to the last digit that is kept, as JSON has them."""
     if isinstance(value, dict):
-        return {name: _rounded(one) for name, one in value.items()}
+        return {name: rounded(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(one) for one in value]
+        return [rounded(one) for one in value]
     return round(value, _DIGITS) if isinstance(value, float) else value
 
 
@@ -262,7 +267,7 @@ def scenes_of(receipt: Receipt) -> list[tuple[str, str]]:
         items = scene.get("items")
         for one in items if isinstance(items, list) else ():
             if isinstance(one, dict) and isinstance(url := one.get("url"), str) and url:
-                found.setdefault(_url(url), str(one.get("id", "")))
+                found.setdefault(url_of_source(url), str(one.get("id", "")))
     return list(found.items())
 
 
@@ -278,10 +283,10 @@ def _source_link(url: str, title: str) -> dict[str, str]:
 def sources_of(receipt: Receipt) -> list[str]:
     """URLs of what a tile was made from: collections of a catalogue's scenes, or else the source of its chips."""
     found = [url.partition("/items/")[0] for url, _ in scenes_of(receipt) if "/items/" in url]
-    return found or [_url(str(receipt.settings.get("source") or "unknown"))]
+    return found or [url_of_source(str(receipt.settings.get("source") or "unknown"))]
 
 
-def _url(place: str) -> str:
+def url_of_source(place: str) -> str:
     """A source as something that a link can lead to."""
     if "://" in place:
         return place.removeprefix("stac+")
@@ -317,7 +322,7 @@ def collection(
         # Nobody has said which.
         "license": "other",
         "extent": {
-            "spatial": {"bbox": [_rounded(bounding_box(boxes))]},
+            "spatial": {"bbox": [rounded(bounding_box(boxes))]},
             "temporal": {"interval": [period]},
         },
         "emb:type": "chip",

@@ -26,6 +26,8 @@ RECEIPTS = f"{STATE}/receipts"
 RECORDS = f"{STATE}/tiles"
 CUBES = f"{STATE}/cubes"
 """Folder of the cubes' receipts and records, and of the notes of the shards of unfinished ones."""
+EXPORTED = f"{STATE}/export/files"
+"""Folder of an export, with what is known of each of its finished files: name, size and SHA-256 among it."""
 _MOST_NOTE = 2**20
 """Bytes of a note, which names the chips of one shard."""
 

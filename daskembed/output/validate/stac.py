@@ -12,7 +12,7 @@ from daskembed.output.protocol import Published
 from daskembed.output.published import list_published
 from daskembed.output.stac import kept_root
 from daskembed.output.stac_documents import CATALOG, OURS, SHA256, STAC, item_of
-from daskembed.output.state import RECEIPTS, read_receipt
+from daskembed.output.state import EXPORTED, RECEIPTS, read_receipt
 from daskembed.output.validate.findings import Finding
 from daskembed.storage.stores import Storage
 
@@ -27,7 +27,8 @@ def check_stac(output: Storage) -> Iterator[Finding]:
     if CATALOG not in paths:
         yield Finding("stac", f"no {CATALOG}: a run that writes it has not ended; {_AGAIN}")
     root = kept_root(output)
-    sizes = {one.name: one.size for one in list_published(output)}
+    sizes: dict[str, int | None] = {one.name: one.size for one in list_published(output)}
+    sizes |= {one.path: one.size for one in output.entries(recursive=False) if one.path.endswith(".parquet")}
     receipts = yield from _receipts(output)
     there = {*paths, *(name for name, size in sizes.items() if size is not None)}
     items, linked = set[str](), {CATALOG}
@@ -51,13 +52,19 @@ def check_stac(output: Storage) -> Iterator[Finding]:
 
 
 def _receipts(output: Storage) -> Any:
-    """What the receipts say of each file."""
+    """What the receipts say of each file, and an export of its own."""
     found: dict[str, Published] = {}
     for entry in output.entries(RECEIPTS):
         try:
             found |= {file.name: file for file in read_receipt(output, entry.path).files}
         except InputError as error:
             yield Finding("receipt", str(error))
+    for entry in output.entries(EXPORTED):
+        try:
+            told = parse_object(output.get(entry.path, most=MOST_JSON))
+            found[told["name"]] = Published(told["name"], told["size"], told["sha256"])
+        except (ValueError, LookupError) as error:
+            yield Finding("receipt", f"{entry.path} does not say what its file is: {error}")
     return found
 
 

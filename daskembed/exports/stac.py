@@ -1,0 +1,192 @@
+"""STAC of an export, below its folder ``_stac``: an item a file, one collection, the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from shapely.geometry import box, mapping
+
+from daskembed.documents import json_digest, parse_object
+from daskembed.errors import InputError
+from daskembed.exports.state import ExportedFile, Plan, read_plan, read_written
+from daskembed.output import stac as of_output
+from daskembed.output import stac_documents as documents
+from daskembed.output.stac import StacResult, check_root
+from daskembed.output.stac_documents import CATALOG, OURS, SHA256, STAC, Kind, item_of
+from daskembed.output.stac_model import model_item
+from daskembed.quantization import KEY, METHOD, Calibration, parse_calibration
+from daskembed.storage.stores import Storage
+
+_PARQUET = ".parquet"
+
+
+def write_stac(output: str, root: str | None = None) -> StacResult:
+    """Write a STAC catalogue of an output's published files, or of an export, into its folder ``_stac``.
+
+    There is an item a file that is as its receipt says, a collection of each encoder, level, type of values, format and
+    version, and an item a model. Items that would come out the same stay as they are; those of files that are gone are
+    removed. The files are not changed, and of those of an output that have an item nothing is read.
+
+    Parameters
+    ----------
+    output
+        Folder or URL of the published files, or of an export.
+    root
+        URL under which others find that folder: makes all links absolute. By default they are relative, so that the
+        folder can be moved.
+
+    Returns
+    -------
+    StacResult
+        What was written, and which files were left out, and why.
+
+    Raises
+    ------
+    InputError
+        If `output` is neither, an export that is not finished or of another format than GeoParquet, or `root` is no
+        URL.
+    StorageError
+        If the store does not answer as it should; what is written stays, and the same call goes on.
+    """
+    storage = Storage(output)
+    plan = read_plan(storage)
+    if plan is None:
+        return of_output.write_stac(output, root)
+    if plan.finished is None:
+        raise InputError(f"the export {storage.url} is not finished: first run the same `daskembed export` again")
+    root = check_root(root)
+    there = read_written(storage, names := [file.name for file in plan.files])
+    if strange := [name for name in names if not name.endswith(_PARQUET)]:
+        raise InputError(f"{storage.url} holds {strange[0]}: STAC is written of exports of `format='geoparquet'`")
+    left_out = {name: "it is gone, or not as it was written" for name in names if name not in there}
+    if not there:
+        raise InputError(f"no file of the export {storage.url} is left: export it again with `overwrite=True`")
+    kind, made, how = _footer(storage, next(iter(there)), plan)
+    items = {
+        documents.item_path(kind, name): _item(file, kind, made, how, plan, root)
+        for name, file in sorted(there.items())
+    }
+    above = _above(kind, items, plan, root)
+    present = {entry.path: entry.size for entry in storage.entries(STAC)}
+    written = sum(_put(storage, path, document, present) for path, document in items.items())
+    for path, document in above.items():
+        _put(storage, path, document, present)
+    gone = [path for path in present if OURS.fullmatch(path) and path not in items and path not in above]
+    storage.delete(gone)
+    removed = {item_of(path) for path in gone} - {None, *there}
+    return StacResult(
+        storage.url_of(CATALOG), {documents.collection_id(kind): len(items)}, written, len(removed), left_out
+    )
+
+
+def _footer(storage: Storage, name: str, plan: Plan) -> tuple[Kind, dict[str, Any], Calibration | None]:
+    """What all files say alike: their kind, how they were made, and how their values became int8."""
+    try:
+        with pq.ParquetFile(storage.open_reader(name)) as file:
+            said = file.metadata.metadata or {}
+        made = parse_object(said.get(b"daskembed", b"{}"))
+        # Of those that are made of one version alone.
+        version = next(iter(plan.tiles)).rpartition(".")[0].rpartition("_v")[2]
+        kind = documents.kind_of(made, name, version)
+    except (pa.ArrowException, ValueError, StopIteration) as error:
+        raise InputError(f"{storage.url_of(name)} can have no item: {' '.join(str(error).split())[:200]}") from None
+    how = said.get(KEY.encode())
+    return kind, made, None if how is None else parse_calibration(how, f"`{KEY}` of {storage.url_of(name)}")
+
+
+def _item(
+    file: ExportedFile,
+    kind: Kind,
+    made: Mapping[str, Any],
+    how: Calibration | None,
+    plan: Plan,
+    root: str | None,
+) -> dict[str, Any]:
+    path = documents.item_path(kind, file.name)
+    first, last = _period(file, plan)
+    settings = {name: made[name] for name in ("precision", "on_nan") if made.get(name) is not None}
+    targets = [
+        ("parent", documents.collection_path(kind)),
+        ("collection", documents.collection_path(kind)),
+        ("emb:model", documents.model_path(kind)),
+    ]
+    return {
+        "type": "Feature",
+        "stac_version": documents.VERSION,
+        "stac_extensions": [documents.EMBEDDINGS, documents.FILE, documents.PROCESSING],
+        "id": file.name,
+        "collection": documents.collection_id(kind),
+        "geometry": documents.rounded(mapping(box(*file.bbox))),
+        "bbox": documents.rounded(file.bbox),
+        "properties": {
+            "datetime": None,
+            "start_datetime": f"{first}T00:00:00Z",
+            "end_datetime": f"{last}T23:59:59Z",
+            "processing:datetime": plan.finished,
+            **({"processing:software": file.software} if file.software else {}),
+            **({"emb:runtime_parameters": settings} if settings else {}),
+            **documents.quantization(kind, None if how is None else _affine(how)),
+            "daskembed:rows": file.rows,
+            "daskembed:kind": dict(kind),
+            "daskembed:made_of": json_digest([root, file.name, file.sha256, plan.finished]),
+        },
+        "links": documents.links(path, root, *targets),
+        "assets": {
+            "embeddings": {
+                "href": documents.href(file.name, path, root),
+                "type": "application/vnd.apache.parquet",
+                "title": f"Embeddings of {len(file.tiles)} tiles",
+                "roles": ["data"],
+                "file:size": file.size,
+                "file:checksum": SHA256 + file.sha256,
+            }
+        },
+    }
+
+
+def _affine(how: Calibration) -> dict[str, Any]:
+    return {
+        "method": METHOD,
+        "original_dtype": "float32",
+        "quantized_dtype": "int8",
+        "scale": list(how.scale),
+        "offset": list(how.offset),
+    }
+
+
+def _period(file: ExportedFile, plan: Plan) -> tuple[str, str]:
+    """First and last day, as the names of the published files say them, within the dates that were asked for."""
+    days = sorted(day for name in file.tiles for day in name.split("_")[1:3])
+    first, last = (f"{day[:4]}-{day[4:6]}-{day[6:]}" for day in (days[0], days[-1]))
+    asked = plan.identity.get("dates") or [first, last]
+    return max(first, asked[0]), min(last, asked[1])
+
+
+def _above(kind: Kind, items: Mapping[str, Any], plan: Plan, root: str | None) -> dict[str, dict[str, Any]]:
+    """What leads to the items, by path."""
+    source = documents.url_of_source(str(plan.identity.get("source")))
+    collection = documents.collection(kind, [*items.values()], [source], root)
+    collection["description"] = f"{collection['title']}: rows of {len(plan.tiles)} tiles, in spatial order."
+    shape, window = plan.identity.get("shape"), kind.get("window")
+    if plan.identity.get("rows") == "patch" and isinstance(shape, list) and type(window) is int:
+        pixels = [int(side) for side in np.full(2, window) // shape[-3:-1]]
+        collection["emb:chip_layout"] |= {"chip_size": pixels, "stride": pixels}
+    return {
+        documents.model_path(kind): model_item(kind, root),
+        documents.collection_path(kind): collection,
+        CATALOG: documents.catalog([kind], root),
+    }
+
+
+def _put(storage: Storage, path: str, document: Mapping[str, Any], present: Mapping[str, int]) -> bool:
+    """Write a document where it is not there as it is; whether it was written."""
+    data = json.dumps(document, indent=1, allow_nan=False).encode()
+    if path in present and storage.get(path) == data:
+        return False
+    storage.put(path, data)
+    return True

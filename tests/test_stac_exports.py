@@ -1,0 +1,107 @@
+"""STAC of exports: what `daskembed stac` writes below one; see `published.py` for what is exported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import published
+import pystac
+import pytest
+from distributed import Client
+from pystac.validation import validate_dict
+from test_stac_out import catalog, exts, schema, tree
+
+import daskembed
+from daskembed.cli.main import main
+from daskembed.quantization import Calibration
+from daskembed.testing import write_published
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def calibration(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Calibration:
+    to = tmp_path_factory.mktemp("calibration") / "calibration.json"
+    folder = tmp_path_factory.mktemp("output") / "patch"
+    shutil.copytree(published.FOLDER / "patch", folder)
+    made = daskembed.calibrate(str(folder), to=str(to), cluster=client).calibration
+    assert made is not None
+    return made
+
+
+@pytest.fixture
+def exported(client: Client, calibration: Calibration, tmp_path: Path) -> Path:
+    daskembed.export(
+        str(published.FOLDER / "patch"), to=str(tmp_path / "to"), dtype="int8", calibration=calibration, cluster=client
+    )
+    return tmp_path / "to"
+
+
+def the_item(folder: Path) -> pystac.Item:
+    (item,) = (item for child in catalog(folder).get_children() for item in child.get_items())
+    return item
+
+
+def test_an_item_says_how_int8_becomes_floats(exported: Path, calibration: Calibration) -> None:
+    result = daskembed.write_stac(str(exported))
+    assert (result.written, result.removed, result.left_out) == (1, 0, {})
+    item = the_item(exported)
+    assert item.properties["emb:quantization"] == {
+        "method": "affine",
+        "original_dtype": "float32",
+        "quantized_dtype": "int8",
+        "scale": [*calibration.scale],
+        "offset": [*calibration.offset],
+    }
+    assert item.properties["start_datetime"] == "2019-04-01T00:00:00Z"
+    assert item.properties["end_datetime"] == "2019-04-16T23:59:59Z"
+    assert item.id == "embeddings_00000.parquet"
+    assert Path(item.assets["embeddings"].get_absolute_href()).is_file()
+    collection = item.get_collection()
+    assert collection.extra_fields["data_type"] == "int8"
+    assert {link.rel for link in collection.links} >= {"emb:model", "emb:source-data"}
+
+
+def test_what_is_written_is_valid_and_leads_somewhere(exported: Path, shared: Path) -> None:
+    daskembed.write_stac(str(exported))
+    root = catalog(exported)
+    for one in (root, *root.get_children(), *root.get_items(recursive=True)):
+        validate_dict(one.to_dict() | {"stac_extensions": []})
+    assert daskembed.validate(str(exported / "_stac")) == []
+    path = shared / "spec" / "embeddings-stac-v0.0.1.schema.json"
+    looked = [one for one in map(json.loads, tree(exported / "_stac").values()) if "embeddings/v" in str(exts(one))]
+    assert len(looked) == 2
+    for one in looked:
+        schema(path).validate(one)
+
+
+def test_again_nothing_is_written_and_a_lost_file_is_told(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stac", str(exported)]) == 0
+    before = tree(exported / "_stac")
+    assert main(["stac", str(exported)]) == 0
+    assert "0 items written, 0 removed" in capsys.readouterr().out
+    assert tree(exported / "_stac") == before
+    (exported / "embeddings_00000.parquet").unlink()
+    assert main(["stac", str(exported)]) == 2
+    assert "no file of the export" in capsys.readouterr().err
+
+
+def test_an_export_that_is_not_finished_is_refused(exported: Path) -> None:
+    path = exported / "_daskembed" / "export" / "plan.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"finished": None}))
+    with pytest.raises(daskembed.InputError, match=r"is not finished: first run the same `daskembed export` again"):
+        daskembed.write_stac(str(exported))
+
+
+def test_files_that_do_not_say_their_model_are_refused(client: Client, tmp_path: Path) -> None:
+    write_published(tmp_path / "out", ["33TUL"], side=2, shape=(4,))
+    daskembed.export(str(tmp_path / "out"), to=str(tmp_path / "to"), cluster=client)
+    with pytest.raises(daskembed.InputError, match="can have no item: it does not say its checkpoint"):
+        daskembed.write_stac(str(tmp_path / "to"))
