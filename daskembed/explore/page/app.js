@@ -18,7 +18,7 @@ const daskembed = (() => {
   const at = id => document.getElementById(id);
   const percent = share => `${(100 * share).toFixed(1)} %`;
   const collection = features => ({type: "FeatureCollection", features});
-  const stem = tile => tile.file.replace(/\.[^.]*$/, "");
+  const stem = tile => tile.file.replace(/\.gpq$/, "");
   const api = {}, waiting = new Map(), loaded = new Map();
   let index, world, map, dates, theme, chosen = null;
 
@@ -220,7 +220,7 @@ const daskembed = (() => {
       const turns = Math.round((middle.lng - (w + e) / 2) / 360) * 360;
       if (w + turns > east || e + turns < west || s > north || n < south) continue;
       const left = map.project([w, (s + n) / 2]), right = map.project([e, (s + n) / 2]);
-      if (Math.abs(right.x - left.x) < LEAST_PIXELS) continue;
+      if (!tile.dates.length || Math.abs(right.x - left.x) < LEAST_PIXELS) continue;
       found.push([Math.hypot((w + e) / 2 + turns - middle.lng, (s + n) / 2 - middle.lat), tile]);
     }
     return found.sort((one, other) => one[0] - other[0]).slice(0, MOST_LOADED).map(([, tile]) => tile);
