@@ -21,6 +21,7 @@ NAMES = {
     "workers": "two worker processes against one, and the longest that a worker idled while tiles waited",
     "fleet": "64 pretended workers on one scheduler: how much of their sum a run gets, by block size",
     "write": "parts and publishing, as a share of the job and with the memory they take",
+    "export": "exports against pyarrow's write_dataset of the same rows: MB/s, memory, bytes of a point look-up",
     "stac": "scenes of a catalogue over a slow network: the share of it that is used, and against odc.stac.load",
     "whole": "a whole tile from Zarr and GeoTIFF, in storage blocks of several sizes: time and memory",
     "baseline": "ours against a plain DataLoader, attention written out and one write at the end, in two precisions",
@@ -28,6 +29,7 @@ NAMES = {
     "plan": "what `plan` expects of the demo and of a tile of 441 chips, and what their runs take",
     "preview": "pages of 1,000 tiles: their size, how long they take to write, and until a browser can be used",
     "start": "the command on 16 chips: where the time beside its work goes",
+    "search": "one million vectors: in memory against a plain read and FAISS, and from files; 100 queries at once",
     "gpu": "everything about one GPU, parity first",
 }
 

@@ -254,12 +254,14 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from daskembed.cli.status import as_csv, as_json, show
-    from daskembed.output.status import status
+    from daskembed.exports.status import status
 
     try:
         found = status(options.output, options.tiles)
     except StorageError as error:
         raise InputError(str(error)) from None
+    if options.quarantined and found.export is not None:
+        raise InputError(f"{found.output} is an export and has no chips: ask the output {found.export.source}")
     if options.json:
         print(as_json(found))
     elif options.quarantined:
@@ -293,7 +295,7 @@ def _validate(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from daskembed.output.validate.check import files_of, validate
+    from daskembed.exports.validate.check import files_of, validate
     from daskembed.text import visible
 
     looked: list[dict[str, object]] = []

@@ -238,11 +238,12 @@ def make_parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser(
         "status",
-        help="what an output holds: tiles done, unfinished and failed, chips quarantined",
-        description="Say what an output holds, tile by tile. Reads listings, receipts and records, not the files.",
-        epilog="exit status: 0 all tiles done, 2 OUTPUT is no output of daskembed, 3 some are not done or not sound",
+        help="what an output holds: tiles done, unfinished and failed, chips quarantined; or an export",
+        description="Say what an output holds, tile by tile, or an export, file by file, and whether its source is "
+        "another since. Reads listings, receipts and records, not the files.",
+        epilog="exit status: 0 all tiles or files done, 2 OUTPUT is neither, 3 some are not done or not sound",
     )
-    status.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    status.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run, or an export")
     status.add_argument("--tiles", metavar="FILE|IDS", help="only these tiles; those never begun are named, too")
     form = status.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything as one JSON document")
@@ -274,7 +275,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 all sound, 2 nothing could be looked at, 3 problems found",
     )
     validate.add_argument(
-        "files", nargs="+", metavar="FILE", help="*.gpq, *.zarr, _stac, or folders of them: paths or URLs"
+        "files", nargs="+", metavar="FILE", help="*.gpq, *.zarr, _stac, files of an export, or folders of them"
     )
     validate.add_argument("--json", action="store_true", help="everything as one JSON document")
     return parser

@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 
 _ALSO = ("tiles", "to", "device", "price_per_hour", "quarantined", "root", "basis", "geotiff")
 _SEARCH = ("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart")
-_TABLES = (RunOptions, ExportOptions, CalibrationOptions)
 FLAGS = {
     name: flag_of(name)
-    for name in (*(name for one in _TABLES for name in one.__annotations__), *RULES, *_ALSO, *_SEARCH)
+    for name in (
+        *RunOptions.__annotations__,
+        *ExportOptions.__annotations__,
+        *CalibrationOptions.__annotations__,
+        *RULES,
+        *_ALSO,
+        *_SEARCH,
+    )
 }
 """What is a flag here and an argument, or an attribute, in Python."""
 

@@ -107,7 +107,7 @@ def find_similar(
     if not any(one.alike for one in given):
         raise InputError("what is searched? give `like` or `like_row`")
     examples = find_examples(everywhere, given)
-    over = _in_threads(near) if client is None else _on_dask(near, client)
+    over = _in_threads(near, HELD_BYTES) if client is None else _on_dask(near, client)
     centre = None
     if wanted.center and wanted.metric != "l2":
         # Distances are the same whatever is taken out.
@@ -218,9 +218,9 @@ _Over = Callable[[_Work[Any]], Iterator[Any]]
 """Does some work on each piece and gives what that gave, in their order."""
 
 
-def _in_threads(rows: Rows) -> _Over:
+def _in_threads(rows: Rows, held_bytes: int) -> _Over:
     """In threads of this process; few vectors are read once and kept."""
-    kept: dict[int, list[Block]] | None = {} if rows.vectors * rows.vector_bytes <= HELD_BYTES else None
+    kept: dict[int, list[Block]] | None = {} if rows.vectors * rows.vector_bytes <= held_bytes else None
 
     def work_on(number: int, work: _Work[Any]) -> Any:
         if kept is None:
@@ -230,18 +230,22 @@ def _in_threads(rows: Rows) -> _Over:
         return work(rows, number, iter(kept[number]))
 
     def over(work: _Work[Any]) -> Iterator[Any]:
+        from threadpoolctl import threadpool_limits
+
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         pool = ThreadPoolExecutor(cores)
         ahead: deque[Any] = deque()
-        try:
-            for number in range(len(rows.pieces)):
-                ahead.append(pool.submit(work_on, number, work))
-                if len(ahead) > 2 * cores:
+        # Each of these threads has a product of its own: threads of BLAS would wait for each other.
+        with threadpool_limits(1, user_api="blas"):
+            try:
+                for number in range(len(rows.pieces)):
+                    ahead.append(pool.submit(work_on, number, work))
+                    if len(ahead) > 2 * cores:
+                        yield ahead.popleft().result()
+                while ahead:
                     yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     return over
 

@@ -16,10 +16,12 @@ Metric = Literal["cosine", "l2", "dot"]
 METRICS: tuple[Metric, ...] = ("cosine", "l2", "dot")
 _FEW = 4
 """Queries up to which a dot product a row is faster than a matrix product: it goes at the speed of the memory."""
-_STEP = 256
+_STEP = 512
 """Vectors that are looked at while they are in the processor's cache."""
 _CLOSE = 1e-5
 """By which single precision may be off, of the size of the numbers: what is as close to the best is looked at again."""
+_TORCH_PIECE = 32_768
+"""Numbers up to which torch does not share its work out to threads."""
 
 
 @dataclass(frozen=True)
@@ -57,71 +59,102 @@ class Queries:
             return product
         return _quotient(product, np.sqrt(np.vecdot(values, values)) * np.sqrt(np.vecdot(target, target)))
 
-    def estimate(self, vectors: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Scores in single precision, ``(query, vector)``, and which vectors can be compared: the others are NaN."""
-        plan = _Plan(self, vectors.dtype)
+    def estimate(self, vectors: NDArray[Any]) -> Estimate:
+        """Scores in single precision, and how far off they may be."""
+        plan = _Plan(self)
         count, queries = len(vectors), len(self.vectors)
-        found = np.empty((queries, count), np.float32)
-        squares = None if self.metric == "dot" else np.empty(count, np.float32)
-        step = _STEP if queries <= _FEW else 8 * _STEP
+        products = np.empty((queries, count), np.float32)
+        squares, crossed = (np.zeros(count, np.float32) for _ in range(2))
+        step = _STEP if queries <= _FEW else 4 * _STEP
         room = np.empty((min(step, count), vectors.shape[1]), np.float32)
         with np.errstate(all="ignore"):  # of NaN, and of numbers that are too large
             for start in range(0, count, step):
                 part = vectors[start : start + step]
-                values, end = plan.values(part, room[: len(part)]), start + len(part)
+                here, values = slice(start, start + len(part)), _as_float32(part, room)
                 if queries <= _FEW:
                     for number, weights in enumerate(plan.weights):
-                        np.vecdot(values, weights, out=found[number, start:end])
+                        np.vecdot(values, weights, out=products[number, here])
                 else:
-                    np.matmul(plan.weights, values.T, out=found[:, start:end])
-                if squares is not None:
-                    np.vecdot(values, values, out=squares[start:end])
-            found += plan.bias[:, None]
-            if squares is None:
-                return found, np.asarray(np.isfinite(found).all(axis=0))
+                    np.matmul(plan.weights, values.T, out=products[:, here])
+                if self.metric == "dot":
+                    continue
+                if plan.cross is not None:
+                    np.vecdot(values, plan.cross, out=crossed[here])
+                if plan.scales is None:
+                    np.vecdot(values, values, out=squares[here])
+                else:
+                    np.vecdot(np.square(values, out=values), plan.scales, out=squares[here])
+            products += plan.bias[:, None]
+            if self.metric == "dot":
+                comparable = np.isfinite(products.sum(axis=0))
+                off = np.full(count, _CLOSE * float(np.abs(products[:, comparable]).max(initial=0)), np.float32)
+                return Estimate(products, off, comparable)
+            comparable = np.isfinite(squares)
+            # Of a sum of numbers the rounding is that of the largest.
+            parts = squares + 2 * np.abs(crossed) + plan.constant
+            lengths = np.maximum(squares + 2 * crossed + plan.constant, 0)
             if self.metric == "l2":
-                found *= 2
-                found -= squares
-                found -= plan.lengths[:, None] ** 2
-            else:
-                found = _quotient(found, np.sqrt(squares) * plan.lengths[:, None])
-        return found, np.isfinite(squares)
+                products *= 2
+                products -= lengths
+                products -= np.square(plan.lengths)[:, None]
+                return Estimate(products, _CLOSE * (parts + np.square(plan.lengths).max()), comparable)
+            products /= np.sqrt(lengths)
+            products /= plan.lengths[:, None]
+            # What has next to no length may have any direction.
+            known = lengths > _CLOSE * parts
+            products[:, ~known & comparable] = 0
+            off = np.where(known, _CLOSE * parts / lengths, 2).astype(np.float32)
+        return Estimate(np.nan_to_num(products, copy=False), off, comparable)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Scores of some vectors in single precision."""
+
+    scores: NDArray[np.float32]
+    """``(query, vector)``."""
+    off: NDArray[np.float32]
+    """By which each may be wrong, ``(vector,)``."""
+    comparable: NDArray[np.bool_]
+    """Which are without NaN and infinity."""
 
 
 class _Plan:
-    """How stored numbers become the values that are multiplied, with as few steps as the metric allows."""
+    """What stored numbers v are multiplied by: they stand for v * scale + shift, without the centre."""
 
-    def __init__(self, queries: Queries, dtype: np.dtype[Any]) -> None:
-        targets, centre, affine = queries.vectors, queries.centre, queries.affine
-        if centre is not None:
-            targets = targets - centre
-        shift = np.zeros(targets.shape[1]) if centre is None else -centre
-        scale = None
+    def __init__(self, queries: Queries) -> None:
+        targets, affine = queries.vectors, queries.affine
+        shift = np.zeros(targets.shape[1])
+        if queries.centre is not None:
+            targets, shift = targets - queries.centre, shift - queries.centre
+        scale = np.ones(len(shift))
         if affine is not None:
             scale, shift = affine.scale, shift + affine.offset
         self.lengths = np.sqrt(np.vecdot(targets, targets)).astype(np.float32)
-        # Of a dot product alone the centre and the scale can be taken to the query's side.
-        plain = queries.metric == "dot"
-        self.bias = (targets @ shift if plain else np.zeros(len(targets))).astype(np.float32)
-        weights = targets if scale is None or not plain else targets * scale
-        self.weights = np.ascontiguousarray(weights, np.float32)
-        self._scale = None if plain or scale is None else scale.astype(np.float32)
-        self._shift = None if plain or not shift.any() else shift.astype(np.float32)
-        self._as_stored = dtype == np.float32 and self._scale is None and self._shift is None
+        self.weights = np.ascontiguousarray(targets * scale, np.float32)
+        self.bias = (targets @ shift).astype(np.float32)
+        self.scales = None if affine is None else np.square(scale).astype(np.float32)
+        self.cross = (scale * shift).astype(np.float32) if shift.any() else None
+        self.constant = np.float32(shift @ shift)
 
-    def values(self, part: NDArray[Any], room: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The values of some vectors, in `room` unless they are stored like that."""
-        if self._as_stored:
-            return part
-        if part.dtype == np.float32 and self._scale is None and self._shift is not None:
-            np.add(part, self._shift, out=room)
-            return room
-        np.copyto(room, part)
-        if self._scale is not None:
-            room *= self._scale
-        if self._shift is not None:
-            room += self._shift
-        return room
+
+def _as_float32(part: NDArray[Any], room: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Numbers in single precision, in `room` unless they are stored so."""
+    if part.dtype == np.float32:
+        return part
+    values = room[: len(part)]
+    if part.dtype != np.float16:
+        np.copyto(values, part, casting="same_kind")
+        return values
+    # NumPy takes eight times as long for it. Of so few numbers torch makes one piece, and has no threads wait.
+    import torch
+
+    rows = max(1, _TORCH_PIECE // part.shape[1])
+    # A copy, as torch warns of what cannot be written to.
+    source, target = torch.from_numpy(part.copy()), torch.from_numpy(values)
+    for start in range(0, len(part), rows):
+        target[start : start + rows].copy_(source[start : start + rows])
+    return values
 
 
 @dataclass(frozen=True)
@@ -174,19 +207,18 @@ def best_of(
     so_far
         Of the vectors before.
     """
-    estimates, comparable = queries.estimate(vectors)
-    bad = len(vectors) - int(np.count_nonzero(comparable))
-    if bad:
-        estimates[:, ~comparable] = -np.inf
+    estimate = queries.estimate(vectors)
+    comparable = np.flatnonzero(estimate.comparable)
+    bad = len(vectors) - len(comparable)
+    off = estimate.off if not bad else estimate.off[comparable]
     scores, places = [], []
-    for query, found in enumerate(estimates):
+    for query, found in enumerate(estimate.scores if not bad else estimate.scores[:, comparable]):
         least = so_far.worst(query, k)
-        size = 1.0 if queries.metric == "cosine" else float(np.abs(found[comparable]).max(initial=0))
-        near = np.flatnonzero(found >= least - _CLOSE * size) if np.isfinite(least) else np.flatnonzero(comparable)
+        near = np.flatnonzero(found + off >= least)
         if len(near) > k:
-            kth = np.partition(found[near], len(near) - k)[len(near) - k]
-            near = near[found[near] >= kth - _CLOSE * size]
-        near = near[comparable[near]]
+            surely = (found - off)[near]
+            near = near[found[near] + off[near] >= np.partition(surely, len(near) - k)[len(near) - k]]
+        near = comparable[near]
         scores.append(queries.score(query, vectors[near]))
         places.append(np.stack([np.full(len(near), piece), numbers[near]], axis=1))
     here = Best(tuple(scores), tuple(places), len(vectors) - bad, bad)

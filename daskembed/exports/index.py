@@ -151,7 +151,7 @@ def _places(export: Export, tile: ExportTile) -> tuple[Places, int]:
             table = file.read(columns=["source_url", "date", "geometry"])
         wkb.check(values := table["geometry"].to_pylist())
         shapes = shapely.from_wkb(values)
-        keys = _keys(boxes_of(shapes))
+        keys = keys_of(boxes_of(shapes))
     except FileNotFoundError:
         raise TileError(f"{where} is gone") from None
     except (pa.ArrowException, shapely.errors.ShapelyError, ValueError, KeyError) as error:
@@ -177,7 +177,7 @@ def check_bytes(source: Storage, tile: ExportTile) -> None:
     digest, size = hashlib.sha256(), 0
     for data in _chunks(source, tile.name):
         digest.update(data)
-        size += len(data)
+        size += data.size
     if digest.hexdigest() != tile.sha256:
         where = source.url_of(tile.name)
         raise TileError(
@@ -186,9 +186,10 @@ def check_bytes(source: Storage, tile: ExportTile) -> None:
         )
 
 
-def _chunks(source: Storage, name: str) -> Iterator[bytes]:
+def _chunks(source: Storage, name: str) -> Iterator[pa.Buffer]:
     with source.open_reader(name) as file:
-        while data := file.read(_HASHED):
+        # As a buffer, what is mapped into memory is not copied.
+        while (data := file.read_buffer(_HASHED)).size:
             yield data
 
 
@@ -200,8 +201,8 @@ def boxes_of(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
     return boxes
 
 
-def _keys(boxes: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Of the boxes' centres."""
+def keys_of(boxes: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Places along the curve of the centres of boxes as `boxes_of` gives them."""
     west, south, east, north = boxes.T
     lon = (west + np.where(west > east, east + 360, east)) / 2
     return hilbert_keys(np.where(lon > 180, lon - 360, lon), (south + north) / 2)
