@@ -24,7 +24,8 @@ STEPS = 127
 KEY = "quantization"
 """What it is called in a file's footer, and in a frame's `attrs`."""
 METHOD = "affine"
-_COLUMN = "embeddings"
+_COLUMNS = ("embeddings", "embedding")
+"""What the column of vectors is called, by us and by others."""
 _DERIVED = ("method", "formula", "quantized_dtype", "n_dims", "zero_point", "digest")
 _FORMULA = "x = q * scale + offset"
 _OF_MODEL = ("encoder", "size", "sensor", "window", "checkpoint", "sha256", "level")
@@ -203,7 +204,7 @@ def dequantize(frame: Any, calibration: Calibration | str | Path | None = None) 
     Parameters
     ----------
     frame
-        A frame of such a file with its column ``embeddings``, as `daskembed.open_embeddings` (lazy) or
+        A frame of such a file with its column ``embeddings`` or ``embedding``, as `daskembed.open_embeddings` (lazy) or
         `geopandas.read_parquet` give it; or an array of int8 whose last axis holds a vector, or several.
     calibration
         With what they were made: what `daskembed.calibrate` gave, or its file. By default what the file's footer says,
@@ -223,8 +224,9 @@ def dequantize(frame: Any, calibration: Calibration | str | Path | None = None) 
         if calibration is None:
             raise InputError("an array does not say how it was made: give `calibration`, or the frame that it is from")
         return _floats(frame, read_calibration(calibration))
-    if _COLUMN not in getattr(frame, "columns", ()):
-        raise InputError(f"there is no column {_COLUMN!r} in this {type(frame).__name__}: expected vectors of int8")
+    columns = getattr(frame, "columns", ())
+    if (name := next((one for one in _COLUMNS if one in columns), None)) is None:
+        raise InputError(f"there is no column {_COLUMNS[0]!r} in this {type(frame).__name__}: expected vectors of int8")
     lazy = hasattr(frame, "dask")
     kept = (frame._meta if lazy else frame).attrs.get(KEY)
     own = None if kept is None else parse_calibration(kept, f"`attrs[{KEY!r}]` of this frame")
@@ -240,8 +242,8 @@ def dequantize(frame: Any, calibration: Calibration | str | Path | None = None) 
             f"{chosen.digest[:12]}: leave `calibration` out"
         )
     if lazy:
-        return frame.map_partitions(_with_floats, chosen, meta=_with_floats(frame._meta, chosen))
-    return _with_floats(frame, chosen)
+        return frame.map_partitions(_with_floats, name, chosen, meta=_with_floats(frame._meta, name, chosen))
+    return _with_floats(frame, name, chosen)
 
 
 def read_calibration(given: Calibration | str | Path) -> Calibration:
@@ -259,16 +261,16 @@ def read_calibration(given: Calibration | str | Path) -> Calibration:
         ) from None
 
 
-def _with_floats(frame: Any, calibration: Calibration) -> Any:
+def _with_floats(frame: Any, name: str, calibration: Calibration) -> Any:
     from daskembed.vectors import VectorArray, VectorDtype  # and with it Dask and pandas
 
-    column = frame[_COLUMN]
+    column = frame[name]
     if isinstance(column.dtype, VectorDtype):
         array = column.array
     else:
         none = VectorDtype(calibration.n_dims, "int8")
         array = VectorArray._from_sequence(column, dtype=None if len(column) else none)
-    made = frame.assign(**{_COLUMN: VectorArray(_floats(array.vectors, calibration), array.isna())})
+    made = frame.assign(**{name: VectorArray(_floats(array.vectors, calibration), array.isna())})
     made.attrs.pop(KEY, None)
     return made
 

@@ -43,6 +43,8 @@ WORDS = {
     *("format", "dtype", "calibration", "percentile", "overwrite", "stac", "root", "to", "skip_damaged"),
     # what is looked at
     *("basis", "geotiff", "preview"),
+    # what is searched
+    *("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart"),
     # where it runs
     *("cluster", "cluster_arguments", "workers", "listen", "tls", "device", "price_per_hour"),
     # what is told

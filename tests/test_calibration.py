@@ -243,6 +243,16 @@ def test_an_export_of_int8_says_how_its_floats_come_back(output: Path, client: C
     np.testing.assert_array_equal(stacked(daskembed.dequantize(lazy.compute(scheduler="sync"))), truth)
 
 
+def test_a_table_of_lance_says_how_its_floats_come_back(output: Path, client: Client, tmp_path: Path) -> None:
+    lance = pytest.importorskip("lance")
+    made = calibrate(output, client).calibration
+    assert export(output, tmp_path / "to", client, dtype="int8", format="lance").exit_status == 0
+    table = lance.dataset(str(tmp_path / "to" / "embeddings.lance"))
+    assert parse_calibration(table.schema.metadata[b"quantization"], "it") == made
+    floats = dequantize(table.to_table().to_pandas(), made)
+    np.testing.assert_array_equal(stacked(floats), dequantize(quantize(originals(), made), made))
+
+
 def test_an_export_of_float16(output: Path, client: Client, tmp_path: Path) -> None:
     assert export(output, tmp_path / "to", client, dtype="float16").exit_status == 0
     (file,) = (tmp_path / "to").glob("*.parquet")

@@ -186,6 +186,8 @@ def test_a_frame_remembers_how_its_vectors_come_back(tmp_path: Path) -> None:
     read = gpd.read_parquet(tmp_path / "a.parquet")
     np.testing.assert_array_equal(np.stack(daskembed.dequantize(read[read.source_url > "2"]).embeddings), truth[3:])
     assert len(daskembed.dequantize(read[:0])) == 0
+    renamed = daskembed.dequantize(given.rename(columns={"embeddings": "embedding"}))
+    np.testing.assert_array_equal(np.stack(renamed.embedding), truth)
 
 
 def test_a_lazy_frame_stays_lazy() -> None:

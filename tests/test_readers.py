@@ -1,4 +1,4 @@
-"""Other people's libraries on published files, value by value; tests/readers has those that do not go with ours."""
+"""Other libraries on published files and exports, value by value; tests/readers has those that need an environment."""
 
 from __future__ import annotations
 
@@ -11,14 +11,37 @@ import geopandas as gpd
 import lancedb
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rioxarray  # noqa: F401 (it gives xarray's objects `.rio`)
 import shapely
 import xarray as xr
+from distributed import Client
 from readers import environment, known
 
+import daskembed
+
 NAMES = ("mean", "patch", "windows")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exports of the published files."""
+    folder = tmp_path_factory.mktemp("exported")
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+        for name in NAMES:
+            daskembed.export(str(known.PUBLISHED / name), to=str(folder / name), cluster=client)
+    return folder
+
+
+@pytest.fixture(params=[(name, kind) for name in NAMES for kind in ("published", "exported")], ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[str, Path]:
+    """What is in a file, and the file."""
+    name, kind = request.param
+    if kind == "published":
+        return name, known.path(name)
+    return name, known.path(name, request.getfixturevalue("exported"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,16 +69,27 @@ def test_a_value_that_differs_is_seen() -> None:
         known.check([row], [row, other])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_geopandas(name: str) -> None:
-    frame = gpd.read_parquet(known.path(name), columns=["source_url", "date", "embeddings", "geometry"])
+def test_geopandas(case: tuple[str, Path]) -> None:
+    name, path = case
+    frame = gpd.read_parquet(path, columns=["source_url", "date", "embeddings", "geometry"])
     found = zip(frame.source_url, frame.date, frame.embeddings, frame.geometry, strict=True)
     known.check((known.Row(url, day, vector, place.bounds) for url, day, vector, place in found), known.rows(name))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_polars(name: str) -> None:
-    frame = pl.read_parquet(known.path(name))
+def test_geopandas_takes_columns_and_a_box_together(exported: Path) -> None:
+    first, other = known.rows("mean")
+    west, south, east, north = first.box
+    inside = ((3 * west + east) / 4, south, (west + 3 * east) / 4, north)
+    frame = gpd.read_parquet(exported / "mean", columns=["source_url", "embeddings", "geometry"], bbox=inside)
+    assert list(frame.columns) == ["source_url", "embeddings", "geometry"]
+    assert list(frame.source_url) == [first.source_url] != [other.source_url]
+    np.testing.assert_array_equal(frame.embeddings[0], first.vector)
+    assert frame.geometry[0].bounds == first.box
+
+
+def test_polars(case: tuple[str, Path]) -> None:
+    name, path = case
+    frame = pl.read_parquet(path)
     places = shapely.from_wkb(frame["geometry"].to_list())
     found = zip(frame["source_url"], frame["date"], frame["embeddings"].to_numpy(), places, strict=True)
     known.check(
@@ -63,9 +97,9 @@ def test_polars(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_duckdb_without_its_extension(name: str) -> None:
-    query = f"SELECT source_url, date, embeddings, geometry::BLOB FROM read_parquet('{known.path(name)}')"
+def test_duckdb_without_its_extension(case: tuple[str, Path]) -> None:
+    name, path = case
+    query = f"SELECT source_url, date, embeddings, geometry::BLOB FROM read_parquet('{path}')"
     dtype = known.rows(name)[0].vector.dtype
     found = [
         known.Row(url, day, np.array(vector, dtype), shapely.from_wkb(bytes(place)).bounds)
@@ -74,12 +108,14 @@ def test_duckdb_without_its_extension(name: str) -> None:
     known.check(found, known.rows(name))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_lancedb(name: str, tmp_path: Path) -> None:
-    table = lancedb.connect(tmp_path).create_table("embeddings", pq.read_table(known.path(name)))
+def test_lancedb(case: tuple[str, Path], tmp_path: Path) -> None:
+    name, path = case
+    table = lancedb.connect(tmp_path).create_table("embeddings", pq.read_table(path))
     stored = table.to_arrow()
     places = shapely.from_wkb(stored["geometry"].to_pylist())
-    vectors = stored["embeddings"].combine_chunks().to_numpy_ndarray().reshape(len(stored), -1)
+    lists = stored["embeddings"].combine_chunks()
+    lists = lists.storage if isinstance(lists, pa.ExtensionArray) else lists
+    vectors = lists.flatten().to_numpy().reshape(len(stored), -1)
     found = zip(stored["source_url"].to_pylist(), stored["date"].to_pylist(), vectors, places, strict=True)
     known.check((known.Row(url, day, vector, place.bounds) for url, day, vector, place in found), known.rows(name))
     for row in known.rows(name):

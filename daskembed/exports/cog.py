@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
+import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import rasterio
 import rasterio.shutil
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
 
 from daskembed.errors import InputError, TileError
 from daskembed.exports.gather import as_asked
@@ -38,6 +44,8 @@ FOLDER = ""
 UNIT: Literal["range", "tile"] = "tile"
 _BLOCK_BYTES = 4 * 2**20
 """Of a block with all bands, at most, as far as blocks of 16 pixels allow: it is what a reader of one pixel fetches."""
+_FULL = 4 * _BLOCK_BYTES
+"""Free bytes of a disk that is full: less than GDAL writes at a time."""
 _ONE_GRID = "the pixels of a GeoTIFF are on one grid; give `format='geoparquet'`"
 _EPOCH = date(1970, 1, 1).toordinal()
 
@@ -90,7 +98,7 @@ def write_tile(export: Export, planned: PlannedFile, tile: ExportTile) -> tuple[
     """
     assert planned.day is not None
     layout = _lay_out(export, tile, date.fromisoformat(planned.day))
-    with tempfile.TemporaryDirectory(prefix="daskembed-") as folder, room_for(folder):
+    with tempfile.TemporaryDirectory(prefix="daskembed-") as folder, room_for(folder), _full_disk_told(folder):
         plain, made = Path(folder) / "plain.tif", Path(folder) / "cog.tif"
         _write_plain(export, planned, tile, layout, plain)
         # Of a coarser picture each pixel is the vector of one patch: means of vectors are none.
@@ -102,6 +110,17 @@ def write_tile(export: Export, planned: PlannedFile, tile: ExportTile) -> tuple[
             while data := file.read(8 * 2**20):
                 hashing.write(data)
     return hashing.size, hashing.hash.hexdigest()
+
+
+@contextlib.contextmanager
+def _full_disk_told(folder: str) -> Iterator[None]:
+    """GDAL has many words for a full disk, none of which says it."""
+    try:
+        yield
+    except (CPLE_BaseError, RasterioError):
+        if shutil.disk_usage(folder).free < _FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        raise
 
 
 def _count(export: Export) -> int:

@@ -40,7 +40,7 @@ def finish(export: Export, written: Sequence[ExportedFile]) -> list[str]:
 def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:
     """Make one GeoParquet 1.1.0 file of some rows; see `daskembed.exports.protocol.RangeFormat`."""
     metadata = {b"geo": json.dumps(_geo(rows)), b"daskembed": json.dumps(export.provenance, sort_keys=True)}
-    metadata |= _quantization(export)
+    metadata |= quantization(export)
     metadata |= rows.schema.metadata or {}
     values = f"{export.vectors}.list.element"
     others = [field.name for field in rows.schema if not (pa.types.is_nested(field.type) or field.name == "geometry")]
@@ -65,8 +65,8 @@ def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:
     return file.size, file.hash.hexdigest()
 
 
-def _quantization(export: Export) -> dict[bytes, str]:
-    """What the footer says of how floats come back, of values of int8."""
+def quantization(export: Export) -> dict[bytes, str]:
+    """What a file's metadata say of how floats come back, of values of int8."""
     if export.calibration is None:
         return {}
     text = export.calibration.text()

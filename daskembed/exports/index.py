@@ -167,7 +167,7 @@ def _places(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> tup
     check_bytes(export.source, tile)
     with _readable(export, tile):
         rows = _read(export, tile)
-        keys = _keys(rows.boxes)
+        keys = keys_of(rows.boxes)
         stays = _wanted(export, rows)
         if near:
             stays &= _unique(export, tile, near)
@@ -259,8 +259,8 @@ def _chunks(source: Storage, name: str) -> Iterator[bytes]:
             yield data
 
 
-def _keys(boxes: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Of the boxes' centres."""
+def keys_of(boxes: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Places along the curve of the centres of boxes as `daskembed.exports.rows.boxes_of` gives them."""
     west, south, east, north = boxes.T
     lon = (west + np.where(west > east, east + 360, east)) / 2
     return hilbert_keys(np.where(lon > 180, lon - 360, lon), (south + north) / 2)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from daskembed.errors import InputError, StorageError
+from daskembed.exports.geoparquet import quantization
 from daskembed.output.geoparquet import Hashing
 from daskembed.storage.local_files import room_for
 
@@ -45,9 +46,8 @@ def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:
     """
     from lance.file import LanceFileWriter
 
-    rows = rows.replace_schema_metadata(
-        {**(rows.schema.metadata or {}), b"daskembed": json.dumps(export.provenance, sort_keys=True)}
-    )
+    about = {b"daskembed": json.dumps(export.provenance, sort_keys=True)} | quantization(export)
+    rows = rows.replace_schema_metadata({**(rows.schema.metadata or {}), **about})
     a_batch = max(1, _BATCH // export.row_bytes)
     # By way of the worker's disk, so that it appears in the target as a whole, and with the target's credentials.
     with tempfile.TemporaryDirectory(prefix="daskembed-") as folder, room_for(folder):

@@ -121,7 +121,7 @@ def room_for(where: str) -> Iterator[None]:
     except OSError as error:
         if (advice := unwritable(error)) is None:
             raise
-        raise StorageUnusableError(f"{where} cannot be written: {error.strerror}; {advice}") from None
+        raise StorageUnusableError(f"{where} cannot be written: {error.strerror or 'it is full'}; {advice}") from None
 
 
 @contextlib.contextmanager

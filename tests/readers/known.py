@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,9 +32,14 @@ class Row:
     """West, south, east and north in degrees."""
 
 
-def path(name: str) -> Path:
-    """The one GeoParquet file of a folder."""
-    (found,) = (PUBLISHED / name).glob("*.gpq")
+def given() -> Path:
+    """The folder that a script was given, with exports of `mean`, `patch` and `windows`; else the published ones."""
+    return Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else PUBLISHED
+
+
+def path(name: str, folder: Path = PUBLISHED) -> Path:
+    """The one GeoParquet file of `mean`, `patch` or `windows` there."""
+    (found,) = [path for path in (folder / name).iterdir() if path.suffix in (".gpq", ".parquet")]
     return found
 
 

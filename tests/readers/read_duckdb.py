@@ -20,13 +20,14 @@ import numpy as np
 
 wheel = Path(duckdb_extension_spatial.__file__).parent / "extensions" / f"v{duckdb.__version__}"
 duckdb.execute(f"LOAD '{wheel / 'spatial.duckdb_extension'}'")
+folder = known.given()
 BOX = "ST_XMin(geometry), ST_YMin(geometry), ST_XMax(geometry), ST_YMax(geometry)"
 
 
 def read(name: str, where: str = "true") -> Iterator[known.Row]:
     """The rows in the file's own type of values, as the query casts them."""
     dtype = known.rows(name)[0].vector.dtype
-    query = f"SELECT source_url, date, embeddings, {BOX} FROM read_parquet('{known.path(name)}') WHERE {where}"
+    query = f"SELECT source_url, date, embeddings, {BOX} FROM read_parquet('{known.path(name, folder)}') WHERE {where}"
     for url, day, vector, *box in duckdb.sql(query).fetchall():
         yield known.Row(url, day, np.array(vector, dtype), tuple(box))
 
@@ -42,7 +43,7 @@ for name in ("mean", "patch", "windows"):
 
 first, second = known.rows("mean")
 query = "SELECT source_url FROM read_parquet(?) ORDER BY list_cosine_similarity(embeddings, ?::FLOAT[]) DESC"
-found = [url for (url,) in duckdb.execute(query, [str(known.path("mean")), second.vector.tolist()]).fetchall()]
+found = [url for (url,) in duckdb.execute(query, [str(known.path("mean", folder)), second.vector.tolist()]).fetchall()]
 assert found == [second.source_url, first.source_url]
 print("duckdb finds the nearest vector")
 

@@ -34,12 +34,14 @@ if not any(drivers().values()):
 import known
 import numpy as np
 
+folder = known.given()
+
 
 def read_by_pyogrio(name: str, **options: object) -> Iterator[known.Row]:
     """The rows as GeoPandas gets them."""
     import pyogrio
 
-    frame = pyogrio.read_dataframe(known.path(name), use_arrow=True, **options)
+    frame = pyogrio.read_dataframe(known.path(name, folder), use_arrow=True, **options)
     assert frame.crs == "OGC:CRS84"
     for url, day, vector, place in zip(frame.source_url, frame.date, frame.embeddings, frame.geometry, strict=True):
         yield known.Row(url, getattr(day, "date", lambda day=day: day)(), vector, place.bounds)
@@ -51,7 +53,7 @@ def read_by_osgeo(name: str, box: tuple[float, ...] = ()) -> Iterator[known.Row]
 
     gdal.UseExceptions()
     dtype = known.rows(name)[0].vector.dtype
-    with gdal.OpenEx(str(known.path(name))) as file:
+    with gdal.OpenEx(str(known.path(name, folder))) as file:
         layer = file.GetLayer()
         assert layer.GetSpatialRef().GetAuthorityCode(None) in ("CRS84", "4326")
         if box:

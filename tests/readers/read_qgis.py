@@ -32,7 +32,7 @@ def read(name: str, layer: QgsVectorLayer) -> Iterator[known.Row]:
 
 
 for name in ("mean", "patch", "windows"):
-    layer = QgsVectorLayer(str(known.path(name)), name, "ogr")
+    layer = QgsVectorLayer(str(known.path(name, known.given())), name, "ogr")
     if not layer.isValid():
         environment.not_run(f"QGIS {Qgis.version()} opens no GeoParquet: its GDAL has no Parquet driver")
     assert layer.crs().authid() == "OGC:CRS84"

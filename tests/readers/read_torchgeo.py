@@ -33,22 +33,24 @@ def read(root: Path) -> Iterator[known.Row]:
         yield known.Row(url, day, sample["embedding"].numpy(), place.bounds)
 
 
+folder = known.given()
 for name in ("mean", "patch", "windows"):
-    known.check(read(known.path(name)), known.rows(name))
+    known.check(read(known.path(name, folder)), known.rows(name))
     print(f"torchgeo reads the file of {name}")
-known.check(read(known.PUBLISHED / "mean"), known.rows("mean"))
-print("torchgeo reads a folder")
+    if not [*(folder / name).glob("*.zarr")]:
+        known.check(read(folder / name), known.rows(name))
+        print(f"torchgeo reads the folder of {name}")
 try:
     ClayEmbeddings(str(known.PUBLISHED / "patch"))
     raise AssertionError("torchgeo opens a folder that holds a Zarr store, too: docs/reading.md says that it does not")
 except DatasetNotFoundError:
     print("torchgeo opens no folder that holds a Zarr store, too")
 
-with tempfile.TemporaryDirectory() as folder:
-    shutil.copytree(known.PUBLISHED / "mean", folder, dirs_exist_ok=True)
-    (Path(folder) / "_stac").mkdir()
-    (Path(folder) / "_stac" / "catalog.json").write_text("{}")
-    known.check(read(Path(folder)), known.rows("mean"))
+with tempfile.TemporaryDirectory() as other:
+    shutil.copytree(known.PUBLISHED / "mean", other, dirs_exist_ok=True)
+    (Path(other) / "_stac").mkdir()
+    (Path(other) / "_stac" / "catalog.json").write_text("{}")
+    known.check(read(Path(other)), known.rows("mean"))
     print("torchgeo reads a folder with _stac/ in it")
 
 for vector, row in zip(known.run_block("TorchGeo")["vectors"], known.rows("mean"), strict=True):
