@@ -84,4 +84,8 @@ def add_search(commands: Any) -> None:
     search.add_argument(
         "--cluster", metavar="NAME|FILE|ADDRESS", help="where it is computed (default: threads of this process)"
     )
-    search.add_argument("--to", metavar="FILE", help="write the hits, too: .parquet (GeoParquet) or .geojson")
+    search.add_argument(
+        "--to",
+        metavar="FILE|FOLDER/",
+        help="write the hits, too: .parquet (GeoParquet), .geojson, or a page that shows them, to be opened from disk",
+    )
