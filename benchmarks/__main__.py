@@ -21,6 +21,7 @@ NAMES = {
     "workers": "two worker processes against one, and the longest that a worker idled while tiles waited",
     "fleet": "64 pretended workers on one scheduler: how much of their sum a run gets, by block size",
     "write": "parts and publishing, as a share of the job and with the memory they take",
+    "export": "exports against pyarrow's write_dataset of the same rows: MB/s, memory, bytes of a point look-up",
     "stac": "scenes of a catalogue over a slow network: the share of it that is used, and against odc.stac.load",
     "whole": "a whole tile from Zarr and GeoTIFF, in storage blocks of several sizes: time and memory",
     "baseline": "ours against a plain DataLoader, attention written out and one write at the end, in two precisions",

@@ -25,10 +25,11 @@ from daskembed.errors import ConflictError, InputError
 from daskembed.exports import state
 from daskembed.exports.settings import Sizes
 from daskembed.geo.hilbert import hilbert_keys
+from daskembed.output import lock
 from daskembed.runs.export_options import Asked, ExportOptions
 from daskembed.runs.export_results import ExportResult
-from daskembed.runs.exports import run_export
-from daskembed.runs.results import Event
+from daskembed.runs.exports import LOCK, run_export
+from daskembed.runs.results import Event, Progress
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_published
 
@@ -305,6 +306,10 @@ def test_an_export_to_a_store_is_the_same(output: Path, exported: Path, client: 
     found = {one.path: hashlib.sha256(storage.get(one.path)).hexdigest() for one in storage.entries(recursive=False)}
     assert found == files(exported)
     assert len(daskembed.open_embeddings(f"{s3}/copy").compute()) == result.rows
+    write_published(f"{s3}/output", TILES, side=SIDE, shape=(DIMS,), days=DAYS)
+    result = run_export(f"{s3}/output", f"{s3}/from-store", Asked(cluster=client), SMALL)
+    assert (result.exit_status, result.notes) == (0, ())
+    assert {one.name: one.sha256 for one in result.files} == found
 
 
 def test_an_unfinished_export_goes_on_with_its_plan(
@@ -339,3 +344,27 @@ def test_the_command_tells_what_it_does(small: Path, tmp_path: Path, capsys: pyt
     assert "files        1 there already\n" in out
     assert main([*command, "--dates", "2024-01-01/2024-12-31"]) == 2
     assert "give another --to to keep both, or --overwrite to make it anew" in capsys.readouterr().err
+
+
+def test_two_exports_into_one_folder_do_not_meet(small: Path, client: Client, tmp_path: Path) -> None:
+    with (
+        lock.hold(Storage(str(tmp_path / "to")), LOCK),
+        pytest.raises(
+            InputError, match=r"another run is at work on .*wait for it, or give another `to`\. If it is dead"
+        ),
+    ):
+        make(small, tmp_path / "to", client)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"the output .*/file cannot be written: .*; give another `to`"):
+        make(small, tmp_path / "file", client)
+
+
+def test_a_file_that_changes_while_it_is_exported_is_told(small: Path, client: Client, tmp_path: Path) -> None:
+    def change(state: Progress) -> None:
+        if state.units[0] == "files" and not state.finished:
+            write_published(small, TILES[:1], side=3, shape=(DIMS,))
+
+    result = make(small, tmp_path / "to", client, progress=change)
+    assert result.exit_status == 4
+    assert "bytes, and had" in result.failed["embeddings_00000.parquet"]
+    assert not files(tmp_path / "to")

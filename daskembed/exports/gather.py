@@ -128,8 +128,10 @@ def _groups(export: Export, share: _Share) -> Iterator[tuple[pa.Table, NDArray[n
     """Row groups of a published file of which rows are wanted: which of those they give, and where these belong."""
     order = np.argsort(share.places.numbers)
     numbers, to = share.places.numbers[order], share.to[order]
-    start = 0
-    with pq.ParquetFile(export.source.open_reader(share.tile.name)) as file:
+    start, where = 0, export.source.url_of(share.tile.name)
+    with export.source.open_reader(share.tile.name) as plain, pq.ParquetFile(plain) as file:
+        if (size := plain.size()) != share.tile.size:
+            raise TileError(f"{where} has {size:,} bytes, and had {share.tile.size:,} when this export began")
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows * export.patches
             first, stop = np.searchsorted(numbers, [start, end])
@@ -138,8 +140,7 @@ def _groups(export: Export, share: _Share) -> Iterator[tuple[pa.Table, NDArray[n
                 yield table, numbers[first:stop] - start, to[first:stop]
             start = end
         if len(numbers) and numbers[-1] >= start:
-            where = export.source.url_of(share.tile.name)
-            raise TileError(f"{where} has fewer rows than when this export began: run it again")
+            raise TileError(f"{where} has fewer rows than when this export began")
 
 
 def _others(export: Export, table: pa.Table, wanted: NDArray[np.int64]) -> pa.Table:

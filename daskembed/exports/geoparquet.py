@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyproj
 
@@ -87,5 +88,6 @@ def _geo(rows: pa.Table) -> dict[str, Any]:
 
 
 def _types(geometry: pa.ChunkedArray) -> list[str]:
-    codes = {int(np.frombuffer(value[1:5], "<u4" if value[0] else ">u4")[0]) for value in geometry.to_pylist()}
+    heads = pc.unique(pc.binary_slice(geometry, 0, 5)).to_pylist()
+    codes = {int(np.frombuffer(head[1:5], "<u4" if head[0] else ">u4")[0]) for head in heads}
     return sorted(_KINDS[code % 1000] for code in codes)

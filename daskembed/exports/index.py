@@ -177,7 +177,7 @@ def check_bytes(source: Storage, tile: ExportTile) -> None:
     digest, size = hashlib.sha256(), 0
     for data in _chunks(source, tile.name):
         digest.update(data)
-        size += len(data)
+        size += data.size
     if digest.hexdigest() != tile.sha256:
         where = source.url_of(tile.name)
         raise TileError(
@@ -186,9 +186,10 @@ def check_bytes(source: Storage, tile: ExportTile) -> None:
         )
 
 
-def _chunks(source: Storage, name: str) -> Iterator[bytes]:
+def _chunks(source: Storage, name: str) -> Iterator[pa.Buffer]:
     with source.open_reader(name) as file:
-        while data := file.read(_HASHED):
+        # As a buffer, what is mapped into memory is not copied.
+        while (data := file.read_buffer(_HASHED)).size:
             yield data
 
 

@@ -61,7 +61,7 @@ class Lock:
 
 
 @contextlib.contextmanager
-def hold(output: Storage, version: str | None) -> Iterator[Lock]:
+def hold(output: Storage, version: str | None, *, called: str = "output") -> Iterator[Lock]:
     """Hold the lock of a version of an output, or of its cubes.
 
     Parameters
@@ -70,6 +70,8 @@ def hold(output: Storage, version: str | None) -> Iterator[Lock]:
         Where; that it can be written is seen here, too.
     version
         Of embeddings; None for cubes, which have none.
+    called
+        The keyword that says where.
 
     Raises
     ------
@@ -81,16 +83,16 @@ def hold(output: Storage, version: str | None) -> Iterator[Lock]:
     ended = threading.Event()
     _held.add(lock.token)
     try:
-        with _writable(output):
+        with _writable(output, called):
             if version is None:
                 _respect_earlier(output)
-            conditional = _take(lock, mine, version)
+            conditional = _take(lock, mine, version, called)
         beating = threading.Thread(
             target=_beat, args=(lock, mine, conditional, ended), name="daskembed-lock", daemon=True
         )
         beating.start()
         try:
-            with _writable(output):
+            with _writable(output, called):
                 _probe(output, version)
             yield lock
         finally:
@@ -122,23 +124,23 @@ def _probe(output: Storage, version: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _writable(output: Storage) -> Iterator[None]:
+def _writable(output: Storage, called: str = "output") -> Iterator[None]:
     try:
         if is_local(output.url):
             local_path(output.url).mkdir(parents=True, exist_ok=True)
         yield
     except (StorageError, OSError) as error:
-        raise InputError(f"the output {output.url} cannot be written: {error}; give another `output`") from None
+        raise InputError(f"the output {output.url} cannot be written: {error}; give another `{called}`") from None
 
 
-def _take(lock: Lock, mine: _Holder, version: str | None) -> bool:
+def _take(lock: Lock, mine: _Holder, version: str | None, called: str) -> bool:
     """Take a lock that nobody has, or whose holder is dead; whether the store minds conditions."""
     output, path = lock.output, lock.path
     for _ in range(_TRIES):
         began, there = time.monotonic(), _read(output, path)
         if there is not None:
             if _is_alive(output, path, there, version):
-                raise InputError(_at_work(output, _Holder.parse(_read(output, path) or there)))
+                raise InputError(_at_work(output, _Holder.parse(_read(output, path) or there), called))
             began = time.monotonic()
             if _read(output, path) != there:
                 continue
@@ -162,10 +164,11 @@ def _take(lock: Lock, mine: _Holder, version: str | None) -> bool:
     raise InputError(f"another run began on {output.url} at this moment: wait for it")
 
 
-def _at_work(output: Storage, other: _Holder) -> str:
+def _at_work(output: Storage, other: _Holder, called: str = "output") -> str:
+    another = "`version` or `output`" if called == "output" else f"`{called}`"
     return (
         f"another run is at work on {output.url}: on {other.host} since {other.started} (process {other.process}); "
-        f"wait for it, or give another `version` or `output`. If it is dead, the output is free {LEASE} s after its "
+        f"wait for it, or give another {another}. If it is dead, the output is free {LEASE} s after its "
         "last sign of life"
     )
 

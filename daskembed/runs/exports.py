@@ -83,7 +83,7 @@ def run_export(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Ex
     start: dict[str, Any] = {"cluster_arguments": asked.cluster_arguments, "workers": asked.workers}
     check_connection(asked.cluster, **start)
     job = prepare(output, to, asked, sizes)
-    with lock.hold(job.export.target, LOCK) as held:
+    with lock.hold(job.export.target, LOCK, called="to") as held:
         job = replace(job, export=replace(job.export, lock=held))
         job.tidy()
         plan = agreed(job, asked.overwrite)
