@@ -13,7 +13,7 @@ from daskembed.exports import state
 from daskembed.exports.cog import parse_components
 from daskembed.exports.plan import cut, one_a_day
 from daskembed.exports.protocol import FORMATS, get_format
-from daskembed.exports.selection import Selection, check_readable, select
+from daskembed.exports.selection import Selection, check_places, check_readable, select
 from daskembed.exports.settings import DEFAULT, Export, Sizes
 from daskembed.exports.state import Plan
 from daskembed.geo.mgrs import tiles_of
@@ -132,10 +132,7 @@ def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
     form = get_format(asked.format)
     if asked.components is not None and asked.format != "cog":
         raise InputError("`components` become bands of `format='cog'`; other formats have whole vectors")
-    source, target = Storage(output), Storage(to)
-    if source == target:
-        raise InputError(f"{source.url} is the output itself: give another folder or URL as `to`")
-    source.check_exists()
+    source, target = check_places(output, to)
     dates = None if asked.dates is None else parse_dates(asked.dates)
     selection = select(
         source,
@@ -301,7 +298,7 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
         if unchecked
         else []
     )
-    plan = Plan(export.identity, job.contents, left_out, files, rows, notes)
+    plan = Plan(export.identity, job.contents, left_out, files, rows, [*job.selection.notes, *notes])
     export.confirm()
     state.clear(export.target)
     state.write_plan(export.target, plan)
