@@ -332,7 +332,8 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
     left_out = job.selection.unreadable | looked.damaged
     rows = sum(one.rows for one in found.values())
     if not rows:
-        raise InputError(f"no row of {export.source.url} is left: check `dates`, `region` and `tiles`")
+        damaged = f"{counted(len(left_out), 'published file')} left out as damaged; " if left_out else ""
+        raise InputError(f"no row of {export.source.url} is left: {damaged}check `dates`, `region` and `tiles`")
     unchecked = sum(tile.sha256 is None for tile in job.selection.tiles.values())
     notes = (
         [f"{counted(unchecked, 'published file')} without a receipt: whether the bytes are whole cannot be known"]
