@@ -41,6 +41,8 @@ def run(*, smallest: bool = False) -> list[Row]:
 
 def _encoder(name: str, size: str, rate: float, batches: tuple[int, ...]) -> list[Row]:
     described = describe(name, size)
+    # After another size it would be compiled for all sizes, which is slower: a worker has one encoder.
+    torch._dynamo.reset()
     model, rows = build(described, "cuda"), []
     level, blocks = next(iter(described.description.levels)), model.transformer  # type: ignore[attr-defined]
     for way, step in (("eager", blocks._run), ("compiled", blocks._run_compiled)):
@@ -65,6 +67,8 @@ def _encoder(name: str, size: str, rate: float, batches: tuple[int, ...]) -> lis
 
 
 def _row(what: str, value: float, unit: str, share: float) -> Row:
+    # As they come: the time with the machine may end before all are there.
+    print(f"{what}: {value:.4g} {unit}", flush=True)
     return {"what": what, "value": value, "unit": unit, "share of the limit": share}
 
 
@@ -112,12 +116,12 @@ def _blocks(name: str, size: str, rate: float, batch: int) -> Row:
     device, pixels, count = Device(encoder), landscape(512, 512, seed=0)[: len(needs.bands)], 16 * batch
     level = next(iter(needs.levels))
 
-    def encode() -> None:
+    def encode(count: int) -> None:
         device.encode([lambda: ReadChip(pixels, [])] * count, places(encoder, count), level=level, on_nan="quarantine")
 
-    encode()
+    encode(4 * batch)
     before, start = timings.seconds()["device"], time.perf_counter()
-    encode()
+    encode(count)
     wall, busy = time.perf_counter() - start, timings.seconds()["device"] - before
     chips = count / wall
     what = f"{name} {size}, blocks from memory, batch {batch}"

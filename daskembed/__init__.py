@@ -33,14 +33,17 @@ if TYPE_CHECKING:
     from daskembed.explore.preview import Preview as Preview
     from daskembed.exports.stac import write_stac as write_stac
     from daskembed.exports.state import ExportedFile as ExportedFile
+    from daskembed.exports.status import status as status
+    from daskembed.exports.validate.check import validate as validate
     from daskembed.index import index_tile as index_tile
+    from daskembed.output.export_status import ExportStatus as ExportStatus
+    from daskembed.output.export_status import FileStatus as FileStatus
+    from daskembed.output.export_status import SourceStatus as SourceStatus
     from daskembed.output.open import open_embeddings as open_embeddings
     from daskembed.output.stac import StacResult as StacResult
-    from daskembed.output.status import status as status
     from daskembed.output.tile_status import OutputStatus as OutputStatus
     from daskembed.output.tile_status import StacStatus as StacStatus
     from daskembed.output.tile_status import TileStatus as TileStatus
-    from daskembed.output.validate.check import validate as validate
     from daskembed.output.validate.findings import Finding as Finding
     from daskembed.quantization import Calibration as Calibration
     from daskembed.quantization import dequantize as dequantize
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from daskembed.runs.scenes import SceneItem as SceneItem
     from daskembed.runs.scenes import TileScenes as TileScenes
     from daskembed.runs.scenes import find_scenes as find_scenes
+    from daskembed.runs.search import search as search
     from daskembed.runs.throughput import Speed as Speed
     from daskembed.runs.tiles import run as run
     from daskembed.sources.chip import Chip as Chip
@@ -89,14 +93,15 @@ _HOME = {
     "plan": "runs.plan",
     "find_scenes": "runs.scenes",
     "write_cubes": "runs.cubes",
+    "search": "runs.search",
     "calibrate": "runs.calibration",
     "preview": "runs.previews",
     "principal_components": "runs.components",
     "export": "runs.exports",
     "connect": "clusters.connection",
-    "status": "output.status",
+    "status": "exports.status",
     "write_stac": "exports.stac",
-    "validate": "output.validate.check",
+    "validate": "exports.validate.check",
     "Encoder": "encoders.protocol",
     "Description": "encoders.description",
     "Chip": "sources.chip",
@@ -126,6 +131,9 @@ _HOME = {
     "OutputStatus": "output.tile_status",
     "TileStatus": "output.tile_status",
     "StacStatus": "output.tile_status",
+    "ExportStatus": "output.export_status",
+    "FileStatus": "output.export_status",
+    "SourceStatus": "output.export_status",
     "Finding": "output.validate.findings",
     "DaskembedError": "errors",
     "InputError": "errors",

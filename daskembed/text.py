@@ -67,3 +67,12 @@ def put_flags(text: str, flags: Mapping[str, str]) -> str:
 def counted(number: int, noun: str) -> str:
     """A number and what it counts, such as ``2 tiles``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def describe_bytes(number: float) -> str:
+    """A size for people: ``512 B``, ``1.4 MB``, ``3.1 TB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} TB" if number < 999.5 else f"{number:,.0f} TB"

@@ -41,8 +41,11 @@ WORDS = {
     *("max_scene_cloud", "max_scene_nodata", "scenes", "pick", "radar_days", "resampling", "refresh"),
     # what is written
     *("format", "dtype", "calibration", "percentile", "overwrite", "stac", "root", "to", "skip_damaged"),
+    *("rows", "unique", "profile", "components"),
     # what is looked at
     *("basis", "geotiff", "preview"),
+    # what is searched
+    *("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart"),
     # where it runs
     *("cluster", "cluster_arguments", "workers", "listen", "tls", "device", "price_per_hour"),
     # what is told

@@ -396,6 +396,24 @@ def test_compiled_blocks_give_the_same_numbers_with_and_without_a_compiler(works
     assert (model.transformer._step == model.transformer._run_compiled) is works
 
 
+def test_all_batch_sizes_share_one_compilation(monkeypatch) -> None:
+    """What a chip's vector is must not depend on the size of the batch that a worker happened to meet first."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    model = clay_v0.build(
+        untrained_state(clay_v0, "tiny", 0), clay_v0.describe("tiny"), device=torch.device("cpu"), dtype=torch.float32
+    )
+    model.transformer._step = model.transformer._run_compiled
+    with torch.inference_mode():
+        for chips in (4, 2, 3):
+            model.transformer(torch.rand(chips, 6, 256))
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
+
+
 def test_operations_are_those_that_torch_counts() -> None:
     model = clay_v0.build(
         untrained_state(clay_v0, "tiny", 0), clay_v0.describe("tiny"), device=torch.device("cpu"), dtype=torch.float32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -261,6 +262,22 @@ def test_cluster_whose_workers_are_refused(
     assert message.endswith(": OSError: no machine of this kind; take others")
     assert made[0].status == Status.closed
     assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+
+
+@pytest.mark.parametrize("preset", ["local", "local-cuda"])
+def test_workers_of_this_machine_leave_ctrl_c_to_the_command(tmp_path: Path, preset: str) -> None:
+    chosen = read_preset(preset)
+    if preset == "local-cuda":
+        # Its class needs a GPU and is a kind of this one.
+        chosen = {**chosen, "class": "distributed.LocalCluster"}
+    arguments = {**chosen.get("arguments", {}), "n_workers": 1}
+    with (
+        # What is forked has it from its parent.
+        dask.config.set({"distributed.worker.multiprocessing-method": "spawn", "distributed.worker.preload": []}),
+        connect(write_preset(tmp_path, **{**chosen, "arguments": arguments})) as client,
+    ):
+        client.wait_for_workers(1, timeout=60)
+        assert set(client.run(lambda: signal.getsignal(signal.SIGINT)).values()) == {signal.SIG_IGN}
 
 
 def test_gpus_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

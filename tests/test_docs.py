@@ -206,7 +206,7 @@ def helped(name: str) -> set[str]:
 
 
 COMMANDS = ("run", "plan", "scenes", "cube", "export", "calibrate", "preview", "tiles", "clusters", "doctor", "demo")
-COMMANDS += ("status", "stac", "validate")
+COMMANDS += ("status", "search", "stac", "validate")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -24,11 +24,12 @@ from daskembed.runs.expected import recall
 from daskembed.runs.options import Options, RunOptions
 from daskembed.runs.plan import Plan
 from daskembed.runs.results import Expected, RunResult, TileResult
-from daskembed.runs.summary import describe_bytes, describe_plan
+from daskembed.runs.summary import describe_plan
 from daskembed.runs.throughput import Speed
 from daskembed.runs.tiles import resolve
 from daskembed.sources.reading import Reading
 from daskembed.storage.stores import Storage
+from daskembed.text import describe_bytes
 
 TINY = {"checkpoint": "untrained:least", "precision": "bf16"}
 SPEED = Speed(2.0, "device", first_seconds=10.0, start_seconds=90.0, basis="made up")

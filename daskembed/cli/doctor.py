@@ -12,7 +12,7 @@ from pathlib import Path
 
 from daskembed import config
 from daskembed.clusters.this_machine import gpus
-from daskembed.runs.summary import describe_bytes
+from daskembed.text import describe_bytes
 
 PACKAGES = (
     *("daskembed", "dask", "distributed", "numpy", "pandas", "geopandas", "pyarrow", "rasterio", "xarray", "zarr"),

@@ -254,12 +254,14 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from daskembed.cli.status import as_csv, as_json, show
-    from daskembed.output.status import status
+    from daskembed.exports.status import status
 
     try:
         found = status(options.output, options.tiles)
     except StorageError as error:
         raise InputError(str(error)) from None
+    if options.quarantined and found.export is not None:
+        raise InputError(f"{found.output} is an export and has no chips: ask the output {found.export.source}")
     if options.json:
         print(as_json(found))
     elif options.quarantined:
@@ -267,6 +269,12 @@ def _status(options: argparse.Namespace) -> int:
     else:
         show(found)
     return 0 if found.sound else 3
+
+
+def _search(options: argparse.Namespace) -> int:
+    from daskembed.cli.search import search
+
+    return search(options)
 
 
 def _stac(options: argparse.Namespace) -> int:
@@ -287,7 +295,7 @@ def _validate(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from daskembed.output.validate.check import files_of, validate
+    from daskembed.exports.validate.check import files_of, validate
     from daskembed.text import visible
 
     looked: list[dict[str, object]] = []
@@ -324,6 +332,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "doctor": _doctor,
     "demo": _demo,
     "status": _status,
+    "search": _search,
     "stac": _stac,
     "validate": _validate,
 }

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import yaml
 
 from daskembed import __version__
+from daskembed.cli.explore_parser import add_search
 from daskembed.documents import parse_yaml
 from daskembed.errors import InputError, did_you_mean
 from daskembed.geo.mgrs import is_tile
@@ -35,7 +36,7 @@ _LOG_FORMAT: dict[str, Any] = {
     "default": "text",
     "help": "json: on stdout one line an event, and nothing else (default: text)",
 }
-_FLAGS = {"cluster_arguments": "--cluster-arg", "zeros": "--reject-zeros", "nan": "--reject-nan"}
+_FLAGS = {"k": "-k", "cluster_arguments": "--cluster-arg", "zeros": "--reject-zeros", "nan": "--reject-nan"}
 """Of keywords that are not the flag's own name."""
 _CUBE = {
     "cluster": Words("where it runs, as for `run`", "NAME|FILE|ADDRESS"),
@@ -83,10 +84,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _with_west(args: list[str]) -> list[str]:
-    """Arguments with the degrees of a region joined to its flag where they begin with a minus."""
+    """Arguments with the degrees of a region or an example joined to their flag where they begin with a minus."""
     joined: list[str] = []
     for one in args:
-        if joined and joined[-1] == "--region" and re.match(r"-[\d.]", one):
+        if joined and joined[-1] in ("--region", "--like", "--unlike") and re.match(r"-[\d.]", one):
             joined[-1] += f"={one}"
         else:
             joined.append(one)
@@ -259,15 +260,18 @@ def make_parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser(
         "status",
-        help="what an output holds: tiles done, unfinished and failed, chips quarantined",
-        description="Say what an output holds, tile by tile. Reads listings, receipts and records, not the files.",
-        epilog="exit status: 0 all tiles done, 2 OUTPUT is no output of daskembed, 3 some are not done or not sound",
+        help="what an output holds: tiles done, unfinished and failed, chips quarantined; or an export",
+        description="Say what an output holds, tile by tile, or an export, file by file, and whether its source is "
+        "another since. Reads listings, receipts and records, not the files.",
+        epilog="exit status: 0 all tiles or files done, 2 OUTPUT is neither, 3 some are not done or not sound",
     )
-    status.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    status.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run, or an export")
     status.add_argument("--tiles", metavar="FILE|IDS", help="only these tiles; those never begun are named, too")
     form = status.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything as one JSON document")
     form.add_argument("--quarantined", action="store_true", help="the quarantined chips as CSV")
+
+    add_search(commands)
 
     stac = commands.add_parser(
         "stac",
@@ -292,7 +296,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 all sound, 2 nothing could be looked at, 3 problems found",
     )
     validate.add_argument(
-        "files", nargs="+", metavar="FILE", help="*.gpq, *.zarr, _stac, or folders of them: paths or URLs"
+        "files", nargs="+", metavar="FILE", help="*.gpq, *.zarr, _stac, files of an export, or folders of them"
     )
     validate.add_argument("--json", action="store_true", help="everything as one JSON document")
     return parser

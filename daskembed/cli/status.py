@@ -9,8 +9,9 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from daskembed.cli.text import print_table, say, with_flags
+from daskembed.output.export_status import ExportStatus
 from daskembed.output.tile_status import OutputStatus, TileStatus, summary
-from daskembed.text import all_visible, one_line, visible
+from daskembed.text import all_visible, describe_bytes, one_line, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def show(found: OutputStatus) -> None:
     """Print a table and a summary for people; where the output is no terminal, plain lines as long as they need be."""
-    print_table(_table(found))
+    print_table(_table(found) if found.export is None else _files(found.export))
     say("\n".join(summary(found)))
 
 
@@ -41,6 +42,23 @@ def _table(found: OutputStatus) -> Table:
         bad = (str(len(tile.quarantined)), *([str(len(tile.rejected))] if rejected else []))
         cells = (tile.tile, "cube" if tile.kind == "cube" else tile.version, tile.status, chips, blocks, *bad, what)
         # As `Text`, so that brackets in names and reasons are no markup.
+        table.add_row(*(Text(visible(with_flags(cell))) for cell in cells))
+    return table
+
+
+def _files(found: ExportStatus) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("file", "status"):
+        table.add_column(name, no_wrap=True)
+    for name in ("rows", "size"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("reason", overflow="fold")
+    for file in found.files:
+        size = "" if file.size is None else describe_bytes(file.size)
+        cells = (file.name, file.status, f"{file.rows:,}", size, one_line(file.reason or ""))
         table.add_row(*(Text(visible(with_flags(cell))) for cell in cells))
     return table
 

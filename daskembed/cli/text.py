@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from daskembed.runs.results import Event
 
 _ALSO = ("tiles", "to", "device", "price_per_hour", "quarantined", "root")
+_SEARCH = ("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart")
 FLAGS = {
     name: flag_of(name)
     for name in (
@@ -27,6 +28,7 @@ FLAGS = {
         *CalibrationOptions.__annotations__,
         *RULES,
         *_ALSO,
+        *_SEARCH,
     )
 }
 """What is a flag here and an argument, or an attribute, in Python."""

@@ -48,7 +48,8 @@ class Encoded(NamedTuple):
 class _Chip(NamedTuple):
     """A chip that was read, or was not: a value, as an exception's frames would hold its pixels."""
 
-    pixels: NDArray[np.generic] | None
+    pixels: torch.Tensor | None
+    """In their own type; where a GPU can fetch them while it computes, if there is one."""
     fate: Fate
 
 
@@ -65,9 +66,9 @@ class Device:
         module = get_encoder_module(encoder.name)
         self._device = torch_device()
         on_cpu = self._device.type == "cpu"
+        keep_freed_memory()
         if on_cpu:
             set_torch_threads()
-            keep_freed_memory()
         dtype = torch.bfloat16 if encoder.precision == "bf16" else torch.float32
         self._encoder, self._metadata = encoder, module.metadata
         self._bands, self._fill_values = encoder.description.bands, np.array(encoder.description.fill_values)
@@ -161,7 +162,7 @@ class Device:
         noted = summarise(found) or None
         # What is not finite shows in the extremes.
         if pixels.dtype.kind != "f" or (np.isfinite(pixels.min()) and np.isfinite(pixels.max())):
-            return _Chip(pixels, Fate(noted=noted, cloud=cloud))
+            return _Chip(self._hold(pixels), Fate(noted=noted, cloud=cloud))
         bad = ~np.isfinite(pixels)
         if on_nan == "quarantine":
             counts = zip(bad.sum(axis=(1, 2)), self._bands, strict=True)
@@ -172,7 +173,13 @@ class Device:
                 "the bands' means there)"
             )
         means = self._fill_values[:, None, None].astype(pixels.dtype)
-        return _Chip(np.where(bad, means, pixels), Fate(filled=int(bad.sum()), noted=noted, cloud=cloud))
+        filled = self._hold(np.where(bad, means, pixels))
+        return _Chip(filled, Fate(filled=int(bad.sum()), noted=noted, cloud=cloud))
+
+    def _hold(self, pixels: NDArray[np.generic]) -> torch.Tensor:
+        held = torch.from_numpy(pixels)
+        # By the reading threads: one thread alone copies fewer chips than a GPU encodes.
+        return held if self._copies is None else held.pin_memory()
 
     def _stage_batch(
         self,
@@ -186,16 +193,14 @@ class Device:
         None if all its chips are bad: nothing is held for chips that are not touched.
         """
         wait(reads)
-        pixels = self._stack(reads, encoded, rows)
-        if pixels is None:
-            return None
-        batch = [pixels, *metadata]
         if self._copies is None:
-            return batch
+            pixels = self._stack(reads, encoded, rows)
+            return None if pixels is None else [pixels, *metadata]
         with torch.cuda.stream(self._copies):
-            moved = [tensor.pin_memory().to(self._device, non_blocking=True) for tensor in batch]
+            pixels = self._stack(reads, encoded, rows)
+            batch = None if pixels is None else [pixels, *(told.pin_memory().to(self._device) for told in metadata)]
         self._copies.synchronize()
-        return moved
+        return batch
 
     def _encode_batch(
         self, staged: Future[list[torch.Tensor] | None], level: str, encoded: Encoded, rows: NDArray[np.intp]
@@ -235,7 +240,7 @@ class Device:
     def _stack(self, reads: list[Future[_Chip]], encoded: Encoded, rows: NDArray[np.intp]) -> torch.Tensor | None:
         # A quarantined chip leaves zeros in its place: a batch always has the same shape, so the others' embeddings
         # do not depend on it.
-        chips: list[NDArray[np.generic] | None] = []
+        chips: list[torch.Tensor | None] = []
         for row, read in zip(rows, reads, strict=True):
             pixels, encoded.fates[row] = read.result()
             chips.append(pixels)
@@ -243,14 +248,14 @@ class Device:
         if not good:
             return None
         if len(chips) == 1:
-            return torch.from_numpy(good[0][None])
+            return good[0][None].to(self._device)
         kinds = {pixels.dtype for pixels in good}
-        dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
-        stacked = np.zeros((len(chips), *good[0].shape), dtype)
+        dtype = kinds.pop() if len(kinds) == 1 else torch.float32
+        stacked = torch.zeros((len(chips), *good[0].shape), dtype=dtype, device=self._device)
         for place, chip in zip(stacked, chips, strict=True):
             if chip is not None:
-                place[...] = chip
-        return torch.from_numpy(stacked)
+                place.copy_(chip, non_blocking=True)
+        return stacked
 
 
 def _keep(encoded: Encoded, row: int, vector: NDArray[np.float32]) -> None:

@@ -92,9 +92,11 @@ class Transformer:
         return x
 
     def _run_compiled(self, x: Tensor, block: Block) -> Tensor:
-        """A block with its norms, GELU and residual fused; all blocks share one compilation."""
+        """A block with its norms, GELU and residual fused; all blocks and batch sizes share one compilation."""
         if self._compiled is None:
             self._compiled = torch.compile(self._run)
+        # Else the size that comes first has kernels of its own, which round otherwise than those of all others.
+        torch._dynamo.maybe_mark_dynamic(x, 0)
         try:
             return self._compiled(x, block)
         except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:

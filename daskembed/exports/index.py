@@ -167,7 +167,7 @@ def _places(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> tup
     check_bytes(export.source, tile)
     with _readable(export, tile):
         rows = _read(export, tile)
-        keys = _keys(rows.boxes)
+        keys = keys_of(rows.boxes)
         stays = _wanted(export, rows)
         if near:
             stays &= _unique(export, tile, near)
@@ -260,7 +260,7 @@ def _chunks(source: Storage, name: str) -> Iterator[pa.Buffer]:
             yield data
 
 
-def _keys(boxes: NDArray[np.float64]) -> NDArray[np.uint64]:
+def keys_of(boxes: NDArray[np.float64]) -> NDArray[np.uint64]:
     """Of the boxes' centres."""
     west, south, east, north = boxes.T
     lon = (west + np.where(west > east, east + 360, east)) / 2

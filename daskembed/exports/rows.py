@@ -19,7 +19,7 @@ from daskembed.errors import InputError, TileError
 from daskembed.geo import wkb
 from daskembed.geo.cells import EDGES, cell_bounds
 from daskembed.geo.chips import CHIP
-from daskembed.geo.footprints import bounding_box, split_at_antimeridian
+from daskembed.geo.footprints import boxes_of, split_at_antimeridian
 from daskembed.geo.mgrs import square_of
 
 if TYPE_CHECKING:
@@ -167,10 +167,7 @@ class Exported:
                 boxes[number, 0] = lon[number][lon[number] > 0].min()
                 boxes[number, 2] = lon[number][lon[number] <= 0].max()
             return boxes
-        found: NDArray[np.float64] = shapely.bounds(self.shapes)
-        for number in np.flatnonzero(found[:, 2] - found[:, 0] > 180):
-            found[number] = bounding_box(self.shapes[number : number + 1])
-        return found
+        return boxes_of(self.shapes)
 
     @property
     def vectors(self) -> NDArray[Any]:

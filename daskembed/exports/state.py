@@ -94,27 +94,28 @@ def write_plan(target: Storage, plan: Plan) -> None:
 def read_written(target: Storage, names: Iterable[str]) -> dict[str, ExportedFile]:
     """What is known of those of some files that are finished and there, as it says."""
     names = [*names]
-    sizes = {entry.path: entry.size for entry in _beside(target, names)}
+    sizes = {entry.path: entry.size for entry in beside(target, names)}
     known = {entry.path for entry in target.entries(FILES)}
 
     def read(name: str) -> ExportedFile | None:
         try:
-            found = parse_as(ExportedFile, target.get(_path(name), most=MOST_JSON))
+            found = parse_as(ExportedFile, target.get(receipt_of(name), most=MOST_JSON))
         except (FileNotFoundError, ValueError):
             return None
         return found if found.name == name and sizes.get(name) == found.size else None
 
-    wanted = [name for name in names if _path(name) in known]
+    wanted = [name for name in names if receipt_of(name) in known]
     with ThreadPoolExecutor(16) as pool:
         return {name: found for name, found in zip(wanted, pool.map(read, wanted), strict=True) if found is not None}
 
 
 def write_written(target: Storage, written: ExportedFile) -> None:
     """Write what is known of a file; from then on it is finished."""
-    target.put(_path(written.name), json.dumps(asdict(written), sort_keys=True).encode())
+    target.put(receipt_of(written.name), json.dumps(asdict(written), sort_keys=True).encode())
 
 
-def _path(name: str) -> str:
+def receipt_of(name: str) -> str:
+    """Path of what is known of a file, below the target."""
     return f"{FILES}/{name}.json"
 
 
@@ -123,13 +124,13 @@ def clear(target: Storage) -> None:
     known = [entry.path for entry in target.entries(FILES)]
     target.delete([PLAN, *known])
     named = {path.removeprefix(f"{FILES}/").removesuffix(".json") for path in known}
-    target.delete([entry.path for entry in _beside(target, named) if entry.path in named])
+    target.delete([entry.path for entry in beside(target, named) if entry.path in named])
     # A table is more than the files that it is made of.
     for folder in sorted({name.partition("/")[0] for name in named if "/" in name}):
         target.delete([entry.path for entry in target.entries(folder)])
 
 
-def _beside(target: Storage, names: Iterable[str]) -> list[Entry]:
+def beside(target: Storage, names: Iterable[str]) -> list[Entry]:
     """All that is in the folders of some files."""
     folders = sorted({name.rpartition("/")[0] for name in names})
     return [entry for folder in folders for entry in target.entries(folder, recursive=False)]

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from daskembed.output.export_status import ExportStatus, lines_of
 from daskembed.text import counted, one_line, visible
 
 STATES = ("done", "unfinished", "failed", "missing", "changed", "damaged")
@@ -73,6 +74,8 @@ class OutputStatus:
     """In the order of tile and version, then the cubes by tile."""
     stac: StacStatus | None = None
     """What its STAC lacks; None if it has none."""
+    export: ExportStatus | None = None
+    """What it holds if it is an export, and no output of runs: then it has no tiles of its own."""
 
     def __repr__(self) -> str:
         more = [f"  and {len(self.tiles) - MOST_LISTED} more"] if len(self.tiles) > MOST_LISTED else []
@@ -81,13 +84,17 @@ class OutputStatus:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Status -> number of tiles, of those statuses that occur."""
+        """Status -> number of tiles, of those statuses that occur; of an export's files."""
+        if self.export is not None:
+            return self.export.counts
         seen: Counter[str] = Counter(tile.status for tile in self.tiles)
         return {state: seen[state] for state in STATES if seen[state]}
 
     @property
     def sound(self) -> bool:
-        """Whether all tiles are done, and their files as their receipts say."""
+        """Whether all tiles, or the export, are done, and their files as their receipts say."""
+        if self.export is not None:
+            return self.export.sound
         return all(tile.status == "done" for tile in self.tiles)
 
     @property
@@ -100,6 +107,10 @@ class OutputStatus:
 
 def summary(found: OutputStatus) -> list[str]:
     """The closing lines: how many tiles of each status, and the quarantined chips."""
+    return [*(_of_tiles(found) if found.export is None else lines_of(found.export)), *_of_stac(found.stac)]
+
+
+def _of_tiles(found: OutputStatus) -> list[str]:
     bad = found.quarantined
     by_kind = {kind: replace(found, tiles=tuple(t for t in found.tiles if t.kind == kind)).counts for kind in KINDS}
     lines = [
@@ -115,9 +126,13 @@ def summary(found: OutputStatus) -> list[str]:
         lines.append(f"  and {len(bad) - MOST_LISTED} more: `quarantined` lists all")
     rejected = sum(len(tile.rejected) for tile in found.tiles)
     lines += [f"rejected     {rejected}"] if rejected else []
-    if (stac := found.stac) is not None:
-        lacks = ((stac.missing, "without an item"), (stac.stale, "with one that should have none"))
-        wrong = [f"{counted(len(names), 'file')} {what}, such as {visible(names[0])}" for names, what in lacks if names]
-        again = f"; {'; '.join(wrong)}: `daskembed stac` writes them" if wrong else ""
-        lines.append(f"STAC         {counted(stac.items, 'item')}{again}")
     return lines
+
+
+def _of_stac(stac: StacStatus | None) -> list[str]:
+    if stac is None:
+        return []
+    lacks = ((stac.missing, "without an item"), (stac.stale, "with one that should have none"))
+    wrong = [f"{counted(len(names), 'file')} {what}, such as {visible(names[0])}" for names, what in lacks if names]
+    again = f"; {'; '.join(wrong)}: `daskembed stac` writes them" if wrong else ""
+    return [f"STAC         {counted(stac.items, 'item')}{again}"]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from daskembed.exports.state import ExportedFile
-from daskembed.runs.summary import MOST_LISTED, describe_bytes, describe_seconds
-from daskembed.text import counted, visible
+from daskembed.runs.summary import MOST_LISTED, describe_seconds
+from daskembed.text import counted, describe_bytes, visible
 
 
 @dataclass(frozen=True, repr=False)

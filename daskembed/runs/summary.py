@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from daskembed.energy import total
 from daskembed.output.state import CUBES
-from daskembed.text import counted, visible
+from daskembed.text import counted, describe_bytes, visible
 
 if TYPE_CHECKING:
     from daskembed.output.tile_status import TileStatus
@@ -132,15 +132,6 @@ def compare(result: RunResult, expected: Expected) -> str:
         f"actual {counted(result.encoded, 'chip')} in {describe_seconds(result.seconds)}{off}, "
         f"{describe_bytes(result.bytes)}"
     )
-
-
-def describe_bytes(number: float) -> str:
-    """A size for people: ``512 B``, ``1.4 MB``, ``3.1 TB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 999.5:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.3g} TB" if number < 999.5 else f"{number:,.0f} TB"
 
 
 def describe_energy(tiles: Sequence[TileResult]) -> str:

@@ -21,6 +21,8 @@ TEXT_BYTES = 4096
 """Of a source_url."""
 KEPT_BYTES = 192 * 2**20
 """Of all source_urls, which are kept to find those that occur twice."""
+VECTORS = ("embeddings", "embedding")
+"""Columns that hold them: in published files, and in exports for others."""
 _GROUP_BYTES = 128 * 2**20
 _VECTOR_BYTES = 256 * 2**20
 
@@ -33,7 +35,7 @@ def too_much(metadata: pq.FileMetaData, columns: Collection[str]) -> str | None:
         rows = metadata.row_group(group).num_rows
         for name, column in _columns(metadata.row_group(group), columns):
             size = _decoded(name, column)
-            most = _VECTOR_BYTES * rows if name == "embeddings" else min(_GROUP_BYTES, TEXT_BYTES * rows + 2**20)
+            most = _VECTOR_BYTES * rows if name in VECTORS else min(_GROUP_BYTES, TEXT_BYTES * rows + 2**20)
             if size > most:
                 return f"column {name} has {size:,} bytes in {rows:,} rows, expected at most {most:,}"
     return None
@@ -56,7 +58,7 @@ def _columns(group: Any, names: Collection[str]) -> Iterator[tuple[str, Any]]:
 
 def _decoded(name: str, column: Any) -> int:
     # Vectors that are all alike take a few bytes in the file.
-    return int(4 * column.num_values if name == "embeddings" else column.total_uncompressed_size)
+    return int(4 * column.num_values if name in VECTORS else column.total_uncompressed_size)
 
 
 def decode(column: pa.Array, most: int) -> tuple[pa.Array, NDArray[np.bool_]]:

@@ -18,7 +18,8 @@ class Finding:
 
     check: str
     """What was looked at: ``name``, ``parquet``, ``zarr``, ``geo``, ``schema``, ``vectors``, ``geometry``, ``dates``,
-    ``order``, ``duplicates``, ``provenance``, ``receipt`` or ``stac``."""
+    ``order``, ``duplicates``, ``provenance``, ``receipt`` or ``stac``; of exports ``covering``, ``pages``,
+    ``quantization``, ``cog`` or ``lance``, too."""
     message: str
     """What was found and what was expected."""
     severity: Literal["problem", "note"] = "problem"

@@ -67,9 +67,9 @@ def _check_content(
     footer = file.metadata.metadata or {}
     rows = file.metadata.num_rows
     foreign = _PROVENANCE not in footer
-    made = yield from _read_provenance(footer)
+    made = yield from read_provenance(footer)
     shape = None if made is None else (yield from check_provenance(made, rows, named, receipt))
-    column = yield from _check_geo(footer)
+    column = yield from check_geo(footer)
     dtype = None if made is None else str(made.get("dtype") or "float32")
     usable = yield from _check_schema(file.schema_arrow, shape, dtype)
     if receipt is not None and receipt.chips * windows_of(made) != rows:
@@ -94,7 +94,8 @@ def _json(footer: dict[bytes, bytes], key: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _read_provenance(footer: dict[bytes, bytes]) -> Generator[Finding, None, dict[str, Any] | None]:
+def read_provenance(footer: dict[bytes, bytes]) -> Generator[Finding, None, dict[str, Any] | None]:
+    """What the footer says of how it was made; None if it does not."""
     if _PROVENANCE not in footer:
         yield Finding("provenance", "no `daskembed` in the footer: nothing says what made the embeddings", "note")
         return None
@@ -105,8 +106,8 @@ def _read_provenance(footer: dict[bytes, bytes]) -> Generator[Finding, None, dic
     return (yield from typed(made, "footer"))
 
 
-def _check_geo(footer: dict[bytes, bytes]) -> Generator[Finding, None, dict[str, Any]]:
-    """Gives what the footer says of the geometry column."""
+def check_geo(footer: dict[bytes, bytes], expected: str = "1.0.0") -> Generator[Finding, None, dict[str, Any]]:
+    """Look at the footer's `geo`, of which a version is expected; gives what it says of the geometry column."""
     if b"geo" not in footer:
         yield Finding("geo", "no `geo` in the footer: not a GeoParquet file")
         return {}
@@ -115,9 +116,9 @@ def _check_geo(footer: dict[bytes, bytes]) -> Generator[Finding, None, dict[str,
         yield Finding("geo", "`geo` in the footer is not a JSON object")
         return {}
     version, primary = geo.get("version"), geo.get("primary_column")
-    if version != "1.0.0":
-        later = isinstance(version, str) and version.startswith("1.")
-        message = f"GeoParquet version {version}, expected 1.0.0"
+    if version != expected:
+        later = isinstance(version, str) and version.startswith("1.") and version > expected
+        message = f"GeoParquet version {version}, expected {expected}"
         yield Finding("geo", message, "note" if later else "problem")
     if primary != "geometry":
         yield Finding("geo", f"the footer's primary column is {primary}, expected geometry")

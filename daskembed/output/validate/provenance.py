@@ -67,6 +67,11 @@ def check_provenance(
         yield Finding("provenance", f"{rows} rows, the {where} says {chips} chips")
     if receipt is not None and made.get("identity") not in (None, receipt.settings):
         yield Finding("provenance", f"the {where} says that it was made with other settings than the receipt says")
+    return (yield from lengths_of(made, where))
+
+
+def lengths_of(made: dict[str, Any], where: str) -> Generator[Finding, None, tuple[int, ...] | None]:
+    """The shape of one embedding, where it is known."""
     shape = made.get("shape")
     if isinstance(shape, list) and shape and all(type(side) is int and side > 0 for side in shape):
         return tuple(shape)

@@ -77,7 +77,7 @@ def check_rows(
         if "date" in usable:
             days |= _check_dates(batch["date"], urls, named, faults)
         if "embeddings" in usable:
-            length = _check_vectors(batch["embeddings"], urls, length, faults)
+            length = check_vectors(batch["embeddings"], urls, length, faults)
         if "geometry" in usable:
             look_at.check(decode(batch["geometry"], wkb.MOST_BYTES)[0], urls, faults)
         start += len(batch)
@@ -101,7 +101,7 @@ def _check_dates(column: pa.Array, urls: Sequence[str], named: Named | None, fau
     return set(np.unique(days[~np.isnat(days)]).tolist())
 
 
-def _check_vectors(column: pa.Array, urls: Sequence[str], length: int | None, faults: Faults) -> int | None:
+def check_vectors(column: pa.Array, urls: Sequence[str], length: int | None, faults: Faults) -> int | None:
     """Gives the length that all vectors should have: that of the first."""
     lists = column.storage if isinstance(column, pa.ExtensionArray) else column
     faults.add("vectors", "no embedding", urls, np.flatnonzero(lists.is_null()))

@@ -1,0 +1,62 @@
+"""The flags of `search`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+_EXAMPLE = "LON,LAT|FILE"
+
+
+def add_search(commands: Any) -> None:
+    """Add `search` to the commands."""
+    search = commands.add_parser(
+        "search",
+        help="the places most like some examples: their embeddings, all compared",
+        description="Find the chips, at levels with a grid the patches, whose embeddings are most like those of some "
+        "examples. All vectors are compared: the hits are the best there are.",
+        epilog="exit status: 0, 1 stopped by a store, or 2 if OUTPUT holds no such files or nothing is where an "
+        "example is",
+    )
+    search.add_argument("output", metavar="OUTPUT", help="folder or URL of published files or an export, or one file")
+    examples = search.add_argument_group("examples, each of which can be given several times")
+    examples.add_argument(
+        "--like",
+        action="append",
+        metavar=_EXAMPLE,
+        help="what is alike: a place in degrees, or a file that GeoPandas reads, each of whose features is an example",
+    )
+    examples.add_argument(
+        "--like-row", action="append", metavar="URL", help="a row's source_url; #patch=ROW,COL after it is a patch"
+    )
+    examples.add_argument("--unlike", action="append", metavar=_EXAMPLE, help="what is not alike, as --like")
+    examples.add_argument("--unlike-row", action="append", metavar="URL", help="what is not alike, as --like-row")
+    search.add_argument("-k", type=int, default=50, metavar="N", help="how many hits (default: 50)")
+    search.add_argument(
+        "--combine",
+        choices=("mean", "each"),
+        default="mean",
+        help="several examples are one query, 2 mean(like) - mean(unlike), or each like is one of its own (default: "
+        "mean)",
+    )
+    search.add_argument(
+        "--metric", choices=("cosine", "l2", "dot"), default="cosine", help="what counts as alike (default: cosine)"
+    )
+    search.add_argument(
+        "--center",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="take the mean of all vectors out of them first (default: yes)",
+    )
+    search.add_argument(
+        "--apart", type=float, metavar="METRES", help="between hits, and between them and the examples, at least"
+    )
+    search.add_argument("--dates", metavar="START/END", help="acquisition dates wanted, inclusive (default: all)")
+    search.add_argument("--region", metavar="FILE|W,S,E,N", help="where hits are (default: anywhere)")
+    search.add_argument("--encoder", metavar="NAME", help="only files of this encoder")
+    search.add_argument("--level", metavar="LEVEL", help="only files of this level")
+    search.add_argument("--version", metavar="V", help="only files with this version in their names")
+    search.add_argument(
+        "--cluster", metavar="NAME|FILE|ADDRESS", help="where it is computed (default: threads of this process)"
+    )
+    search.add_argument("--to", metavar="FILE", help="write the hits, too: .parquet (GeoParquet) or .geojson")

@@ -1,0 +1,89 @@
+"""What `daskembed search` shows and writes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from daskembed.cli.text import print_table, say
+from daskembed.errors import InputError
+from daskembed.storage.stores import split_url
+from daskembed.text import counted, visible
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    from rich.table import Table
+
+_KEYWORDS = (
+    *("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart"),
+    *("dates", "region", "encoder", "level", "version", "cluster"),
+)
+_WRITTEN = (".parquet", ".geojson")
+
+
+def search(options: argparse.Namespace) -> int:
+    """Search, print the hits, and write them where that is asked."""
+    if options.to is not None and not options.to.endswith(_WRITTEN):
+        raise InputError(f"--to {options.to}: expected a file that ends with {' or '.join(_WRITTEN)}")
+    from daskembed.runs.search import search as find
+
+    found = find(options.output, **{name: getattr(options, name) for name in _KEYWORDS})
+    print_table(_table(found))
+    for line in _summary(found.attrs["search"], len(found)):
+        say(visible(line))
+    if options.to is not None:
+        write_hits(found, options.to)
+        say(visible(f"written: {options.to}"))
+    return 0
+
+
+def write_hits(found: gpd.GeoDataFrame, url: str) -> None:
+    """Write hits as GeoParquet or GeoJSON, by the ending: complete or not at all."""
+    storage, name = split_url(url)
+    with storage.open_writer(name) as file:
+        if name.endswith(".parquet"):
+            found.to_parquet(file, write_covering_bbox=True)
+        else:
+            plain = found.assign(date=[None if day is None else str(day) for day in found["date"]])
+            file.write(json.dumps(json.loads(plain.to_json(drop_id=True))).encode())
+
+
+def _table(found: gpd.GeoDataFrame) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    names = [name for name in found.columns if name not in ("geometry", "file", "row", "col")]
+    for name in names:
+        right = name in ("rank", "score")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "source_url", overflow="fold")
+    table.add_column("lon,lat", no_wrap=True)
+    patches = "row" in found.columns
+    if patches:
+        table.add_column("patch", no_wrap=True)
+    for row in found.itertuples(index=False):
+        middle = row.geometry.representative_point()
+        cells = [_cell(getattr(row, name)) for name in names] + [f"{middle.x:.5f},{middle.y:.5f}"]
+        table.add_row(*(Text(cell) for cell in [*cells, *([f"{row.row},{row.col}"] if patches else [])]))
+    return table
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else visible(str(value))
+
+
+def _summary(told: dict[str, Any], hits: int) -> list[str]:
+    """What was searched."""
+    lines = []
+    for example in told["examples"]:
+        kind = "like" if example["alike"] else "unlike"
+        lines.append(f"{kind} {example['given']}: {counted(example['vectors'], 'vector')}")
+    what = " ".join(str(told[name]) for name in ("encoder", "level") if told[name] is not None)
+    centred = " after taking out the mean" if told["center"] and told["metric"] != "l2" else ""
+    left_out = f", {told['left_out']:,} with NaN or infinity left out" if told["left_out"] else ""
+    lines.append(
+        f"{counted(hits, 'hit')} of {told['searched']:,} vectors{f' of {what}' if what else ''}{left_out}; "
+        f"{told['metric']}{centred}"
+    )
+    return lines

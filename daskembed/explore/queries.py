@@ -1,0 +1,326 @@
+"""What is alike: places, areas and rows as they are given, and the vectors that are there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import shapely
+
+from daskembed.errors import InputError
+from daskembed.explore.patches import centres, metres_to, patch_footprints
+from daskembed.explore.reading import read_blocks, read_facts
+from daskembed.geo.footprints import box
+from daskembed.storage.urls import is_local, redact
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from numpy.typing import NDArray
+
+    from daskembed.explore.footers import Piece, Rows
+    from daskembed.explore.reading import Block, Facts
+
+Combine = Literal["mean", "each"]
+COMBINE: tuple[Combine, ...] = ("mean", "each")
+_PLACE = re.compile(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*,\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
+_CELL = re.compile(r"[#&]patch=(\d+),(\d+)$")
+"""What follows a row's URL where one of its patches is meant."""
+_EXPECTED = "expected LON,LAT in degrees, such as 12.43,45.94, or a file that GeoPandas reads"
+_MOST_EXAMPLES = 10_000
+"""Features of a file."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A place, an area or a row that is, or is not, like what is searched."""
+
+    text: str
+    """As it was given."""
+    alike: bool
+    area: shapely.Geometry | None
+    """In degrees; None of a row."""
+    url: str | None = None
+    """Of a row."""
+    cell: tuple[int, int] | None = None
+    """Of one of its patches: row and column."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """What was found there."""
+
+    given: Given
+    places: NDArray[np.int64]
+    """Number of the piece and of the vector in it, of all vectors that are there: ``(vector, 2)``."""
+    vector: NDArray[np.float64]
+    """Their mean."""
+    footprints: NDArray[np.object_]
+    """Of each of them, in degrees."""
+
+
+def read_given(like: Any, *, alike: bool) -> list[Given]:
+    """Places and areas of what can be given: text, longitude and latitude, a geometry, a frame, or several of them.
+
+    Raises
+    ------
+    InputError
+        If one cannot be understood, a file cannot be read, or it holds nothing.
+    """
+    if like is None:
+        return []
+    if isinstance(like, str):
+        return _read_text(like, alike)
+    if isinstance(like, Path):
+        return _read_file(str(like), alike)
+    if isinstance(like, shapely.Geometry):
+        return [Given(_told(like), alike, _checked(like, "a geometry"))]
+    if hasattr(like, "geometry"):
+        return _of_frame(like, "the frame", alike)
+    if isinstance(like, Sequence | np.ndarray) and len(like) == 2 and all(isinstance(one, float | int) for one in like):
+        return [_place(float(like[0]), float(like[1]), alike)]
+    if isinstance(like, Iterable):
+        return [given for one in like for given in read_given(one, alike=alike)]
+    raise InputError(f"`like` {like!r}: {_EXPECTED}, a geometry in degrees, a GeoDataFrame, or several of them")
+
+
+def read_rows_given(urls: str | Iterable[str] | None, *, alike: bool) -> list[Given]:
+    """Rows by their URLs, which ``#patch=ROW,COL`` follows where one of their patches is meant."""
+    found = []
+    for url in [urls] if isinstance(urls, str) else urls or ():
+        cell = _CELL.search(url)
+        place = (int(cell[1]), int(cell[2])) if cell else None
+        found.append(Given(url, alike, None, _CELL.sub("", url), place))
+    return found
+
+
+def patch_url(url: str, row: int, col: int) -> str:
+    """How one of the patches of a row is called."""
+    return f"{url}{'&' if '#' in url else '#'}patch={row},{col}"
+
+
+def find_examples(rows: Rows, given: Sequence[Given]) -> list[Example]:
+    """The vectors of what is given.
+
+    Parameters
+    ----------
+    rows
+        Where it is looked for. Their days count, their region does not: it is that of the hits.
+    given
+        At least one of them alike.
+
+    Raises
+    ------
+    InputError
+        If nothing is there: it says how far the nearest row is, or what URLs look like.
+    """
+    found: list[list[tuple[int, NDArray[np.int64], NDArray[np.object_]]]] = [[] for _ in given]
+    for number, piece in enumerate(rows.pieces):
+        near = [which for which, one in enumerate(given) if _may_hold(piece, one, rows.dates)]
+        if near:
+            facts = read_facts(rows, piece)
+            for which in near:
+                vectors, footprints = _vectors_of(rows, facts, given[which])
+                if len(vectors):
+                    found[which].append((number, vectors, footprints))
+    for one, there in zip(given, found, strict=True):
+        if not there:
+            raise InputError(_nothing(rows, one))
+    values = _read_vectors(rows, found)
+    return [_example(one, there, values) for one, there in zip(given, found, strict=True)]
+
+
+def combine(examples: Sequence[Example], how: Combine) -> NDArray[np.float64]:
+    """The vectors to search for, ``(query, dims)``.
+
+    With ``mean`` one, 2 mean(alike) - mean(unlike), which is mean(alike) if nothing is unlike; with ``each`` one of
+    that form for each that is alike.
+    """
+    alike = np.stack([one.vector for one in examples if one.given.alike])
+    unlike = [one.vector for one in examples if not one.given.alike]
+    if how == "mean":
+        alike = alike.mean(axis=0, keepdims=True)
+    return 2 * alike - np.mean(unlike, axis=0) if unlike else alike
+
+
+def _read_text(text: str, alike: bool) -> list[Given]:
+    if place := _PLACE.fullmatch(text):
+        return [_place(float(place[1]), float(place[2]), alike)]
+    if is_local(text) and not Path(text.removeprefix("file://")).expanduser().exists():
+        raise InputError(f"`like` {redact(text)!r}: no such file, and no place: {_EXPECTED}")
+    return _read_file(text, alike)
+
+
+def _read_file(path: str, alike: bool) -> list[Given]:
+    import geopandas as gpd
+
+    name = redact(path)
+    try:
+        frame = gpd.read_file(path)
+    except Exception as error:  # GDAL's, GeoPandas', the store's: whatever reads files
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{name} cannot be read: {type(error).__name__}: {said}; {_EXPECTED}") from None
+    return _of_frame(frame, name, alike)
+
+
+def _of_frame(frame: Any, name: str, alike: bool) -> list[Given]:
+    shapes = frame.geometry
+    if shapes.crs is not None and shapes.crs != "OGC:CRS84":
+        shapes = shapes.to_crs("OGC:CRS84")
+    if not len(shapes) or len(shapes) > _MOST_EXAMPLES:
+        raise InputError(f"{name} has {len(shapes):,} features: expected 1 to {_MOST_EXAMPLES:,} examples")
+    several = len(shapes) > 1
+    return [
+        Given(f"{name} feature {number}" if several else name, alike, _checked(shape, f"{name}, feature {number}"))
+        for number, shape in enumerate(shapes, start=1)
+    ]
+
+
+def _checked(shape: Any, name: str) -> shapely.Geometry:
+    if shape is None or shape.is_empty:
+        raise InputError(f"{name} is empty: give a place or an area")
+    shape = shapely.force_2d(shapely.make_valid(shape))
+    west, south, east, north = shape.bounds
+    if not (west >= -180 and east <= 180 and south >= -90 and north <= 90):
+        raise InputError(f"{name} lies from {west:g},{south:g} to {east:g},{north:g}: expected degrees of OGC:CRS84")
+    return shape
+
+
+def _place(lon: float, lat: float, alike: bool) -> Given:
+    if not (-180 <= lon <= 180 and -90 <= lat <= 90):
+        swapped = f"; did you mean {lat:g},{lon:g}?" if -180 <= lat <= 180 and -90 <= lon <= 90 else ""
+        raise InputError(
+            f"`like` {lon:g},{lat:g}: a longitude from -180 to 180 comes first, then a latitude from -90 to 90{swapped}"
+        )
+    return Given(f"{lon:g},{lat:g}", alike, shapely.Point(lon, lat))
+
+
+def _told(shape: shapely.Geometry) -> str:
+    text = shape.wkt
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _may_hold(piece: Piece, given: Given, dates: tuple[date, date] | None) -> bool:
+    """Whether a piece can hold what is given, as its footer says."""
+    if given.area is None:
+        return piece.urls is None or piece.urls[0] <= str(given.url) <= piece.urls[1]
+    if dates is not None and piece.days is not None and not (piece.days[0] <= dates[1] and piece.days[1] >= dates[0]):
+        return False
+    return piece.bounds is None or bool(shapely.intersects(box(*piece.bounds), given.area))
+
+
+def _vectors_of(rows: Rows, facts: Facts, given: Given) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
+    """Numbers and footprints of the vectors of a piece that are what is given."""
+    if given.area is None:
+        there = np.array([url == given.url for url in facts.urls], bool)
+    else:
+        there = shapely.intersects(facts.footprints, given.area)
+        if rows.dates is not None:
+            there &= [day is not None and rows.dates[0] <= day <= rows.dates[1] for day in facts.dates]
+    chosen = np.flatnonzero(there)
+    if not len(chosen):
+        return chosen, np.empty(0, object)
+    shapes = facts.footprints[chosen]
+    cells = None if facts.cells is None else facts.cells[chosen]
+    if rows.patches > 1:
+        shapes = patch_footprints(shapes, rows.grid).reshape(-1)
+        chosen = (chosen[:, None] * rows.patches + np.arange(rows.patches)).reshape(-1)
+        cells = np.stack(np.divmod(chosen % rows.patches, rows.grid[1]), axis=1)
+    if given.cell is not None:
+        wanted = np.zeros(len(chosen), bool) if cells is None else (cells == given.cell).all(axis=1)
+    elif given.area is None:
+        wanted = np.ones(len(chosen), bool)
+    else:
+        wanted = shapely.intersects(shapes, given.area)
+        if shapely.get_dimensions(given.area) == 2:
+            # Of an area those that lie in it, not what only touches it; if it is smaller, where its middle is.
+            inside = shapely.contains_xy(given.area, *centres(shapes).T)
+            middle = shapely.intersects(shapes, shapely.point_on_surface(given.area))
+            wanted = inside if inside.any() else middle
+    return chosen[wanted], shapes[wanted]
+
+
+def _read_vectors(
+    rows: Rows, found: Sequence[Sequence[tuple[int, NDArray[np.int64], Any]]]
+) -> dict[int, dict[int, NDArray[np.float64]]]:
+    """Number of a piece -> number of a vector in it -> its values."""
+    wanted: dict[int, set[int]] = {}
+    for there in found:
+        for number, vectors, _ in there:
+            wanted.setdefault(number, set()).update(vectors.tolist())
+    values: dict[int, dict[int, NDArray[np.float64]]] = {}
+    for number, chosen in wanted.items():
+        values[number] = {}
+        for block in read_blocks(rows.within(None, None), rows.pieces[number]):
+            values[number] |= _values(rows, block, chosen)
+    return values
+
+
+def _values(rows: Rows, block: Block, wanted: set[int]) -> dict[int, NDArray[np.float64]]:
+    chosen = np.flatnonzero(np.isin(block.numbers, list(wanted)))
+    found = block.vectors[chosen].astype(np.float64)
+    if rows.affine is not None:
+        found = found * rows.affine.scale + rows.affine.offset
+    return dict(zip(block.numbers[chosen].tolist(), found, strict=True))
+
+
+def _example(
+    given: Given,
+    there: Sequence[tuple[int, NDArray[np.int64], NDArray[np.object_]]],
+    values: dict[int, dict[int, NDArray[np.float64]]],
+) -> Example:
+    places = np.concatenate([np.stack([np.full(len(one), number), one], axis=1) for number, one, _ in there])
+    vectors = np.stack([values[piece][vector] for piece, vector in places.tolist()])
+    good = np.isfinite(vectors).all(axis=1)
+    if not good.any():
+        raise InputError(
+            f"`like` {given.text!r}: the {len(vectors)} vectors there have NaN or infinity: nothing can be like them"
+        )
+    footprints = np.concatenate([shapes for _, _, shapes in there])
+    return Example(given, places, vectors[good].mean(axis=0), footprints)
+
+
+def _nothing(rows: Rows, given: Given) -> str:
+    """Why nothing is there."""
+    if given.area is None:
+        first = next((url for piece in rows.pieces for url in read_facts(rows, piece).urls if url), None)
+        known = "these files have no URLs" if first is None else f"they look like {first}"
+        cell = "" if given.cell is None else f" with the patch {given.cell[0]},{given.cell[1]}"
+        return f"no row of the URL {given.url}{cell} in {rows.storage.url}: {known}"
+    middle = given.area if given.area.geom_type == "Point" else given.area.representative_point()
+    metres, name, days = _nearest(rows, (middle.x, middle.y))
+    if metres == 0 and rows.dates is not None:
+        return (
+            f"`like` {given.text!r}: no row of the `dates` {rows.dates[0]}/{rows.dates[1]} is there; there are some of "
+            f"{', '.join(days[:5])}"
+        )
+    return (
+        f"`like` {given.text!r} is outside of all rows of {rows.storage.url}: the nearest is {_far(metres)} away, in "
+        f"{name}; give a place inside, as LON,LAT"
+    )
+
+
+def _nearest(rows: Rows, place: tuple[float, float]) -> tuple[float, str, list[str]]:
+    """How far the nearest row is from a place, its file, and of which days there are some so near."""
+    whole = np.array([box(*(piece.bounds or (-180, -90, 180, 90))) for piece in rows.pieces], object)
+    # Edges of boxes are parallels and meridians: as straight lines they would be elsewhere.
+    far = metres_to(place, shapely.segmentize(whole, 0.5))
+    far[shapely.intersects(whole, shapely.Point(place))] = 0
+    best, name, days = np.inf, "", set[str]()
+    for number in np.argsort(far, kind="stable"):
+        if far[number] > best:
+            break
+        facts = read_facts(rows, rows.pieces[number])
+        metres = metres_to(place, facts.footprints)
+        if metres.min(initial=np.inf) < best:
+            best, name, days = float(metres.min()), rows.pieces[number].file, set()
+        days |= {str(facts.dates[one]) for one in np.flatnonzero(metres <= best)}
+    return best, name, sorted(days)
+
+
+def _far(metres: float) -> str:
+    return f"{metres / 1000:,.0f} km" if metres >= 10_000 else f"{metres / 1000:.1f} km"

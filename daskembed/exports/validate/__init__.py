@@ -1,0 +1,1 @@
+"""Exported files checked against what they promise: one module a kind."""

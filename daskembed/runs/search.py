@@ -1,0 +1,113 @@
+"""Search as it is asked for: places and rows, days, a region, a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from daskembed.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    from distributed import Client
+
+
+def search(
+    output: str,
+    *,
+    like: Any = None,
+    like_row: str | Iterable[str] | None = None,
+    unlike: Any = None,
+    unlike_row: str | Iterable[str] | None = None,
+    k: int = 50,
+    combine: str = "mean",
+    metric: str = "cosine",
+    center: bool = True,
+    apart: float | None = None,
+    dates: str | None = None,
+    region: str | None = None,
+    encoder: str | None = None,
+    level: str | None = None,
+    version: str | None = None,
+    cluster: str | Client | None = None,
+) -> gpd.GeoDataFrame:
+    """The chips, or patches, whose embeddings are most like those of some examples.
+
+    Every vector is compared: the hits are the best there are. Files are read a block at a time; what their footers say
+    of places and days spares what cannot be a hit.
+
+    Parameters
+    ----------
+    output
+        Folder or URL of published files or of an export, or of one file of these. At levels with a grid of patches,
+        and in exports of patches, patches are searched.
+    like
+        What is alike: ``LON,LAT`` or ``(lon, lat)`` in degrees, a file that GeoPandas reads, a geometry in degrees, a
+        GeoDataFrame or GeoSeries, or several of these. A place stands for the mean of all rows that it is in (of all
+        dates), an area for those whose middle is in it.
+    like_row
+        Rows by their ``source_url``, which ``#patch=ROW,COL`` may follow.
+    unlike, unlike_row
+        What is not alike, likewise.
+    k
+        How many hits are wanted.
+    combine
+        ``mean``: several examples are one query, 2 mean(alike) - mean(unlike), or mean(alike) if none is unlike.
+        ``each``: every one that is alike is a query of that form, with `k` hits of its own.
+    metric
+        ``cosine`` and ``dot`` (more is more alike) or ``l2``, a distance (less is more alike).
+    center
+        Whether the mean of all vectors that are searched is taken out of all of them and of the query first.
+    apart
+        Metres that the middles of hits are from each other and from those of the examples, at least.
+    dates
+        ``START/END``, of rows: the first and the last day wanted.
+    region
+        Where hits are: what `daskembed.tiles_of_region` takes.
+    encoder, level, version
+        Of the files, if there are several.
+    cluster
+        Where it is computed, as for `daskembed.run`; by default in threads of this process.
+
+    Returns
+    -------
+    geopandas.GeoDataFrame
+        Best first, in OGC:CRS84: ``rank`` from 1, ``score`` (the cosine, the dot product or the distance),
+        ``source_url``, ``date``, of patches ``row`` and ``col``, ``file``, ``geometry``; with ``combine="each"`` first
+        ``query``, the example. The examples' own rows are no hits. ``attrs["search"]`` says what was searched, how many
+        vectors were compared and how many were left out as they have NaN or infinity, and the examples.
+
+    Raises
+    ------
+    InputError
+        If there are no such files, they do not go together, or nothing is where an example is.
+    StorageError
+        If a store does not answer.
+    """
+    from daskembed.explore.footers import open_rows
+    from daskembed.explore.queries import COMBINE, read_given, read_rows_given
+    from daskembed.explore.search import Wanted, find_similar
+    from daskembed.explore.topk import METRICS
+    from daskembed.sources.reading import parse_dates
+    from daskembed.sources.region import read_region
+
+    for name, value, known in (("metric", metric, METRICS), ("combine", combine, COMBINE)):
+        if value not in known:
+            raise InputError(f"`{name}` {value!r}: expected {', '.join(known)}{did_you_mean(value, known)}")
+    wanted = Wanted(k=k, metric=metric, center=center, combine=combine, apart=apart)  # type: ignore[arg-type]
+    given = [
+        *read_given(like, alike=True),
+        *read_rows_given(like_row, alike=True),
+        *read_given(unlike, alike=False),
+        *read_rows_given(unlike_row, alike=False),
+    ]
+    days = None if dates is None else parse_dates(dates)
+    area = None if region is None else read_region(region)
+    rows = open_rows(output, encoder=encoder, level=level, version=version)
+    with contextlib.ExitStack() as stack:
+        if isinstance(cluster, str):
+            from daskembed.clusters.connection import connect
+
+            cluster = stack.enter_context(connect(cluster))
+        return find_similar(rows, given, wanted, dates=days, region=area, client=cluster)
