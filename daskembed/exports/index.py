@@ -261,7 +261,7 @@ def _chunks(source: Storage, name: str) -> Iterator[pa.Buffer]:
 
 
 def keys_of(boxes: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Of the boxes' centres."""
+    """Places along the curve of the centres of boxes as `daskembed.exports.rows.boxes_of` gives them."""
     west, south, east, north = boxes.T
     lon = (west + np.where(west > east, east + 360, east)) / 2
     return hilbert_keys(np.where(lon > 180, lon - 360, lon), (south + north) / 2)

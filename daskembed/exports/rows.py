@@ -19,7 +19,7 @@ from daskembed.errors import InputError, TileError
 from daskembed.geo import wkb
 from daskembed.geo.cells import EDGES, cell_bounds
 from daskembed.geo.chips import CHIP
-from daskembed.geo.footprints import boxes_of, split_at_antimeridian
+from daskembed.geo.footprints import bounding_box, split_at_antimeridian
 from daskembed.geo.mgrs import square_of
 
 if TYPE_CHECKING:
@@ -314,6 +314,14 @@ def to_degrees(
         transform = pyproj.Transformer.from_crs(int(code), "OGC:CRS84", always_xy=True).transform
         lon[there], lat[there] = transform(x[there], y[there])
     return lon, lat
+
+
+def boxes_of(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
+    """West, south, east and north of each footprint, ``(row, 4)``; west is more than east across 180 degrees."""
+    boxes: NDArray[np.float64] = shapely.bounds(shapes)
+    for row in np.flatnonzero(boxes[:, 2] - boxes[:, 0] > 180):
+        boxes[row] = bounding_box(shapes[row : row + 1])
+    return boxes
 
 
 def to_wkb(corners: NDArray[np.float64]) -> pa.Array:

@@ -60,14 +60,6 @@ def bounding_box(shapes: NDArray[np.object_]) -> tuple[float, float, float, floa
     return float(west.min()), float(south.min()), float(east.max()), float(north.max())
 
 
-def boxes_of(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
-    """West, south, east and north of each footprint, ``(row, 4)``; west is more than east across 180 degrees."""
-    boxes: NDArray[np.float64] = shapely.bounds(shapes)
-    for row in np.flatnonzero(boxes[:, 2] - boxes[:, 0] > 180):
-        boxes[row] = bounding_box(shapes[row : row + 1])
-    return boxes
-
-
 def box(west: float, south: float, east: float, north: float) -> shapely.Polygon | shapely.MultiPolygon:
     """The area of a bounding box: in two halves where it reaches across 180 degrees."""
     if not west > east:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from daskembed.exports.gather import BBOX
 from daskembed.exports.index import keys_of
+from daskembed.exports.rows import boxes_of
 from daskembed.exports.validate.known import Known
 from daskembed.geo import wkb
-from daskembed.geo.footprints import boxes_of
 from daskembed.output.validate.bounds import TEXT_BYTES, decode
 from daskembed.output.validate.findings import Faults, Finding
 from daskembed.output.validate.rows import KINDS, Places, check_vectors
