@@ -21,6 +21,7 @@ from test_export_unique import decide, tile
 from daskembed.cli.parser import keywords, make_parser
 from daskembed.errors import InputError
 from daskembed.exports.settings import Sizes
+from daskembed.exports.validate.check import validate
 from daskembed.geo.regions import meets
 from daskembed.output.index_rows import rows_path
 from daskembed.runs.export_options import Asked, ExportOptions
@@ -95,6 +96,7 @@ def test_each_patch_is_a_row_with_its_vector_place_and_columns(output: Path, cli
     assert len(set(found["chip_id"].to_pylist())) == 2 * 441
     made = json.loads(pq.read_schema(next(tmp_path.glob("*.parquet"))).metadata[b"daskembed"])
     assert (made["dims"], made["shape"]) == (["embedding"], [3])
+    assert [validate(str(path)) for path in tmp_path.glob("*.parquet")] == [[]] * len(result.files)
 
 
 @pytest.mark.parametrize("rows", ["chip", "patch"])
@@ -165,6 +167,7 @@ def test_major_tom_end_to_end(output: Path, client: Client, tmp_path: Path) -> N
         *("centre_lat", "centre_lon", "utm_footprint", "utm_crs", "pixel_bbox", "tile"),
     ]
     assert frame["unique_id"].is_unique
+    assert [validate(str(path)) for path in tmp_path.glob("*.parquet")] == [[]] * 4
     assert set(frame["timestamp"]) == {"20240601"}
     assert frame["embedding"].iloc[0].shape == (3,)
     assert set(map(tuple, frame["pixel_bbox"])) == {
@@ -177,6 +180,7 @@ def test_earth_index_end_to_end(output: Path, client: Client, tmp_path: Path) ->
     frame = gpd.read_parquet(tmp_path)
     assert [*frame.columns] == ["geometry", "id", "embedding"]
     assert frame["id"].is_unique
+    assert validate(str(next(tmp_path.glob("*.parquet")))) == []
     metadata = pq.read_schema(next(tmp_path.glob("*.parquet"))).metadata
     emb = json.loads(metadata[b"emb"])
     assert emb["embedding"] == {"embeddings_dim": 12, "embeddings_quantization": "None"}

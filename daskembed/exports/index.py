@@ -20,7 +20,6 @@ from daskembed.exports.rows import Exported, Squares, TileRows
 from daskembed.exports.state import index_path
 from daskembed.exports.unique import TilePlaces, places_of, stays
 from daskembed.geo.chips import CHIP
-from daskembed.geo.footprints import bounding_box
 from daskembed.geo.hilbert import hilbert_keys
 from daskembed.geo.regions import meets
 from daskembed.output.index_rows import read_rows
@@ -261,16 +260,8 @@ def _chunks(source: Storage, name: str) -> Iterator[pa.Buffer]:
             yield data
 
 
-def boxes_of(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
-    """West, south, east and north of each footprint, ``(row, 4)``; west is more than east across 180 degrees."""
-    boxes: NDArray[np.float64] = shapely.bounds(shapes)
-    for row in np.flatnonzero(boxes[:, 2] - boxes[:, 0] > 180):
-        boxes[row] = bounding_box(shapes[row : row + 1])
-    return boxes
-
-
 def keys_of(boxes: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Places along the curve of the centres of boxes as `boxes_of` gives them."""
+    """Places along the curve of the centres of boxes as `daskembed.exports.rows.boxes_of` gives them."""
     west, south, east, north = boxes.T
     lon = (west + np.where(west > east, east + 360, east)) / 2
     return hilbert_keys(np.where(lon > 180, lon - 360, lon), (south + north) / 2)

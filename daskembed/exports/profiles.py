@@ -34,6 +34,11 @@ class Profile:
     """Keys and their JSON objects, of what files say of how they were made, the length of a vector, how its numbers
     were quantized (None: not at all) and the first and the last date of a file."""
 
+    @property
+    def vectors(self) -> str:
+        """What the column of the embeddings is called."""
+        return next(name for name, make in self.columns.items() if make is None)
+
 
 def _chip_url(rows: Exported) -> pa.Array:
     urls = rows.table["source_url"]
@@ -143,7 +148,7 @@ def vectors_of(profile: str | None) -> str:
     """What the column of the embeddings is called."""
     if profile is None:
         return VECTORS
-    return next(name for name, make in get_profile(profile).columns.items() if make is None)
+    return get_profile(profile).vectors
 
 
 def get_profile(name: str) -> Profile:

@@ -167,10 +167,7 @@ class Exported:
                 boxes[number, 0] = lon[number][lon[number] > 0].min()
                 boxes[number, 2] = lon[number][lon[number] <= 0].max()
             return boxes
-        found: NDArray[np.float64] = shapely.bounds(self.shapes)
-        for number in np.flatnonzero(found[:, 2] - found[:, 0] > 180):
-            found[number] = bounding_box(self.shapes[number : number + 1])
-        return found
+        return boxes_of(self.shapes)
 
     @property
     def vectors(self) -> NDArray[Any]:
@@ -317,6 +314,14 @@ def to_degrees(
         transform = pyproj.Transformer.from_crs(int(code), "OGC:CRS84", always_xy=True).transform
         lon[there], lat[there] = transform(x[there], y[there])
     return lon, lat
+
+
+def boxes_of(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
+    """West, south, east and north of each footprint, ``(row, 4)``; west is more than east across 180 degrees."""
+    boxes: NDArray[np.float64] = shapely.bounds(shapes)
+    for row in np.flatnonzero(boxes[:, 2] - boxes[:, 0] > 180):
+        boxes[row] = bounding_box(shapes[row : row + 1])
+    return boxes
 
 
 def to_wkb(corners: NDArray[np.float64]) -> pa.Array:
