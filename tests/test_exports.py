@@ -248,7 +248,7 @@ def test_dates_region_and_tiles_choose(output: Path, client: Client, tmp_path: P
     assert result.rows == before.intersects(shapely.box(*box)).sum() > 0
     with pytest.raises(InputError, match="of `dates` 2023-01-01/2023-12-31 in"):
         make(output, tmp_path / "none", client, dates="2023-01-01/2023-12-31")
-    with pytest.raises(InputError, match="no published file of the tiles wanted"):
+    with pytest.raises(InputError, match="no published file of the tiles 32TQQ"):
         make(output, tmp_path / "none", client, tiles="32TQQ")
 
 
@@ -337,7 +337,8 @@ def test_the_command_tells_what_it_does(small: Path, tmp_path: Path, capsys: pyt
     out = capsys.readouterr().out
     assert "33TUL_20240601_20240601_v001.gpq  indexed: 4 rows\n" in out
     assert f"embeddings_00000.parquet  done: 8 rows, {tmp_path}/to/embeddings_00000.parquet\n" in out
-    assert f"tiles        2 published files of {small}\nfiles        1 written in 0 s\nrows         8\n" in out
+    assert f"tiles        2 published files of {small}\nfiles        1 written in " in out
+    assert " s\nrows         8\n" in out
     assert out.endswith(f"export       {tmp_path}/to\n")
     assert main(command) == 0
     assert "nothing is left to do: no cluster is started\n" in (out := capsys.readouterr().out)
