@@ -120,14 +120,17 @@ def receipt_of(name: str) -> str:
 
 
 def clear(target: Storage) -> None:
-    """Remove an earlier export: its plan, what is known of its files, and then these."""
+    """Remove an earlier export: its files, what is known of them, and its plan at the end, so that this can go on."""
+    plan = read_plan(target)
     known = [entry.path for entry in target.entries(FILES)]
-    target.delete([PLAN, *known])
     named = {path.removeprefix(f"{FILES}/").removesuffix(".json") for path in known}
+    # Of a file whose writer was killed only the plan knows.
+    named |= {file.name for file in plan.files} if plan else set()
     target.delete([entry.path for entry in beside(target, named) if entry.path in named])
     # A table is more than the files that it is made of.
     for folder in sorted({name.partition("/")[0] for name in named if "/" in name}):
         target.delete([entry.path for entry in target.entries(folder)])
+    target.delete([*known, PLAN])
 
 
 def beside(target: Storage, names: Iterable[str]) -> list[Entry]:
@@ -139,12 +142,6 @@ def beside(target: Storage, names: Iterable[str]) -> list[Entry]:
 def index_path(name: str) -> str:
     """Path below the target of where the rows of a published file go."""
     return f"{INDEX}/{name}.parquet"
-
-
-def indexed(target: Storage) -> set[str]:
-    """Published files of which it is known where their rows go."""
-    paths = [entry.path for entry in target.entries(INDEX, recursive=False)]
-    return {path.removeprefix(f"{INDEX}/").removesuffix(".parquet") for path in paths}
 
 
 def clear_index(target: Storage) -> None:

@@ -115,12 +115,14 @@ class Job:
         return [file.name for file in plan.files if file.name not in there]
 
     def to_index(self, plan: Plan | None) -> list[str]:
-        """Published files of which it is not known where their rows go, and is to be."""
+        """Published files of which it has to be known where their rows go.
+
+        Of those that were looked at already it is seen then whether that was for this export.
+        """
         if plan is None:
             return [*self.selection.tiles]
         missing = {*self.missing(plan)}
-        needed = {name for file in plan.files if file.name in missing for name in file.tiles}
-        return sorted(needed - state.indexed(self.export.target))
+        return sorted({name for file in plan.files if file.name in missing for name in file.tiles})
 
     def tidy(self) -> None:
         """Remove what killed writers left half written."""
@@ -210,7 +212,9 @@ def agreed(job: Job, overwrite: bool) -> Plan | None:
         for key, value in job.export.identity.items()
         if plan.identity.get(key) != value
     ]
-    if not settings and not gone and not changed and not (new and plan.finished):
+    # Damaged files may be whole again.
+    anew = overwrite and plan.finished and plan.left_out
+    if not settings and not gone and not changed and not (new and plan.finished) and not anew:
         return plan
     if not overwrite:
         differ = [(len(new), "new"), (len(changed), "changed"), (len(gone), "gone or not chosen")]
