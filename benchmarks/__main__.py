@@ -27,6 +27,7 @@ NAMES = {
     "baseline": "ours against a plain DataLoader, attention written out and one write at the end, in two precisions",
     "small": "float16 and int8 vectors: how many nearest neighbours they find again, by what is clipped",
     "plan": "what `plan` expects of the demo and of a tile of 441 chips, and what their runs take",
+    "preview": "pages of 1,000 tiles: their size, how long they take to write, and until a browser can be used",
     "start": "the command on 16 chips: where the time beside its work goes",
     "search": "one million vectors: in memory against a plain read and FAISS, and from files; 100 queries at once",
     "gpu": "everything about one GPU, parity first",

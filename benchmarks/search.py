@@ -31,7 +31,11 @@ _GROUP = 40_960
 
 def run(*, smallest: bool = False) -> list[Row]:
     """One million vectors, in the types that files have."""
-    count = 5_000 if smallest else 1_000_000
+    return measure(5_000 if smallest else 1_000_000)
+
+
+def measure(count: int) -> list[Row]:
+    """So many vectors."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder, query = Path(name), _draw(1, seed=1)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from daskembed.encoders.description import Description as Description
     from daskembed.encoders.loading import load_encoder as load_encoder
     from daskembed.encoders.protocol import Encoder as Encoder
+    from daskembed.energy import Energy as Energy
     from daskembed.errors import CheckpointError as CheckpointError
     from daskembed.errors import ChipError as ChipError
     from daskembed.errors import ChipRejectedError as ChipRejectedError
@@ -107,6 +108,7 @@ _HOME = {
     "Chip": "sources.chip",
     "VectorDtype": "vectors",
     "Calibration": "quantization",
+    "Energy": "energy",
     "Rules": "sources.rules",
     "RunOptions": "runs.options",
     "CubeOptions": "runs.options",

@@ -40,6 +40,7 @@ WORDS = {
     # which scenes of a catalogue
     *("max_scene_cloud", "max_scene_nodata", "scenes", "pick", "radar_days", "resampling", "refresh"),
     # what is written
+    *("rows", "unique", "profile", "components"),
     *("format", "dtype", "calibration", "percentile", "overwrite", "stac", "root", "to", "skip_damaged"),
     # what is looked at
     *("basis", "geotiff", "preview"),

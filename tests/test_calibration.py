@@ -243,6 +243,26 @@ def test_an_export_of_int8_says_how_its_floats_come_back(output: Path, client: C
     np.testing.assert_array_equal(stacked(daskembed.dequantize(lazy.compute(scheduler="sync"))), truth)
 
 
+@pytest.mark.parametrize("profile", [None, "earth-index"])
+def test_rows_of_patches(output: Path, client: Client, tmp_path: Path, profile: str | None) -> None:
+    made = calibrate(output, client).calibration
+    assert made is not None
+    result = export(output, tmp_path / "to", client, dtype="int8", rows="patch", profile=profile)
+    assert (result.exit_status, result.rows) == (0, 108)
+    (file,) = (tmp_path / "to").glob("*.parquet")
+    name = "embeddings" if profile is None else "embedding"
+    encodings = {column.path_in_schema: column.encodings for column in columns(file)}
+    assert "RLE_DICTIONARY" in encodings[f"{name}.list.element"]
+    found = np.stack(daskembed.dequantize(gpd.read_parquet(file))[name])
+    truth = dequantize(quantize(all_vectors(), made), made)
+    np.testing.assert_array_equal(np.sort(found, axis=0), np.sort(truth, axis=0))
+
+
+def columns(file: Path) -> list[Any]:
+    group = pq.read_metadata(file).row_group(0)
+    return [group.column(number) for number in range(group.num_columns)]
+
+
 def test_a_table_of_lance_says_how_its_floats_come_back(output: Path, client: Client, tmp_path: Path) -> None:
     lance = pytest.importorskip("lance")
     made = calibrate(output, client).calibration

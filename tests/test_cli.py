@@ -193,7 +193,7 @@ def test_flags_are_handed_over(calls: list[Any], tmp_path: Path) -> None:
         "resampling": "cubic",
         "performance_report": "/report.html",
     }
-    true = {"overwrite": True, "tls": True, "refresh": True, "stac": True}
+    true = {"overwrite": True, "tls": True, "refresh": True, "stac": True, "preview": True}
     given = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     given += ["--offset", "0,256", "--edge", "pad", "--no-reject-zeros", "--reject-nan", "--max-cloud", "0.5"]
     assert main(["run", "--tiles", "27WXN", *given, "--cluster-arg", "a.b=2", *map("--{}".format, true)]) == 0
@@ -216,7 +216,7 @@ def test_flags_left_out_are_left_to_the_configuration(calls: list[Any]) -> None:
     assert options.pop("overwrite") is False
     assert options.pop("tls") is False
     assert options.pop("refresh") is False
-    assert options.pop("stac") is False
+    assert (options.pop("stac"), options.pop("preview")) == (False, False)
     assert options.pop("retry_quarantined") is False
     assert options.pop("cluster_arguments") == {}
     assert set(options.values()) == {None}

@@ -210,3 +210,10 @@ def test_components_are_numbers_and_ranges() -> None:
     for wrong in ("", "a", "3-1", "1,,2", "-1", "1-"):
         with pytest.raises(InputError, match="expected numbers from 0"):
             parse_components(wrong)
+
+
+def test_patches_as_rows_are_the_same_pixels(output: Path, client: Client, tmp_path: Path) -> None:
+    make(output, tmp_path, client, rows="patch", tiles="33TUL")
+    for day in DAYS:
+        with rasterio.open(tmp_path / f"33TUL_{day.replace('-', '')}_v001.tif") as file:
+            np.testing.assert_array_equal(file.read(), pixels(output, "33TUL", day))

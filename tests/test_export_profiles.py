@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import shapely
-from test_export_rows import EPSG, TILE, known_of, squares, table_of, vectors_of
+from test_export_rows import EPSG, TILE, export_rows, known_of, squares, table_of, vectors_of
 
 from daskembed.errors import InputError, TileError
 from daskembed.exports.profiles import PROFILES, encode_footer, get_profile
-from daskembed.exports.rows import TileRows, export_rows
+from daskembed.exports.profiles import vectors_of as vector_column
+from daskembed.exports.rows import TileRows
 from daskembed.geo.cells import window_bounds
 from daskembed.geo.majortom import cell_names, cells_at
 from daskembed.table import window_urls
@@ -133,7 +134,7 @@ def test_the_vectors_are_where_a_profile_says(name: str) -> None:
     vectors = vectors_of(2, 3)
     profile = get_profile(name)
     found = export_rows(table_of(squares([(0, 0), (0, 1)]), vectors), TileRows(TILE), "chip", [], profile.columns)
-    np.testing.assert_array_equal(np.stack(found[profile.vectors].to_numpy()), vectors)
+    np.testing.assert_array_equal(np.stack(found[vector_column(name)].to_numpy()), vectors)
 
 
 def test_an_unknown_profile_is_told_of_those_there_are() -> None:

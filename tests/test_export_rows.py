@@ -16,7 +16,7 @@ import shapely
 import xarray as xr
 
 from daskembed.errors import InputError, TileError
-from daskembed.exports.rows import Exported, TileRows, export_rows, parse_columns, row_boxes
+from daskembed.exports.rows import Exported, TileRows, columns_of, parse_columns
 from daskembed.geo.cells import EDGES, window_bounds
 from daskembed.geo.footprints import to_lonlat
 from daskembed.output import geoparquet
@@ -63,6 +63,17 @@ def known_of(table: pa.Table, bounds: np.ndarray, epsg: int = EPSG, **columns: A
         }
         | columns
     )
+
+
+def export_rows(
+    table: pa.Table, about: TileRows, rows: Any, columns: Sequence[str] = (), profile: Any = None
+) -> pa.Table:
+    """Rows of an export of a table."""
+    exported = Exported(table, about, rows)
+    vectors = exported.vectors
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    made = columns_of(rows, columns, profile)
+    return pa.table({name: lists if make is None else make(exported) for name, make in made.items()})
 
 
 def vectors_of(*shape: int) -> np.ndarray:
@@ -254,7 +265,7 @@ def test_boxes_hold_the_footprints_and_need_no_vectors() -> None:
     table = table_of(squares([(0, 0), (5, 7)]), vectors_of(2, 4, 4, 1))
     about = TileRows(TILE, (4, 4))
     for rows in ("chip", "patch"):
-        boxes = row_boxes(table.select(["source_url", "geometry"]), about, rows)
+        boxes = Exported(table.select(["source_url", "geometry"]), about, rows).boxes
         shapes = shapely.from_wkb(export_rows(table, about, rows)["geometry"].to_pylist())
         np.testing.assert_array_equal(boxes, shapely.bounds(shapes))
 
@@ -263,7 +274,7 @@ def test_across_180_degrees_west_is_more_than_east() -> None:
     bounds = squares([(0, 0)], west=638_800, north=7_230_000)
     table = table_of(bounds, vectors_of(1, 8, 8, 1), epsg=32660)
     about = TileRows("60WXT", (8, 8))
-    (chip,) = row_boxes(table, about, "chip")
+    (chip,) = Exported(table, about, "chip").boxes
     assert 179 < chip[0] < 180
     assert -180 < chip[2] < -179
     exported = Exported(table, about, "patch")
@@ -279,6 +290,6 @@ def test_across_180_degrees_west_is_more_than_east() -> None:
 
 
 def test_unknown_columns_are_named_with_those_there_are() -> None:
-    assert parse_columns("cloud, datetime,cloud") == ("cloud", "datetime")
+    assert parse_columns("cloud, datetime,cloud") == ("datetime", "cloud")
     with pytest.raises(InputError, match="unknown `columns` 'clouds': choose of datetime, tile, cloud, epsg, chip_id"):
         parse_columns("clouds,tile")

@@ -13,8 +13,8 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daskembed.exports.rows import Squares, TileRows
-from daskembed.exports.unique import Box, Places, neighbours, places_of, stays
+from daskembed.exports.rows import Exported, Squares, TileRows
+from daskembed.exports.unique import Box, TilePlaces, neighbours, places_of, stays
 from daskembed.geo.footprints import bounding_box, to_lonlat
 from daskembed.geo.mgrs import tile_corner
 
@@ -24,33 +24,34 @@ DAY = "2020-06-01"
 
 def tile(
     name: str, cells: Sequence[tuple[int, int]] | None = None, grid: tuple[int, int] = (1, 1), **more: object
-) -> Places:
+) -> TilePlaces:
     """Chips of a whole tile, or those at some rows and columns."""
     epsg, west, north = tile_corner(name)
     row, col = np.divmod(np.arange(441), 21) if cells is None else np.array(cells, int).reshape(-1, 2).T
     bounds = np.stack([west + col * SIDE, north - (row + 1) * SIDE, west + (col + 1) * SIDE, north - row * SIDE], 1)
     days = more.get("days", np.full(len(row), np.datetime64(DAY)))
-    return Places(name, days, Squares(np.full(len(row), epsg, np.int32), bounds), grid, more.get("wanted"))  # type: ignore[arg-type]
+    return TilePlaces(name, days, Squares(np.full(len(row), epsg, np.int32), bounds), grid, more.get("wanted"))  # type: ignore[arg-type]
 
 
-def areas_of(tiles: Mapping[str, Places]) -> dict[str, Box]:
+def areas_of(tiles: Mapping[str, TilePlaces]) -> dict[str, Box]:
     return {
         name: bounding_box(to_lonlat(int(one.squares.epsg[0]), one.squares.bounds)[2]) for name, one in tiles.items()
     }
 
 
-def decide(*tiles: Places) -> dict[str, np.ndarray]:
+def decide(*tiles: TilePlaces) -> dict[str, np.ndarray]:
     """Which rows of each tile stay."""
     named = {one.tile: one for one in tiles}
     areas = areas_of(named)
-    return {name: stays(name, neighbours(name, areas), named.__getitem__) for name in named}
+    near = {name: {other: areas[other] for other in others} for name, others in neighbours(areas).items()}
+    return {name: stays(name, near[name], named.__getitem__) for name in named}
 
 
-def every(one: Places) -> np.ndarray:
+def every(one: TilePlaces) -> np.ndarray:
     return one.points_of(np.arange(len(one)), (0.001, 0.5, 0.999)).reshape(-1, 2)
 
 
-def held(tiles: Sequence[Places], kept: Mapping[str, np.ndarray], lonlat: np.ndarray, day: str = DAY) -> np.ndarray:
+def held(tiles: Sequence[TilePlaces], kept: Mapping[str, np.ndarray], lonlat: np.ndarray, day: str = DAY) -> np.ndarray:
     """How many rows that stay each of some places is in."""
     count = np.zeros(len(lonlat), int)
     for one in tiles:
@@ -73,7 +74,7 @@ def test_each_place_of_whole_tiles_has_a_row_and_seldom_two(names: tuple[str, ..
     kept = decide(*tiles)
     everything = {one.tile: np.ones(len(one), bool) for one in tiles}
     # The middles of sixteenths of all chips.
-    quarters = [Places(one.tile, one.days, one.squares, (4, 4)) for one in tiles]
+    quarters = [TilePlaces(one.tile, one.days, one.squares, (4, 4)) for one in tiles]
     places = np.concatenate([one.points_of(np.arange(len(one)), [0.5])[:, 0] for one in quarters])
     before, after = held(tiles, everything, places), held(tiles, kept, places)
     assert before.min() >= 1
@@ -132,12 +133,12 @@ def test_a_row_does_not_leave_for_one_that_leaves_itself() -> None:
     """Between the points that are looked at there may be a gap, which only the row that left has filled."""
     epsg, west, north = tile_corner("33TUL")
 
-    def at(name: str, *shifts: tuple[float, float]) -> Places:
+    def at(name: str, *shifts: tuple[float, float]) -> TilePlaces:
         # Far south of all squares; shifts in sides, eastwards and southwards.
         corners = [(west + x * SIDE, north - 150_000 - y * SIDE) for x, y in shifts]
         bounds = np.array([[x, y - SIDE, x + SIDE, y] for x, y in corners])
         squares = Squares(np.full(len(bounds), epsg, np.int32), bounds)
-        return Places(name, np.full(len(bounds), np.datetime64(DAY)), squares)
+        return TilePlaces(name, np.full(len(bounds), np.datetime64(DAY)), squares)
 
     first = at("33TUL", *((x, y) for x in (-0.8, 0.3) for y in (-0.5, 0.5)))
     # All nine points of it are in the first tile's, and none is between 0.2 and 0.3 of its width.
@@ -165,7 +166,7 @@ def test_whatever_rows_there_are(
         np.testing.assert_array_equal(again[name], mask)
     if tiles:
         assert held(tiles, kept, np.concatenate([every(one) for one in tiles])).min() >= 1
-    left = [Places(one.tile, one.days, one.squares, grid, kept[one.tile]) for one in tiles]
+    left = [TilePlaces(one.tile, one.days, one.squares, grid, kept[one.tile]) for one in tiles]
     for name, mask in decide(*left).items():
         assert mask[kept[name]].all()
 
@@ -173,8 +174,10 @@ def test_whatever_rows_there_are(
 def test_neighbours_are_those_near_by_also_across_180_degrees() -> None:
     names = ("60WWT", "60WXT", "01WCN", "01WDN", "33TUL", "33TVL", "33TXL", "32TQR")
     areas = areas_of({name: tile(name) for name in names})
-    assert set(neighbours("60WXT", areas)) == {"60WWT", "60WXT", "01WCN", "01WDN"}
-    assert set(neighbours("33TUL", areas)) == {"33TUL", "33TVL", "32TQR"}
+    found = neighbours(areas)
+    assert found["60WXT"] == ["01WCN", "01WDN", "60WWT", "60WXT"]
+    assert found["33TUL"] == ["32TQR", "33TUL", "33TVL"]
+    assert neighbours({"33TUL": (-180, -90, 180, 90)}) == {"33TUL": ["33TUL"]}
 
 
 def test_places_are_those_of_a_published_table() -> None:
@@ -186,11 +189,11 @@ def test_places_are_those_of_a_published_table() -> None:
             "geometry": pa.array(shapely.to_wkb(to_lonlat(32633, one.squares.bounds)[2]), pa.binary()),
         }
     )
-    found = places_of(table, TileRows("33TUL", (4, 4)), "patch")
+    found = places_of(Exported(table, TileRows("33TUL", (4, 4)), "patch"))
     assert (found.tile, found.grid, len(found)) == ("33TUL", (4, 4), 32)
     np.testing.assert_allclose(found.squares.bounds, one.squares.bounds, atol=1e-3)
     np.testing.assert_array_equal(found.days, one.days)
-    assert places_of(table, TileRows("33TUL", (4, 4)), "chip").grid == (1, 1)
+    assert places_of(Exported(table, TileRows("33TUL", (4, 4)), "chip")).grid == (1, 1)
     # The first patch's middle.
     middle = found.points_of(np.array([0]), [0.5])[0, 0]
     back = pyproj.Transformer.from_crs("OGC:CRS84", 32633, always_xy=True).transform(*middle)

@@ -113,6 +113,26 @@ def test_chips_set_aside_are_told_with_their_reasons_and_places(output: Path, tm
     assert [one[3] for one in bad] == [None, None]
 
 
+def test_tiles_of_which_all_chips_are_set_aside(output: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(output, copy)
+    receipt = read_receipt(Storage(str(copy)), receipt_path("33TVL", "001"))
+    lost = replace(receipt, tile="60WWT", files=[], chips=0, quarantined={"s3://made-up/a.tif": "is cut off"})
+    write_receipt(Storage(str(copy)), lost)
+    write_receipt(Storage(str(copy)), replace(lost, tile="33TWL", settings={"level": "patch"}))
+    made = daskembed.preview(str(copy), to=str(tmp_path / "to"))
+    entries = told(tmp_path / "to", "index")["tiles"]
+    assert (made.tiles, [one["tile"] for one in entries]) == (2, [TILE, "33TVL", "60WWT"])
+    assert (entries[-1]["dates"], entries[-1]["bad"]) == ([], [1, 0])
+    west, south, east, north = entries[-1]["box"]
+    assert 176 < west < east < 181
+    assert 60 < south < north < 66
+    assert told(tmp_path / "to", "60WWT_v001")["bad"] == [["quarantined", "s3://made-up/a.tif", "is cut off", None]]
+    daskembed.preview(str(copy), to=str(tmp_path / "to"), tiles=TILE)
+    assert [one["tile"] for one in told(tmp_path / "to", "index")["tiles"]] == [TILE]
+    assert not list((tmp_path / "to" / "data").glob("60WWT*"))
+
+
 def names(numbers: np.ndarray, day: str = "20240601") -> list[str]:
     return [f"s3://made-up/{TILE}/{day}/claytile_{TILE}_{day}_v02_{number:04d}.tif" for number in numbers]
 

@@ -52,6 +52,8 @@ def mean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     receipt = read_receipt(storage, receipt_path(TILE, "001"))
     bad = {"s3://made-up/<img src=x onerror=alert(1)>.tif": "is cut off <script>alert(1)</script>"}
     write_receipt(storage, replace(receipt, quarantined=bad, rejected={"s3://made-up/b.tif": "cloud 0.7"}))
+    lost = replace(receipt, tile="33TVM", files=[], chips=0, quarantined={"s3://made-up/c.tif": "has two bands"})
+    write_receipt(storage, lost)
     daskembed.preview(str(folder / "output"), to=str(folder / "page"))
     return folder / "page"
 
@@ -177,7 +179,7 @@ def test_click_slider_and_search(mean: Path, opened: Opened, how: str, width: in
     with served(mean, how) as url:
         page = opened(url, width=width)
         assert not page.locator("#untrained").is_visible()
-        assert page.locator("#tiles li").count() == 2
+        assert page.locator("#tiles li").count() == 3
         go_to(page, TILE)
         assert page.locator("#details h2").inner_text() == f"Tile {TILE}"
         page.keyboard.press("Escape")
@@ -223,6 +225,9 @@ def test_names_and_reasons_are_shown_as_text(mean: Path, opened: Opened) -> None
     assert "<img src=x onerror=alert(1)>.tif: is cut off <script>alert(1)</script>" in said
     assert "its place is not known" in said
     assert page.locator("#about img, #about script").count() == 0
+    go_to(page, "33TVM")
+    page.locator("#about summary", has_text="set aside").click()
+    assert "s3://made-up/c.tif: has two bands" in page.locator("#about .bad").first.inner_text()
 
 
 def test_by_keyboard_alone(mean: Path, opened: Opened) -> None:
@@ -291,7 +296,7 @@ def test_patches(patch: Path, opened: Opened, scheme: str) -> None:
     )
     assert len(hits) == 3
     for url, name in hits:
-        row, col = map(int, name.partition(" patch ")[2].split(", "))
+        row, col = map(int, name.partition("patch ")[2].split(", "))
         assert kinds[int(url.split("_")[2]) - 1, row, col] == kinds[3, 1, 2]
     page.locator("#theme").click()
     assert page.evaluate("() => document.documentElement.dataset.theme") != scheme

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import rasterio
 import shapely
 from distributed import Client, LocalCluster
 from embedded import DAY, MADE, squares, url_of, write_rows
@@ -20,6 +21,8 @@ from daskembed.cli.main import main
 from daskembed.errors import InputError
 from daskembed.explore import reading
 from daskembed.explore import search as module
+from daskembed.explore.topk import Best, Queries, best_of
+from daskembed.testing.landscape import _COVERS, _scene
 
 DIMS = 16
 
@@ -459,7 +462,7 @@ def test_the_command(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["search", str(output), "--like", "-10.5,60", "--no-center"]) == 2
     assert "daskembed: --like '-10.5,60' is outside of all rows" in capsys.readouterr().err
     assert main(["search", str(output), "--like", "12,45", "--to", "hits.csv"]) == 2
-    assert "--to hits.csv: expected a file that ends with .parquet or .geojson" in capsys.readouterr().err
+    assert "--to hits.csv: expected a file that ends with .parquet or .geojson, or a folder" in capsys.readouterr().err
     assert main(["search", str(output), "--unlike", "12,45"]) == 2
     assert "what is searched? give --like or --like-row" in capsys.readouterr().err
 
@@ -479,3 +482,52 @@ def test_the_file_that_the_reference_published(shared: Path) -> None:
     # Neighbours of a place look alike more often than others: within 6 km are 8 of 417.
     near = hits.geometry.to_crs(32603).centroid.distance(frame.geometry.to_crs(32603).centroid[200]) < 8000
     assert near.sum() >= 3
+
+
+def test_fields_are_like_fields(chips: Path, tmp_path: Path) -> None:
+    """On the synthetic landscape, whose cover is known: patches of 320 m, by mean and spread of each band in them."""
+    files = sorted(chips.rglob("*.tif"))
+    pixels = np.stack([rasterio.open(file).read() for file in files]).reshape(4, 13, 16, 32, 16, 32).astype(np.float64)
+    features = np.concatenate([pixels.mean((3, 5)), pixels.std((3, 5))], axis=1).transpose(0, 2, 3, 1)
+    write_rows(
+        tmp_path / "33TUL_20190416_20190416_v001.gpq", features.astype(np.float32), made=MADE | {"level": "patch"}
+    )
+    cover, _, _ = _scene(np.random.default_rng(0), 1024, 1024)
+    kinds = np.array(list(_COVERS))[(cover >> 8).reshape(2, 16, 32, 2, 16, 32)]
+    kinds = kinds.transpose(0, 3, 1, 4, 2, 5).reshape(4, 16, 16, -1)
+    groups = {
+        "field": ("wheat", "rape", "clover", "meadow", "maize", "stubble", "soil"),
+        "wood": ("broadleaf", "conifer"),
+    }
+    precision, chance = {}, {}
+    for name, members in groups.items():
+        is_one = np.isin(kinds, members).mean(axis=-1) > 0.5
+        asked = np.argwhere(np.isin(kinds, members).mean(axis=-1) > 0.8)[::15]
+        rows = [f"{url_of(chip)}#patch={row},{col}" for chip, row, col in asked]
+        hits = daskembed.search(str(tmp_path), like_row=rows, combine="each", k=20)
+        places = [int(url[-10:-4]) for url in hits["source_url"]], hits["row"], hits["col"]
+        precision[name], chance[name] = is_one[places].mean(), is_one.mean()
+        assert len(hits) == 20 * len(asked) >= 200
+    assert precision["field"] > 0.9 > 1.5 * chance["field"]
+    assert precision["wood"] > 0.9 > 1.5 * chance["wood"]
+
+
+@pytest.mark.real
+def test_the_default_metric_ranks_best(shared: Path) -> None:
+    """Without labels: land goes on beyond a chip's edge, so that its neighbours should be among the first hits."""
+    folder = shared / "data" / "published"
+    if not folder.is_dir():
+        pytest.skip(f"needs a real published file, and there is none in {folder}")
+    frame = gpd.read_parquet(next(folder.glob("*.gpq"))).to_crs(32603)
+    middles = shapely.get_coordinates(shapely.centroid(frame.geometry.to_numpy()))
+    near = np.linalg.norm(middles[:, None] - middles, axis=-1) < 7500
+    vectors = np.stack(frame["embeddings"])
+    found = {}
+    for metric, centred in (("cosine", True), ("cosine", False), ("l2", False), ("dot", True), ("dot", False)):
+        centre = vectors.mean(axis=0, dtype=np.float64) if centred else None
+        queries = Queries(vectors.astype(np.float64), metric, centre)
+        best = best_of(queries, 9, 0, np.arange(len(vectors)), vectors, Best.none(len(vectors)))
+        hits = [[hit for hit in places[:, 1] if hit != one][:8] for one, places in enumerate(best.places)]
+        found[metric, centred] = round(float(np.mean([near[one, there] for one, there in enumerate(hits)])), 3)
+    # As docs/searching.md has them.
+    assert list(found.values()) == [0.253, 0.243, 0.243, 0.087, 0.036]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import published
@@ -16,7 +17,10 @@ from test_stac_out import catalog, exts, schema, tree
 
 import daskembed
 from daskembed.cli.main import main
+from daskembed.exports import stac
+from daskembed.exports.state import read_plan
 from daskembed.quantization import Calibration
+from daskembed.storage.stores import Storage
 from daskembed.testing import write_published
 
 
@@ -67,6 +71,21 @@ def test_an_item_says_how_int8_becomes_floats(exported: Path, calibration: Calib
     collection = item.get_collection()
     assert collection.extra_fields["data_type"] == "int8"
     assert {link.rel for link in collection.links} >= {"emb:model", "emb:source-data"}
+
+
+def test_rows_have_the_pixels_of_a_patch(exported: Path) -> None:
+    daskembed.write_stac(str(exported))
+    found = json.loads(next((exported / "_stac").glob("*/collection.json")).read_text())
+    assert found["emb:chip_layout"]["chip_size"] == [32, 32]
+    assert found["emb:dimensions"] == 256
+    # So it is where a row is of a patch, and its shape tells no grid.
+    item = the_item(exported).to_dict()
+    kind = item["properties"]["daskembed:kind"] | {"shape": [256], "dims": ["embedding"]}
+    plan = read_plan(Storage(str(exported)))
+    assert plan is not None
+    of_patches = replace(plan, identity=plan.identity | {"rows": "patch"})
+    (collection,) = (one for one in stac._above(kind, {"a": item}, of_patches, None).values() if "extent" in one)
+    assert collection["emb:chip_layout"]["chip_size"] == [32, 32]
 
 
 def test_what_is_written_is_valid_and_leads_somewhere(exported: Path, shared: Path) -> None:

@@ -1,4 +1,4 @@
-"""The flags of `search`."""
+"""The flags of `preview` and `search`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,31 @@ import argparse
 from typing import Any
 
 _EXAMPLE = "LON,LAT|FILE"
+
+
+def add_preview(commands: Any) -> argparse.ArgumentParser:
+    """Add `preview` to the commands, without the flags that the table of options has for it."""
+    preview: argparse.ArgumentParser = commands.add_parser(
+        "preview",
+        help="a map of the published files in a browser, coloured by principal components",
+        description="Write a page that shows the published files of OUTPUT on a map, in the colours of their first "
+        "three principal components, and finds similar places. It opens straight from disk and asks nobody on the "
+        "network.",
+        epilog="exit status: 0, 1 stopped by a store, or 2 if there is nothing to show or the basis does not fit",
+    )
+    preview.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
+    preview.add_argument("--to", metavar="URL", help="folder or URL of the page (default: OUTPUT/_preview)")
+    preview.add_argument("--open", action="store_true", help="open the page in this machine's browser")
+    preview.add_argument(
+        "--serve", action="store_true", help="serve the page on the loopback address until a Ctrl-C, ranges included"
+    )
+    preview.add_argument(
+        "--basis", metavar="FILE", help="colours of another preview, its basis.json (default: those of these files)"
+    )
+    preview.add_argument(
+        "--geotiff", action="store_true", help="write the colours as cloud-optimised GeoTIFFs, too, one a tile and date"
+    )
+    return preview
 
 
 def add_search(commands: Any) -> None:
@@ -59,4 +84,8 @@ def add_search(commands: Any) -> None:
     search.add_argument(
         "--cluster", metavar="NAME|FILE|ADDRESS", help="where it is computed (default: threads of this process)"
     )
-    search.add_argument("--to", metavar="FILE", help="write the hits, too: .parquet (GeoParquet) or .geojson")
+    search.add_argument(
+        "--to",
+        metavar="FILE|FOLDER/",
+        help="write the hits, too: .parquet (GeoParquet), .geojson, or a page that shows them, to be opened from disk",
+    )

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import yaml
 
 from daskembed import __version__
-from daskembed.cli.explore_parser import add_search
+from daskembed.cli.explore_parser import add_preview, add_search
 from daskembed.documents import parse_yaml
 from daskembed.errors import InputError, did_you_mean
 from daskembed.geo.mgrs import is_tile
@@ -188,28 +188,6 @@ def make_parser() -> argparse.ArgumentParser:
     _add_options(calibrate, words_of(CalibrationOptions, Asked))
     calibrate.add_argument("--log-format", **_LOG_FORMAT)
 
-    preview = commands.add_parser(
-        "preview",
-        help="a map of the published files in a browser, coloured by principal components",
-        description="Write a page that shows the published files of OUTPUT on a map, in the colours of their first "
-        "three principal components, and finds similar places. It opens straight from disk and asks nobody on the "
-        "network.",
-        epilog="exit status: 0, 1 stopped by a store, or 2 if there is nothing to show or the basis does not fit",
-    )
-    preview.add_argument("output", metavar="OUTPUT", help="folder or URL: the --output of a run")
-    preview.add_argument("--to", metavar="URL", help="folder or URL of the page (default: OUTPUT/_preview)")
-    preview.add_argument("--open", action="store_true", help="open the page in this machine's browser")
-    preview.add_argument(
-        "--serve", action="store_true", help="serve the page on the loopback address until a Ctrl-C, ranges included"
-    )
-    preview.add_argument(
-        "--basis", metavar="FILE", help="colours of another preview, its basis.json (default: those of these files)"
-    )
-    preview.add_argument(
-        "--geotiff", action="store_true", help="write the colours as cloud-optimised GeoTIFFs, too, one a tile and date"
-    )
-    _add_options(preview, words_of(PreviewOptions, Looked))
-
     tiles = commands.add_parser(
         "tiles",
         help="the tiles that a region meets, one a line",
@@ -271,6 +249,7 @@ def make_parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="everything as one JSON document")
     form.add_argument("--quarantined", action="store_true", help="the quarantined chips as CSV")
 
+    _add_options(add_preview(commands), words_of(PreviewOptions, Looked))
     add_search(commands)
 
     stac = commands.add_parser(

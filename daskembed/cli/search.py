@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 from daskembed.cli.text import print_table, say
-from daskembed.errors import InputError
-from daskembed.storage.stores import split_url
 from daskembed.text import counted, visible
 
 if TYPE_CHECKING:
@@ -19,34 +16,22 @@ _KEYWORDS = (
     *("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart"),
     *("dates", "region", "encoder", "level", "version", "cluster"),
 )
-_WRITTEN = (".parquet", ".geojson")
 
 
 def search(options: argparse.Namespace) -> int:
     """Search, print the hits, and write them where that is asked."""
-    if options.to is not None and not options.to.endswith(_WRITTEN):
-        raise InputError(f"--to {options.to}: expected a file that ends with {' or '.join(_WRITTEN)}")
+    from daskembed.runs.search import check_written, write_hits
     from daskembed.runs.search import search as find
 
+    if options.to is not None:
+        check_written(options.to)
     found = find(options.output, **{name: getattr(options, name) for name in _KEYWORDS})
     print_table(_table(found))
     for line in _summary(found.attrs["search"], len(found)):
         say(visible(line))
     if options.to is not None:
-        write_hits(found, options.to)
-        say(visible(f"written: {options.to}"))
+        say(visible(f"written: {write_hits(found, options.to)}"))
     return 0
-
-
-def write_hits(found: gpd.GeoDataFrame, url: str) -> None:
-    """Write hits as GeoParquet or GeoJSON, by the ending: complete or not at all."""
-    storage, name = split_url(url)
-    with storage.open_writer(name) as file:
-        if name.endswith(".parquet"):
-            found.to_parquet(file, write_covering_bbox=True)
-        else:
-            plain = found.assign(date=[None if day is None else str(day) for day in found["date"]])
-            file.write(json.dumps(json.loads(plain.to_json(drop_id=True))).encode())
 
 
 def _table(found: gpd.GeoDataFrame) -> Table:

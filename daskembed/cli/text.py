@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from daskembed.runs.results import Event
 
-_ALSO = ("tiles", "to", "device", "price_per_hour", "quarantined", "root")
+_ALSO = ("tiles", "to", "device", "price_per_hour", "quarantined", "root", "basis", "geotiff")
 _SEARCH = ("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart")
 FLAGS = {
     name: flag_of(name)

@@ -111,6 +111,11 @@ class Rows:
         return self.dims * np.dtype(self.dtype).itemsize
 
     @property
+    def version(self) -> str | None:
+        """In the names of the files; None if there is none."""
+        return _version(self.pieces[0].file) if self.pieces else None
+
+    @property
     def untrained(self) -> bool:
         """Whether the weights were drawn from a seed."""
         return bool(self.made.get("untrained")) or str(self.made.get("checkpoint", "")).startswith("untrained:")

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 _RADIUS = 6378137.0
 """Of the sphere of web maps, metres."""
-_MOST_PIXELS = 1536
-"""Of a side of an image of a page, unless its patches are more."""
-_FINER = 2
-"""Pixels of an image along a side of a patch: nearest neighbours move it by a quarter at most."""
+_FINE, _FINEST = 768, 1536
+"""Pixels of a side of an image of a page that is made finer than its patches, and of one that is made so at all."""
+_FINER = (2, 8)
+"""Pixels of an image along a side of a patch: nearest neighbours move it by a quarter of one at most."""
 _PIXELS = 512
 """Of a row's side: neighbours may be a small share of one apart."""
 
@@ -86,7 +86,8 @@ def for_web(image: Mosaic) -> tuple[bytes, list[list[float]]]:
         f"+proj=merc +a={_RADIUS} +b={_RADIUS} +lon_0={zone} +units=m +nadgrids=@null +no_defs"
     )
     bounds = grid.bounds
-    finer = max(1, min(_FINER, _MOST_PIXELS / max(grid.height, grid.width)))
+    side, (least, most) = max(grid.height, grid.width), _FINER
+    finer = max(1, min(max(least, min(most, _FINE / side)), _FINEST / side))
     wide, high = round(grid.width * finer), round(grid.height * finer)
     # MapLibre asks for a smaller copy of square images whose side is a power of two, and makes none: they are black.
     size = {"dst_width": wide + (wide == high), "dst_height": high}

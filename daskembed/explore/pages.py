@@ -17,10 +17,12 @@ import numpy as np
 import shapely
 
 from daskembed.errors import TileError
-from daskembed.explore.basis import Basis, Variance
+from daskembed.explore.basis import COMPONENTS, Basis, Variance
 from daskembed.explore.colours import rgb_of
 from daskembed.explore.mosaic import Mosaic, for_web, mosaic
 from daskembed.explore.places import places_of
+from daskembed.geo.footprints import to_lonlat
+from daskembed.geo.mgrs import SIDE, square_of
 from daskembed.text import one_line
 
 if TYPE_CHECKING:
@@ -155,6 +157,28 @@ def tile_documents(
         "notes": [one_line(note) for note in [*notes, *(receipt.notes if receipt else [])]],
     }
     return entry, document, images
+
+
+def empty_documents(number: int, receipt: Receipt) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `tile_documents`, of a tile of which all chips were set aside: it has no file."""
+    square = square_of(receipt.tile)
+    side = np.array([[square.west, square.south, square.west + SIDE, square.south + SIDE]], np.float64)
+    box = shapely.bounds(_unwrapped(to_lonlat(square.epsg, side)[2][0]))
+    bad = _bad(receipt.tile, [], np.array([], object), receipt)
+    entry = {
+        "id": number,
+        "tile": receipt.tile,
+        "file": f"{receipt.tile}_v{receipt.version}",
+        "box": [round(float(edge), 5) for edge in box],
+        "outline": [],
+        "origin": [0, 0],
+        "dates": [],
+        "explained": [0.0] * COMPONENTS,
+        "bad": [len(receipt.quarantined), len(receipt.rejected)],
+    }
+    listed = [[kind, url, why, None] for kind, url, why, _ in bad]
+    told = {"id": number, "prefix": "", "chips": [], "bad": listed, "images": [], "notes": []}
+    return entry, told | {"facts": facts_of(receipt)}
 
 
 def vectors_document(number: int, small: Sequence[NDArray[np.int8]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,9 +16,17 @@ from daskembed.errors import InputError
 from daskembed.explore.basis import Basis
 from daskembed.explore.components import check_basis, in_order
 from daskembed.explore.mosaic import as_geotiff
-from daskembed.explore.pages import DEGREE, DEVIATIONS, Seen, call, tile_documents, vectors_document
+from daskembed.explore.pages import (
+    DEGREE,
+    DEVIATIONS,
+    Seen,
+    call,
+    empty_documents,
+    tile_documents,
+    vectors_document,
+)
 from daskembed.explore.tiles import dims_of, grid_of, read_rows
-from daskembed.output.state import read_receipts
+from daskembed.output.state import RECEIPTS, read_receipts
 from daskembed.storage.stores import Storage
 
 if TYPE_CHECKING:
@@ -36,7 +44,8 @@ _STATIC = (
     *("app.js", "search.js", "style.css", "world.js", "maplibre-gl.js", "maplibre-gl.css"),
     *("maplibre-gl.LICENSE.txt", "world.LICENSE.txt"),
 )
-_OURS = re.compile(r"data/(?:index|[^/]+\.vectors|[^/]+)\.js|geotiff/[^/]+\.tif")
+_TILE = r"\d\d[A-Z]{3}_(?:\d{8}_\d{8}_)?v[0-9A-Za-z]{1,16}"
+_OURS = re.compile(rf"data/{_TILE}(?:\.vectors)?\.js|geotiff/{_TILE}_\d{{8}}\.tif")
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,13 @@ class Job:
 
 
 def write_preview(
-    output: Storage, selection: Selection, basis: Basis, to: Storage, *, geotiff: bool = False
+    output: Storage,
+    selection: Selection,
+    basis: Basis,
+    to: Storage,
+    *,
+    tiles: Collection[str] | None = None,
+    geotiff: bool = False,
 ) -> Preview:
     """Write the page of some published files, and its data.
 
@@ -83,6 +98,8 @@ def write_preview(
         With which colours.
     to
         Folder of the page. What an earlier preview left there of other tiles is removed.
+    tiles
+        Those of which it is told that all their chips were set aside; None for all.
     geotiff
         Whether to write the colours of each tile and date as a cloud-optimised GeoTIFF, too.
 
@@ -99,13 +116,19 @@ def write_preview(
     search = rows * down * across <= MOST_SEARCHED
     job = Job(output, to, selection.shape, basis, search, geotiff)
     receipts = _receipts(output, selection)
+    by_file = {name: receipt for receipt in receipts for name in receipt.names}
     numbered = [(number, name) for number, name in enumerate(sorted(selection.tiles))]
 
     def write(one: tuple[int, str]) -> tuple[dict[str, Any], list[str]]:
         number, name = one
-        return write_tile(job, number, selection.tiles[name].tile, name, receipts.get(name))
+        return write_tile(job, number, selection.tiles[name].tile, name, by_file.get(name))
 
     found = list(in_order(write, numbered))
+    for receipt in receipts:
+        if not receipt.files and (tiles is None or receipt.tile in tiles):
+            entry, document = empty_documents(len(found), receipt)
+            to.put(path := f"data/{entry['file']}.js", call("tile", document))
+            found.append((entry, [path]))
     written = {path for _, paths in found for path in paths} | {_INDEX}
     to.put(_INDEX, call("index", _index(selection, basis, [entry for entry, _ in found], search=search)))
     to.put(BASIS, basis.to_json().encode())
@@ -115,7 +138,7 @@ def write_preview(
     to.delete([entry.path for entry in to.entries() if _OURS.fullmatch(entry.path) and entry.path not in written])
     return Preview(
         page=to.url_of(PAGE),
-        tiles=len(found),
+        tiles=len(numbered),
         rows=rows,
         vectors=rows * down * across,
         explained=basis.explained,
@@ -152,14 +175,16 @@ def _count(output: Storage, names: Iterable[str]) -> Iterator[int]:
         yield from pool.map(rows, names)
 
 
-def _receipts(output: Storage, selection: Selection) -> dict[str, Receipt]:
-    """Name of a published file -> the receipt that names it."""
-    found: dict[str, Receipt] = {}
-    for version in {one.version for one in selection.tiles.values()}:
-        tiles = [one.tile for one in selection.tiles.values() if one.version == version]
-        for receipt in read_receipts(output, tiles, version).values():
-            found |= dict.fromkeys(receipt.names, receipt)
-    return found
+def _receipts(output: Storage, selection: Selection) -> list[Receipt]:
+    """Those of the tiles of files, and of tiles of their kind that have none, by their tiles."""
+    versions = {one.version for one in selection.tiles.values()}
+    there = [PurePosixPath(entry.path).stem for entry in output.entries(RECEIPTS, recursive=False)]
+    found: list[Receipt] = []
+    for version in sorted(versions):
+        tiles = sorted(name.removesuffix(mark) for name in there if name.endswith(mark := f"_v{version}"))
+        found += read_receipts(output, tiles, version).values()
+    level, names = selection.made.get("level"), selection.tiles.keys()
+    return [one for one in found if names & {*one.names} or (not one.files and one.settings.get("level") == level)]
 
 
 def _index(selection: Selection, basis: Basis, entries: list[dict[str, Any]], *, search: bool) -> dict[str, Any]:

@@ -171,6 +171,8 @@ def _told(rows: Rows, best: Best, wanted: Wanted, examples: Sequence[Example]) -
         "output": rows.storage.url,
         "encoder": rows.made.get("encoder"),
         "level": rows.made.get("level"),
+        "version": rows.version,
+        "grid": list(rows.grid),
         "untrained": rows.untrained,
         "metric": wanted.metric,
         "center": wanted.center,

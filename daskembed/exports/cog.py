@@ -29,7 +29,9 @@ from daskembed.exports.gather import as_asked
 from daskembed.exports.index import read_places
 from daskembed.exports.rows import Exported, TileRows
 from daskembed.geo.cells import Grid, common_grid, find_overlap
+from daskembed.geo.chips import CHIP
 from daskembed.output.geoparquet import Hashing
+from daskembed.output.index_rows import read_rows
 from daskembed.storage.local_files import room_for
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ FOLDER = ""
 UNIT: Literal["range", "tile"] = "tile"
 _BLOCK_BYTES = 4 * 2**20
 """Of a block with all bands, at most, as far as blocks of 16 pixels allow: it is what a reader of one pixel fetches."""
+_COG = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BIGTIFF": "IF_SAFER"}
+_SMALL = 512
+"""Pixels of a side up to which there is no coarser picture: of many bands it takes longer to make than the picture."""
 _FULL = 4 * _BLOCK_BYTES
 """Free bytes of a disk that is full: less than GDAL writes at a time."""
 _ONE_GRID = "the pixels of a GeoTIFF are on one grid; give `format='geoparquet'`"
@@ -101,15 +106,20 @@ def write_tile(export: Export, planned: PlannedFile, tile: ExportTile) -> tuple[
     with tempfile.TemporaryDirectory(prefix="daskembed-") as folder, room_for(folder), _full_disk_told(folder):
         plain, made = Path(folder) / "plain.tif", Path(folder) / "cog.tif"
         _write_plain(export, planned, tile, layout, plain)
-        # Of a coarser picture each pixel is the vector of one patch: means of vectors are none.
-        options = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "OVERVIEW_RESAMPLING": "NEAREST", "BIGTIFF": "IF_SAFER"}
-        rasterio.shutil.copy(plain, made, driver="COG", BLOCKSIZE=_block(export), **options)
+        rasterio.shutil.copy(plain, made, driver="COG", BLOCKSIZE=_block(export), **_overviews(layout.grid), **_COG)
         plain.unlink()
         with export.target.open_writer(planned.name) as out, made.open("rb") as file:
             hashing = Hashing(out)
             while data := file.read(8 * 2**20):
                 hashing.write(data)
     return hashing.size, hashing.hash.hexdigest()
+
+
+def _overviews(grid: Grid) -> dict[str, Any]:
+    """Options for pictures that are coarser by 2, 4 and so on, until one is small."""
+    count = math.ceil(math.log2(max(grid.height, grid.width, _SMALL) / _SMALL))
+    # Each of their pixels is the vector of one patch: the mean of vectors is none.
+    return {"OVERVIEW_COUNT": count, "OVERVIEW_RESAMPLING": "NEAREST"} if count else {"OVERVIEWS": "NONE"}
 
 
 @contextlib.contextmanager
@@ -163,7 +173,8 @@ def _lay_out(export: Export, tile: ExportTile, day: date) -> _Layout:
     with pq.ParquetFile(export.source.open_reader(tile.name)) as file:
         table = file.read(columns=["source_url", "date", "geometry"]).take(pa.array(numbers))
     urls, (down, across) = table["source_url"].to_pylist(), export.grid
-    about = TileRows(tile.tile, export.grid, **({"window": window} if (window := export.made.get("window")) else {}))
+    known = None if tile.sha256 is None else read_rows(export.source, tile.tile, tile.version, tile.sha256)
+    about = TileRows(tile.tile, export.grid, export.made.get("window") or CHIP, known)
     epsg, bounds = Exported(table, about, "chip").squares
     grid, y, x = common_grid(urls, epsg, bounds, export.grid, pixels=about.window, why=_ONE_GRID)
     days = table["date"].to_numpy().astype("datetime64[D]")
@@ -181,7 +192,7 @@ def _lay_out(export: Export, tile: ExportTile, day: date) -> _Layout:
 
 def _write_plain(export: Export, planned: PlannedFile, tile: ExportTile, layout: _Layout, path: Path) -> None:
     """The same GeoTIFF in the order in which patches come."""
-    grid, bands, block = layout.grid, len(_chosen(export)), _block(export)
+    grid, bands = layout.grid, len(_chosen(export))
     down, across = export.grid
     with rasterio.open(
         path,
@@ -195,8 +206,9 @@ def _write_plain(export: Export, planned: PlannedFile, tile: ExportTile, layout:
         transform=rasterio.Affine(grid.step_x, 0, grid.west, 0, -grid.step_y, grid.north),
         nodata=_nodata(export),
         tiled=True,
-        blockxsize=block,
-        blockysize=block,
+        # The smallest there are: few are written twice.
+        blockxsize=16,
+        blockysize=16,
         interleave="pixel",
         BIGTIFF="IF_SAFER",
         SPARSE_OK=True,

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import shapely
 
 from daskembed.errors import TileError
-from daskembed.exports.index import Places, boxes_of, read_places
+from daskembed.exports.index import Places, read_kept, read_places
+from daskembed.exports.profiles import encode_footer, get_profile
+from daskembed.exports.rows import Column, Exported, columns_of
 from daskembed.output.parts import cast_vectors
 from daskembed.quantization import quantize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import date
 
     from numpy.typing import NDArray
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 READERS = 4
 """Published files that are read at a time for one exported file."""
+_BOX = "bbox"
 BBOX = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -63,15 +66,9 @@ def gather(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportTile]
     others = pa.concat_tables([table for table, _ in found])
     others = others.take(pa.array(np.argsort(np.concatenate([to for _, to in found])))).combine_chunks()
     lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), export.dims)
-    columns: dict[str, Any] = {name: others[name] for name in others.column_names}
-    table = pa.table(
-        {
-            **{name: columns.pop(name) for name in ("source_url", "date")},
-            "embeddings": lists,
-            "geometry": columns.pop("geometry"),
-            **columns,
-        }
-    )
+    columns = {name: lists if make is None else others[name] for name, make in _columns(export).items()}
+    days = np.concatenate([share.places.days for share in shares]).astype("datetime64[D]")
+    table = pa.table({**columns, _BOX: others[_BOX]}, metadata=_footer(export, days.min().item(), days.max().item()))
     return table, [share.tile.name for share in shares]
 
 
@@ -98,20 +95,20 @@ def _shares(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportTile
 def _fill(export: Export, share: _Share, vectors: NDArray[Any]) -> list[tuple[pa.Table, NDArray[np.int64]]]:
     """Put a published file's vectors into their places; gives its rows' other columns, and where they belong."""
     found = []
-    for table, wanted, to in _groups(export, share):
-        values = table["embeddings"].combine_chunks()
-        values = values.storage if isinstance(values, pa.ExtensionArray) else values
-        flat = values.flatten().to_numpy(zero_copy_only=False)
-        if flat.size != len(table) * export.patches * export.dims:
-            where = export.source.url_of(share.tile.name)
+    about = read_kept(export, share.tile)
+    for group, wanted, to in _groups(export, share):
+        # Of the published rows those that are needed, and of what they give what is wanted.
+        published, of = np.unique(wanted // export.patches, return_inverse=True)
+        rows = Exported(group.take(pa.array(published)), about, export.rows)
+        wanted = of * export.patches + wanted % export.patches
+        where, chosen = export.source.url_of(share.tile.name), rows.vectors
+        if chosen.shape != (len(rows.number), export.dims):
             raise TileError(f"{where} has vectors of other lengths than {export.patches * export.dims}")
-        chosen = flat.reshape(-1, export.dims)[wanted]
-        urls = table["source_url"].take(pa.array(wanted // export.patches))
         try:
-            vectors[to] = as_asked(export, chosen, urls)
+            vectors[to] = as_asked(export, chosen[wanted], rows.table["source_url"].take(pa.array(of)))
         except ValueError as error:
-            raise TileError(f"{export.source.url_of(share.tile.name)}: {error}") from None
-        found.append((_others(export, table.drop_columns(["embeddings"]), wanted), to))
+            raise TileError(f"{where}: {error}") from None
+        found.append((_others(export, rows).take(pa.array(wanted)), to))
     return found
 
 
@@ -143,25 +140,31 @@ def _groups(export: Export, share: _Share) -> Iterator[tuple[pa.Table, NDArray[n
             raise TileError(f"{where} has fewer rows than when this export began")
 
 
-def _others(export: Export, table: pa.Table, wanted: NDArray[np.int64]) -> pa.Table:
-    """What some rows have beside their vectors, in the order of `wanted`: numbers of rows that a table gives."""
-    table = table.take(pa.array(wanted))
-    boxes = boxes_of(shapely.from_wkb(table["geometry"].to_pylist()))
+def _columns(export: Export) -> dict[str, Column | None]:
+    profile = None if export.profile is None else get_profile(export.profile).columns
+    return columns_of(export.rows, export.columns, profile)
+
+
+def _others(export: Export, rows: Exported) -> pa.Table:
+    """What rows have beside their vectors."""
+    boxes = rows.boxes.copy()
     across = boxes[:, 0] > boxes[:, 2]
     # Readers compare edges: a box around the Earth is found by all of them.
     boxes[across, 0], boxes[across, 2] = -180, 180
-    return pa.table(
-        {
-            "source_url": table["source_url"],
-            "date": table["date"],
-            "geometry": table["geometry"],
-            "bbox": pa.StructArray.from_arrays([pa.array(edge) for edge in boxes.T], BBOX),
-        }
-    )
+    columns = {name: make(rows) for name, make in _columns(export).items() if make is not None}
+    return pa.table({**columns, _BOX: pa.StructArray.from_arrays([pa.array(edge) for edge in boxes.T], BBOX)})
+
+
+def _footer(export: Export, first: date, last: date) -> dict[bytes, bytes]:
+    """What the readers of a profile look for beside the rows."""
+    if export.profile is None:
+        return {}
+    quantization = None if export.dtype == "float32" else export.dtype
+    return encode_footer(get_profile(export.profile).footer(export.made, export.dims, quantization, (first, last)))
 
 
 def bounds_of(rows: pa.Table) -> list[float]:
     """West, south, east and north of gathered rows, degrees."""
-    box = rows["bbox"].combine_chunks()
+    box = rows[_BOX].combine_chunks()
     west, south, east, north = (box.field(edge).to_numpy() for edge in BBOX)
     return [float(west.min()), float(south.min()), float(east.max()), float(north.max())]

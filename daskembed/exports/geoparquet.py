@@ -24,7 +24,6 @@ SUFFIX = ".parquet"
 FOLDER = ""
 UNIT: Literal["range", "tile"] = "range"
 _KINDS = {3: "Polygon", 6: "MultiPolygon"}
-_VALUES = "embeddings.list.element"
 _ENCODING = {"float32": "BYTE_STREAM_SPLIT", "float16": "PLAIN"}
 """Of vectors, as in published files. Parquet has no integers of less than four bytes: those of int8 go by a dictionary,
 whose numbers take one byte each."""
@@ -43,7 +42,9 @@ def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:
     """Make one GeoParquet 1.1.0 file of some rows; see `daskembed.exports.protocol.RangeFormat`."""
     metadata = {b"geo": json.dumps(_geo(rows)), b"daskembed": json.dumps(export.provenance, sort_keys=True)}
     metadata |= quantization(export)
-    others = [column for column in ("source_url", "date") if column in rows.column_names]
+    metadata |= rows.schema.metadata or {}
+    values = f"{export.vectors}.list.element"
+    others = [field.name for field in rows.schema if not (pa.types.is_nested(field.type) or field.name == "geometry")]
     statistics = [*others, *(f"bbox.{edge}" for edge in BBOX)]
     a_group = max(1, export.sizes.group // export.row_bytes)
     with export.target.open_writer(name) as plain:
@@ -52,13 +53,13 @@ def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:
             file,
             rows.schema.with_metadata(metadata),
             compression="zstd",
-            use_dictionary=others if export.dtype in _ENCODING else [*others, _VALUES],
+            use_dictionary=others if export.dtype in _ENCODING else [*others, values],
             write_statistics=statistics,
             write_page_index=True,
             data_page_size=export.sizes.page,
             # After so many rows the writer looks whether the page is full.
             write_batch_size=max(1, min(1024, export.sizes.page // export.row_bytes)),
-            column_encoding={_VALUES: _ENCODING[export.dtype]} if export.dtype in _ENCODING else None,
+            column_encoding={values: _ENCODING[export.dtype]} if export.dtype in _ENCODING else None,
         ) as writer:
             for start in range(0, len(rows), a_group):
                 writer.write_table(rows.slice(start, a_group), row_group_size=a_group)

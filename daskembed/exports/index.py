@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +15,14 @@ import pyarrow.parquet as pq
 import shapely
 
 from daskembed.documents import json_digest, parse_as
-from daskembed.errors import TileError
+from daskembed.errors import InputError, TileError
+from daskembed.exports.rows import Exported, Squares, TileRows
 from daskembed.exports.state import index_path
-from daskembed.geo import wkb
-from daskembed.geo.footprints import bounding_box
+from daskembed.exports.unique import TilePlaces, places_of, stays
+from daskembed.geo.chips import CHIP
 from daskembed.geo.hilbert import hilbert_keys
 from daskembed.geo.regions import meets
+from daskembed.output.index_rows import read_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,6 +66,8 @@ class TileIndex:
     pieces: list[Piece]
     days: dict[str, int] = field(default_factory=dict)
     """Date, ISO 8601 -> rows that are exported."""
+    kept: bool = True
+    """Whether it is known what its run has kept of its rows, if that is asked."""
     damage: str = ""
     """Why it is left out."""
 
@@ -84,28 +89,35 @@ class Places:
         return Places(self.keys[start:stop], self.numbers[start:stop], self.days[start:stop])
 
 
-def index_tile(export: Export, tile: ExportTile) -> TileIndex:
+def index_tile(export: Export, tile: ExportTile, near: Sequence[ExportTile] = ()) -> TileIndex:
     """Check a published file, and write down in the target where its rows go.
 
     An index that is there and was made for the same is left as it is.
+
+    Parameters
+    ----------
+    export, tile
+        What is made, of which published file.
+    near
+        If one row a place and date is to remain, `daskembed.exports.unique.neighbours`; the file itself as well.
 
     Raises
     ------
     TileError
         If the file is not as its receipt says, or cannot be read, and is not to be skipped.
     """
-    made_for = json_digest([export.identity, asdict(tile)])
+    made_for = json_digest([export.identity, asdict(tile), [asdict(one) for one in near if one != tile]])
     if (known := _known(export, tile.name)) is not None and known.made_for == made_for:
         return known
     try:
-        places, of = _places(export, tile)
+        places, of, kept = _places(export, tile, near)
     except TileError as error:
         if not export.skip_damaged:
             raise TileError(f"{error}; have its tile made again, or leave it out with `skip_damaged=True`") from None
         return TileIndex(tile.name, made_for, 0, 0, [], damage=str(error))
     days, counts = np.unique(places.days.astype("datetime64[D]"), return_counts=True)
     by_day = dict(zip(map(str, days), counts.tolist(), strict=True))
-    found = TileIndex(tile.name, made_for, len(places.keys), of, _pieces(export, places.keys), by_day)
+    found = TileIndex(tile.name, made_for, len(places.keys), of, _pieces(export, places.keys), by_day, kept)
     table = pa.table(
         {name: pa.array(getattr(places, name)) for name in ("keys", "numbers", "days")},
         metadata={_ABOUT: json.dumps(asdict(found))},
@@ -142,32 +154,87 @@ def _known(export: Export, name: str) -> TileIndex | None:
         return None
 
 
-def _places(export: Export, tile: ExportTile) -> tuple[Places, int]:
-    """The places of a file's rows, and how many it would give if all were exported."""
+def read_kept(export: Export, tile: ExportTile) -> TileRows:
+    """What is known of a published file's rows beside what it says itself, as far as the export needs it."""
+    known = None
+    if export.needs_kept and tile.sha256 is not None:
+        known = read_rows(export.source, tile.tile, tile.version, tile.sha256)
+    return TileRows(tile.tile, export.grid, export.made.get("window") or CHIP, known)
+
+
+def _places(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> tuple[Places, int, bool]:
+    """The places of a file's rows, how many it would give if all were exported, and whether its run kept more."""
+    check_bytes(export.source, tile)
+    with _readable(export, tile):
+        rows = _read(export, tile)
+        keys = keys_of(rows.boxes)
+        stays = _wanted(export, rows)
+        if near:
+            stays &= _unique(export, tile, near)
+    days = rows.table["date"].cast(pa.int32()).to_numpy()[rows.number]
+    # Rows of the same place and day are in the order of their chips.
+    _, urls = np.unique(np.array(rows.table["source_url"].to_pylist(), object), return_inverse=True)
+    of, numbers = urls[rows.number], np.flatnonzero(stays)
+    order = numbers[np.lexsort((numbers, of[numbers], days[numbers], keys[numbers]))]
+    places = Places(keys[order], order.astype(np.int64), days[order].astype(np.int32))
+    return places, len(keys), rows.about.known is not None or not export.needs_kept
+
+
+@contextlib.contextmanager
+def _readable(export: Export, tile: ExportTile) -> Iterator[None]:
+    """Raise `TileError` for whatever is wrong with a file that is read."""
     where = export.source.url_of(tile.name)
     try:
-        check_bytes(export.source, tile)
-        with pq.ParquetFile(export.source.open_reader(tile.name)) as file:
-            table = file.read(columns=["source_url", "date", "geometry"])
-        wkb.check(values := table["geometry"].to_pylist())
-        shapes = shapely.from_wkb(values)
-        keys = keys_of(boxes_of(shapes))
+        yield
     except FileNotFoundError:
         raise TileError(f"{where} is gone") from None
-    except (pa.ArrowException, shapely.errors.ShapelyError, ValueError, KeyError) as error:
+    except (pa.ArrowException, shapely.errors.ShapelyError, InputError, ValueError, KeyError) as error:
         raise TileError(f"{where} cannot be read: {' '.join(str(error).split())[:200]}") from None
-    days = table["date"].cast(pa.int32()).to_numpy()
-    stays = np.ones(len(table), bool)
+
+
+def _read(export: Export, tile: ExportTile) -> Exported:
+    """A file's rows without their vectors."""
+    with pq.ParquetFile(export.source.open_reader(tile.name)) as file:
+        table = file.read(columns=["source_url", "date", "geometry"])
+    return Exported(table, read_kept(export, tile), export.rows)
+
+
+def _wanted(export: Export, rows: Exported) -> NDArray[np.bool_]:
+    """Which of some rows are of the dates and the region that are asked for."""
+    wanted = np.ones(len(rows.table), bool)
     if export.dates is not None:
-        first, last = (np.datetime64(day).astype("datetime64[D]").astype(np.int64) for day in export.dates)
-        stays &= (days >= first) & (days <= last)
-    if export.region is not None:
-        stays &= meets(export.region, shapes)
-    rows = np.flatnonzero(stays)
-    # Rows of the same place and day are in the order of their chips.
-    _, urls = np.unique(np.array(table["source_url"].to_pylist(), object), return_inverse=True)
-    order = rows[np.lexsort((rows, urls[rows], days[rows], keys[rows]))]
-    return Places(keys[order], order.astype(np.int64), days[order].astype(np.int32)), len(table)
+        first, last = (np.datetime64(day) for day in export.dates)
+        days = rows.table["date"].to_numpy().astype("datetime64[D]")
+        wanted &= (days >= first) & (days <= last)
+    if export.region is None:
+        return wanted[rows.number]
+    wanted &= meets(export.region, rows.shapes)
+    found = wanted[rows.number]
+    if rows.patches:
+        some = Exported(rows.table.filter(pa.array(wanted)), rows.about, export.rows)
+        found[found] = meets(export.region, shapely.from_wkb(some.geometry.to_pylist()))
+    return found
+
+
+def _unique(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> NDArray[np.bool_]:
+    """Which rows of a file stay where tiles overlap."""
+    named = {one.tile: one for one in near}
+
+    def read(name: str) -> TilePlaces:
+        other = named[name]
+        try:
+            if other != tile and export.skip_damaged:
+                # For what is left out no other row may leave.
+                check_bytes(export.source, other)
+            with _readable(export, other):
+                rows = _read(export, other)
+                return replace(places_of(rows), wanted=_wanted(export, rows))
+        except TileError:
+            if other == tile or not export.skip_damaged:
+                raise
+            return TilePlaces(name, np.empty(0, "datetime64[D]"), Squares(np.empty(0, np.int32), np.empty((0, 4))))
+
+    return stays(tile.tile, {name: one.bbox for name, one in named.items()}, read)
 
 
 def check_bytes(source: Storage, tile: ExportTile) -> None:
@@ -193,16 +260,8 @@ def _chunks(source: Storage, name: str) -> Iterator[pa.Buffer]:
             yield data
 
 
-def boxes_of(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
-    """West, south, east and north of each footprint, ``(row, 4)``; west is more than east across 180 degrees."""
-    boxes: NDArray[np.float64] = shapely.bounds(shapes)
-    for row in np.flatnonzero(boxes[:, 2] - boxes[:, 0] > 180):
-        boxes[row] = bounding_box(shapes[row : row + 1])
-    return boxes
-
-
 def keys_of(boxes: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Places along the curve of the centres of boxes as `boxes_of` gives them."""
+    """Places along the curve of the centres of boxes as `daskembed.exports.rows.boxes_of` gives them."""
     west, south, east, north = boxes.T
     lon = (west + np.where(west > east, east + 360, east)) / 2
     return hilbert_keys(np.where(lon > 180, lon - 360, lon), (south + north) / 2)

@@ -47,7 +47,7 @@ def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:
     from lance.file import LanceFileWriter
 
     about = {b"daskembed": json.dumps(export.provenance, sort_keys=True)} | quantization(export)
-    rows = rows.replace_schema_metadata(about)
+    rows = rows.replace_schema_metadata((rows.schema.metadata or {}) | about)
     a_batch = max(1, _BATCH // export.row_bytes)
     # By way of the worker's disk, so that it appears in the target as a whole, and with the target's credentials.
     with tempfile.TemporaryDirectory(prefix="daskembed-") as folder, room_for(folder):
@@ -83,7 +83,7 @@ def finish(export: Export, written: Sequence[ExportedFile]) -> list[str]:
         if why := _why_no_index(export, rows):
             return [f"no index: {why}; LanceDB compares with all rows"]
         table.create_index(
-            "embeddings",
+            export.vectors,
             "IVF_PQ",
             metric="cosine",
             # A search looks through some partitions of about 4,000 rows.

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from daskembed.errors import InputError
-from daskembed.exports.rows import Column, Exported
+from daskembed.exports.rows import VECTORS, Column, Exported
 from daskembed.geo.majortom import cell_names, cells_at
 from daskembed.output.stac_model import checkpoint_url
 
@@ -27,13 +27,17 @@ _RING = "POLYGON (({2} {1}, {2} {3}, {0} {3}, {0} {1}, {2} {1}))"
 class Profile:
     """What the rows of an export are called, and what its footers say."""
 
-    columns: Mapping[str, Column]
-    """In the place of the usual ones; `daskembed.exports.rows.COLUMNS` can be added."""
-    vectors: str
-    """Which of them holds the embeddings."""
+    columns: Mapping[str, Column | None]
+    """In the place of the usual ones; `daskembed.exports.rows.COLUMNS` can be added. The one that is None holds the
+    embeddings."""
     footer: Callable[[Mapping[str, Any], int, str | None, tuple[date, date]], dict[str, Any]]
     """Keys and their JSON objects, of what files say of how they were made, the length of a vector, how its numbers
     were quantized (None: not at all) and the first and the last date of a file."""
+
+    @property
+    def vectors(self) -> str:
+        """What the column of the embeddings is called."""
+        return next(name for name, make in self.columns.items() if make is None)
 
 
 def _chip_url(rows: Exported) -> pa.Array:
@@ -80,7 +84,7 @@ MAJOR_TOM = Profile(
     columns=MappingProxyType(
         {
             "unique_id": _unique_id,
-            "embedding": lambda rows: rows.vectors,
+            "embedding": None,
             "timestamp": _timestamp,
             "product_id": _chip_url,
             "grid_cell": lambda rows: pa.array(cell_names(*_cells(rows)), pa.string()),
@@ -94,7 +98,6 @@ MAJOR_TOM = Profile(
             "pixel_bbox": _pixel_bbox,
         }
     ),
-    vectors="embedding",
     footer=lambda made, dims, quantization, days: {},
 )
 """Of the embeddings of Major TOM, huggingface.co/Major-TOM."""
@@ -107,10 +110,10 @@ def _emb(made: Mapping[str, Any], dims: int, quantization: str | None, days: tup
     told = {
         "version": "0.0.1",
         "model": {
-            "id": "-".join(names),
-            "name": " ".join(names),
-            "source": checkpoint_url(made),
-            "config": f"level {made['level']}",
+            "id": "-".join(names) or "unknown",
+            "name": " ".join(names) or "unknown",
+            "source": checkpoint_url(made) if made.get("checkpoint") else "unknown",
+            "config": f"level {made.get('level', 'unknown')}",
         },
         # Nobody has said who provides the export, and under which licence.
         "providers": [],
@@ -131,15 +134,21 @@ EARTH_INDEX = Profile(
         {
             "geometry": lambda rows: rows.geometry,
             "id": lambda rows: pa.array(rows.ids, pa.string()),
-            "embedding": lambda rows: rows.vectors,
+            "embedding": None,
         }
     ),
-    vectors="embedding",
     footer=_emb,
 )
 """Of Earth Index, github.com/cloudnativegeo/geo-embeddings-survey."""
 
 PROFILES: Mapping[str, Profile] = MappingProxyType({"majortom": MAJOR_TOM, "earth-index": EARTH_INDEX})
+
+
+def vectors_of(profile: str | None) -> str:
+    """What the column of the embeddings is called."""
+    if profile is None:
+        return VECTORS
+    return get_profile(profile).vectors
 
 
 def get_profile(name: str) -> Profile:

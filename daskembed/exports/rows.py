@@ -98,11 +98,17 @@ class Exported:
         return whole.take(pa.array(self.number)) if self.patches else whole
 
     @cached_property
+    def shapes(self) -> NDArray[np.object_]:
+        """Footprints of the published rows; raises `ValueError` if one is no polygon."""
+        return _shapes(self.table)
+
+    @cached_property
     def places(self) -> Squares:
         """Where the published rows lie."""
         return squares_of(self.table, self.about)
 
-    def _known_places(self) -> Squares:
+    @property
+    def published(self) -> Squares:
         """Where the published rows lie; raises `TileError` if that cannot be told of one."""
         bounds = self.places.bounds
         if (bad := np.flatnonzero(np.isnan(bounds).any(axis=1))).size:
@@ -116,7 +122,7 @@ class Exported:
     @cached_property
     def squares(self) -> Squares:
         """Where the rows lie; raises `TileError` if that cannot be told of one."""
-        epsg, bounds = self._known_places()
+        epsg, bounds = self.published
         west, south, east, north = bounds[self.number].T
         step = (north - south) / self.grid[0], (east - west) / self.grid[1]
         return Squares(epsg[self.number], cell_bounds(west, north, step, self.row, self.col, (1, 1)))
@@ -131,7 +137,7 @@ class Exported:
     @cached_property
     def corners(self) -> NDArray[np.float64]:
         """Longitude and latitude of the corners of each patch, a closed ring: ``(row, 5, 2)``."""
-        (down, across), (epsg, bounds) = self.grid, self._known_places()
+        (down, across), (epsg, bounds) = self.grid, self.published
         west, south, east, north = bounds.T[:, :, None, None]
         y, x = np.arange(down + 1)[:, None], np.arange(across + 1)
         # Patches that meet have the same corners, whichever of them is asked.
@@ -161,15 +167,11 @@ class Exported:
                 boxes[number, 0] = lon[number][lon[number] > 0].min()
                 boxes[number, 2] = lon[number][lon[number] <= 0].max()
             return boxes
-        shapes = _shapes(self.table)
-        found: NDArray[np.float64] = shapely.bounds(shapes)
-        for number in np.flatnonzero(found[:, 2] - found[:, 0] > 180):
-            found[number] = bounding_box(shapes[number : number + 1])
-        return found
+        return boxes_of(self.shapes)
 
     @property
-    def vectors(self) -> pa.FixedSizeListArray:
-        """Flat vectors, one a row; those of a patch's groups, if it has some, one after the other."""
+    def vectors(self) -> NDArray[Any]:
+        """Vectors ``(row, value)``; those of a patch's groups, if it has some, one after the other."""
         column = _whole(self.table["embeddings"])
         lists = column.storage if isinstance(column, pa.ExtensionArray) else column
         shape = tuple(column.type.shape) if isinstance(column.type, pa.FixedShapeTensorType) else ()
@@ -181,10 +183,11 @@ class Exported:
             down, across = self.grid
             if shape[-3:-1] != (down, across):
                 raise TileError(f"its vectors have the shape {shape}, expected patches of {down} x {across}")
-            vectors = flat.to_numpy(zero_copy_only=False).reshape(len(lists), -1, down, across, shape[-1])
-            flat = pa.array(np.ascontiguousarray(np.moveaxis(vectors, 1, 3)).reshape(-1))
-            length //= down * across
-        return pa.FixedSizeListArray.from_arrays(flat, length)
+            grouped = flat.to_numpy(zero_copy_only=False).reshape(len(lists), -1, down, across, shape[-1])
+            vectors: NDArray[Any] = np.moveaxis(grouped, 1, 3).reshape(len(self.number), -1)
+            return vectors
+        found: NDArray[Any] = flat.to_numpy(zero_copy_only=False).reshape(len(lists), length)
+        return found
 
     def known(self, name: str, kind: pa.DataType) -> pa.Array:
         """What is kept of each row in the column `name`; null where nothing is."""
@@ -242,72 +245,48 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
 classification; EPSG code of its CRS; identifier of the chip."""
 KEPT = ("datetime", "cloud")
 """Those that only what is kept beside the receipts tells."""
-PLAIN: Mapping[str, Column] = MappingProxyType(
+VECTORS = "embeddings"
+"""What the column of vectors is called without a profile."""
+PLAIN: Mapping[str, Column | None] = MappingProxyType(
     {
         "source_url": lambda rows: rows.of_each(rows.table["source_url"]).cast(pa.string()),
         "date": lambda rows: rows.of_each(rows.table["date"]),
-        "embeddings": lambda rows: rows.vectors,
+        VECTORS: None,
         "geometry": lambda rows: rows.geometry,
     }
 )
-"""What a row has without a profile."""
+"""What a row has without a profile, and how it is made; vectors come from elsewhere."""
 PATCH: Mapping[str, Column] = MappingProxyType(
     {"row": lambda rows: pa.array(rows.row), "col": lambda rows: pa.array(rows.col)}
 )
-"""What a row that is a patch has, too."""
+"""What a row that is a patch has, too: its row and column in the published row."""
 
 
 def parse_columns(text: str) -> tuple[str, ...]:
-    """The columns of a list such as ``datetime,cloud``, each once; raises `InputError` for one there is not."""
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    """The columns of a list such as ``datetime,cloud``, in the order of `COLUMNS`; raises `InputError` for others."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in COLUMNS]:
         raise InputError(f"unknown `columns` {', '.join(map(repr, unknown))}: choose of {', '.join(COLUMNS)}")
-    return names
+    return tuple(name for name in COLUMNS if name in names)
 
 
-def export_rows(
-    table: pa.Table,
-    about: TileRows,
-    rows: Kind,
-    columns: Sequence[str] = (),
-    profile: Mapping[str, Column] | None = None,
-) -> pa.Table:
-    """Rows of an export.
+def columns_of(
+    rows: Kind, columns: Sequence[str] = (), profile: Mapping[str, Column | None] | None = None
+) -> dict[str, Column | None]:
+    """The columns of an export in their order, and how each is made.
 
     Parameters
     ----------
-    table
-        Rows of a published file: ``source_url``, ``date``, ``embeddings`` and ``geometry``.
-    about
-        What is known of them.
     rows
-        What a row is: a published row (of encoders that see a chip in several windows, one of these), or each of its
-        patches, row-major.
+        What a row is.
     columns
         Of `COLUMNS`, what is added.
     profile
         Columns in the place of the usual ones.
-
-    Returns
-    -------
-    pyarrow.Table
-        In the order of `table`. Without a profile ``source_url``, ``date``, of patches ``row`` and ``col`` in the
-        published row, ``embeddings`` (fixed-size lists), ``geometry`` (well-known binary), and `columns`.
-
-    Raises
-    ------
-    TileError
-        If there are no such patches, or it cannot be told where they lie.
     """
-    exported = Exported(table, about, rows)
-    plain = {"source_url": PLAIN["source_url"], "date": PLAIN["date"], **(PATCH if rows == "patch" else {}), **PLAIN}
-    chosen = {**(plain if profile is None else profile), **{name: COLUMNS[name] for name in columns}}
-    return pa.table({name: make(exported) for name, make in chosen.items()})
-
-
-def row_boxes(table: pa.Table, about: TileRows, rows: Kind) -> NDArray[np.float64]:
-    """Bounding boxes of the rows of an export, ``(row, 4)``: `Exported.boxes`, of a table without vectors."""
-    return Exported(table, about, rows).boxes
+    first = {name: PLAIN[name] for name in ("source_url", "date")}
+    plain = {**first, **(PATCH if rows == "patch" else {}), **PLAIN}
+    return {**(plain if profile is None else profile), **{name: COLUMNS[name] for name in columns}}
 
 
 def squares_of(table: pa.Table, about: TileRows) -> Squares:
@@ -335,6 +314,14 @@ def to_degrees(
         transform = pyproj.Transformer.from_crs(int(code), "OGC:CRS84", always_xy=True).transform
         lon[there], lat[there] = transform(x[there], y[there])
     return lon, lat
+
+
+def boxes_of(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
+    """West, south, east and north of each footprint, ``(row, 4)``; west is more than east across 180 degrees."""
+    boxes: NDArray[np.float64] = shapely.bounds(shapes)
+    for row in np.flatnonzero(boxes[:, 2] - boxes[:, 0] > 180):
+        boxes[row] = bounding_box(shapes[row : row + 1])
+    return boxes
 
 
 def to_wkb(corners: NDArray[np.float64]) -> pa.Array:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from daskembed.exports.profiles import vectors_of
 from daskembed.storage.stores import Storage
 
 if TYPE_CHECKING:
@@ -60,8 +61,9 @@ class Export:
     unique: Literal["none", "place"] = "none"
     """Whether one row a place and date remains where tiles overlap."""
     columns: tuple[str, ...] = ()
-    """Added ones, in the order of their names."""
+    """Added ones, of `daskembed.exports.rows.COLUMNS`, in their order."""
     profile: str | None = None
+    """Of `daskembed.exports.profiles.PROFILES`: whose columns in the place of the usual ones."""
     dtype: str = "float32"
     """Of the values."""
     calibration: Calibration | None = None
@@ -100,6 +102,16 @@ class Export:
         return math.prod(self.shape) // self.patches
 
     @property
+    def vectors(self) -> str:
+        """What the column of the vectors is called."""
+        return vectors_of(self.profile)
+
+    @property
+    def needs_kept(self) -> bool:
+        """Whether more is needed than published files say."""
+        return bool(self.columns) or self.profile is not None or self.rows == "patch" or self.unique == "place"
+
+    @property
     def row_bytes(self) -> int:
         """Of one exported vector."""
         return self.dims * np.dtype(self.dtype).itemsize
@@ -127,13 +139,20 @@ class Export:
     @property
     def provenance(self) -> dict[str, Any]:
         """What a file's footer says of how it was made, under ``daskembed``."""
-        shape = self.shape[-1:] if self.rows == "patch" else self.shape
         dims = self.made.get("dims", [])
+        # Of a patch: what is not its place.
+        sides = [name for name in dims if self.rows == "chip" or name not in ("row", "col")]
+        shape = [length for name, length in zip(dims, self.shape, strict=False) if name in sides]
         return {
             **self.made,
-            **({"dims": dims[-1:] if self.rows == "patch" else dims} if dims else {}),
-            "shape": list(shape),
+            **({"dims": sides} if dims else {}),
+            "shape": shape if dims else list(self.shape),
             "dtype": self.dtype,
-            "export": {"rows": self.rows, "unique": self.unique, "columns": list(self.columns)},
+            "export": {
+                "rows": self.rows,
+                "unique": self.unique,
+                "columns": list(self.columns),
+                **({} if self.profile is None else {"profile": self.profile}),
+            },
             "software": {name: version_of(name) for name in SOFTWARE},
         }

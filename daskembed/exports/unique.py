@@ -21,12 +21,11 @@ import numpy as np
 import pyproj
 import shapely
 
-from daskembed.exports.rows import Exported, Kind, Squares, TileRows, to_degrees
+from daskembed.exports.rows import Exported, Squares, to_degrees
 from daskembed.geo.footprints import box
 from daskembed.geo.regions import tiles_of_places
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from numpy.typing import NDArray
 
 Box = tuple[float, float, float, float]
@@ -40,7 +39,7 @@ _SHARES = (0.001, 0.5, 0.999)
 
 
 @dataclass(frozen=True)
-class Places:
+class TilePlaces:
     """Where and when the published rows of a tile are."""
 
     tile: str
@@ -115,33 +114,42 @@ class Places:
         return np.concatenate([empty, *points]), np.concatenate([empty, *rows])
 
 
-def places_of(table: pa.Table, about: TileRows, rows: Kind) -> Places:
-    """The places of a table of published rows without vectors.
+def places_of(rows: Exported) -> TilePlaces:
+    """The places of the rows of an export.
 
     Raises
     ------
     TileError
         If it cannot be told where one lies.
     """
-    days = table["date"].to_numpy().astype("datetime64[D]")
-    grid = about.grid if rows == "patch" else (1, 1)
-    return Places(about.tile, days, Exported(table, about, "chip").squares, grid)
+    days = rows.table["date"].to_numpy().astype("datetime64[D]")
+    return TilePlaces(rows.about.tile, days, rows.published, rows.grid)
 
 
-def neighbours(tile: str, areas: Mapping[str, Box]) -> dict[str, Box]:
-    """Those of some tiles on which it may depend which rows of one stay, by their bounding boxes; itself as well."""
-    west, south, east, north = areas[tile]
+def neighbours(areas: Mapping[str, Box]) -> dict[str, list[str]]:
+    """Of each tile those on which it may depend which of its rows stay, by bounding boxes; itself as well."""
+    names, shapes = sorted(areas), [box(*areas[name]) for name in sorted(areas)]
+    tree = shapely.STRtree(shapes)
+    found: dict[str, list[str]] = {name: [] for name in names}
+    around = np.array([_around(areas[name]) for name in names], object)
+    for tile, other in tree.query(around, predicate="intersects").T:
+        found[names[tile]].append(names[other])
+    return {name: sorted(others) for name, others in found.items()}
+
+
+def _around(area: Box) -> shapely.Geometry:
+    west, south, east, north = area
     # Meridians are closer to each other towards the poles.
     wide = FAR / np.cos(np.deg2rad(min(max(abs(south), abs(north)) + FAR, 89)))
     start, end = west - wide, (east if east >= west else east + 360) + wide
-    start, end = (start + 180) % 360 - 180, (end + 180) % 360 - 180
-    names = sorted(areas)
-    around = box(start, max(south - FAR, -90), end, min(north + FAR, 90))
-    near = shapely.intersects(around, np.array([box(*areas[name]) for name in names], object))
-    return {name: areas[name] for name, is_near in zip(names, near, strict=True) if is_near}
+    if end - start >= 360:
+        start, end = -180, 180
+    elif start < -180 or end > 180:
+        start, end = (start + 180) % 360 - 180, (end + 180) % 360 - 180
+    return box(start, max(south - FAR, -90), end, min(north + FAR, 90))
 
 
-def stays(tile: str, areas: Mapping[str, Box], read: Callable[[str], Places]) -> NDArray[np.bool_]:
+def stays(tile: str, areas: Mapping[str, Box], read: Callable[[str], TilePlaces]) -> NDArray[np.bool_]:
     """Which rows of a tile's export stay.
 
     Parameters
@@ -149,7 +157,7 @@ def stays(tile: str, areas: Mapping[str, Box], read: Callable[[str], Places]) ->
     tile
         MGRS tile id.
     areas
-        Bounding box of each tile of the export, or of its `neighbours`.
+        Bounding box of each tile of the export, or of the tile's `neighbours`.
     read
         Gives the places of a tile; called once of each at whose rows is to be looked.
 
@@ -163,7 +171,7 @@ def stays(tile: str, areas: Mapping[str, Box], read: Callable[[str], Places]) ->
 
 
 def _stay(
-    here: Places, rows: NDArray[np.intp], areas: Mapping[str, Box], get: Callable[[str], Places]
+    here: TilePlaces, rows: NDArray[np.intp], areas: Mapping[str, Box], get: Callable[[str], TilePlaces]
 ) -> NDArray[np.bool_]:
     """Which of the numbered rows of a tile stay."""
     staying = here.at_home(rows)

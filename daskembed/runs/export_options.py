@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from daskembed.exports.profiles import PROFILES
 from daskembed.exports.protocol import FORMATS
+from daskembed.exports.rows import COLUMNS, KINDS
 from daskembed.runs.options import Table, option
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "int8")
 """Types of the values that can be exported."""
+UNIQUE = ("none", "place")
 PERCENTILE = 99.9
 """What a calibration clips by default; docs/files.md has the measurements."""
 WHICH = "which published files, and what of them"
@@ -37,6 +40,18 @@ class Asked(Table):
         "FILE",
         keyword="with what int8 is made: a `Calibration`, or a file of one (default: the one in the output)",
     )
+    rows: str = option(
+        "what a row is: chip, or patch with a footprint of its own, at levels with a grid (default: chip)",
+        choices=KINDS,
+        default="chip",
+    )
+    unique: str = option(
+        "place: where tiles overlap, one row a place and date remains (default: none)",
+        choices=UNIQUE,
+        default="none",
+    )
+    columns: str | None = option(f"added columns, of {', '.join(COLUMNS)}", "NAME,...")
+    profile: str | None = option("columns and footers as other readers ask for them", choices=tuple(PROFILES))
     components: str | None = option(
         "numbers of the vectors' components that become bands, with cog, such as 0,1,2 or 0-15 (default: all)", "LIST"
     )
@@ -84,6 +99,10 @@ class ExportOptions(TypedDict, total=False):
     format: str | None
     dtype: str | None
     calibration: str | Calibration | None
+    rows: str
+    unique: str
+    columns: str | None
+    profile: str | None
     components: str | None
     tiles: str | None
     region: str | None

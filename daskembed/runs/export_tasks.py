@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,6 +23,8 @@ class PublishedFiles:
 
     export: Export
     tiles: Mapping[str, ExportTile]
+    near: Mapping[str, Sequence[ExportTile]] = field(default_factory=dict)
+    """Those that decide with each other which of their rows stay, by the file's name."""
     found: dict[str, TileIndex] = field(default_factory=dict)
     """What was found, by the file's name."""
     pieces: ClassVar[str] = "file"
@@ -86,7 +88,8 @@ class _Index(Task[TileIndex]):
     stage: ClassVar[str] = "index"
 
     def call(self) -> tuple[Callable[..., TileIndex], tuple[Any, ...]]:
-        return index_tile, (self.work.export, self.work.tiles[self.tile.name])
+        name = self.tile.name
+        return index_tile, (self.work.export, self.work.tiles[name], self.work.near.get(name, ()))
 
     def then(self, found: TileIndex, observer: Observer) -> Following:
         self.work.found[found.name] = found

@@ -12,10 +12,13 @@ from daskembed.errors import ConflictError, InputError
 from daskembed.exports import state
 from daskembed.exports.cog import parse_components
 from daskembed.exports.plan import cut, one_a_day
+from daskembed.exports.profiles import get_profile
 from daskembed.exports.protocol import FORMATS, get_format
+from daskembed.exports.rows import KEPT, KINDS, parse_columns
 from daskembed.exports.selection import Selection, check_readable, select
 from daskembed.exports.settings import DEFAULT, Export, Sizes
 from daskembed.exports.state import Plan
+from daskembed.exports.unique import neighbours
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import lock
 from daskembed.output.geoparquet import SUFFIX
@@ -23,7 +26,7 @@ from daskembed.output.state import RECEIPTS, STATE, now
 from daskembed.quantization import read_calibration
 from daskembed.runs import fleet
 from daskembed.runs.calibration import FILE as CALIBRATION
-from daskembed.runs.export_options import DTYPES, Asked, ExportOptions
+from daskembed.runs.export_options import DTYPES, UNIQUE, Asked, ExportOptions
 from daskembed.runs.export_results import ExportResult
 from daskembed.runs.export_tasks import ExportedFiles, PublishedFiles
 from daskembed.runs.options import documented
@@ -38,6 +41,7 @@ from daskembed.text import counted
 if TYPE_CHECKING:
     from distributed import Client
 
+    from daskembed.exports.selection import ExportTile
     from daskembed.quantization import Calibration
 
 LOCK = "export"
@@ -158,6 +162,7 @@ def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
         format=asked.format,
         dtype=dtype,
         calibration=_calibration(asked, dtype, source, selection),
+        **_rows(asked, selection),
         components=() if asked.components is None else parse_components(asked.components),
         dates=dates,
         region=asked.region,
@@ -166,6 +171,33 @@ def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
     )
     form.check(export)
     return Job(export, selection)
+
+
+def _rows(asked: Asked, selection: Selection) -> dict[str, Any]:
+    """What is asked of the rows and columns of an export, if these files and this format can have it."""
+    for name, value, known in (("rows", asked.rows, KINDS), ("unique", asked.unique, UNIQUE)):
+        if value not in known:
+            raise InputError(f"unknown `{name}` {value!r}: choose {' or '.join(known)}")
+    dims = selection.made.get("dims", ())
+    if asked.rows == "patch" and not {"row", "col"} <= {*dims}:
+        raise InputError(
+            f"`rows='patch'` needs patches, and level {selection.made.get('level', 'unknown')!r} has none: choose "
+            "published files of another `level`, or give `rows='chip'`"
+        )
+    if asked.format == "cog" and (asked.columns or asked.profile):
+        raise InputError("`columns` and `profile` are of formats with rows; `format='cog'` has pixels")
+    tiles: dict[str, str] = {}
+    for name, tile in selection.tiles.items() if asked.unique == "place" else ():
+        if tile.tile in tiles:
+            raise InputError(
+                f"`unique='place'` needs one published file a tile, and {tile.tile} has {tiles[tile.tile]} and {name}: "
+                "choose one `version`, or remove one of them"
+            )
+        tiles[tile.tile] = name
+    if asked.profile is not None:
+        get_profile(asked.profile)
+    columns = () if asked.columns is None else parse_columns(asked.columns)
+    return {"rows": asked.rows, "unique": asked.unique, "columns": columns, "profile": asked.profile}
 
 
 def _calibration(asked: Asked, dtype: str, source: Storage, selection: Selection) -> Calibration | None:
@@ -259,7 +291,7 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
         f"{len(threads)} with {sum(threads)} threads",
         units=("tiles", "rows"),
     )
-    looked, seconds = PublishedFiles(export, tiles), 0.0
+    looked, seconds = PublishedFiles(export, tiles, _near(job)), 0.0
     if to_index := job.to_index(plan):
         told.goes_on = True
         passage = Window(client, looked, to_index, told, check).run()
@@ -286,6 +318,15 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
     return _result(job, plan, len(work.written), told.failed, seconds, interrupted=passage.interrupted)
 
 
+def _near(job: Job) -> dict[str, list[ExportTile]]:
+    """Published file -> those that decide with it which of their rows stay, itself as well; none if all do."""
+    if job.export.unique != "place":
+        return {}
+    named = {tile.tile: tile for tile in job.selection.tiles.values()}
+    near = neighbours({name: tile.bbox for name, tile in named.items()})
+    return {named[name].name: [named[other] for other in others] for name, others in near.items()}
+
+
 def _planned(job: Job, looked: PublishedFiles) -> Plan:
     """Make the plan, and remove what an earlier one has made."""
     export, found = job.export, looked.found
@@ -305,11 +346,23 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
         if unchecked
         else []
     )
+    old = sum(not one.kept for one in found.values())
+    if old and (null := _kept_columns(export)):
+        notes.append(
+            f"{counted(old, 'published file')} of earlier versions, whose runs kept no {' and no '.join(null)} of "
+            "their rows: there is none"
+        )
     plan = Plan(export.identity, job.contents, left_out, files, rows, notes)
     export.confirm()
     state.clear(export.target)
     state.write_plan(export.target, plan)
     return plan
+
+
+def _kept_columns(export: Export) -> list[str]:
+    """What is asked that only what a run keeps can tell."""
+    asked = [*export.columns, *(("datetime",) if export.profile == "majortom" else ())]
+    return [name for name in KEPT if name in asked]
 
 
 def _result(

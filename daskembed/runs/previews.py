@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 from daskembed.errors import InputError, StorageError
 from daskembed.explore.basis import Basis
 from daskembed.explore.preview import FOLDER, Preview, write_preview
+from daskembed.geo.mgrs import tiles_of
 from daskembed.output import geoparquet
 from daskembed.runs.components import components_of, select_asked
 from daskembed.runs.export_options import Looked, PreviewOptions
@@ -62,7 +63,9 @@ def preview(
     asked, found, selection = select_asked(output, options)
     chosen = read_basis(basis) if isinstance(basis, (str, Path)) else basis
     chosen = chosen or components_of(found, selection, asked)
-    return write_preview(found, selection, chosen, Storage(to or found.url_of(FOLDER)), geotiff=geotiff)
+    tiles = None if asked.tiles is None else tiles_of(asked.tiles)
+    page = Storage(to or found.url_of(FOLDER))
+    return write_preview(found, selection, chosen, page, tiles=tiles, geotiff=geotiff)
 
 
 def read_basis(url: str | Path) -> Basis:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,10 @@ from daskembed.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     import geopandas as gpd
     from distributed import Client
+
+    from daskembed.storage.stores import Storage
+
+_TILE = re.compile(r"\d\d[A-Z]{3}(?=_)")
 
 
 def search(
@@ -111,3 +117,59 @@ def search(
 
             cluster = stack.enter_context(connect(cluster))
         return find_similar(rows, given, wanted, dates=days, region=area, client=cluster)
+
+
+def write_hits(found: gpd.GeoDataFrame, to: str) -> str:
+    """Write what `search` gave, and say where: complete or not at all.
+
+    Parameters
+    ----------
+    found
+        The hits.
+    to
+        A file, ``.parquet`` (GeoParquet) or ``.geojson``, or a folder that ends with ``/``: of a page that shows the
+        tiles with hits, as `daskembed.preview` makes it, the hits and the examples.
+
+    Raises
+    ------
+    InputError
+        If it is neither, or a page is asked for of what is no output of runs.
+    """
+    from daskembed.storage.stores import Storage, split_url
+
+    check_written(to)
+    if to.endswith("/"):
+        return _write_page(found, Storage(to))
+    storage, name = split_url(to)
+    with storage.open_writer(name) as file:
+        if name.endswith(".parquet"):
+            found.to_parquet(file, write_covering_bbox=True)
+        else:
+            plain = found.assign(date=[None if day is None else str(day) for day in found["date"]])
+            file.write(json.dumps(json.loads(plain.to_json(drop_id=True))).encode())
+    return storage.url_of(name)
+
+
+def check_written(to: str) -> None:
+    """Raise `InputError` if hits cannot be written to such a name."""
+    if not to.endswith((".parquet", ".geojson", "/")):
+        raise InputError(
+            f"`to` {to}: expected a file that ends with .parquet or .geojson, or a folder that ends with /"
+        )
+
+
+def _write_page(found: gpd.GeoDataFrame, page: Storage) -> str:
+    from daskembed.explore.hits import add_hits
+    from daskembed.runs.previews import preview
+
+    told = found.attrs["search"]
+    tiles = {_TILE.match(name) for name in found["file"]}
+    if None in tiles:
+        raise InputError(
+            "`to` a page: it shows tiles as runs publish them, and these files are others; give .parquet or .geojson"
+        )
+    ids = ",".join(sorted(one[0] for one in tiles if one is not None))
+    asked = {name: told[name] for name in ("encoder", "level", "version") if told[name] is not None}
+    made = preview(told["output"], to=page.url, tiles=ids, **asked)
+    add_hits(page, found, tuple(told["grid"]))
+    return made.page

@@ -18,7 +18,7 @@ const daskembed = (() => {
   const at = id => document.getElementById(id);
   const percent = share => `${(100 * share).toFixed(1)} %`;
   const collection = features => ({type: "FeatureCollection", features});
-  const stem = tile => tile.file.replace(/\.[^.]*$/, "");
+  const stem = tile => tile.file.replace(/\.gpq$/, "");
   const api = {}, waiting = new Map(), loaded = new Map();
   let index, world, map, dates, theme, chosen = null;
 
@@ -142,6 +142,7 @@ const daskembed = (() => {
       {id: "hit-fills", type: "fill", source: "hits", paint: {"fill-color": ["get", "colour"], "fill-antialias": false}},
       {id: "hit-shades", type: "line", source: "hits", paint: {"line-color": "#000", "line-width": 5, "line-opacity": 0.7}},
       {id: "hits", type: "line", source: "hits", paint: {"line-color": "#ffeb3b", "line-width": 3}},
+      {id: "chosen-fill", type: "fill", source: "chosen", paint: {"fill-color": ["get", "colour"], "fill-antialias": false}},
       {id: "chosen-shade", type: "line", source: "chosen", paint: {"line-color": "#000", "line-width": 6}},
       {id: "chosen", type: "line", source: "chosen", paint: {"line-color": "#fff", "line-width": 3}},
     ],
@@ -219,7 +220,7 @@ const daskembed = (() => {
       const turns = Math.round((middle.lng - (w + e) / 2) / 360) * 360;
       if (w + turns > east || e + turns < west || s > north || n < south) continue;
       const left = map.project([w, (s + n) / 2]), right = map.project([e, (s + n) / 2]);
-      if (Math.abs(right.x - left.x) < LEAST_PIXELS) continue;
+      if (!tile.dates.length || Math.abs(right.x - left.x) < LEAST_PIXELS) continue;
       found.push([Math.hypot((w + e) / 2 + turns - middle.lng, (s + n) / 2 - middle.lat), tile]);
     }
     return found.sort((one, other) => one[0] - other[0]).slice(0, MOST_LOADED).map(([, tile]) => tile);
@@ -334,8 +335,8 @@ const daskembed = (() => {
     if (focus) details.focus();
   }
 
-  function outline(coordinates) {
-    map.getSource("chosen").setData(collection(coordinates ? [polygon(coordinates, {})] : []));
+  function outline(coordinates, colour = "rgba(0,0,0,0)") {
+    map.getSource("chosen").setData(collection(coordinates ? [polygon(coordinates, {colour})] : []));
   }
 
   // u across and v down of a place in a chip, 0 to 1.
@@ -374,7 +375,7 @@ const daskembed = (() => {
         ...(down * across > 1 ? [["patch", `row ${Math.floor(patch / across)}, column ${patch % across}`]] : [])]),
       buttons,
     ], aboutTile(one), focus);
-    outline(patchRing(chip.ring, patch));
+    outline(patchRing(chip.ring, patch), hasGrid() ? undefined : `#${chip.colour}`);
     tell(`Chip of tile ${chip.tile.tile}, ${chip.tile.dates[chip.date][0]}`);
     if (index.search && at("similar").checked) api.searchFrom(chip, patch);
   }
@@ -445,9 +446,10 @@ const daskembed = (() => {
         showDate();
         fly(boxOf(patchRing(chip.ring, patch)), hasGrid() ? 13 : 11);
       }, "");
-      const place = hasGrid() ? ` patch ${Math.floor(patch / index.grid[1])}, ${patch % index.grid[1]}` : "";
-      act.append(swatch(chip.colour), element("span",
-        `${number + 1}. ${chip.tile.tile} ${date} …${chip.url.replace(/\.\w+$/, "").slice(-5)}${place}`, "name"),
+      const place = hasGrid() ? `patch ${Math.floor(patch / index.grid[1])}, ${patch % index.grid[1]}` : "";
+      const name = [index.tiles.length > 1 ? chip.tile.tile : "", dates.length > 1 ? date : "",
+        `chip ${chip.url.replace(/\.\w+$/, "").match(/[^_/#]*$/)[0]}`, place];
+      act.append(swatch(chip.colour), element("span", `${number + 1}. ${name.filter(Boolean).join(" ")}`, "name"),
         element("span", score.toFixed(3)));
       act.title = chip.url;
       const line = element("li");

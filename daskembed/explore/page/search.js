@@ -29,7 +29,7 @@
 
   async function load(mine) {
     daskembed.keepsAll = true;  // hits may be anywhere
-    for (const tile of daskembed.tiles) {
+    for (const tile of daskembed.tiles.filter(one => one.dates.length)) {
       if (mine !== turn) return;
       await Promise.all([daskembed.load(tile), all.has(tile.id) || daskembed.ask(`${daskembed.stem(tile)}.vectors`)]);
     }
@@ -39,7 +39,7 @@
 
   daskembed.searchFrom = async (chip, patch) => {
     const mine = ++turn, {dims, step} = daskembed.search, patches = daskembed.grid[0] * daskembed.grid[1];
-    if (all.size < daskembed.tiles.length) daskembed.tell("Reading the vectors");
+    if (all.size < daskembed.tiles.filter(one => one.dates.length).length) daskembed.tell("Reading the vectors");
     try {
       await load(mine);
     } catch (error) {

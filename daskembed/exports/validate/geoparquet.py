@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from daskembed.errors import DaskembedError, InputError
+from daskembed.exports import profiles
 from daskembed.exports.gather import BBOX
 from daskembed.exports.profiles import PROFILES
 from daskembed.exports.rows import COLUMNS
@@ -76,9 +77,9 @@ def _check_content(file: pq.ParquetFile, reader: Any, known: Known) -> Iterator[
 
 def vectors_of(schema: pa.Schema, known: Known) -> str:
     """Which column holds the vectors."""
-    if profile := PROFILES.get(str(known.settings.get("profile"))):
-        return profile.vectors
-    others = {profile.vectors for profile in PROFILES.values()}
+    if (profile := known.settings.get("profile")) in PROFILES:
+        return profiles.vectors_of(profile)
+    others = {profiles.vectors_of(name) for name in PROFILES}
     return next((name for name in schema.names if name in others), "embeddings")
 
 

@@ -14,7 +14,8 @@ import shapely
 from numpy.typing import NDArray
 
 from daskembed.exports.gather import BBOX
-from daskembed.exports.index import boxes_of, keys_of
+from daskembed.exports.index import keys_of
+from daskembed.exports.rows import boxes_of
 from daskembed.exports.validate.known import Known
 from daskembed.geo import wkb
 from daskembed.output.validate.bounds import TEXT_BYTES, decode
