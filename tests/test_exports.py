@@ -409,9 +409,10 @@ def test_what_is_killed_while_it_removes_an_export_goes_on(
             raise KeyboardInterrupt
         delete(self, paths)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(Storage, "delete", killed)
-        make(output, to, client, Sizes(), overwrite=True)
+        with pytest.raises(KeyboardInterrupt):
+            make(output, to, client, Sizes(), overwrite=True)
     result = make(output, to, client, Sizes(), overwrite=True)
     assert (result.exit_status, [*files(to)]) == (0, ["embeddings_00000.parquet"])
 

@@ -291,7 +291,7 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
         f"{len(threads)} with {sum(threads)} threads",
         units=("tiles", "rows"),
     )
-    looked, seconds = PublishedFiles(export, tiles, _near(job)), 0.0
+    looked, seconds = PublishedFiles(export, tiles, _near(job, plan)), 0.0
     if to_index := job.to_index(plan):
         told.goes_on = True
         passage = Window(client, looked, to_index, told, check).run()
@@ -318,11 +318,13 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
     return _result(job, plan, len(work.written), told.failed, seconds, interrupted=passage.interrupted)
 
 
-def _near(job: Job) -> dict[str, list[ExportTile]]:
+def _near(job: Job, plan: Plan | None) -> dict[str, list[ExportTile]]:
     """Published file -> those that decide with it which of their rows stay, itself as well; none if all do."""
     if job.export.unique != "place":
         return {}
-    named = {tile.tile: tile for tile in job.selection.tiles.values()}
+    # For what is new since the plan was made, and is not in it, no row may leave.
+    among = job.selection.tiles.keys() if plan is None else plan.tiles.keys()
+    named = {tile.tile: tile for name, tile in job.selection.tiles.items() if name in among}
     near = neighbours({name: tile.bbox for name, tile in named.items()})
     return {named[name].name: [named[other] for other in others] for name, others in near.items()}
 
