@@ -387,23 +387,42 @@ def test_what_is_no_parquet_and_no_export_is_said(tmp_path: Path, capsys: pytest
 
 @pytest.fixture(scope="module")
 def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Exports of patches as GeoTIFFs (`cog`) and of chips as a table of Lance (`lance`); not to be changed."""
+    """Exports as GeoTIFFs (`cog`), as a table of Lance (`lance`), and of patches (`tom`, `more`); not to be changed."""
     folder = tmp_path_factory.mktemp("patches")
     write_published(folder / "out", TILES[:2], side=2, shape=(4, 4, 6), days=DAYS)
     with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
         run_export(str(folder / "out"), str(folder / "cog"), Asked(cluster=client, format="cog"))
+        run_export(str(folder / "out"), str(folder / "tom"), Asked(cluster=client, rows="patch", profile="majortom"))
+        more = Asked(cluster=client, rows="patch", unique="place", columns="tile,epsg", dtype="float16")
+        run_export(str(folder / "out"), str(folder / "more"), more)
         run_export(str(folder / "out"), str(folder / "lance"), Asked(cluster=client, format="lance"))
     return folder
 
 
-@pytest.mark.parametrize(("name", "files"), [("cog", 4), ("lance", 1)])
-def test_exports_of_other_formats_are_valid(
-    patches: Path, name: str, files: int, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "files", "what"),
+    [
+        ("cog", 4, ", cog, a pixel a patch, float32"),
+        ("lance", 1, ", lance, a row a chip, float32"),
+        ("tom", 1, ", geoparquet, a row a patch, float32, profile majortom"),
+        ("more", 1, ", a row a patch, float16, one row a place and date, columns tile, epsg"),
+    ],
+)
+def test_exports_of_all_kinds_are_valid(
+    patches: Path, name: str, files: int, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["status", str(patches / name)]) == 0
-    assert f", {name}, a row a " in capsys.readouterr().out
+    assert what in capsys.readouterr().out
     assert main(["validate", str(patches / name)]) == 0
     assert capsys.readouterr().out.count(": ok\n") == files
+
+
+@pytest.mark.parametrize("column", ["grid_cell", "embedding"])
+def test_columns_of_a_profile_that_are_missing_are_named(patches: Path, tmp_path: Path, column: str) -> None:
+    shutil.copytree(patches / "tom", tmp_path / "tom")
+    rewrite(tmp_path / "tom" / FIRST, lambda table, _: table.drop_columns([column]))
+    told = [str(one) for one in validate(str(tmp_path / "tom" / FIRST))]
+    assert f"no column, or several, of {column}" in told
 
 
 def test_a_geotiff_that_was_changed_is_no_cog(patches: Path, tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_dates_region_and_tiles_choose(output: Path, client: Client, tmp_path: P
     assert result.rows == before.intersects(shapely.box(*box)).sum() > 0
     with pytest.raises(InputError, match="of `dates` 2023-01-01/2023-12-31 in"):
         make(output, tmp_path / "none", client, dates="2023-01-01/2023-12-31")
-    with pytest.raises(InputError, match="no published file of the tiles wanted"):
+    with pytest.raises(InputError, match="no published file of the tiles 32TQQ"):
         make(output, tmp_path / "none", client, tiles="32TQQ")
 
 

@@ -112,10 +112,11 @@ def tile_documents(
     whole = rgb_of(basis, _mean(scores, (1, 2)))
     dates, which = np.unique(seen.dates, return_inverse=True)
     shapes = [_unwrapped(one) for one in footprints]
-    west, south, east, north = shapely.bounds(np.array(shapes)).T
+    bad = _bad(tile, seen.urls, footprints, receipt)
+    all_shapes = [*shapes, *(place for *_, place in bad if place is not None)]
+    west, south, east, north = shapely.bounds(np.array(all_shapes)).T
     box = [float(west.min()), float(south.min()), float(east.max()), float(north.max())]
     origin = [int(np.floor(edge * DEGREE)) for edge in box[:2]]
-    bad = _bad(tile, seen.urls, footprints, receipt)
     images, notes, encoded = {}, [], []
     for index, date in enumerate(dates):
         chosen = np.flatnonzero(which == index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -136,6 +137,8 @@ def _fragments(export: Export, written: Sequence[ExportedFile]) -> tuple[pa.Sche
 
 
 def _lance() -> Any:
+    # It warns of each table that it makes, that it was not there.
+    os.environ.setdefault("LANCE_LOG", "error")
     try:
         import lance
     except ModuleNotFoundError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,14 +16,17 @@ import shapely
 from daskembed.documents import parse_object
 from daskembed.errors import InputError
 from daskembed.exports.settings import KIND
+from daskembed.exports.state import read_plan
 from daskembed.geo.footprints import box
 from daskembed.output import geoparquet
 from daskembed.output.published import check_version, list_published
-from daskembed.output.state import RECEIPTS, read_receipt
+from daskembed.output.state import CUBES, RECEIPTS, read_receipt
+from daskembed.storage.stores import Storage
+from daskembed.storage.urls import is_local
+from daskembed.text import counted
 
 if TYPE_CHECKING:
     from daskembed.output.protocol import Published
-    from daskembed.storage.stores import Storage
 
 
 _OWN = ("tile", "chips", "shape", "format", "identity", "software")
@@ -71,6 +75,15 @@ class Selection:
     """Of its values."""
     unreadable: dict[str, str]
     """Name -> why its footer cannot be read."""
+    lacking: list[str] = field(default_factory=list)
+    """Tiles wanted of which there is no published file."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be told of what was wanted."""
+        if not self.lacking:
+            return []
+        return [f"no published file of {counted(len(self.lacking), 'tile')} of `tiles`: {_some(self.lacking)}"]
 
 
 @dataclass(frozen=True)
@@ -115,15 +128,22 @@ def select(
     InputError
         If there is none, or they are not of one kind: the message has the choices.
     """
-    listed = list_published(output, None if version is None else check_version(version))
+    listed = list_published(output)
     files = [one for one in listed if one.name.endswith(geoparquet.SUFFIX)]
     if not files:
         raise InputError(_nothing(output, [one.name for one in listed]))
+    if version is not None:
+        version, versions = check_version(version), sorted({one.version for one in files})
+        files = [one for one in files if one.version == version]
+        if not files:
+            raise InputError(
+                f"no published file of `version` {version} in {output.url}: choose {' or '.join(versions)}"
+            )
+    lacking = sorted({*tiles} - {one.tile for one in files}) if tiles is not None else []
     if tiles is not None:
         files = [one for one in files if one.tile in tiles]
         if not files:
-            some = ", ".join(sorted(tiles)[:5])
-            raise InputError(f"{output.url} holds no published file of the tiles wanted ({some}): check `tiles`")
+            raise InputError(f"{output.url} holds no published file of the tiles {_some(lacking)}: check `tiles`")
     entries = {entry.path: entry for entry in output.entries(recursive=False)}
     with ThreadPoolExecutor(16) as pool:
         receipts = _receipts(output, pool)
@@ -142,11 +162,11 @@ def select(
     if not footers:
         given = None if dates is None else "/".join(map(str, dates))
         wanted = (("encoder", encoder), ("level", level), ("version", version), ("dates", given))
-        what = ", ".join(f"`{name}` {value}" for name, value in wanted if value is not None)
+        what = [f"`{name}` {value}" for name, value in wanted if value is not None]
+        what += ["the `region`"] if area is not None else []
         known = [found.kind(one.version) for one, found in looked.items() if not isinstance(found, str)]
         why = f"it holds {_told(known)}" if known else f"no file can be read: {next(iter(unreadable.values()))}"
-        what += " and of the `region`" if area is not None else ""
-        raise InputError(f"no published file{' of ' + what if what else ''} in {output.url}: {why}")
+        raise InputError(f"no published file{' of ' + ' and '.join(what) if what else ''} in {output.url}: {why}")
     kinds = {one: found.kind(one.version) for one, found in footers.items()}
     if len(set(kinds.values())) > 1:
         raise InputError(_mixed(output, list(kinds.values())))
@@ -162,7 +182,27 @@ def select(
         chosen[one.name] = ExportTile(
             one.name, one.tile, one.version, entry.size, receipt.sha256 if receipt else None, entry.etag, found.bbox
         )
-    return Selection(chosen, alike, first.shape, first.dtype, unreadable)
+    return Selection(chosen, alike, first.shape, first.dtype, unreadable, lacking)
+
+
+def check_places(output: str, to: str) -> tuple[Storage, Storage]:
+    """An output and where its export goes, if that can be; raises `InputError`."""
+    if not output or not to:
+        raise InputError(f"{'the copy' if output else 'the output'} has no path or URL: give a folder, such as ./copy")
+    source, target = Storage(output), Storage(to)
+    for storage, what in ((source, "the folder that it is in"), (target, "a folder of its own as `to`")):
+        if is_local(storage.url) and Path(storage.url).is_file():
+            raise InputError(f"{storage.url} is a file: give {what}")
+    if source == target:
+        raise InputError(f"{source.url} is the output itself: give another folder or URL as `to`")
+    source.check_exists()
+    if f"{target.url}/".startswith(f"{source.url}/") or f"{source.url}/".startswith(f"{target.url}/"):
+        inside = "inside" if len(target.url) > len(source.url) else "above"
+        raise InputError(
+            f"{target.url} is {inside} the output {source.url}: who opens all of one would read both; give a folder "
+            "beside it as `to`"
+        )
+    return source, target
 
 
 def check_readable(selection: Selection, *, skip_damaged: bool) -> None:
@@ -220,6 +260,11 @@ def _bbox(geo: dict[str, Any]) -> tuple[float, float, float, float]:
     return west, south, east, north
 
 
+def _some(tiles: list[str]) -> str:
+    more = f" and {len(tiles) - 5} more" if len(tiles) > 5 else ""
+    return ", ".join(tiles[:5]) + more
+
+
 def _nothing(output: Storage, names: list[str]) -> str:
     """Why there is nothing to export."""
     if names:
@@ -227,6 +272,10 @@ def _nothing(output: Storage, names: list[str]) -> str:
             f"{output.url} holds Zarr stores and no GeoParquet files, from which exports are made: run it again with "
             "`format='geoparquet,zarr'` and another `version`"
         )
+    if (plan := read_plan(output)) is not None:
+        return f"{output.url} is an export itself: give the output that it was made of, {plan.identity.get('source')}"
+    if output.entries(CUBES):
+        return f"{output.url} holds cubes of chips and no embeddings: give the `output` of a run"
     return f"no published files (*{geoparquet.SUFFIX}) in {output.url}: give the `output` of a run"
 
 

@@ -92,10 +92,12 @@ def lines_of(found: ExportStatus) -> list[str]:
     kept = found.settings
     model = " ".join(str(kept[name]) for name in ("encoder", "size") if kept.get(name))
     told = [model or "unknown encoder", f"level {kept.get('level')}", str(kept.get("format"))]
-    told += [f"a row a {kept.get('rows')}", str(kept.get("dtype"))]
+    what = "a pixel a patch" if kept.get("format") == "cog" else f"a row a {kept.get('rows')}"
+    told += [what, str(kept.get("dtype"))]
     told += ["one row a place and date"] if kept.get("unique") == "place" else []
     told += [f"profile {kept['profile']}"] if kept.get("profile") else []
     told += [f"columns {', '.join(map(str, kept['columns']))}"] if kept.get("columns") else []
+    told += [f"{len(kept['components'])} components"] if kept.get("components") else []
     told += [f"dates {'/'.join(map(str, kept['dates']))}"] if kept.get("dates") else []
     told += ["of a region"] if kept.get("region") else []
     counts = ", ".join(f"{count} {state}" for state, count in found.counts.items()) or "none"

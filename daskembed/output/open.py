@@ -73,7 +73,9 @@ def open_embeddings(
     import dask_geopandas
 
     storage = Storage(output)
-    names = [entry.path for entry in storage.entries(recursive=False) if entry.path.endswith((".gpq", ".parquet"))]
+    found = [entry.path for entry in storage.entries(recursive=False)]
+    # An export has no others; beside published files, Parquet files are somebody else's.
+    names = [name for name in found if name.endswith(".gpq")] or [name for name in found if name.endswith(".parquet")]
     if not names:
         raise InputError(_nothing(storage, output))
     if version is not None:

@@ -15,7 +15,7 @@ from daskembed.exports.plan import cut, one_a_day
 from daskembed.exports.profiles import get_profile
 from daskembed.exports.protocol import FORMATS, get_format
 from daskembed.exports.rows import KEPT, KINDS, parse_columns
-from daskembed.exports.selection import Selection, check_readable, select
+from daskembed.exports.selection import Selection, check_places, check_readable, select
 from daskembed.exports.settings import DEFAULT, Export, Sizes
 from daskembed.exports.state import Plan
 from daskembed.exports.unique import neighbours
@@ -138,10 +138,7 @@ def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
     form = get_format(asked.format)
     if asked.components is not None and asked.format != "cog":
         raise InputError("`components` become bands of `format='cog'`; other formats have whole vectors")
-    source, target = Storage(output), Storage(to)
-    if source == target:
-        raise InputError(f"{source.url} is the output itself: give another folder or URL as `to`")
-    source.check_exists()
+    source, target = check_places(output, to)
     dates = None if asked.dates is None else parse_dates(asked.dates)
     selection = select(
         source,
@@ -341,7 +338,8 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
     left_out = job.selection.unreadable | looked.damaged
     rows = sum(one.rows for one in found.values())
     if not rows:
-        raise InputError(f"no row of {export.source.url} is left: check `dates`, `region` and `tiles`")
+        damaged = f"{counted(len(left_out), 'published file')} left out as damaged; " if left_out else ""
+        raise InputError(f"no row of {export.source.url} is left: {damaged}check `dates`, `region` and `tiles`")
     unchecked = sum(tile.sha256 is None for tile in job.selection.tiles.values())
     notes = (
         [f"{counted(unchecked, 'published file')} without a receipt: whether the bytes are whole cannot be known"]
@@ -354,7 +352,7 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
             f"{counted(old, 'published file')} of earlier versions, whose runs kept no {' and no '.join(null)} of "
             "their rows: there is none"
         )
-    plan = Plan(export.identity, job.contents, left_out, files, rows, notes)
+    plan = Plan(export.identity, job.contents, left_out, files, rows, [*job.selection.notes, *notes])
     export.confirm()
     state.clear(export.target)
     state.write_plan(export.target, plan)

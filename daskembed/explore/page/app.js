@@ -131,7 +131,7 @@ const daskembed = (() => {
       {id: "grid", type: "line", source: "grid", paint: {"line-color": theme.grid, "line-width": 0.7}},
       {id: "border", type: "line", source: "world", paint: {"line-color": theme.border, "line-width": 0.9}},
       {id: "tiles", type: "fill", source: "tiles", paint: {"fill-color": ["get", "colour"], "fill-antialias": false}},
-      {id: "tile-edges", type: "line", source: "tiles", paint: {"line-color": theme.edge, "line-width": 1, "line-opacity": 0.6}},
+      {id: "tile-edges", type: "line", source: "tiles", paint: {"line-color": theme.edge, "line-width": 1, "line-opacity": ["interpolate", ["linear"], ["zoom"], 3, 0.1, 7, 0.6]}},
       {id: "chips", type: "fill", source: "chips",
         paint: {"fill-color": ["get", "colour"], "fill-opacity": unlessPictured(1), "fill-antialias": false}},
       {id: "chip-edges", type: "line", source: "chips", minzoom: 8,

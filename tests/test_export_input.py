@@ -1,0 +1,104 @@
+"""What exports refuse before anything is read or written, and what they say: what was found, what to give instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client
+
+import daskembed
+from daskembed.cli.text import with_flags
+from daskembed.errors import InputError
+from daskembed.testing import write_published
+
+FILE = "33TUL_20240601_20240601_v001.gpq"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Outputs of chips (`out`) and of patches (`grid`, with a calibration), and an export (`copy`)."""
+    folder = tmp_path_factory.mktemp("folder")
+    write_published(folder / "out", ["33TUL", "33TVL"], side=2, shape=(8,))
+    write_published(folder / "grid", ["33TUL"], side=1, shape=(4, 4, 8))
+    (folder / "empty").mkdir()
+    (folder / "cubes" / "33TUL.zarr").mkdir(parents=True)
+    (folder / "cubes" / "_daskembed" / "cubes").mkdir(parents=True)
+    (folder / "cubes" / "_daskembed" / "cubes" / "33TUL.json").write_text("{}")
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        daskembed.export(str(folder / "out"), to=str(folder / "copy"), cluster=client)
+        daskembed.calibrate(str(folder / "grid"), cluster=client)
+    return folder
+
+
+CALIBRATION = "{folder}/grid/_daskembed/calibration.json"
+
+
+@pytest.mark.parametrize(
+    ("output", "to", "options", "message"),
+    [
+        ("", "new", {}, "the output has no path or URL: give a folder, such as ./copy"),
+        ("out", "", {}, "the copy has no path or URL: give a folder, such as ./copy"),
+        ("none", "new", {}, "no folder {folder}/none"),
+        ("empty", "new", {}, "no published files (*.gpq) in {folder}/empty: give the --output of a run"),
+        ("copy", "new", {}, "{folder}/copy is an export itself: give the output that it was made of, {folder}/out"),
+        ("cubes", "new", {}, "{folder}/cubes holds cubes of chips and no embeddings: give the --output of a run"),
+        (f"out/{FILE}", "new", {}, "{folder}/out/" + FILE + " is a file: give the folder that it is in"),
+        ("out", "out/", {}, "{folder}/out is the output itself: give another folder or URL as --to"),
+        ("out", "out/copy", {}, "{folder}/out/copy is inside the output {folder}/out: who opens all of one would read"),
+        ("out", ".", {}, "{folder} is above the output {folder}/out: who opens all of one would read both"),
+        ("out", f"grid/{FILE}", {}, FILE + " is a file: give a folder of its own as --to"),
+        ("out", "new", {"format": "parquet"}, "unknown --format 'parquet': choose one of geoparquet, cog, lance"),
+        ("out", "new", {"dtype": "int4"}, "unknown --dtype 'int4': choose one of float32, float16, int8"),
+        ("out", "new", {"tiles": "33TUM"}, "{folder}/out holds no published file of the tiles 33TUM: check --tiles"),
+        ("out", "new", {"dates": "2023-01-01/2023-02-01"}, "no published file of --dates 2023-01-01/2023-02-01 in"),
+        ("out", "new", {"dates": "yesterday"}, "--dates 'yesterday': expected START/END"),
+        ("out", "new", {"region": "0,0,1,1"}, "no published file of the --region in {folder}/out: it holds 2 of"),
+        ("out", "new", {"region": "0,0,1,1", "level": "mean"}, "of --level mean and the --region in"),
+        ("out", "new", {"region": "1,2"}, "--region '1,2': expected a file that GeoPandas reads"),
+        ("out", "new", {"encoder": "clay"}, "of --encoder clay in {folder}/out: it holds 2 of encoder clay-v0"),
+        ("out", "new", {"level": "patch"}, "no published file of --level patch in"),
+        ("out", "new", {"version": "2"}, "no published file of --version 002 in {folder}/out: choose 001"),
+        ("out", "new", {"components": "0,1"}, "--components become bands of --format cog"),
+        ("out", "new", {"format": "cog"}, "level 'mean' has no patches: choose published files of another --level"),
+        ("grid", "new", {"format": "cog", "components": "9"}, "--components has 9, and vectors have components 0 to 7"),
+        ("out", "new", {"dtype": "int8"}, "this output has none: make it with `daskembed calibrate {folder}/out`"),
+        ("out", "new", {"calibration": CALIBRATION}, "a --calibration is for --dtype int8, and --dtype is float32"),
+        (
+            "out",
+            "new",
+            {"dtype": "int8", "calibration": CALIBRATION},
+            "the --calibration is for level patch, and what is exported of {folder}/out has mean",
+        ),
+        ("grid", "copy", {}, "the export {folder}/copy was made with source {folder}/out, not {folder}/grid"),
+        ("out", "grid", {}, "{folder}/grid holds " + FILE + " and is the output of a run: give a folder of its own"),
+    ],
+)
+def test_it_is_refused_with_what_to_give_instead(
+    folder: Path, output: str, to: str, options: dict[str, Any], message: str
+) -> None:
+    kept = {name: value.format(folder=folder) for name, value in options.items()}
+    source, target = (f"{folder}/{name}" if name else "" for name in (output, to))
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(InputError) as caught:
+        # No cluster is started: it is refused before.
+        daskembed.export(source, to=target, cluster="local", **kept)
+    assert message.format(folder=folder) in with_flags(str(caught.value))
+    assert [path for path in sorted(folder.rglob("*")) if path not in before and path.is_file()] == []
+
+
+def test_wanted_tiles_without_a_file_are_told(folder: Path, tmp_path: Path) -> None:
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        result = daskembed.export(str(folder / "out"), to=str(tmp_path / "to"), tiles="33TUL,33TUM", cluster=client)
+    assert result.notes == ("no published file of 1 tile of `tiles`: 33TUM",)
+    assert (result.tiles, result.exit_status) == (1, 0)
+
+
+def test_dates_between_those_of_a_file_are_refused(tmp_path: Path) -> None:
+    write_published(tmp_path / "out", ["33TUL"], side=1, shape=(8,), days=("2024-06-01", "2024-07-01"))
+    with (
+        Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client,
+        pytest.raises(InputError, match="is left: check `dates`, `region` and `tiles`"),
+    ):
+        daskembed.export(str(tmp_path / "out"), to=str(tmp_path / "to"), dates="2024-06-10/2024-06-20", cluster=client)
