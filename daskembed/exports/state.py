@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskembed.documents import MOST_JSON, parse_as
 from daskembed.errors import InputError
+from daskembed.output.stac_documents import CATALOG, OURS, STAC
 from daskembed.output.state import EXPORTED, STATE
 
 if TYPE_CHECKING:
@@ -120,7 +121,10 @@ def receipt_of(name: str) -> str:
 
 
 def clear(target: Storage) -> None:
-    """Remove an earlier export: its files, what is known of them, and its plan at the end, so that this can go on."""
+    """Remove an earlier export: its files, their STAC, what is known of them, and at the end its plan.
+
+    So that this can go on.
+    """
     plan = read_plan(target)
     known = [entry.path for entry in target.entries(FILES)]
     named = {path.removeprefix(f"{FILES}/").removesuffix(".json") for path in known}
@@ -130,7 +134,8 @@ def clear(target: Storage) -> None:
     # A table is more than the files that it is made of.
     for folder in sorted({name.partition("/")[0] for name in named if "/" in name}):
         target.delete([entry.path for entry in target.entries(folder)])
-    target.delete([*known, PLAN])
+    stac = [entry.path for entry in target.entries(STAC) if entry.path == CATALOG or OURS.fullmatch(entry.path)]
+    target.delete([*stac, *known, PLAN])
 
 
 def beside(target: Storage, names: Iterable[str]) -> list[Entry]:
