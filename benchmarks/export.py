@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,22 +86,38 @@ def _speed(client: Client, name: str, source: Path, target: Path) -> Row:
     ours, theirs = [], []
     for _ in range(2):
         shutil.rmtree(target, ignore_errors=True)
-        with peak_memory(client) as peaks:
+        with peak_memory(client) as peaks, _processor(client) as spent:
             result, seconds = _export(client, source, target, QUARTER)
-        ours.append(seconds)
-        theirs.append(_write_dataset(source, target.with_name("theirs"), pq.ParquetFile(_any(target))))
+        ours.append((seconds, *spent))
+        with _processor(client) as spent:
+            seconds = _write_dataset(source, target.with_name("theirs"), pq.ParquetFile(_any(target)))
+        theirs.append((seconds, *spent))
     file = pq.ParquetFile(_any(target))
     size = result.rows * file.schema_arrow.field("embeddings").type.list_size * 4 / 1e6
     return {
         "rows": f"{result.rows} of {name}",
         "MB": size,
         "files": len(result.files),
-        "export s": min(ours),
-        "export MB/s": size / min(ours),
-        "write_dataset MB/s": size / min(theirs),
-        "ratio": min(theirs) / min(ours),
+        "export s": min(ours)[0],
+        "export MB/s": size / min(ours)[0],
+        "write_dataset MB/s": size / min(theirs)[0],
+        "ratio": min(theirs)[0] / min(ours)[0],
+        "of CPU s": min(cpu for _, cpu in theirs) / min(cpu for _, cpu in ours),
         "worker peak MB": _peak(peaks),
     }
+
+
+@contextlib.contextmanager
+def _processor(client: Client) -> Iterator[list[float]]:
+    """Seconds that the processors work for the block, here and on the workers, put into the list."""
+    before, spent = sum(client.run(time.process_time).values()) + _here(client), list[float]()
+    yield spent
+    spent.append(sum(client.run(time.process_time).values()) + _here(client) - before)
+
+
+def _here(client: Client) -> float:
+    """Of this process, if no worker is in it."""
+    return 0.0 if os.getpid() in client.run(os.getpid).values() else time.process_time()
 
 
 def _any(folder: Path) -> Path:

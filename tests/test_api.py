@@ -42,6 +42,7 @@ WORDS = {
     # what is written
     *("rows", "unique", "profile", "components"),
     *("format", "dtype", "calibration", "percentile", "overwrite", "stac", "root", "to", "skip_damaged"),
+    *("rows", "unique", "profile", "components"),
     # what is looked at
     *("basis", "geotiff", "preview"),
     # what is searched

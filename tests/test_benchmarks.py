@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.__main__ import NAMES
 
-HERE = ("encoder", "decode", "cube", "read", "stac", "job", "overlap", "small", "search", "preview")
+HERE = ("encoder", "decode", "cube", "read", "stac", "job", "overlap", "small", "search", "preview", "export")
 """Those that take seconds in this process."""
 LONGER = ("write", "whole", "baseline")
 APART = ("scheduling", "workers", "fleet", "plan", "start")

@@ -338,7 +338,8 @@ def test_the_command_tells_what_it_does(small: Path, tmp_path: Path, capsys: pyt
     out = capsys.readouterr().out
     assert "33TUL_20240601_20240601_v001.gpq  indexed: 4 rows\n" in out
     assert f"embeddings_00000.parquet  done: 8 rows, {tmp_path}/to/embeddings_00000.parquet\n" in out
-    assert f"tiles        2 published files of {small}\nfiles        1 written in 0 s\nrows         8\n" in out
+    assert f"tiles        2 published files of {small}\nfiles        1 written in " in out
+    assert " s\nrows         8\n" in out
     assert out.endswith(f"export       {tmp_path}/to\n")
     assert main(command) == 0
     assert "nothing is left to do: no cluster is started\n" in (out := capsys.readouterr().out)

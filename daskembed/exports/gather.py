@@ -99,13 +99,15 @@ def _fill(export: Export, share: _Share, vectors: NDArray[Any]) -> list[tuple[pa
     for group, wanted, to in _groups(export, share):
         # Of the published rows those that are needed, and of what they give what is wanted.
         published, of = np.unique(wanted // export.patches, return_inverse=True)
-        rows = Exported(group.take(pa.array(published)), about, export.rows)
+        # Most often it is all, and each copy of vectors costs as much as to read them.
+        rows = Exported(group if len(published) == len(group) else group.take(pa.array(published)), about, export.rows)
         wanted = of * export.patches + wanted % export.patches
         where, chosen = export.source.url_of(share.tile.name), rows.vectors
         if chosen.shape != (len(rows.number), export.dims):
             raise TileError(f"{where} has vectors of other lengths than {export.patches * export.dims}")
         try:
-            vectors[to] = as_asked(export, chosen[wanted], rows.table["source_url"].take(pa.array(of)))
+            chosen = chosen if len(chosen) == len(wanted) else chosen[wanted]
+            vectors[to] = as_asked(export, chosen, rows.table["source_url"].take(pa.array(of)))
         except ValueError as error:
             raise TileError(f"{where}: {error}") from None
         found.append((_others(export, rows).take(pa.array(wanted)), to))

@@ -75,6 +75,11 @@ class ExportedFile:
     software: dict[str, str] = field(default_factory=dict)
 
 
+def is_export(target: Storage) -> bool:
+    """Whether a folder is that of an export, however far it has come."""
+    return bool(target.entries(FOLDER))
+
+
 def read_plan(target: Storage) -> Plan | None:
     """The plan of a target; None if there is none; raises `InputError` if it is something else."""
     try:
