@@ -54,10 +54,10 @@ def test_fields_are_found(ran: dict[str, Any]) -> None:
 
 
 def test_twenty_points_tell_the_kinds(ran: dict[str, Any]) -> None:
-    """By chance it is 0.25."""
+    """By chance it is 0.25; docs/searching.md says 0.97."""
     assert len(ran["labelled"]) == 20
     assert len(ran["unseen"]) == 4 * 256 - 20
-    assert ran["accuracy"] > 0.9
+    assert ran["accuracy"] > 0.95
 
 
 def test_what_it_says_of_files_is_there(ran: dict[str, Any]) -> None:
