@@ -205,8 +205,8 @@ def helped(name: str) -> set[str]:
     return set(re.findall("--[a-z-]+", told.getvalue())) - {"--help"}
 
 
-COMMANDS = ("run", "plan", "scenes", "cube", "export", "calibrate", "preview", "tiles", "clusters", "doctor", "demo")
-COMMANDS += ("status", "search", "stac", "validate")
+COMMANDS = ("run", "plan", "scenes", "cube", "export", "calibrate", "tiles", "clusters", "doctor", "demo", "status")
+COMMANDS += ("preview", "search", "stac", "validate")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from test_export_unique import decide, tile
 
 from daskembed.cli.parser import keywords, make_parser
 from daskembed.errors import InputError
+from daskembed.exports import state
 from daskembed.exports.settings import Sizes
 from daskembed.exports.validate.check import validate
 from daskembed.geo.regions import meets
@@ -27,6 +29,7 @@ from daskembed.output.index_rows import rows_path
 from daskembed.runs.export_options import Asked, ExportOptions
 from daskembed.runs.export_results import ExportResult
 from daskembed.runs.exports import run_export
+from daskembed.storage.stores import Storage
 from daskembed.testing import write_published
 
 TILES = ("33TUL", "33TVL")
@@ -232,3 +235,18 @@ def test_the_command_has_its_flags() -> None:
     asked = keywords(make_parser().parse_args(["export", "out", "--to", "copy", *flags]), ExportOptions, Asked)
     wanted = {"rows": "patch", "unique": "place", "columns": "tile,cloud", "profile": "majortom"}
     assert {name: asked[name] for name in wanted} == wanted
+
+
+def test_no_row_leaves_for_a_tile_that_is_new_since_the_plan(mine: Path, client: Client, tmp_path: Path) -> None:
+    new, to = next(mine.glob("33TVL_*.gpq")), tmp_path / "to"
+    new.rename(tmp_path / new.name)
+    make(mine, to, client, unique="place")
+    before = table_of(to)
+    storage = Storage(str(to))
+    plan = state.read_plan(storage)
+    assert plan is not None
+    state.write_plan(storage, replace(plan, finished=None))
+    (to / plan.files[0].name).unlink()
+    (tmp_path / new.name).rename(new)
+    assert make(mine, to, client, unique="place").rows == before.num_rows == 441
+    assert table_of(to).equals(before)

@@ -23,12 +23,13 @@ import daskembed
 from daskembed.cli.main import main
 from daskembed.errors import ConflictError, InputError
 from daskembed.exports import state
+from daskembed.exports.index import index_tile
 from daskembed.exports.settings import Sizes
 from daskembed.geo.hilbert import hilbert_keys
 from daskembed.output import lock
 from daskembed.runs.export_options import Asked, ExportOptions
 from daskembed.runs.export_results import ExportResult
-from daskembed.runs.exports import LOCK, run_export
+from daskembed.runs.exports import LOCK, prepare, run_export
 from daskembed.runs.results import Event, Progress
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_published
@@ -356,7 +357,7 @@ def test_two_exports_into_one_folder_do_not_meet(small: Path, client: Client, tm
     ):
         make(small, tmp_path / "to", client)
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(InputError, match=r"the output .*/file cannot be written: .*; give another `to`"):
+    with pytest.raises(InputError, match=r"/file is a file: give a folder of its own as `to`"):
         make(small, tmp_path / "file", client)
 
 
@@ -369,3 +370,60 @@ def test_a_file_that_changes_while_it_is_exported_is_told(small: Path, client: C
     assert result.exit_status == 4
     assert "bytes, and had" in result.failed["embeddings_00000.parquet"]
     assert not files(tmp_path / "to")
+
+
+def test_where_an_overwrite_that_was_killed_has_looked_is_forgotten(
+    output: Path, exported: Path, client: Client, tmp_path: Path
+) -> None:
+    to = tmp_path / "to"
+    shutil.copytree(exported, to)
+    (to / sorted(files(to))[1]).unlink()
+    # Killed before its plan was made: what is there is still the first export's.
+    job = prepare(str(output), str(to), Asked(dates=f"{DAYS[0]}/{DAYS[0]}", overwrite=True), SMALL)
+    for tile in job.selection.tiles.values():
+        index_tile(job.export, tile)
+    result = make(output, to, client)
+    assert (result.exit_status, result.written, files(to)) == (0, 1, files(exported))
+
+
+def test_overwrite_leaves_nothing_of_what_was_there(
+    output: Path, exported: Path, client: Client, tmp_path: Path
+) -> None:
+    to = tmp_path / "to"
+    shutil.copytree(exported, to)
+    # Its worker was killed between the two.
+    (to / state.receipt_of(max(files(to)))).unlink()
+    result = make(output, to, client, Sizes(), overwrite=True)
+    assert (result.exit_status, [*files(to)]) == (0, ["embeddings_00000.parquet"])
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_what_is_killed_while_it_removes_an_export_goes_on(
+    output: Path, exported: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    to, left = tmp_path / "to", iter(range(calls))
+    shutil.copytree(exported, to)
+    delete = Storage.delete
+
+    def killed(self: Storage, paths: list[str]) -> None:
+        if [one for one in paths if "/index/" not in one] and next(left, None) is None:
+            raise KeyboardInterrupt
+        delete(self, paths)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(output, to, client, Sizes(), overwrite=True)
+    result = make(output, to, client, Sizes(), overwrite=True)
+    assert (result.exit_status, [*files(to)]) == (0, ["embeddings_00000.parquet"])
+
+
+def test_a_damaged_file_that_is_whole_again_is_exported_by_overwrite(
+    small: Path, client: Client, tmp_path: Path
+) -> None:
+    whole = (bad := name_of(small, "33TVL")).read_bytes()
+    damage(bad)
+    assert make(small, tmp_path / "to", client, skip_damaged=True).rows == 4
+    bad.write_bytes(whole)
+    result = make(small, tmp_path / "to", client, skip_damaged=True, overwrite=True)
+    assert (result.exit_status, result.rows) == (0, 8)

@@ -124,3 +124,12 @@ def test_files_that_do_not_say_their_model_are_refused(client: Client, tmp_path:
     daskembed.export(str(tmp_path / "out"), to=str(tmp_path / "to"), cluster=client)
     with pytest.raises(daskembed.InputError, match="can have no item: it does not say its checkpoint"):
         daskembed.write_stac(str(tmp_path / "to"))
+
+
+def test_it_goes_with_the_files_that_it_is_of(exported: Path, client: Client) -> None:
+    daskembed.write_stac(str(exported))
+    (mine := exported / "_stac" / "notes.json").write_text("{}")
+    daskembed.export(str(published.FOLDER / "patch"), to=str(exported), dtype="float16", cluster=client, overwrite=True)
+    assert [*tree(exported / "_stac")] == [mine.name]
+    daskembed.write_stac(str(exported))
+    assert the_item(exported).get_collection().extra_fields["data_type"] == "float16"

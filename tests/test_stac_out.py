@@ -435,8 +435,9 @@ def test_damaged_files_are_named_and_left_out(out, capsys):
 
 
 def test_what_is_no_output(tmp_path, capsys):
-    with pytest.raises(daskembed.InputError, match="is no output of daskembed"):
-        daskembed.write_stac(str(tmp_path))
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(daskembed.InputError, match="is no output of daskembed"):
+            daskembed.write_stac(str(folder))
     assert main(["stac", str(tmp_path), "--root", "nowhere"]) == 2
     assert "--root 'nowhere'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from shapely.geometry import box, mapping
 
 from daskembed.documents import json_digest, parse_object
 from daskembed.errors import InputError
-from daskembed.exports.state import ExportedFile, Plan, read_plan, read_written
+from daskembed.exports.state import ExportedFile, Plan, is_export, read_plan, read_written
 from daskembed.output import stac as of_output
 from daskembed.output import stac_documents as documents
 from daskembed.output.stac import StacResult, check_root
@@ -54,10 +54,10 @@ def write_stac(output: str, root: str | None = None) -> StacResult:
         If the store does not answer as it should; what is written stays, and the same call goes on.
     """
     storage = Storage(output)
-    plan = read_plan(storage)
-    if plan is None:
+    if not is_export(storage):
         return of_output.write_stac(output, root)
-    if plan.finished is None:
+    plan = read_plan(storage)
+    if plan is None or plan.finished is None:
         raise InputError(f"the export {storage.url} is not finished: first run the same `daskembed export` again")
     root = check_root(root)
     there = read_written(storage, names := [file.name for file in plan.files])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskembed.documents import MOST_JSON, parse_as
 from daskembed.errors import InputError
+from daskembed.output.stac_documents import CATALOG, OURS, STAC
 from daskembed.output.state import EXPORTED, STATE
 
 if TYPE_CHECKING:
@@ -74,6 +75,11 @@ class ExportedFile:
     software: dict[str, str] = field(default_factory=dict)
 
 
+def is_export(target: Storage) -> bool:
+    """Whether a folder is that of an export, however far it has come."""
+    return bool(target.entries(FOLDER))
+
+
 def read_plan(target: Storage) -> Plan | None:
     """The plan of a target; None if there is none; raises `InputError` if it is something else."""
     try:
@@ -120,14 +126,21 @@ def receipt_of(name: str) -> str:
 
 
 def clear(target: Storage) -> None:
-    """Remove an earlier export: its plan, what is known of its files, and then these."""
+    """Remove an earlier export: its files, their STAC, what is known of them, and at the end its plan.
+
+    So that this can go on.
+    """
+    plan = read_plan(target)
     known = [entry.path for entry in target.entries(FILES)]
-    target.delete([PLAN, *known])
     named = {path.removeprefix(f"{FILES}/").removesuffix(".json") for path in known}
+    # Of a file whose writer was killed only the plan knows.
+    named |= {file.name for file in plan.files} if plan else set()
     target.delete([entry.path for entry in beside(target, named) if entry.path in named])
     # A table is more than the files that it is made of.
     for folder in sorted({name.partition("/")[0] for name in named if "/" in name}):
         target.delete([entry.path for entry in target.entries(folder)])
+    stac = [entry.path for entry in target.entries(STAC) if entry.path == CATALOG or OURS.fullmatch(entry.path)]
+    target.delete([*stac, *known, PLAN])
 
 
 def beside(target: Storage, names: Iterable[str]) -> list[Entry]:
@@ -139,12 +152,6 @@ def beside(target: Storage, names: Iterable[str]) -> list[Entry]:
 def index_path(name: str) -> str:
     """Path below the target of where the rows of a published file go."""
     return f"{INDEX}/{name}.parquet"
-
-
-def indexed(target: Storage) -> set[str]:
-    """Published files of which it is known where their rows go."""
-    paths = [entry.path for entry in target.entries(INDEX, recursive=False)]
-    return {path.removeprefix(f"{INDEX}/").removesuffix(".parquet") for path in paths}
 
 
 def clear_index(target: Storage) -> None:

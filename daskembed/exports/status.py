@@ -47,7 +47,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
         If the store does not answer as it should.
     """
     target = Storage(output)
-    if not is_export(target):
+    if not state.is_export(target):
         return outputs.status(output, tiles, version)
     if tiles is not None or version is not None:
         which = "tiles" if tiles is not None else "version"
@@ -70,11 +70,6 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
         since=_since(plan),
     )
     return OutputStatus(target.url, (), _stac(target, files), found)
-
-
-def is_export(target: Storage) -> bool:
-    """Whether a folder is that of an export, however far it has come."""
-    return bool(target.entries(state.FOLDER))
 
 
 def _files(target: Storage, plan: Plan) -> tuple[FileStatus, ...]:

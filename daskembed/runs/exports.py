@@ -119,12 +119,14 @@ class Job:
         return [file.name for file in plan.files if file.name not in there]
 
     def to_index(self, plan: Plan | None) -> list[str]:
-        """Published files of which it is not known where their rows go, and is to be."""
+        """Published files of which it has to be known where their rows go.
+
+        Of those that were looked at already it is seen then whether that was for this export.
+        """
         if plan is None:
             return [*self.selection.tiles]
         missing = {*self.missing(plan)}
-        needed = {name for file in plan.files if file.name in missing for name in file.tiles}
-        return sorted(needed - state.indexed(self.export.target))
+        return sorted({name for file in plan.files if file.name in missing for name in file.tiles})
 
     def tidy(self) -> None:
         """Remove what killed writers left half written."""
@@ -239,7 +241,9 @@ def agreed(job: Job, overwrite: bool) -> Plan | None:
         for key, value in job.export.identity.items()
         if plan.identity.get(key) != value
     ]
-    if not settings and not gone and not changed and not (new and plan.finished):
+    # Damaged files may be whole again.
+    anew = overwrite and plan.finished and plan.left_out
+    if not settings and not gone and not changed and not (new and plan.finished) and not anew:
         return plan
     if not overwrite:
         differ = [(len(new), "new"), (len(changed), "changed"), (len(gone), "gone or not chosen")]
@@ -284,7 +288,7 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
         f"{len(threads)} with {sum(threads)} threads",
         units=("tiles", "rows"),
     )
-    looked, seconds = PublishedFiles(export, tiles, _near(job)), 0.0
+    looked, seconds = PublishedFiles(export, tiles, _near(job, plan)), 0.0
     if to_index := job.to_index(plan):
         told.goes_on = True
         passage = Window(client, looked, to_index, told, check).run()
@@ -311,11 +315,13 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
     return _result(job, plan, len(work.written), told.failed, seconds, interrupted=passage.interrupted)
 
 
-def _near(job: Job) -> dict[str, list[ExportTile]]:
+def _near(job: Job, plan: Plan | None) -> dict[str, list[ExportTile]]:
     """Published file -> those that decide with it which of their rows stay, itself as well; none if all do."""
     if job.export.unique != "place":
         return {}
-    named = {tile.tile: tile for tile in job.selection.tiles.values()}
+    # For what is new since the plan was made, and is not in it, no row may leave.
+    among = job.selection.tiles.keys() if plan is None else plan.tiles.keys()
+    named = {tile.tile: tile for name, tile in job.selection.tiles.items() if name in among}
     near = neighbours({name: tile.bbox for name, tile in named.items()})
     return {named[name].name: [named[other] for other in others] for name, others in near.items()}
 

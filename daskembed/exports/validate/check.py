@@ -11,7 +11,6 @@ from daskembed.documents import parse_object
 from daskembed.errors import InputError
 from daskembed.exports import state
 from daskembed.exports.lance import TABLE
-from daskembed.exports.status import is_export
 from daskembed.exports.validate.cog import check_cog
 from daskembed.exports.validate.geoparquet import check_geoparquet
 from daskembed.exports.validate.known import Known, read_known
@@ -43,7 +42,7 @@ def files_of(url: str) -> list[str]:
     url = url.rstrip("/") or url
     if url.endswith(TABLE) or (url.endswith(tuple(_CHECKS)) and not (is_local(url) and local_path(url).is_dir())):
         return [url]
-    if outputs.is_stac(url) or (is_local(url) and not local_path(url).is_dir()) or not is_export(Storage(url)):
+    if outputs.is_stac(url) or (is_local(url) and not local_path(url).is_dir()) or not state.is_export(Storage(url)):
         return outputs.files_of(url)
     target = Storage(url)
     if (plan := state.read_plan(target)) is None:
