@@ -108,8 +108,8 @@ def test_differences_that_single_precision_does_not_tell() -> None:
     rng = np.random.default_rng(0)
     found = (1000 + rng.standard_normal((600, DIMS))).astype(np.float32)
     queries = Queries(found[:1].astype(np.float64), "cosine", found.mean(axis=0, dtype=np.float64))
-    best = search(queries, found, 20)
-    assert (best.places[0][:, 1] == np.argsort(-plain(queries, found)[0], kind="stable")[:20]).all()
+    best = search(queries, found, 200)
+    assert (best.places[0][:, 1] == np.argsort(-plain(queries, found)[0], kind="stable")[:200]).all()
 
 
 def test_what_has_no_direction_is_like_nothing() -> None:
