@@ -124,7 +124,7 @@ def find_examples(rows: Rows, given: Sequence[Given]) -> list[Example]:
         if near:
             facts = read_facts(rows, piece)
             for which in near:
-                vectors, footprints = _vectors_of(rows, facts, given[which])
+                vectors, footprints = vectors_of(rows, facts, given[which])
                 if len(vectors):
                     found[which].append((number, vectors, footprints))
     for one, there in zip(given, found, strict=True):
@@ -213,7 +213,7 @@ def _may_hold(piece: Piece, given: Given, dates: tuple[date, date] | None) -> bo
     return piece.bounds is None or bool(shapely.intersects(box(*piece.bounds), given.area))
 
 
-def _vectors_of(rows: Rows, facts: Facts, given: Given) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
+def vectors_of(rows: Rows, facts: Facts, given: Given) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
     """Numbers and footprints of the vectors of a piece that are what is given."""
     if given.area is None:
         there = np.array([url == given.url for url in facts.urls], bool)

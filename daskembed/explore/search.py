@@ -137,8 +137,8 @@ def find_similar(
         for text, frame in zip(alike, frames, strict=True):
             frame.insert(0, "query", pd.array([text] * len(frame), dtype=pd.ArrowDtype(pa.string())))
     found = pd.concat(frames, ignore_index=True)
-    _warn(rows, best, min(map(len, frames)), wanted)
-    found.attrs["search"] = _told(rows, best, wanted, examples)
+    warn_of(rows, best, min(map(len, frames)), wanted)
+    found.attrs["search"] = told_of(rows, best, wanted, examples)
     return found
 
 
@@ -151,7 +151,7 @@ def _none(rows: Rows, left_out: int) -> str:
     return f"no rows of the {' and the '.join(asked) or 'files'} in {rows.storage.url}: ask for others"
 
 
-def _warn(rows: Rows, best: Best, hits: int, wanted: Wanted) -> None:
+def warn_of(rows: Rows, best: Best, hits: int, wanted: Wanted) -> None:
     """Say what whoever searched may not expect."""
     if rows.untrained:
         _log.warning(
@@ -165,7 +165,7 @@ def _warn(rows: Rows, best: Best, hits: int, wanted: Wanted) -> None:
         _log.warning(f"warning: `k` {wanted.k} hits were asked for, and there are {hits} beside the examples{apart}")
 
 
-def _told(rows: Rows, best: Best, wanted: Wanted, examples: Sequence[Example]) -> dict[str, Any]:
+def told_of(rows: Rows, best: Best, wanted: Wanted, examples: Sequence[Example]) -> dict[str, Any]:
     """What was searched, in plain values: frames keep these in files, too."""
     return {
         "output": rows.storage.url,
@@ -310,16 +310,21 @@ def _choose(
         scores, places = scores[: wanted.k], places[: wanted.k]
         return _Hits(scores, places, _footprints(rows, facts, places))
     footprints = _footprints(rows, facts, places)
-    at = positions(centres(footprints))
+    chosen = apart_from(centres(footprints), examples, wanted)
+    return _Hits(scores[chosen], places[chosen], footprints[chosen])
+
+
+def apart_from(middles: NDArray[np.float64], examples: Sequence[Example], wanted: Wanted) -> list[int]:
+    """The first of some places in degrees, best first, that are far enough from the examples and from better ones."""
     taken = positions(centres(np.concatenate([one.footprints for one in examples])))
     chosen: list[int] = []
-    for number, place in enumerate(at):
+    for number, place in enumerate(positions(middles)):
         if len(chosen) == wanted.k:
             break
-        if np.square(taken - place).sum(axis=1).min() >= wanted.apart**2:
+        if np.square(taken - place).sum(axis=1).min() >= (wanted.apart or 0) ** 2:
             chosen.append(number)
             taken = np.concatenate([taken, place[None]])
-    return _Hits(scores[chosen], places[chosen], footprints[chosen])
+    return chosen
 
 
 def _footprints(rows: Rows, facts: Callable[[int], Facts], places: NDArray[np.int64]) -> NDArray[np.object_]:

@@ -46,8 +46,9 @@ def search(
     Parameters
     ----------
     output
-        Folder or URL of published files or of an export, or of one file of these. At levels with a grid of patches,
-        and in exports of patches, patches are searched.
+        Folder or URL of published files or of an export, or of one file of these, or of the Lance table of an export
+        (``embeddings.lance``), whose own index is asked then. At levels with a grid of patches, and in exports of
+        patches, patches are searched.
     like
         What is alike: ``LON,LAT`` or ``(lon, lat)`` in degrees, a file that GeoPandas reads, a geometry in degrees, a
         GeoDataFrame or GeoSeries, or several of these. A place stands for the mean of all rows that it is in (of all
@@ -110,6 +111,12 @@ def search(
     ]
     days = None if dates is None else parse_dates(dates)
     area = None if region is None else read_region(region)
+    if (table := output.rstrip("/")).endswith(".lance"):
+        from daskembed.explore.indexed import find_indexed
+
+        if any(one is not None for one in (cluster, encoder, level, version)):
+            raise InputError(f"{table} is one table with an index: leave out `encoder`, `level`, `version`, `cluster`")
+        return find_indexed(table, given, wanted, dates=days, region=area)
     rows = open_rows(output, encoder=encoder, level=level, version=version)
     with contextlib.ExitStack() as stack:
         if isinstance(cluster, str):

@@ -1,0 +1,204 @@
+"""Search in the Lance table of an export: candidates by its own index, ranked exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import shapely
+
+from daskembed.documents import parse_object
+from daskembed.errors import InputError, StorageError
+from daskembed.explore.footers import Rows
+from daskembed.explore.patches import centres, metres_to
+from daskembed.explore.queries import Example, combine, vectors_of
+from daskembed.explore.reading import Facts
+from daskembed.explore.search import apart_from, told_of, warn_of
+from daskembed.explore.topk import Best, Queries
+from daskembed.storage.stores import Storage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from daskembed.explore.queries import Given
+    from daskembed.explore.search import Wanted
+
+SUFFIX = ".lance"
+CANDIDATES = 10
+"""How many rows the index is asked for, for each hit that is wanted; their exact scores rank them."""
+PROBES = 32
+"""Partitions of the index that are looked through."""
+
+
+def find_indexed(
+    table: str,
+    given: Sequence[Given],
+    wanted: Wanted,
+    *,
+    dates: tuple[date, date] | None = None,
+    region: str | None = None,
+) -> gpd.GeoDataFrame:
+    """The rows of a Lance table that are most alike to some examples, as far as its index finds them.
+
+    Parameters
+    ----------
+    table
+        Path or URL of the table, such as ``export/embeddings.lance``.
+    given, wanted, dates, region
+        As for `daskembed.explore.search.find_similar`.
+
+    Raises
+    ------
+    InputError
+        If there is no such table, or something else is asked than the index can tell.
+    """
+    if wanted.metric != "cosine" or wanted.center:
+        raise InputError(
+            f"{table} has an index of cosines of whole vectors: give `center=False`, and `metric='cosine'`; or search "
+            "the published files"
+        )
+    found = _open(table)
+    rows = _rows(table, found, dates)
+    examples = [_example(found, rows, one) for one in given]
+    if not any(one.given.alike for one in examples):
+        raise InputError("what is searched? give `like` or `like_row`")
+    queries = Queries(combine(examples, wanted.combine), "cosine", None)
+    own = {number for one in examples for _, number in one.places.tolist()}
+    area = None if region is None else shapely.from_wkt(region)
+    most = CANDIDATES * (wanted.k + len(own))
+    frames = [
+        _hits(found, rows, queries, number, most, own, area, wanted, examples) for number in range(len(queries.vectors))
+    ]
+    if wanted.combine == "each":
+        for one, frame in zip([one for one in examples if one.given.alike], frames, strict=True):
+            frame.insert(0, "query", pd.array([one.given.text] * len(frame), dtype=pd.ArrowDtype(pa.string())))
+    whole = pd.concat(frames, ignore_index=True)
+    best = Best((), (), seen=found.count_rows())
+    warn_of(rows, best, min(map(len, frames)), wanted)
+    whole.attrs["search"] = told_of(rows, best, wanted, examples) | {
+        "index": bool(getattr(found, "describe_indices", found.list_indices)())
+    }
+    return whole
+
+
+def _open(table: str) -> Any:
+    try:
+        import lance
+    except ModuleNotFoundError:
+        raise InputError(
+            f"{table} is read with pylance, which is not installed: pip install 'daskembed[lance]'"
+        ) from None
+    try:
+        return lance.dataset(table)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{table} cannot be opened as a Lance table: {' '.join(str(error).split())[:200]}") from None
+
+
+def _rows(table: str, found: Any, dates: tuple[date, date] | None) -> Rows:
+    """What the table says of its vectors."""
+    kind = found.schema.field("embeddings").type
+    dtype = str(np.dtype(kind.value_type.to_pandas_dtype()))
+    if dtype == "int8":
+        raise InputError(f"{table} has int8, which its index takes for numbers without a scale: search the other files")
+    made = parse_object((found.schema.metadata or {}).get(b"daskembed", b"{}"))
+    return Rows(Storage(table), (), made, (kind.list_size,), dtype, None, {}, {}, dates)
+
+
+def _select(found: Any, columns: Sequence[str], **how: Any) -> pa.Table:
+    try:
+        return found.to_table(columns=list(columns), with_row_id=True, **how)
+    except (OSError, ValueError) as error:  # all of Lance's own
+        raise StorageError(f"{found.uri}: {' '.join(str(error).split())[:300]}") from None
+
+
+def _columns(found: Any) -> list[str]:
+    return [
+        name for name in ("source_url", "date", "row", "col", "geometry", "embeddings") if name in found.schema.names
+    ]
+
+
+def _facts(table: pa.Table) -> Facts:
+    cells = None
+    if "row" in table.column_names:
+        cells = np.stack([table[name].to_numpy() for name in ("row", "col")], axis=1).astype(np.int64)
+    footprints = shapely.from_wkb(np.array(table["geometry"].to_pylist(), object))
+    return Facts(table["source_url"].to_pylist(), table["date"].to_pylist(), footprints, cells)
+
+
+def _vectors(table: pa.Table, rows: Rows) -> NDArray[Any]:
+    flat = table["embeddings"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat.reshape(-1, rows.dims))
+
+
+def _example(found: Any, rows: Rows, given: Given) -> Example:
+    if given.area is None:
+        which = "source_url = '{}'".format(str(given.url).replace("'", "''"))
+    else:
+        which = _meeting(given.area)
+    table = _select(found, _columns(found), filter=which)
+    numbers, footprints = vectors_of(rows, _facts(table), given) if len(table) else (np.empty(0, int), None)
+    if footprints is None or not len(numbers):
+        raise InputError(_nothing(found, given))
+    values = _vectors(table, rows)[numbers].astype(np.float64)
+    places = np.stack([np.zeros(len(numbers), np.int64), table["_rowid"].to_numpy()[numbers].astype(np.int64)], axis=1)
+    return Example(given, places, values.mean(axis=0), footprints)
+
+
+def _nothing(found: Any, given: Given) -> str:
+    """Why nothing is there."""
+    if given.area is None:
+        first = _select(found, ["source_url"], limit=1)["source_url"].to_pylist()
+        return f"no row of the URL {given.text} in {found.uri}: they look like {first[0] if first else 'nothing'}"
+    boxes = [_select(found, [f"bbox.{edge}"]).column(0).to_numpy() for edge in ("xmin", "ymin", "xmax", "ymax")]
+    middle = given.area.representative_point()
+    metres = metres_to((middle.x, middle.y), shapely.box(*boxes)).min(initial=np.inf)
+    return (
+        f"`like` {given.text!r} has no row in {found.uri}, of the `dates` if they are given: the nearest is "
+        f"{metres / 1000:,.1f} km away"
+    )
+
+
+def _meeting(area: shapely.Geometry) -> str:
+    west, south, east, north = area.bounds
+    return f"bbox.xmin <= {east} AND bbox.xmax >= {west} AND bbox.ymin <= {north} AND bbox.ymax >= {south}"
+
+
+def _hits(
+    found: Any,
+    rows: Rows,
+    queries: Queries,
+    query: int,
+    most: int,
+    own: set[int],
+    area: shapely.Geometry | None,
+    wanted: Wanted,
+    examples: Sequence[Example],
+) -> gpd.GeoDataFrame:
+    conditions = [] if area is None else [_meeting(area)]
+    if rows.dates is not None:
+        conditions += [f"date >= date '{rows.dates[0]}'", f"date <= date '{rows.dates[1]}'"]
+    asked = queries.vectors[query].astype(np.float32)
+    nearest = {"column": "embeddings", "q": asked, "k": most, "nprobes": PROBES, "metric": "cosine"}
+    how = {"filter": " AND ".join(conditions), "prefilter": True} if conditions else {}
+    table = _select(found, [*_columns(found), "_distance"], nearest=nearest, **how)
+    scores, facts = queries.score(query, _vectors(table, rows)), _facts(table)
+    order = np.argsort(-scores, kind="stable")
+    taken = np.isin(table["_rowid"].to_numpy(), list(own))
+    order = order[~taken[order]]
+    if area is not None:
+        order = order[shapely.intersects(area, facts.footprints[order])]
+    if wanted.apart is not None:
+        order = order[apart_from(centres(facts.footprints[order]), examples, wanted)]
+    order = order[: wanted.k]
+    columns: dict[str, Any] = {"rank": np.arange(1, len(order) + 1), "score": scores[order]}
+    columns["source_url"] = pd.array([facts.urls[one] for one in order], dtype=pd.ArrowDtype(pa.string()))
+    columns["date"] = pd.array([facts.dates[one] for one in order], dtype=pd.ArrowDtype(pa.date32()))
+    if facts.cells is not None:
+        columns["row"], columns["col"] = facts.cells[order].astype(np.int32).T
+    columns["file"] = pd.array([found.uri.rpartition("/")[2]] * len(order), dtype=pd.ArrowDtype(pa.string()))
+    return gpd.GeoDataFrame(columns, geometry=list(facts.footprints[order]), crs="OGC:CRS84")
