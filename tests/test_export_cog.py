@@ -22,6 +22,7 @@ from daskembed.geo.mgrs import tile_corner
 from daskembed.runs.export_options import Asked
 from daskembed.runs.export_results import ExportResult
 from daskembed.runs.exports import run_export
+from daskembed.runs.results import Progress
 from daskembed.sources.region import read_region
 from daskembed.testing import write_published
 
@@ -217,3 +218,15 @@ def test_patches_as_rows_are_the_same_pixels(output: Path, client: Client, tmp_p
     for day in DAYS:
         with rasterio.open(tmp_path / f"33TUL_{day.replace('-', '')}_v001.tif") as file:
             np.testing.assert_array_equal(file.read(), pixels(output, "33TUL", day))
+
+
+def test_a_published_file_that_changes_meanwhile_is_told(client: Client, tmp_path: Path) -> None:
+    write_published(tmp_path / "out", ["33TUL"], side=2, shape=(2, 2, 3))
+
+    def change(state: Progress) -> None:
+        if state.units[0] == "files" and not state.finished:
+            write_published(tmp_path / "out", ["33TUL"], side=3, shape=(2, 2, 3))
+
+    result = make(tmp_path / "out", tmp_path / "to", client, progress=change)
+    assert result.exit_status == 4
+    assert "bytes, and had" in result.failed["33TUL_20240601_v001.tif"]

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import rasterio
 import rasterio.shutil
 from rasterio._err import CPLE_BaseError
@@ -26,7 +25,7 @@ from rasterio.errors import RasterioError
 
 from daskembed.errors import InputError, TileError
 from daskembed.exports.gather import as_asked
-from daskembed.exports.index import read_places
+from daskembed.exports.index import open_published, read_places
 from daskembed.exports.rows import Exported, TileRows
 from daskembed.geo.cells import Grid, common_grid, find_overlap
 from daskembed.geo.chips import CHIP
@@ -170,7 +169,7 @@ def _lay_out(export: Export, tile: ExportTile, day: date) -> _Layout:
     places = read_places(export, tile.name)
     published, patch = np.divmod(places.numbers, export.patches)
     numbers, of = np.unique(published, return_inverse=True)
-    with pq.ParquetFile(export.source.open_reader(tile.name)) as file:
+    with open_published(export, tile) as file:
         table = file.read(columns=["source_url", "date", "geometry"]).take(pa.array(numbers))
     urls, (down, across) = table["source_url"].to_pylist(), export.grid
     known = None if tile.sha256 is None else read_rows(export.source, tile.tile, tile.version, tile.sha256)
@@ -233,7 +232,7 @@ def _patches(export: Export, tile: ExportTile, layout: _Layout) -> Iterator[tupl
     """Each row of the layout: its number in there, and its pixels ``(band, down, across)``."""
     chosen, shape = np.array(_chosen(export)), (-1, *export.grid, export.shape[-1])
     start = 0
-    with pq.ParquetFile(export.source.open_reader(tile.name)) as file:
+    with open_published(export, tile) as file:
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
             first, stop = np.searchsorted(layout.numbers, [start, end])

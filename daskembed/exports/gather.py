@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from daskembed.errors import TileError
-from daskembed.exports.index import Places, read_kept, read_places
+from daskembed.exports.index import Places, open_published, read_kept, read_places
 from daskembed.exports.profiles import encode_footer, get_profile
 from daskembed.exports.rows import Column, Exported, columns_of
 from daskembed.output.parts import cast_vectors
@@ -128,9 +127,7 @@ def _groups(export: Export, share: _Share) -> Iterator[tuple[pa.Table, NDArray[n
     order = np.argsort(share.places.numbers)
     numbers, to = share.places.numbers[order], share.to[order]
     start, where = 0, export.source.url_of(share.tile.name)
-    with export.source.open_reader(share.tile.name) as plain, pq.ParquetFile(plain) as file:
-        if (size := plain.size()) != share.tile.size:
-            raise TileError(f"{where} has {size:,} bytes, and had {share.tile.size:,} when this export began")
+    with open_published(export, share.tile) as file:
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows * export.patches
             first, stop = np.searchsorted(numbers, [start, end])

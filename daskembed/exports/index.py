@@ -237,6 +237,16 @@ def _unique(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> NDA
     return stays(tile.tile, {name: one.bbox for name, one in named.items()}, read)
 
 
+@contextlib.contextmanager
+def open_published(export: Export, tile: ExportTile) -> Iterator[pq.ParquetFile]:
+    """A published file whose rows are where its index has them; raises `TileError` if it is another by now."""
+    with export.source.open_reader(tile.name) as plain, pq.ParquetFile(plain) as file:
+        if (size := plain.size()) != tile.size:
+            where = export.source.url_of(tile.name)
+            raise TileError(f"{where} has {size:,} bytes, and had {tile.size:,} when this export began")
+        yield file
+
+
 def check_bytes(source: Storage, tile: ExportTile) -> None:
     """Raise `TileError` if a file is not what its receipt says."""
     if tile.sha256 is None:

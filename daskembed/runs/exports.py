@@ -310,8 +310,9 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
         notes = get_format(export.format).finish(export, [there[file.name] for file in plan.files])
         rows = sum(file.rows for file in there.values())
         plan = replace(plan, finished=now(), rows=rows, notes=[*dict.fromkeys([*plan.notes, *notes])])
-        state.write_plan(export.target, plan)
         state.clear_index(export.target)
+        # At the end: what is finished is not looked at again.
+        state.write_plan(export.target, plan)
     return _result(job, plan, len(work.written), told.failed, seconds, interrupted=passage.interrupted)
 
 
