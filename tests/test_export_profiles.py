@@ -13,7 +13,8 @@ import shapely
 from test_export_rows import EPSG, TILE, export_rows, known_of, squares, table_of, vectors_of
 
 from daskembed.errors import InputError, TileError
-from daskembed.exports.profiles import PROFILES, encode_footer, get_profile
+from daskembed.exports.names import PROFILES
+from daskembed.exports.profiles import encode_footer, get_profile
 from daskembed.exports.profiles import vectors_of as vector_column
 from daskembed.exports.rows import TileRows
 from daskembed.geo.cells import window_bounds

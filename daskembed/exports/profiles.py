@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from daskembed.errors import InputError
+from daskembed.exports.names import PROFILES
 from daskembed.exports.rows import VECTORS, Column, Exported
 from daskembed.geo.majortom import cell_names, cells_at
 from daskembed.output.stac_model import checkpoint_url
@@ -141,7 +142,7 @@ EARTH_INDEX = Profile(
 )
 """Of Earth Index, github.com/cloudnativegeo/geo-embeddings-survey."""
 
-PROFILES: Mapping[str, Profile] = MappingProxyType({"majortom": MAJOR_TOM, "earth-index": EARTH_INDEX})
+_PROFILES: Mapping[str, Profile] = MappingProxyType(dict(zip(PROFILES, (MAJOR_TOM, EARTH_INDEX), strict=True)))
 
 
 def vectors_of(profile: str | None) -> str:
@@ -155,7 +156,7 @@ def get_profile(name: str) -> Profile:
     """The profile of a name; raises `InputError` if there is none."""
     if name not in PROFILES:
         raise InputError(f"unknown `profile` {name!r}: choose {' or '.join(PROFILES)}")
-    return PROFILES[name]
+    return _PROFILES[name]
 
 
 def encode_footer(footer: Mapping[str, Any]) -> dict[bytes, bytes]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyproj
 import shapely
 
 from daskembed.errors import InputError, TileError
+from daskembed.exports.names import ADDED, Kind
 from daskembed.geo import wkb
 from daskembed.geo.cells import EDGES, cell_bounds
 from daskembed.geo.chips import CHIP
@@ -25,8 +26,6 @@ from daskembed.geo.mgrs import square_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Kind = Literal["chip", "patch"]
-KINDS: tuple[Kind, ...] = ("chip", "patch")
 CENTIMETRE = 0.01
 """Metres by which the corners of a footprint may be beside those of a square."""
 _TIME = pa.timestamp("ms", "UTC")
@@ -239,7 +238,7 @@ def _epsg(rows: Exported) -> pa.Array:
 Column = Callable[[Exported], pa.Array]
 
 COLUMNS: Mapping[str, Column] = MappingProxyType(
-    {"datetime": _datetime, "tile": _tile, "cloud": _cloud, "epsg": _epsg, "chip_id": lambda rows: rows.chip_ids}
+    dict(zip(ADDED, (_datetime, _tile, _cloud, _epsg, lambda rows: rows.chip_ids), strict=True))
 )
 """What can be added: when it was taken, UTC; MGRS tile id; share of the chip that shows no ground, by its scene
 classification; EPSG code of its CRS; identifier of the chip."""

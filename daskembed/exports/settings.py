@@ -63,7 +63,7 @@ class Export:
     columns: tuple[str, ...] = ()
     """Added ones, of `daskembed.exports.rows.COLUMNS`, in their order."""
     profile: str | None = None
-    """Of `daskembed.exports.profiles.PROFILES`: whose columns in the place of the usual ones."""
+    """Of `daskembed.exports.names.PROFILES`: whose columns in the place of the usual ones."""
     dtype: str = "float32"
     """Of the values."""
     calibration: Calibration | None = None

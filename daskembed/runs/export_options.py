@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from daskembed.exports.profiles import PROFILES
+from daskembed.exports.names import ADDED, KINDS, PROFILES
 from daskembed.exports.protocol import FORMATS
-from daskembed.exports.rows import COLUMNS, KINDS
 from daskembed.runs.options import Table, option
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Asked(Table):
         choices=UNIQUE,
         default="none",
     )
-    columns: str | None = option(f"added columns, of {', '.join(COLUMNS)}", "NAME,...")
+    columns: str | None = option(f"added columns, of {', '.join(ADDED)}", "NAME,...")
     profile: str | None = option("columns and footers as other readers ask for them", choices=tuple(PROFILES))
     components: str | None = option(
         "numbers of the vectors' components that become bands, with cog, such as 0,1,2 or 0-15 (default: all)", "LIST"

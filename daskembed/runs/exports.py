@@ -11,10 +11,11 @@ from daskembed.clusters.connection import check_connection, shares_files
 from daskembed.errors import ConflictError, InputError
 from daskembed.exports import state
 from daskembed.exports.cog import parse_components
+from daskembed.exports.names import KINDS
 from daskembed.exports.plan import cut, one_a_day
 from daskembed.exports.profiles import get_profile
 from daskembed.exports.protocol import FORMATS, get_format
-from daskembed.exports.rows import KEPT, KINDS, parse_columns
+from daskembed.exports.rows import KEPT, parse_columns
 from daskembed.exports.selection import Selection, check_places, check_readable, select
 from daskembed.exports.settings import DEFAULT, Export, Sizes
 from daskembed.exports.state import Plan

@@ -18,6 +18,7 @@ from daskembed.exports.validate.lance import check_table
 from daskembed.output.stac_documents import STAC
 from daskembed.output.validate import check as outputs
 from daskembed.output.validate.findings import Finding
+from daskembed.output.validate.names import SUFFIXES
 from daskembed.storage.stores import Storage, split_url
 from daskembed.storage.urls import is_local, local_path
 
@@ -42,7 +43,9 @@ def files_of(url: str) -> list[str]:
     url = url.rstrip("/") or url
     if url.endswith(TABLE) or (url.endswith(tuple(_CHECKS)) and not (is_local(url) and local_path(url).is_dir())):
         return [url]
-    if outputs.is_stac(url) or (is_local(url) and not local_path(url).is_dir()) or not state.is_export(Storage(url)):
+    # What its name says is a file or a store no server is asked about twice.
+    named = url.endswith(SUFFIXES) or outputs.is_stac(url)
+    if named or (is_local(url) and not local_path(url).is_dir()) or not state.is_export(Storage(url)):
         return outputs.files_of(url)
     target = Storage(url)
     if (plan := state.read_plan(target)) is None:

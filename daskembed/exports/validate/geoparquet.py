@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from daskembed.errors import DaskembedError, InputError
 from daskembed.exports import profiles
 from daskembed.exports.gather import BBOX
-from daskembed.exports.profiles import PROFILES
+from daskembed.exports.names import PROFILES
 from daskembed.exports.rows import COLUMNS
 from daskembed.exports.settings import DEFAULT
 from daskembed.exports.validate.known import Known, check_bytes, check_made
@@ -104,7 +104,8 @@ def check_schema(
     """Gives the columns that can be looked at row by row."""
     how = made.get("export")
     told = known.settings or (how if isinstance(how, dict) else {})
-    profile = PROFILES.get(str(told.get("profile")))
+    name = told.get("profile")
+    profile = profiles.get_profile(str(name)) if name in PROFILES else None
     patches = ("row", "col") if told.get("rows") == "patch" else ()
     wanted = [*(profile.columns if profile else ("source_url", "date", *patches, vectors, "geometry"))]
     wanted += [name for name in told.get("columns") or () if isinstance(name, str)]
