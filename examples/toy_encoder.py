@@ -1,4 +1,4 @@
-"""An encoder of your own: the mean and the spread of each band, on a 4 x 4 grid. `--encoder toy_encoder`."""
+"""An encoder of your own: the mean and the spread of each band, on a 16 x 16 grid. `--encoder toy_encoder`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from daskembed.encoders.description import Description, Place
 from daskembed.sensors.bands import CLAY_V0
 
-SIZES = {"only": 4}  # patches across
+SIZES = {"only": 16}  # patches across
 
 
 def parameter_shapes(size: str) -> dict[str, tuple[int, ...]]:
@@ -33,7 +33,7 @@ class Toy:
         self.scale = state["scale.weight"].to(device)
 
     def __call__(self, pixels: torch.Tensor, lat: torch.Tensor, level: str) -> torch.Tensor:
-        patches = pixels.float().unfold(2, 128, 128).unfold(3, 128, 128)  # (chip, band, row, col, y, x)
+        patches = pixels.float().unfold(2, 32, 32).unfold(3, 32, 32)  # (chip, band, row, col, y, x)
         stats = torch.cat([patches.mean((4, 5)) * self.scale[:, None, None], patches.std((4, 5))], dim=1)
         patch = stats.permute(0, 2, 3, 1) + lat[:, :, None, None]
         return patch if level == "patch" else patch.mean((1, 2))

@@ -22,7 +22,7 @@ from daskembed.errors import InputError
 from daskembed.explore import reading
 from daskembed.explore import search as module
 from daskembed.explore.topk import Best, Queries, best_of
-from daskembed.testing.landscape import _COVERS, _scene
+from daskembed.testing import COVERS, land_cover
 
 DIMS = 16
 
@@ -492,8 +492,7 @@ def test_fields_are_like_fields(chips: Path, tmp_path: Path) -> None:
     write_rows(
         tmp_path / "33TUL_20190416_20190416_v001.gpq", features.astype(np.float32), made=MADE | {"level": "patch"}
     )
-    cover, _, _ = _scene(np.random.default_rng(0), 1024, 1024)
-    kinds = np.array(list(_COVERS))[(cover >> 8).reshape(2, 16, 32, 2, 16, 32)]
+    kinds = np.array(COVERS)[land_cover(1024, 1024).reshape(2, 16, 32, 2, 16, 32)]
     kinds = kinds.transpose(0, 3, 1, 4, 2, 5).reshape(4, 16, 16, -1)
     groups = {
         "field": ("wheat", "rape", "clover", "meadow", "maize", "stubble", "soil"),

@@ -104,11 +104,12 @@ def test_vectors_without_numbers_are_left_out_and_counted(metric: Metric, bad: f
 
 
 def test_differences_that_single_precision_does_not_tell() -> None:
-    found = np.full((600, DIMS), 1000, np.float32)
-    found[:, 0] += np.random.default_rng(0).permutation(600).astype(np.float32) / 64
-    queries = Queries(np.eye(1, DIMS) * 2000, "l2", None)
-    best = search(queries, found, 600, block=100)
-    assert (best.places[0][:, 1] == np.argsort(-found[:, 0], kind="stable")).all()
+    """Vectors far from the origin and near each other: lengths around the mean are lost in those of the vectors."""
+    rng = np.random.default_rng(0)
+    found = (1000 + rng.standard_normal((600, DIMS))).astype(np.float32)
+    queries = Queries(found[:1].astype(np.float64), "cosine", found.mean(axis=0, dtype=np.float64))
+    best = search(queries, found, 200)
+    assert (best.places[0][:, 1] == np.argsort(-plain(queries, found)[0], kind="stable")[:200]).all()
 
 
 def test_what_has_no_direction_is_like_nothing() -> None:

@@ -19,10 +19,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def statistics(path: str) -> np.ndarray:
-    """Mean and spread of each band on a 4 x 4 grid, (row, col, 26), by NumPy."""
+    """Mean and spread of each band on a 16 x 16 grid, (row, col, 26), by NumPy."""
     with rasterio.open(path) as file:
         pixels = file.read().astype(np.float64)
-    patches = pixels.reshape(13, 4, 128, 4, 128)
+    patches = pixels.reshape(13, 16, 32, 16, 32)
     return np.concatenate([patches.mean((2, 4)), patches.std((2, 4), ddof=1)]).transpose(1, 2, 0)
 
 
@@ -56,7 +56,7 @@ def test_the_toy_encoder(chips: Path, tmp_path: Path) -> None:
 def test_the_toy_encoders_patches(chips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
     assert main([*FLAGS, "--source", str(chips), "--output", str(tmp_path), "--level", "patch"]) == 0
-    check(tmp_path, (4, 4, 26), patches=True)
+    check(tmp_path, (16, 16, 26), patches=True)
 
 
 def test_the_page_tells_of_all_that_a_module_has() -> None:

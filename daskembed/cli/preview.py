@@ -50,7 +50,7 @@ def show(made: Preview, *, serve: bool, browse: bool) -> int:
 def describe(made: Preview) -> list[str]:
     """What was made, in lines."""
     red, green, blue = (f"{100 * share:.1f} %" for share in made.explained)
-    together = f"{100 * sum(made.explained):.1f} %"
+    together = f"{100 * sum(made.explained):.1f} % together"
     lines = [
         f"tiles        {made.tiles:,}, {counted(made.rows, 'chip')}",
         f"colours      the first three principal components: {red}, {green} and {blue} of the variance, {together}",

@@ -8,15 +8,17 @@ from typing import Any, NoReturn
 
 from daskembed.testing.faulty_store import FaultyProxy
 from daskembed.testing.images import HeightImage, OpticalImage, RadarImage
-from daskembed.testing.landscape import landscape, write_chips
+from daskembed.testing.landscape import COVERS, land_cover, landscape, write_chips
 from daskembed.testing.published import write_published
 from daskembed.testing.scenes import write_scenes
 
 __all__ = [
+    "COVERS",
     "FaultyProxy",
     "HeightImage",
     "OpticalImage",
     "RadarImage",
+    "land_cover",
     "landscape",
     "refuse_to_compute",
     "write_checkpoint",

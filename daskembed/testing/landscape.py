@@ -40,7 +40,9 @@ _COVERS: dict[str, tuple[float, float, tuple[float, ...]]] = {
     "concrete": (0.0, 0.25, (1400, 1520, 1600, 1680, 1750, 1800, 1880, 1900, 2050, 1900, 900, 6500)),
     "metal": (0.0, 0.45, (3600, 3700, 3800, 3850, 3900, 3950, 4050, 4000, 3800, 3500, 1000, 9500)),
 }
-_CODE = {name: code for code, name in enumerate(_COVERS)}
+COVERS = tuple(_COVERS)
+"""Names of the codes of `land_cover`."""
+_CODE = {name: code for code, name in enumerate(COVERS)}
 _ROTATION = ("wheat", "maize", "meadow", "soil", "wheat", "rape", "clover", "stubble")
 
 
@@ -237,6 +239,18 @@ def landscape(height: int, width: int, *, seed: int = 0) -> NDArray[np.float32]:
         image[:] = np.maximum(np.round(seen[:height, :width]), 1)
     chips[-1] = np.round(dem[:height, :width] * 10) / 10
     return chips
+
+
+def land_cover(height: int, width: int, *, seed: int = 0) -> NDArray[np.uint8]:
+    """What `landscape` with the same arguments shows at each pixel.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, (height, width): numbers of `COVERS`.
+    """
+    cover, _, _ = _scene(np.random.default_rng(seed), height + height % 2, width + width % 2)
+    return (cover[:height, :width] >> 8).astype(np.uint8)
 
 
 def _origin(tile: str) -> tuple[int, int, int]:
