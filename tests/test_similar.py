@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from datetime import date
-from pathlib import Path
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
 
 import geopandas as gpd
 import numpy as np
@@ -18,6 +20,8 @@ from embedded import DAY, MADE, squares, url_of, write_rows
 
 import daskembed
 from daskembed.cli.main import main
+from daskembed.cli.search import _table
+from daskembed.cli.text import print_table
 from daskembed.errors import InputError
 from daskembed.explore import reading
 from daskembed.explore import search as module
@@ -339,7 +343,11 @@ def test_the_weights_of_a_seed(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     write_rows(tmp_path / "a.parquet", vectors(20), made=MADE | {"checkpoint": "untrained:tiny:0"})
     hits = daskembed.search(str(tmp_path), like=middle(3), k=3)
     assert hits.attrs["search"]["untrained"] is True
-    assert "never trained" in caplog.text
+    page = (files("daskembed.explore") / "page" / "index.html").read_text()
+    words = " ".join(re.sub("<[^>]*>", "", page).split())
+    told = caplog.messages[-1].removeprefix("warning: untrained")
+    assert "seeded noise" in told
+    assert f"Untrained{told}." in words
 
 
 def test_mixed_files_are_refused(tmp_path: Path) -> None:
@@ -366,6 +374,7 @@ def test_mixed_files_are_refused(tmp_path: Path) -> None:
 
 def test_what_cannot_be_searched(output: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    lon, lat = middle(3)
     (tmp_path / "33TUL_20220610_20220610_v001.gpq").write_bytes(b"PAR1 and no more PAR1")
     cases = {
         "no files of embeddings": (tmp_path / "empty", {"like": "12,45"}),
@@ -378,6 +387,7 @@ def test_what_cannot_be_searched(output: Path, tmp_path: Path) -> None:
         ),
         r"the nearest is 1\.1 km away": (output, {"like": (12.2, 45.01)}),
         r"did you mean 95,12\?": (output, {"like": (12.0, 95.0)}),
+        rf"longitude comes first: did you mean {lon},{lat}\?": (output, {"like": f"{lat},{lon}"}),
         "no row of the URL s3://x .* they look like s3://chips/33TUL/chip_000000.tif": (output, {"like_row": "s3://x"}),
         r"expected LON,LAT in degrees": (output, {"like": "nowhere.geojson"}),
         "`metric` 'cosin': expected cosine, l2, dot; did you mean cosine": (
@@ -438,14 +448,40 @@ def test_on_dask(output: Path) -> None:
     assert there.attrs == here.attrs
 
 
+def test_the_table_is_80_columns_wide(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    long = f"/home/somebody/{'of/a/long/path/' * 4}claytile_10TUL_20220610_v02_%s.tif"
+    frame = gpd.GeoDataFrame(
+        {
+            "rank": [1, 50],
+            "score": [0.94181, -0.12341],
+            "source_url": [long % "0064", long % "0001"],
+            "date": [date(2022, 6, 10)] * 2,
+            "row": [3, 15],
+            "col": [3, 15],
+            "file": ["10TUL_20220610_20220610_v001.gpq"] * 2,
+        },
+        geometry=[shapely.box(-112.46678, 45.86654, -112.44678, 45.88654)] * 2,
+        crs="OGC:CRS84",
+    )
+    print_table(_table(frame))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80, lines
+    assert lines[2].split() == [
+        *("50", "-0.1234", "claytile_10TUL_20220610_v02_0001", "2022-06-10", "-112.4568,45.8765", "15,15")
+    ]
+
+
 def test_the_command(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lon, lat = middle(42)
     table, places = tmp_path / "hits.parquet", tmp_path / "hits.geojson"
     assert main(["search", str(output), "--like", f"{lon},{lat}", "-k", "5", "--to", str(table)]) == 0
     told = capsys.readouterr().out
     hits = daskembed.search(str(output), like=(lon, lat), k=5)
-    for url, score in zip(hits["source_url"], hits["score"], strict=True):
-        assert any(url in line and f"{score:.4f}" in line for line in told.splitlines())
+    names = [PurePosixPath(url).stem for url in hits["source_url"]]
+    for name, score in zip(names, hits["score"], strict=True):
+        assert any(name in line and f"{score:.4f}" in line for line in told.splitlines())
     assert "5 hits of 400 vectors of clay-v0 mean; cosine after taking out the mean" in told
     assert main(["search", str(output), "--like-row", url_of(42), "-k", "5", "--to", str(places)]) == 0
     for file in (table, places):

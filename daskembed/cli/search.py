@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from daskembed.cli.text import print_table, say
@@ -16,6 +18,7 @@ _KEYWORDS = (
     *("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart"),
     *("dates", "region", "encoder", "level", "version", "cluster"),
 )
+_SUFFIX = re.compile(r"\.[A-Za-z]\w{0,4}$")
 
 
 def search(options: argparse.Namespace) -> int:
@@ -38,20 +41,45 @@ def _table(found: gpd.GeoDataFrame) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    found = found.assign(source_url=short_names(found["source_url"])).rename(columns={"source_url": "source"})
     names = [name for name in found.columns if name not in ("geometry", "file", "row", "col")]
     for name in names:
         right = name in ("rank", "score")
-        table.add_column(name, justify="right" if right else "left", no_wrap=name != "source_url", overflow="fold")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "source", overflow="fold")
     table.add_column("lon,lat", no_wrap=True)
     patches = "row" in found.columns
     if patches:
         table.add_column("patch", no_wrap=True)
     for row in found.itertuples(index=False):
         middle = row.geometry.representative_point()
-        cells = [_cell(getattr(row, name)) for name in names] + [f"{middle.x:.5f},{middle.y:.5f}"]
+        cells = [_cell(getattr(row, name)) for name in names] + [f"{middle.x:.4f},{middle.y:.4f}"]
         table.add_row(*(Text(cell) for cell in [*cells, *([f"{row.row},{row.col}"] if patches else [])]))
     return table
+
+
+def short_names(urls: Iterable[Any]) -> list[str]:
+    """URLs of files without their suffixes and, as far as that leaves them different, without their folders.
+
+    Examples
+    --------
+    >>> short_names(["s3://chips/33TUL/a_1.tif", "s3://chips/33TUL/b_1.tif#window=0,1"])
+    ['a_1', 'b_1#window=0,1']
+    >>> short_names(["s3://chips/2019/a.tif", "s3://chips/2020/a.tif"])
+    ['2019/a', '2020/a']
+    """
+    texts = [str(url) for url in urls]
+    split = {text: text.partition("#") for text in texts}
+    deepest = max((path.count("/") for path, *_ in split.values()), default=0) + 1
+    short = dict(zip(texts, texts, strict=True))
+    for parts in range(1, deepest + 1):
+        short = {
+            text: _SUFFIX.sub("", "/".join(path.split("/")[-parts:])) + mark + fragment
+            for text, (path, mark, fragment) in split.items()
+        }
+        if len(set(short.values())) == len(short):
+            break
+    return [short[text] for text in texts]
 
 
 def _cell(value: Any) -> str:

@@ -298,9 +298,11 @@ def _nothing(rows: Rows, given: Given) -> str:
             f"`like` {given.text!r}: no row of the `dates` {rows.dates[0]}/{rows.dates[1]} is there; there are some of "
             f"{', '.join(days[:5])}"
         )
+    x, y = middle.x, middle.y
+    swapped = given.area.geom_type == "Point" and abs(x) <= 90 and _nearest(rows, (y, x))[0] == 0
     return (
         f"`like` {given.text!r} is outside of all rows of {rows.storage.url}: the nearest is {_far(metres)} away, in "
-        f"{name}; give a place inside, as LON,LAT"
+        f"{name}; {f'longitude comes first: did you mean {y},{x}?' if swapped else 'give a place inside, as LON,LAT'}"
     )
 
 

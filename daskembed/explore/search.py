@@ -155,8 +155,8 @@ def warn_of(rows: Rows, best: Best, hits: int, wanted: Wanted) -> None:
     """Say what whoever searched may not expect."""
     if rows.untrained:
         _log.warning(
-            f"warning: the weights of these vectors were drawn from a seed ({rows.made['checkpoint']}) and never "
-            "trained: what they find alike looks alike by chance, and says little of land cover"
+            "warning: untrained weights. These embeddings were made with seeded noise in the place of weights: good "
+            "for trying things out, meaningless for anything else"
         )
     if best.left_out:
         _log.warning(f"warning: {counted(best.left_out, 'vector')} with NaN or infinity left out")
