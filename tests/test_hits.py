@@ -18,6 +18,12 @@ from daskembed.testing import write_published
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium to look at pages with")
 
 
+def example(page: Any) -> str:
+    """Whether the examples' frames are on the map."""
+    found: str = page.evaluate("daskembed.map.getLayoutProperty('examples', 'visibility')")
+    return found
+
+
 @pytest.mark.parametrize("level", ["mean", "patch"])
 @pytest.mark.parametrize("width", [1280, 400])
 def test_examples_and_hits_are_shown(
@@ -53,6 +59,26 @@ def test_examples_and_hits_are_shown(
     bounds = hits.total_bounds
     assert west <= bounds[0] < bounds[2] <= east
     assert south <= bounds[1] < bounds[3] <= north
+    # One query at a time: a click on the map is another, and the command's can be had again.
+    assert (page.title(), page.locator("h1").inner_text()) == ("Hits of a search in embeddings", "Hits of a search")
+    back = page.get_by_role("button", name="The hits of the command")
+    assert not back.is_visible()
+    assert example(page) == "visible"
+    best = hits.geometry.iloc[0].centroid
+    page.evaluate("center => daskembed.map.jumpTo({center, zoom: 10})", [best.x, best.y])
+    page.wait_for_function(
+        "() => daskembed.map.areTilesLoaded() && daskembed.map.queryRenderedFeatures({layers: ['chips']}).length"
+    )
+    page.mouse.click(**page.evaluate("center => daskembed.map.project(center)", [best.x, best.y]))
+    page.wait_for_selector("#hits:not([hidden]) h2:text-is('Most similar')")
+    assert page.locator("#examples").count() == 0
+    assert example(page) == "none"
+    back.click()
+    assert not back.is_visible()
+    assert not page.locator("#details").is_visible()
+    assert page.locator("#hits ol li").all_inner_texts() == told
+    assert page.locator("#examples").is_visible()
+    assert example(page) == "visible"
 
 
 def test_no_page_of_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

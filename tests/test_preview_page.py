@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -154,6 +155,13 @@ def colour(page: Any, place: dict[str, float]) -> list[int]:
     return found
 
 
+def swatch(page: Any, where: str) -> list[int]:
+    """Colour of a swatch, as soon as it has one."""
+    page.wait_for_function("where => document.querySelector(where).style.background !== ''", arg=where)
+    said: str = page.evaluate("where => getComputedStyle(document.querySelector(where)).backgroundColor", where)
+    return [int(one) for one in re.findall(r"[\d.]+", said)[:3]]
+
+
 def go_to(page: Any, tile: str) -> None:
     """To a tile of the list; waits until the map is at rest."""
     page.get_by_role("button", name=tile).click()
@@ -298,6 +306,20 @@ def test_patches(patch: Path, opened: Opened, scheme: str) -> None:
     for url, name in hits:
         row, col = map(int, name.partition("patch ")[2].split(", "))
         assert kinds[int(url.split("_")[2]) - 1, row, col] == kinds[3, 1, 2]
+    # What is said of a patch has its own colour, not its chip's; so has the map, where hits are framed.
+    own = [int(one) for one in seen[1, 2]]
+    swatches = [
+        swatch(page, "#details .swatch"),
+        *(swatch(page, f"#hits li:nth-child({n}) .swatch") for n in (1, 2, 3)),
+    ]
+    for found in swatches:
+        assert np.abs(np.subtract(found, own)[:2]).max() < 40
+    assert np.abs(np.subtract(swatches[0], own)).max() <= 2
+    for number in range(3):
+        url, name = hits[number]
+        row, col = map(int, name.partition("patch ")[2].split(", "))
+        place = pixel(page, 0, int(url.split("_")[2]) - 1, (col + 0.5) / 4, (row + 0.5) / 4)
+        wait_for_colour(page, place, swatches[1 + number])
     page.locator("#theme").click()
     assert page.evaluate("() => document.documentElement.dataset.theme") != scheme
 

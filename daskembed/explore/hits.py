@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 DOCUMENT = "data/hits.js"
 _SCRIPT = "hits.js"
 _BEFORE = b"<noscript>"
+_TITLES = {
+    b"<title>Preview of embeddings</title>": b"<title>Hits of a search in embeddings</title>",
+    b"<h1>Embeddings</h1>": b"<h1>Hits of a search</h1>",
+}
 
 
 def add_hits(page: Storage, found: gpd.GeoDataFrame, grid: tuple[int, int]) -> None:
@@ -36,6 +40,8 @@ def add_hits(page: Storage, found: gpd.GeoDataFrame, grid: tuple[int, int]) -> N
     scripts = "".join(f'<script defer src="{one}"></script>\n' for one in (_SCRIPT, DOCUMENT)).encode()
     page.put(_SCRIPT, (files("daskembed.explore") / "page" / _SCRIPT).read_bytes())
     page.put(DOCUMENT, call("hits", hits_document(found, grid)))
+    for title, ours in _TITLES.items():
+        index = index.replace(title, ours, 1)
     page.put("index.html", index.replace(_BEFORE, scripts + _BEFORE, 1))
 
 

@@ -20,7 +20,7 @@ const daskembed = (() => {
   const collection = features => ({type: "FeatureCollection", features});
   const stem = tile => tile.file.replace(/\.gpq$/, "");
   const api = {}, waiting = new Map(), loaded = new Map();
-  let index, world, map, dates, theme, chosen = null;
+  let index, world, map, dates, theme, chosen = null, lit = null;
 
   function element(name, text = "", className = "") {
     const made = document.createElement(name);
@@ -48,7 +48,7 @@ const daskembed = (() => {
 
   function swatch(colour) {
     const made = element("span", "", "swatch");
-    made.style.background = `#${colour}`;
+    made.style.background = colour;
     return made;
   }
 
@@ -140,11 +140,12 @@ const daskembed = (() => {
       {id: "bad-edges", type: "line", source: "bad",
         paint: {"line-color": ["match", ["get", "kind"], "quarantined", "#d32f2f", "#ef8a00"], "line-width": 1.2}},
       {id: "hit-fills", type: "fill", source: "hits", paint: {"fill-color": ["get", "colour"], "fill-antialias": false}},
-      {id: "hit-shades", type: "line", source: "hits", paint: {"line-color": "#000", "line-width": 5, "line-opacity": 0.7}},
-      {id: "hits", type: "line", source: "hits", paint: {"line-color": "#ffeb3b", "line-width": 3}},
+      // Frames lie around what they frame: it may be small.
+      {id: "hit-shades", type: "line", source: "hits", paint: {"line-color": "#000", "line-width": 5, "line-offset": -1.5}},
+      {id: "hits", type: "line", source: "hits", paint: {"line-color": "#ffeb3b", "line-width": 3, "line-offset": -1.5}},
       {id: "chosen-fill", type: "fill", source: "chosen", paint: {"fill-color": ["get", "colour"], "fill-antialias": false}},
-      {id: "chosen-shade", type: "line", source: "chosen", paint: {"line-color": "#000", "line-width": 6}},
-      {id: "chosen", type: "line", source: "chosen", paint: {"line-color": "#fff", "line-width": 3}},
+      {id: "chosen-shade", type: "line", source: "chosen", paint: {"line-color": "#000", "line-width": 6, "line-offset": -2}},
+      {id: "chosen", type: "line", source: "chosen", paint: {"line-color": "#fff", "line-width": 3, "line-offset": -2}},
     ],
   });
   const unlessPictured = opacity => ["case", ["get", "pictured"], 0, opacity];
@@ -291,9 +292,9 @@ const daskembed = (() => {
     return [...rows, element("p", `${percent(explained[0] + explained[1] + explained[2])} of the variance together`, "quiet")];
   }
 
-  function heading(text, colour) {
+  function heading(text, mark) {
     const made = element("div", "", "title");
-    if (colour) made.append(swatch(colour));
+    if (mark) made.append(mark);
     const close = button("✕", letGo, "");
     close.setAttribute("aria-label", "Let go of what is chosen");
     made.append(element("h2", text), close);
@@ -339,6 +340,35 @@ const daskembed = (() => {
     map.getSource("chosen").setData(collection(coordinates ? [polygon(coordinates, {colour})] : []));
   }
 
+  // ---- colours of patches: the images have them
+
+  const pictures = new Map();  // the last few that were asked for
+  function picture({tile, images}, date) {
+    const name = `${tile.id} ${date}`, known = pictures.get(name), found = images.find(([number]) => number === date);
+    if (known || !found) return known;
+    const made = new Image();
+    made.src = `data:image/png;base64,${found[1]}`;
+    const read = made.decode().then(() => ({made, corners: found[2]}));
+    pictures.set(name, read);
+    if (pictures.size > 8) pictures.delete(pictures.keys().next().value);
+    return read;
+  }
+
+  // Of a patch; of a chip that is drawn in one colour, that.
+  async function colourOf(chip, patch) {
+    const read = await picture(loaded.get(chip.tile.id), chip.date);
+    if (!read) return `#${chip.colour}`;
+    const {made, corners: [[west, north], , [east, south]]} = read, corners = patchRing(chip.ring, patch);
+    let [lng, lat] = [0, 1].map(axis => (corners[0][axis] + corners[2][axis]) / 2);
+    lng += Math.round(((west + east) / 2 - lng) / 360) * 360;
+    const down = at => maplibregl.MercatorCoordinate.fromLngLat([0, at]).y;
+    const [u, v] = [(lng - west) / (east - west), (down(lat) - down(north)) / (down(south) - down(north))];
+    const pen = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d");
+    pen.drawImage(made, Math.floor(u * made.width), Math.floor(v * made.height), 1, 1, 0, 0, 1, 1);
+    const [red, green, blue, there] = pen.getImageData(0, 0, 1, 1).data;
+    return `rgba(${red},${green},${blue},${there / 255})`;
+  }
+
   // u across and v down of a place in a chip, 0 to 1.
   function inside(corners, [x, y]) {
     const [nw, ne, , sw] = corners;
@@ -367,17 +397,24 @@ const daskembed = (() => {
     chosen = {kind: "chip", tile: chip.tile, chip, patch};
     const sames = one.chips.filter(other => other.date === chip.date), here = sames.indexOf(chip);
     const step = by => () => chooseChip(sames[(here + by + sames.length) % sames.length], null, true);
-    const buttons = element("div", "", "buttons");
+    const buttons = element("div", "", "buttons"), mark = swatch(""), mine = chosen;
     buttons.append(button("Previous chip", step(-1)), button("Next chip", step(1)));
     show([
-      heading("Chip", chip.colour),
+      heading("Chip", mark),
       list([["date", chip.tile.dates[chip.date][0]], ["tile", chip.tile.tile], ["source", breakable(chip.url)],
         ...(down * across > 1 ? [["patch", `row ${Math.floor(patch / across)}, column ${patch % across}`]] : [])]),
       buttons,
     ], aboutTile(one), focus);
-    outline(patchRing(chip.ring, patch), hasGrid() ? undefined : `#${chip.colour}`);
+    outline(patchRing(chip.ring, patch));
+    colourOf(chip, patch).then(colour => {
+      mark.style.background = colour;
+      if (chosen === mine) outline(patchRing(chip.ring, patch), colour);
+    });
     tell(`Chip of tile ${chip.tile.tile}, ${chip.tile.dates[chip.date][0]}`);
-    if (index.search && at("similar").checked) api.searchFrom(chip, patch);
+    if (index.search && at("similar").checked) {
+      if (api.own) clearHits();  // what the command found is no answer to this
+      api.searchFrom(chip, patch);
+    }
   }
 
   function chooseBad(one, bad) {
@@ -431,13 +468,17 @@ const daskembed = (() => {
 
   function clearHits() {
     api.stopSearch?.();
+    api.leave?.();
     if (at("hits").hidden) return;
     at("hits").hidden = true;
     map.getSource("hits").setData(collection([]));
     dim();
   }
 
-  function showHits(hits, said) {
+  function showHits(hits, said, title = "Most similar") {
+    const marks = hits.map(() => swatch("")), mine = lit = {};
+    const light = colours => map.getSource("hits").setData(collection(hits.map(({chip, patch}, number) =>
+      polygon(patchRing(chip.ring, patch), {colour: colours[number] ?? "rgba(0,0,0,0)"}))));
     const lines = element("ol");
     lines.append(...hits.map(({chip, patch, score}, number) => {
       const date = chip.tile.dates[chip.date][0];
@@ -449,18 +490,21 @@ const daskembed = (() => {
       const place = hasGrid() ? `patch ${Math.floor(patch / index.grid[1])}, ${patch % index.grid[1]}` : "";
       const name = [index.tiles.length > 1 ? chip.tile.tile : "", dates.length > 1 ? date : "",
         `chip ${chip.url.replace(/\.\w+$/, "").match(/[^_/#]*$/)[0]}`, place];
-      act.append(swatch(chip.colour), element("span", `${number + 1}. ${name.filter(Boolean).join(" ")}`, "name"),
+      act.append(marks[number], element("span", `${number + 1}. ${name.filter(Boolean).join(" ")}`, "name"),
         element("span", score.toFixed(3)));
       act.title = chip.url;
       const line = element("li");
       line.append(act);
       return line;
     }));
-    at("hits").replaceChildren(element("h2", "Most similar"), element("p", said, "quiet"), lines);
+    at("hits").replaceChildren(element("h2", title), element("p", said, "quiet"), lines);
     at("hits").hidden = false;
-    map.getSource("hits").setData(collection(hits.map(({chip, patch}) =>
-      polygon(patchRing(chip.ring, patch), {colour: hasGrid() ? "rgba(255,235,59,.6)" : `#${chip.colour}`}))));
+    light([]);
     dim();
+    Promise.all(hits.map(({chip, patch}) => colourOf(chip, patch))).then(colours => {
+      colours.forEach((colour, number) => { marks[number].style.background = colour; });
+      if (mine === lit && !at("hits").hidden) light(colours);
+    });
     tell(`${hits.length} similar places`);
   }
 
@@ -493,7 +537,7 @@ const daskembed = (() => {
     at("tiles").append(...tiles.map(tile => {
       const act = button("", () => chooseTile(tile, {focus: false}), ""), line = element("li");
       const bad = tile.bad[0] + tile.bad[1], count = tile.dates.reduce((sum, one) => sum + one[1], 0);
-      act.append(swatch(tile.dates.at(-1)?.[2] ?? "0000"), element("span", tile.tile, "name"),
+      act.append(swatch(`#${tile.dates.at(-1)?.[2] ?? "0000"}`), element("span", tile.tile, "name"),
         element("span", `${count} chips${bad ? `, ${bad} set aside` : ""}`));
       line.append(act);
       return line;
@@ -576,7 +620,7 @@ const daskembed = (() => {
 
   // For search.js, and for tests.
   return Object.defineProperties(api, Object.getOwnPropertyDescriptors({
-    ask, stem, load, showHits, tell,
+    ask, stem, load, showHits, letGo, tell,
     get tiles() { return index.tiles; },
     get search() { return index.search; },
     get grid() { return index.grid; },

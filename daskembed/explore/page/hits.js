@@ -33,17 +33,36 @@
       await daskembed.load(tile);
       for (const chip of daskembed.loaded.get(tile.id).chips) chips.set(`${file} ${chip.url}`, chip);
     }
-    daskembed.showHits(hits.map(({file, url, patch, score}) => ({chip: chips.get(`${file} ${url}`), patch, score})), said);
-    mark(daskembed.map, examples);
-    const list = element("ul", "", "quiet");
+    const own = hits.map(({file, url, patch, score}) => ({chip: chips.get(`${file} ${url}`), patch, score}));
+    const list = element("ul", "", "quiet"), back = element("button", "The hits of the command", "plain");
     list.id = "examples";
     list.append(...examples.map(({given, alike}) => element("li", `${alike ? "like" : "unlike"} ${given}`)));
-    document.getElementById("hits").querySelector("p").after(list);
-    // The panel is on the left, of narrow windows at the bottom.
-    const {left, right, top} = document.getElementById("panel").getBoundingClientRect();
-    const wide = right - left < innerWidth / 2;
-    daskembed.map.fitBounds(box, {animate: false, padding: {
-      top: 40, right: 40, left: wide ? right + 40 : 40, bottom: wide ? 40 : innerHeight - top + 20}});
+    back.id = "back";
+    back.type = "button";
+    document.getElementById("details").before(back);
+    mark(daskembed.map, examples);
+
+    function turn(shown) {
+      daskembed.own = shown;
+      back.hidden = shown;
+      daskembed.map.setLayoutProperty("examples", "visibility", shown ? "visible" : "none");
+    }
+
+    function show() {
+      daskembed.letGo();
+      daskembed.showHits(own, said, "Hits of the command");
+      document.getElementById("hits").querySelector("p").after(list);
+      turn(true);
+      // The panel is on the left, of narrow windows at the bottom.
+      const {left, right, top} = document.getElementById("panel").getBoundingClientRect();
+      const wide = right - left < innerWidth / 2;
+      daskembed.map.fitBounds(box, {animate: false, padding: {
+        top: 40, right: 40, left: wide ? right + 40 : 40, bottom: wide ? 40 : innerHeight - top + 20}});
+    }
+
+    daskembed.leave = () => turn(false);
+    back.addEventListener("click", () => { show(); document.getElementById("hits").focus(); });
+    show();
     document.documentElement.dataset.hits = "yes";
   };
 })();
