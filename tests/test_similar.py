@@ -20,7 +20,7 @@ from embedded import DAY, MADE, squares, url_of, write_rows
 
 import daskembed
 from daskembed.cli.main import main
-from daskembed.cli.search import _table
+from daskembed.cli.search import _table, short_names
 from daskembed.cli.text import print_table
 from daskembed.errors import InputError
 from daskembed.explore import reading
@@ -465,6 +465,8 @@ def test_the_table_is_80_columns_wide(
         geometry=[shapely.box(-112.46678, 45.86654, -112.44678, 45.88654)] * 2,
         crs="OGC:CRS84",
     )
+    assert short_names([long % "0064", "s3://other/0064.tif#window=0,1"])[1] == "0064#window=0,1"
+    assert short_names(["s3://chips/2019/a.tif", "s3://chips/2020/a.tif"]) == ["2019/a", "2020/a"]
     print_table(_table(frame))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80, lines
