@@ -43,7 +43,14 @@ class Forked(distributed.Nanny):  # type: ignore[misc]
 @pytest.fixture(scope="session", autouse=True)
 def _workers_are_forked() -> Iterator[None]:
     forks.begin("daskembed.runs.forked")
-    forked = {"distributed.worker.multiprocessing-method": "forkserver", "distributed.worker.preload": ["least"]}
+    forked = {
+        "distributed.worker.multiprocessing-method": "forkserver",
+        "distributed.worker.preload": ["least"],
+        # Of workers in this process: where they take a profile, Python 3.11 may halt for ever. `sys._current_frames`
+        # holds a lock, for which a thread that begins waits with the GIL, and if the garbage collector runs in it, what
+        # Hypothesis has hooked into that waits for the GIL.
+        "distributed.worker.profile.enabled": False,
+    }
     with dask.config.set(forked), pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed.deploy.local, "Nanny", Forked)
         yield
