@@ -103,10 +103,10 @@ def test_what_is_tried_again_is_told_with_stage_and_block(client, source, tmp_pa
     compute = Block.compute
     failures = [f"no answer from {SECRET}"]
 
-    def fail_once(block: Block) -> Any:
+    def fail_once(block: Block, without: Any = None) -> Any:
         if failures:
             raise OSError(failures.pop())
-        return compute(block)
+        return compute(block, without)
 
     monkeypatch.setattr(Block, "compute", fail_once)
     events = run(client, source, tmp_path)
@@ -181,14 +181,14 @@ def test_a_worker_that_took_too_much_memory_is_told_of_in_a_line(cluster, client
     compute = Block.compute
     gone = {"action": "remove-worker", "worker": "tcp://10.0.0.7:1", "expected": False}
 
-    def lose(block: Block) -> Any:
+    def lose(block: Block, without: Any = None) -> Any:
         cluster.scheduler.log_event("worker-restart-memory", {"worker": gone["worker"], "pid": 7, "rss": 7.9e9})
         cluster.scheduler.log_event("all", gone | {"processing-tasks": {"embed-33TUL-0-x", "embed-33TUL-1-x", "other"}})
         cluster.scheduler.log_event("all", gone | {"processing-tasks": set()})
         cluster.scheduler.log_event("all", gone | {"processing-tasks": set(), "expected": True})
         monkeypatch.setattr(Block, "compute", compute)
         time.sleep(2.5)  # the run looks once a second
-        return compute(block)
+        return compute(block, without)
 
     monkeypatch.setattr(Block, "compute", lose)
     notices = [event.reason for event in run(client, source, tmp_path) if event.event == "notice"]

@@ -165,6 +165,7 @@ def swatch(page: Any, where: str) -> list[int]:
 def go_to(page: Any, tile: str) -> None:
     """To a tile of the list; waits until the map is at rest."""
     page.get_by_role("button", name=tile).click()
+    page.locator("#details h2", has_text=f"Tile {tile}").wait_for()
     page.wait_for_function("() => !daskembed.map.isMoving() && daskembed.map.areTilesLoaded()")
 
 

@@ -149,6 +149,7 @@ def test_object_store_in_and_out(client, s3, chips, tmp_path, s3_server):
     assert [entry.path for entry in Storage(f"{s3}/out").entries()] == [
         "33TUL_20190416_20190416_v001.gpq",
         "_daskembed/receipts/33TUL_v001.json",
+        "_daskembed/rows/33TUL_v001.parquet",
     ]
     frame = daskembed.open_embeddings(f"{s3}/out").compute(scheduler="threads")
     assert list(frame.source_url) == [
