@@ -180,11 +180,12 @@ def test_what_is_interrupted_goes_on(output: Path, client: Client) -> None:
 
 
 def test_on_a_store(s3: str, client: Client) -> None:
-    write_published(s3, ["33TUL"], side=2, shape=SHAPE, vectors=vectors)
-    made = daskembed.calibrate(s3, cluster=client)
-    assert made.file == f"{s3}/_daskembed/calibration.json"
+    output = f"{s3}/output"
+    write_published(output, ["33TUL"], side=2, shape=SHAPE, vectors=vectors)
+    made = daskembed.calibrate(output, cluster=client)
+    assert made.file == f"{output}/_daskembed/calibration.json"
     assert read_calibration(made.file) == made.calibration
-    daskembed.export(s3, to=f"{s3}/copy", dtype="int8", cluster=client)
+    daskembed.export(output, to=f"{s3}/copy", dtype="int8", cluster=client)
     frame = daskembed.dequantize(daskembed.open_embeddings(f"{s3}/copy"))
     assert len(frame) == 4
 
