@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,15 +42,19 @@ def undisturbed(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return made
 
 
-def slow(seconds: float = 0.3) -> None:
-    """On a worker: take so long for each file, from now on."""
-    quick = statistics.check_bytes
+def slow(seconds: float = 0.3) -> Callable[[], None]:
+    """For a worker: take so long for each file, from now on. It need not import this module for it, nor can."""
 
-    def slowly(*arguments: object) -> None:
-        time.sleep(seconds)
-        quick(*arguments)  # type: ignore[arg-type]
+    def begin() -> None:
+        quick = statistics.check_bytes
 
-    statistics.check_bytes = slowly
+        def slowly(*arguments: object) -> None:
+            time.sleep(seconds)
+            quick(*arguments)  # type: ignore[arg-type]
+
+        statistics.check_bytes = slowly
+
+    return begin
 
 
 def test_a_worker_that_is_killed(published: Path, undisturbed: Calibration, tmp_path: Path) -> None:
@@ -59,7 +64,7 @@ def test_a_worker_that_is_killed(published: Path, undisturbed: Calibration, tmp_
         Client(cluster) as client,
     ):
         pids = client.run(os.getpid)
-        client.run(slow)
+        client.run(slow())
 
         def hear(one: daskembed.Event) -> None:
             if one.event == "counted" and pids:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -71,15 +71,19 @@ def litter(folder: Path) -> list[Path]:
     return [*folder.rglob(".*.tmp"), *folder.rglob("*.probe"), *folder.rglob("running*.json")]
 
 
-def slow(seconds: float = 0.3) -> None:
-    """On a worker: take so long for each file, from now on."""
-    for module, name in ((geoparquet, "write"), (index, "check_bytes")):
+def slow(seconds: float = 0.3) -> Callable[[], None]:
+    """For a worker: take so long for each file, from now on. It need not import this module for it, nor can."""
 
-        def slowly(*arguments: object, function: object = getattr(module, name)) -> object:
-            time.sleep(seconds)
-            return function(*arguments)  # type: ignore[operator]
+    def begin() -> None:
+        for module, name in ((geoparquet, "write"), (index, "check_bytes")):
 
-        setattr(module, name, slowly)
+            def slowly(*arguments: object, function: object = getattr(module, name)) -> object:
+                time.sleep(seconds)
+                return function(*arguments)  # type: ignore[operator]
+
+            setattr(module, name, slowly)
+
+    return begin
 
 
 @pytest.mark.parametrize("event", ["indexed", "published"])
@@ -90,7 +94,7 @@ def test_a_worker_that_is_killed(output: Path, undisturbed: dict[str, str], tmp_
         Client(cluster) as client,
     ):
         pids = client.run(os.getpid)
-        client.run(slow)
+        client.run(slow())
 
         def hear(one: Event) -> None:
             told.append(one)
@@ -158,10 +162,10 @@ from distributed import Client
 from daskembed.exports.settings import Sizes
 from daskembed.runs.export_options import Asked
 from daskembed.runs.exports import run_export
-from faults.test_exports import SIZES, slow
+from faults.test_export_faults import SIZES, slow
 
 if __name__ == "__main__":
-    slow(0.1)
+    slow(0.1)()
     with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
         sys.exit(run_export(*sys.argv[1:], Asked(cluster=client), SIZES).exit_status)
 """
@@ -179,7 +183,9 @@ def test_everything_killed_at_once(output: Path, undisturbed: dict[str, str], cl
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     above = Path(__file__).parent.parent
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(above / "faults"), str(above), os.environ["PYTHONPATH"]])}
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(above / "faults"), str(above), os.environ.get("PYTHONPATH", "")])
+    }
     reader = threading.Thread(target=look)
     reader.start()
     try:

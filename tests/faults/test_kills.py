@@ -132,11 +132,12 @@ def test_a_killed_scheduler_stops_the_run_which_goes_on_with_another(
 
 
 def test_a_second_run_on_the_same_output_is_refused(command: Command) -> None:
+    command.env["COUNTING_SLEEP"] = "1"
     process = command.start()
     wait_for(lambda: (command.output / "_daskembed/running_v001.json").exists())
+    held = json.loads((command.output / "_daskembed/running_v001.json").read_text())
     status, text = Command(command.source, command.output, command.log.with_name("other")).run()
     assert status == 2, text
-    held = json.loads((command.output / "_daskembed/running_v001.json").read_text())
     for said in ("another run is at work", held["host"], held["started"], str(process.pid)):
         assert said in text
     text, _ = process.communicate(timeout=120)
