@@ -27,9 +27,10 @@ from daskembed.exports.index import index_tile
 from daskembed.exports.settings import Sizes
 from daskembed.geo.hilbert import hilbert_keys
 from daskembed.output import lock
+from daskembed.runs.export_job import prepare
 from daskembed.runs.export_options import Asked, ExportOptions
 from daskembed.runs.export_results import ExportResult
-from daskembed.runs.exports import LOCK, prepare, run_export
+from daskembed.runs.exports import LOCK, run_export
 from daskembed.runs.results import Event, Progress
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_published
