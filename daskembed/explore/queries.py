@@ -98,11 +98,6 @@ def read_rows_given(urls: str | Iterable[str] | None, *, alike: bool) -> list[Gi
     return found
 
 
-def patch_url(url: str, row: int, col: int) -> str:
-    """How one of the patches of a row is called."""
-    return f"{url}{'&' if '#' in url else '#'}patch={row},{col}"
-
-
 def find_examples(rows: Rows, given: Sequence[Given]) -> list[Example]:
     """The vectors of what is given.
 
