@@ -23,7 +23,7 @@ from daskembed.output import zarr
 from daskembed.output.geozarr import ROOT
 from daskembed.output.protocol import Place
 from daskembed.output.stac import StacResult, check_root
-from daskembed.output.stac_documents import CATALOG, OURS, SHA256, STAC, Kind, item_of
+from daskembed.output.stac_documents import CATALOG, OURS, STAC, Kind, item_of
 from daskembed.output.stac_model import model_item
 from daskembed.quantization import KEY, METHOD, Calibration, parse_calibration
 from daskembed.storage.stores import Storage
@@ -55,7 +55,7 @@ def write_stac(output: str, root: str | None = None) -> StacResult:
     Raises
     ------
     InputError
-        If `output` is neither, an export that is not finished or of a format that is neither GeoParquet nor Zarr, or `root` is no
+        If `output` is neither, or an export that is not finished or neither in GeoParquet nor in Zarr, or `root` is no
         URL.
     StorageError
         If the store does not answer as it should; what is written stays, and the same call goes on.
@@ -78,7 +78,7 @@ def write_stac(output: str, root: str | None = None) -> StacResult:
     kind, made, how = _said_by(storage, next(iter(there)), plan)
 
     def make(file: ExportedFile) -> dict[str, Any]:
-        place = zarr.read_place(storage, file.name) if file.name.endswith(zarr.SUFFIX) else None
+        place = _place(storage, file.name) if file.name.endswith(zarr.SUFFIX) else None
         return _item(file, place, kind, made, how, plan, root)
 
     with ThreadPoolExecutor(16) as pool:
@@ -113,6 +113,13 @@ def _said_by(storage: Storage, name: str, plan: Plan) -> tuple[Kind, dict[str, A
     except (pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
         raise InputError(f"{storage.url_of(name)} can have no item: {' '.join(str(error).split())[:200]}") from None
     return kind, made, None if how is None else parse_calibration(how, f"`{KEY}` of {storage.url_of(name)}")
+
+
+def _place(storage: Storage, name: str) -> Place:
+    try:
+        return zarr.read_place(storage, name)
+    except ValueError as error:
+        raise InputError(f"{storage.url_of(name)} can have no item: {error}") from None
 
 
 def _item(
