@@ -183,18 +183,32 @@ def test_days_and_a_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return reading.read_blocks(rows, piece)
 
     monkeypatch.setattr(module, "read_blocks", counted)
-    hits = daskembed.search(str(tmp_path), like=middle(42), dates="2022-02-01/2022-03-31", k=100)
+    asked = {"like": middle(42), "k": 100, "center": False}
+    hits = daskembed.search(str(tmp_path), dates="2022-02-01/2022-03-31", **asked)
     assert sorted(set(hits["date"])) == [date(2022, 2, 15), date(2022, 3, 15)]
     assert len(hits) == 59
     assert sorted(read) == [3, 4, 5, 6, 7, 8]  # row groups of other days are not read
     read.clear()
-    # Rows 20 to 29 of squares, and those that touch them from above and below; the mean is that of the region.
+    # Rows 20 to 29 of squares.
     west, south, east, north = shapely.total_bounds(squares(30)[20:])
     region = f"{west + 0.11},{south + 0.01},{east - 0.11},{north - 0.01}"
-    hits = daskembed.search(str(tmp_path), like=middle(42), region=region, k=100)
+    hits = daskembed.search(str(tmp_path), region=region, **asked)
     assert sorted(hits["source_url"]) == [url_of(number) for number in range(22, 28)]
     assert read == [2]
     assert hits.attrs["search"]["searched"] == 6
+
+
+def test_the_mean_is_that_of_all_files_whatever_part_is_searched(output: Path) -> None:
+    whole = daskembed.search(str(output), like=middle(42), k=399).set_index("source_url")["score"]
+    west, south, east, north = squares(200, 13.0)[57].bounds
+    for asked, count in (
+        ({"region": f"{west + 0.01},{south + 0.01},{east - 0.01},{north - 0.01}"}, 1),
+        ({"region": f"{west - 0.01},{south - 0.01},{east + 0.01},{north + 0.01}"}, 9),
+        ({"dates": "2022-06-10/2022-06-10"}, 399),
+    ):
+        part = daskembed.search(str(output), like=middle(42), k=399, **asked).set_index("source_url")["score"]
+        assert len(part) == count
+        np.testing.assert_allclose(part, whole[part.index], rtol=1e-9)
 
 
 def test_the_bytes_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +237,11 @@ def test_the_bytes_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     west, south, east, north = shapely.total_bounds(squares(2000)[500:600])
     hits = daskembed.search(
-        str(file), like=middle(55), k=5, region=f"{west + 0.01},{south + 0.01},{east - 0.01},{north - 0.01}"
+        str(file),
+        like=middle(55),
+        k=5,
+        center=False,  # the mean is that of all rows
+        region=f"{west + 0.01},{south + 0.01},{east - 0.01},{north - 0.01}",
     )
     assert hits.attrs["search"]["searched"] == 100
     total = sum(size for _, size in seen)
@@ -443,6 +461,9 @@ def test_on_dask(output: Path) -> None:
         there = daskembed.search(str(output), **asked, cluster=client)
         with pytest.raises(InputError, match="no rows of the `region`"):
             daskembed.search(str(output), **asked, region="1,2,3,4", cluster=client)
+        region = "13.0,44.0,13.2,45.0"
+        near = daskembed.search(str(output), **asked, region=region, cluster=client)
+    assert list(near["score"]) == list(daskembed.search(str(output), **asked, region=region)["score"])
     assert list(there["source_url"]) == list(here["source_url"])
     assert list(there["score"]) == list(here["score"])
     assert there.attrs == here.attrs
