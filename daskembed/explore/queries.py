@@ -113,20 +113,22 @@ def find_examples(rows: Rows, given: Sequence[Given]) -> list[Example]:
     InputError
         If nothing is there: it says how far the nearest row is, or what URLs look like.
     """
-    found: list[list[tuple[int, NDArray[np.int64], NDArray[np.object_]]]] = [[] for _ in given]
+    found: list[list[tuple[int, There]]] = [[] for _ in given]
     for number, piece in enumerate(rows.pieces):
         near = [which for which, one in enumerate(given) if _may_hold(piece, one, rows.dates)]
         if near:
             facts = read_facts(rows, piece)
             for which in near:
-                vectors, footprints = vectors_of(rows, facts, given[which])
-                if len(vectors):
-                    found[which].append((number, vectors, footprints))
-    for one, there in zip(given, found, strict=True):
-        if not there:
-            raise InputError(_nothing(rows, one))
+                there = vectors_of(rows, facts, given[which])
+                if len(there.numbers):
+                    found[which].append((number, there))
+    for which, pieces in enumerate(found):
+        if not pieces:
+            raise InputError(_nothing(rows, given[which]))
+        inside = any(there.inside.any() for _, there in pieces)
+        found[which] = [(number, there.decided(inside)) for number, there in pieces]
     values = _read_vectors(rows, found)
-    return [_example(one, there, values) for one, there in zip(given, found, strict=True)]
+    return [_example(one, pieces, values) for one, pieces in zip(given, found, strict=True)]
 
 
 def combine(examples: Sequence[Example], how: Combine) -> NDArray[np.float64]:
@@ -208,8 +210,23 @@ def _may_hold(piece: Piece, given: Given, dates: tuple[date, date] | None) -> bo
     return piece.bounds is None or bool(shapely.intersects(box(*piece.bounds), given.area))
 
 
-def vectors_of(rows: Rows, facts: Facts, given: Given) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
-    """Numbers and footprints of the vectors of a piece that are what is given."""
+@dataclass(frozen=True)
+class There:
+    """Vectors of a piece that are what is given."""
+
+    numbers: NDArray[np.int64]
+    footprints: NDArray[np.object_]
+    inside: NDArray[np.bool_]
+    """Of an area: whether their middle is in it; of others the area's middle is in them. True of all else."""
+
+    def decided(self, inside: bool) -> There:
+        """Those inside; all where none is, in this piece and the others."""
+        kept = self.inside if inside else np.ones_like(self.inside)
+        return There(self.numbers[kept], self.footprints[kept], self.inside[kept])
+
+
+def vectors_of(rows: Rows, facts: Facts, given: Given) -> There:
+    """The vectors of a piece that are, or may be, what is given: see `There.decided`."""
     if given.area is None:
         there = np.array([url == given.url for url in facts.urls], bool)
     else:
@@ -218,13 +235,14 @@ def vectors_of(rows: Rows, facts: Facts, given: Given) -> tuple[NDArray[np.int64
             there &= [day is not None and rows.dates[0] <= day <= rows.dates[1] for day in facts.dates]
     chosen = np.flatnonzero(there)
     if not len(chosen):
-        return chosen, np.empty(0, object)
+        return There(chosen, np.empty(0, object), np.empty(0, bool))
     shapes = facts.footprints[chosen]
     cells = None if facts.cells is None else facts.cells[chosen]
     if rows.patches > 1:
         shapes = patch_footprints(shapes, rows.grid).reshape(-1)
         chosen = (chosen[:, None] * rows.patches + np.arange(rows.patches)).reshape(-1)
         cells = np.stack(np.divmod(chosen % rows.patches, rows.grid[1]), axis=1)
+    inside = np.ones(len(chosen), bool)
     if given.cell is not None:
         wanted = np.zeros(len(chosen), bool) if cells is None else (cells == given.cell).all(axis=1)
     elif given.area is None:
@@ -235,18 +253,18 @@ def vectors_of(rows: Rows, facts: Facts, given: Given) -> tuple[NDArray[np.int64
             # Of an area those that lie in it, not what only touches it; if it is smaller, where its middle is.
             inside = shapely.contains_xy(given.area, *centres(shapes).T)
             middle = shapely.intersects(shapes, shapely.point_on_surface(given.area))
-            wanted = inside if inside.any() else middle
-    return chosen[wanted], shapes[wanted]
+            wanted = inside | middle
+    return There(chosen[wanted], shapes[wanted], inside[wanted])
 
 
 def _read_vectors(
-    rows: Rows, found: Sequence[Sequence[tuple[int, NDArray[np.int64], Any]]]
+    rows: Rows, found: Sequence[Sequence[tuple[int, There]]]
 ) -> dict[int, dict[int, NDArray[np.float64]]]:
     """Number of a piece -> number of a vector in it -> its values."""
     wanted: dict[int, set[int]] = {}
     for there in found:
-        for number, vectors, _ in there:
-            wanted.setdefault(number, set()).update(vectors.tolist())
+        for number, one in there:
+            wanted.setdefault(number, set()).update(one.numbers.tolist())
     values: dict[int, dict[int, NDArray[np.float64]]] = {}
     for number, chosen in wanted.items():
         values[number] = {}
@@ -264,18 +282,24 @@ def _values(rows: Rows, block: Block, wanted: set[int]) -> dict[int, NDArray[np.
 
 
 def _example(
-    given: Given,
-    there: Sequence[tuple[int, NDArray[np.int64], NDArray[np.object_]]],
-    values: dict[int, dict[int, NDArray[np.float64]]],
+    given: Given, pieces: Sequence[tuple[int, There]], values: dict[int, dict[int, NDArray[np.float64]]]
 ) -> Example:
-    places = np.concatenate([np.stack([np.full(len(one), number), one], axis=1) for number, one, _ in there])
+    places = np.concatenate(
+        [np.stack([np.full(len(there.numbers), one), there.numbers], axis=1) for one, there in pieces]
+    )
     vectors = np.stack([values[piece][vector] for piece, vector in places.tolist()])
+    return example_of(given, places, vectors, np.concatenate([there.footprints for _, there in pieces]))
+
+
+def example_of(
+    given: Given, places: NDArray[np.int64], vectors: NDArray[np.float64], footprints: NDArray[np.object_]
+) -> Example:
+    """An example of the vectors that were found; raises `InputError` if none of them has numbers only."""
     good = np.isfinite(vectors).all(axis=1)
     if not good.any():
         raise InputError(
             f"`like` {given.text!r}: the {len(vectors)} vectors there have NaN or infinity: nothing can be like them"
         )
-    footprints = np.concatenate([shapes for _, _, shapes in there])
     return Example(given, places, vectors[good].mean(axis=0), footprints)
 
 

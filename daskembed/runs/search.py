@@ -44,8 +44,8 @@ def search(
 ) -> gpd.GeoDataFrame:
     """The chips, or patches, whose embeddings are most like those of some examples.
 
-    Every vector is compared: the hits are the best there are. Files are read a block at a time; what their footers say
-    of places and days spares what cannot be a hit.
+    Every vector of files is compared: the hits are the best there are. Files are read a block at a time; what their
+    footers say of places and days spares what cannot be a hit.
 
     Parameters
     ----------
@@ -88,7 +88,9 @@ def search(
         Best first, in OGC:CRS84: ``rank`` from 1, ``score`` (the cosine, the dot product or the distance),
         ``source_url``, ``date``, of patches ``row`` and ``col``, ``file``, ``geometry``; with ``combine="each"`` first
         ``query``, the example. The examples' own rows are no hits. ``attrs["search"]`` says what was searched, how many
-        vectors were compared and how many were left out as they have NaN or infinity, and the examples.
+        vectors were compared and how many were left out as they have NaN or infinity, and the examples; of a Lance
+        table also ``index``, whether an index chose the ``candidates`` that were ranked: some of the best may be missed
+        then, and what was left out is not known.
 
     Raises
     ------
