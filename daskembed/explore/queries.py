@@ -5,21 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import geopandas as gpd
 import numpy as np
+import pandas as pd
 import shapely
 
 from daskembed.errors import InputError
 from daskembed.explore.patches import centres, metres_to, patch_footprints
 from daskembed.explore.reading import read_blocks, read_facts
 from daskembed.geo.footprints import box
-from daskembed.storage.urls import is_local, redact
+from daskembed.sources.region import in_degrees, read_frame
+from daskembed.storage.urls import is_local, local_path, redact
 
 if TYPE_CHECKING:
     from datetime import date
 
+    import pyproj
     from numpy.typing import NDArray
 
     from daskembed.explore.footers import Piece, Rows
@@ -27,7 +32,6 @@ if TYPE_CHECKING:
 
 Combine = Literal["mean", "each"]
 COMBINE: tuple[Combine, ...] = ("mean", "each")
-_PLACE = re.compile(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*,\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
 _CELL = re.compile(r"[#&]patch=(\d+),(\d+)$")
 """What follows a row's URL where one of its patches is meant."""
 _EXPECTED = "expected LON,LAT in degrees, such as 12.43,45.94, or a file that GeoPandas reads"
@@ -79,11 +83,13 @@ def read_given(like: Any, *, alike: bool) -> list[Given]:
         return _read_file(str(like), alike)
     if isinstance(like, shapely.Geometry):
         return [Given(_told(like), alike, _checked(like, "a geometry"))]
-    if hasattr(like, "geometry"):
-        return _of_frame(like, "the frame", alike)
-    if isinstance(like, Sequence | np.ndarray) and len(like) == 2 and all(isinstance(one, float | int) for one in like):
+    if isinstance(like, gpd.GeoDataFrame | gpd.GeoSeries):
+        return _of_frame(like.geometry, "the frame", alike)
+    if isinstance(like, pd.Series) and isinstance(row := like.get("geometry"), shapely.Geometry):
+        return read_given(row, alike=alike)
+    if isinstance(like, Sequence | np.ndarray) and len(like) == 2 and all(isinstance(one, Real) for one in like):
         return [_place(float(like[0]), float(like[1]), alike)]
-    if isinstance(like, Iterable):
+    if isinstance(like, Iterable) and not isinstance(like, pd.DataFrame | pd.Series | bytes):
         return [given for one in like for given in read_given(one, alike=alike)]
     raise InputError(f"`like` {like!r}: {_EXPECTED}, a geometry in degrees, a GeoDataFrame, or several of them")
 
@@ -92,6 +98,8 @@ def read_rows_given(urls: str | Iterable[str] | None, *, alike: bool) -> list[Gi
     """Rows by their URLs, which ``#patch=ROW,COL`` follows where one of their patches is meant."""
     found = []
     for url in [urls] if isinstance(urls, str) else urls or ():
+        if not isinstance(url, str):
+            raise InputError(f"`like_row` {url!r}: expected the URL of a row, as in its `source_url`")
         cell = _CELL.search(url)
         place = (int(cell[1]), int(cell[2])) if cell else None
         found.append(Given(url, alike, None, _CELL.sub("", url), place))
@@ -145,42 +153,43 @@ def combine(examples: Sequence[Example], how: Combine) -> NDArray[np.float64]:
 
 
 def _read_text(text: str, alike: bool) -> list[Given]:
-    if place := _PLACE.fullmatch(text):
-        return [_place(float(place[1]), float(place[2]), alike)]
-    if is_local(text) and not Path(text.removeprefix("file://")).expanduser().exists():
+    try:
+        lon, lat = map(float, text.split(","))
+    except ValueError:
+        pass
+    else:
+        return [_place(lon, lat, alike)]
+    if is_local(text) and not local_path(text).exists():
         raise InputError(f"`like` {redact(text)!r}: no such file, and no place: {_EXPECTED}")
     return _read_file(text, alike)
 
 
 def _read_file(path: str, alike: bool) -> list[Given]:
-    import geopandas as gpd
-
     name = redact(path)
-    try:
-        frame = gpd.read_file(path)
-    except Exception as error:  # GDAL's, GeoPandas', the store's: whatever reads files
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"{name} cannot be read: {type(error).__name__}: {said}; {_EXPECTED}") from None
-    return _of_frame(frame, name, alike)
+    return _of_frame(read_frame(path, name, _EXPECTED).geometry, name, alike)
 
 
-def _of_frame(frame: Any, name: str, alike: bool) -> list[Given]:
-    shapes = frame.geometry
-    if shapes.crs is not None and shapes.crs != "OGC:CRS84":
-        shapes = shapes.to_crs("OGC:CRS84")
+def _of_frame(shapes: gpd.GeoSeries, name: str, alike: bool) -> list[Given]:
     if not len(shapes) or len(shapes) > _MOST_EXAMPLES:
         raise InputError(f"{name} has {len(shapes):,} features: expected 1 to {_MOST_EXAMPLES:,} examples")
     several = len(shapes) > 1
     return [
-        Given(f"{name} feature {number}" if several else name, alike, _checked(shape, f"{name}, feature {number}"))
+        Given(
+            f"{name} feature {number}" if several else name,
+            alike,
+            _checked(shape, f"{name}, feature {number}", shapes.crs),
+        )
         for number, shape in enumerate(shapes, start=1)
     ]
 
 
-def _checked(shape: Any, name: str) -> shapely.Geometry:
+def _checked(shape: Any, name: str, crs: pyproj.CRS | None = None) -> shapely.Geometry:
+    """A geometry of some CRS, without one in degrees, in degrees."""
     if shape is None or shape.is_empty:
         raise InputError(f"{name} is empty: give a place or an area")
     shape = shapely.force_2d(shapely.make_valid(shape))
+    if crs is not None:
+        return in_degrees(shape, crs, name)
     west, south, east, north = shape.bounds
     if not (west >= -180 and east <= 180 and south >= -90 and north <= 90):
         raise InputError(f"{name} lies from {west:g},{south:g} to {east:g},{north:g}: expected degrees of OGC:CRS84")

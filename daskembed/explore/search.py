@@ -62,10 +62,11 @@ class Wanted:
     """Metres that hits, and the examples, are away from each other, at least."""
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise InputError(f"`k` {self.k}: expected at least 1")
-        if self.apart is not None and not self.apart > 0:
-            raise InputError(f"`apart` {self.apart:g}: expected metres above 0")
+        # Whatever is given for the annotation's types.
+        if not hasattr(self.k, "__index__") or self.k < 1:
+            raise InputError(f"`k` {self.k}: expected a whole number from 1")
+        if self.apart is not None and not 0 < self.apart < np.inf:
+            raise InputError(f"`apart` {self.apart}: expected metres above 0")
 
 
 @dataclass(frozen=True)
