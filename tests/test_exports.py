@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -21,9 +22,9 @@ from distributed import Client
 
 import daskembed
 from daskembed.cli.main import main
-from daskembed.errors import ConflictError, InputError
+from daskembed.errors import ConflictError, InputError, TileError
 from daskembed.exports import state
-from daskembed.exports.index import index_tile
+from daskembed.exports.index import index_tile, open_published
 from daskembed.exports.settings import Sizes
 from daskembed.geo.hilbert import hilbert_keys
 from daskembed.output import lock
@@ -188,6 +189,33 @@ def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_a_file_that_is_published_anew_meanwhile_is_not_read(
+    small: Path, tmp_path: Path, where: str, request: pytest.FixtureRequest
+) -> None:
+    output = Storage(str(small) if where == "local" else request.getfixturevalue("s3"))
+    path, other = (name_of(small, tile) for tile in TILES[:2])
+    for one in (path, other):
+        output.put(one.name, one.read_bytes())
+    job = prepare(output.url, str(tmp_path / "to"), Asked())
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    output.put(path.name, bytes(data))
+    with (
+        pytest.raises(TileError, match=rf"{path.name} was published anew since this export began: it has .* the tag"),
+        open_published(job.export, job.selection.tiles[path.name]),
+    ):
+        pytest.fail("it was opened")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(open_published(job.export, job.selection.tiles[other.name]))
+        output.put(other.name, other.read_bytes()[:-8] + bytes(8))
+        with pytest.raises(TileError, match=f"{other.name} was published anew since this export began"):
+            stack.close()
+    output.delete([other.name])
+    with pytest.raises(TileError, match="is gone"), open_published(job.export, job.selection.tiles[other.name]):
+        pytest.fail("it was opened")
 
 
 def test_a_damaged_file_is_named_and_nothing_is_written(small: Path, client: Client, tmp_path: Path) -> None:

@@ -239,12 +239,27 @@ def _unique(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> NDA
 
 @contextlib.contextmanager
 def open_published(export: Export, tile: ExportTile) -> Iterator[pq.ParquetFile]:
-    """A published file whose rows are where its index has them; raises `TileError` if it is another by now."""
+    """A published file whose rows are where its index has them; raises `TileError` if it is another by now.
+
+    At the end too, as of a store each range is read by itself.
+    """
+    _check_unchanged(export.source, tile)
     with export.source.open_reader(tile.name) as plain, pq.ParquetFile(plain) as file:
-        if (size := plain.size()) != tile.size:
-            where = export.source.url_of(tile.name)
-            raise TileError(f"{where} has {size:,} bytes, and had {tile.size:,} when this export began")
         yield file
+    _check_unchanged(export.source, tile)
+
+
+def _check_unchanged(source: Storage, tile: ExportTile) -> None:
+    where = source.url_of(tile.name)
+    try:
+        now = source.entry(tile.name)
+    except FileNotFoundError:
+        raise TileError(f"{where} is gone") from None
+    if not now.holds(tile.size, tile.etag):
+        raise TileError(
+            f"{where} was published anew since this export began: it has {now.size:,} bytes and the tag {now.etag}, "
+            f"and had {tile.size:,} and {tile.etag}"
+        )
 
 
 def check_bytes(source: Storage, tile: ExportTile) -> None:
