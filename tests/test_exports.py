@@ -124,6 +124,26 @@ def test_what_reaches_across_180_degrees_is_found_on_both_sides(exported: Path) 
     assert across <= east & west
 
 
+def test_a_file_with_rows_across_180_degrees_is_not_around_the_earth(
+    output: Path, client: Client, tmp_path: Path
+) -> None:
+    result = make(output, tmp_path, client, Sizes(), tiles="01JBG")
+    rows = gpd.read_parquet(tmp_path)
+    around = rows.geometry.transform(lambda xy: np.where(xy[:, :1] < 0, np.add(xy, (360, 0)), xy)).total_bounds
+    expected = around - (0, 0, 360, 0)
+    assert 179 < expected[0] < 180
+    assert -180 < expected[2] < -179
+    (file,) = result.files
+    geo = json.loads(pq.read_metadata(tmp_path / file.name).metadata[b"geo"])
+    assert file.bbox == geo["columns"]["geometry"]["bbox"] == pytest.approx(expected, abs=1e-9)
+    assert daskembed.validate(str(tmp_path / file.name)) == []
+    lazy = daskembed.open_embeddings(str(tmp_path))
+    assert (
+        len(lazy.cx[-179.9999:-179.9, -90:90].compute())
+        == rows.intersects(shapely.box(-179.9999, -90, -179.9, 90)).sum()
+    )
+
+
 def test_duckdb_reads_vectors_and_boxes(output: Path, exported: Path) -> None:
     rows = duckdb.sql(
         f"SELECT source_url, embeddings FROM '{exported}/*.parquet' WHERE bbox.xmin < 12.5 AND bbox.xmax > 12.4 "
@@ -204,7 +224,7 @@ def test_a_file_that_is_published_anew_meanwhile_is_not_read(
     data[len(data) // 3] ^= 1
     output.put(path.name, bytes(data))
     with (
-        pytest.raises(TileError, match=rf"{path.name} was published anew since this export began: it has .* the tag"),
+        pytest.raises(TileError, match=f"{path.name} was published anew since this export began: it has"),
         open_published(job.export, job.selection.tiles[path.name]),
     ):
         pytest.fail("it was opened")

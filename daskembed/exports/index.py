@@ -257,8 +257,8 @@ def _check_unchanged(source: Storage, tile: ExportTile) -> None:
         raise TileError(f"{where} is gone") from None
     if not now.holds(tile.size, tile.etag):
         raise TileError(
-            f"{where} was published anew since this export began: it has {now.size:,} bytes and the tag {now.etag}, "
-            f"and had {tile.size:,} and {tile.etag}"
+            f"{where} was published anew since this export began: it has {now.size:,} bytes, and had {tile.size:,}; "
+            f"its tag is {now.etag}, and was {tile.etag}"
         )
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from shapely.geometry import box, mapping
+import shapely
 
 from daskembed.documents import json_digest, parse_object
 from daskembed.errors import InputError
 from daskembed.exports.state import ExportedFile, Plan, is_export, read_plan, read_written
+from daskembed.geo.footprints import box
 from daskembed.output import stac as of_output
 from daskembed.output import stac_documents as documents
 from daskembed.output.stac import StacResult, check_root
@@ -121,7 +122,7 @@ def _item(
         "stac_extensions": [documents.EMBEDDINGS, documents.FILE, documents.PROCESSING],
         "id": file.name,
         "collection": documents.collection_id(kind),
-        "geometry": documents.rounded(mapping(box(*file.bbox))),
+        "geometry": documents.rounded(shapely.geometry.mapping(box(*file.bbox))),
         "bbox": documents.rounded(file.bbox),
         "properties": {
             "datetime": None,

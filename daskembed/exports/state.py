@@ -69,7 +69,7 @@ class ExportedFile:
     sha256: str
     rows: int
     bbox: list[float]
-    """West, south, east and north of its rows, degrees; none where it has no row."""
+    """West, south, east and north of its rows, degrees; across 180 west is more than east; none where it has no row."""
     tiles: list[str]
     """Published files of which it has rows."""
     software: dict[str, str] = field(default_factory=dict)
