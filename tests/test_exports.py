@@ -397,6 +397,61 @@ def test_the_command_tells_what_it_does(small: Path, tmp_path: Path, capsys: pyt
     assert "give another --to to keep both, or --overwrite to make it anew" in capsys.readouterr().err
 
 
+def test_the_command_says_once_why_a_file_is_damaged(
+    small: Path, client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(name_of(small, "33TVL"))
+    command = [str(small), "--cluster", client.scheduler.address]
+    for words, status, fate in (
+        (["export", "--to", str(tmp_path / "to")], 4, "failed"),
+        (["export", "--to", str(tmp_path / "to"), "--skip-damaged"], 3, "left out"),
+        (["calibrate"], 4, "failed"),
+        (["calibrate", "--skip-damaged"], 3, "left out"),
+    ):
+        assert main([words[0], *command, *words[1:]]) == status
+        told = capsys.readouterr().out
+        assert told.count("is damaged: its") == 1
+        assert f"33TVL_20240601_20240601_v001.gpq  {fate}\n" in told
+
+
+def test_status_says_why_a_file_could_not_be_read_or_written(
+    small: Path, client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to, path = tmp_path / "to", name_of(small, "33TVL")
+    whole = path.read_bytes()
+    damage(path)
+    assert make(small, to, client).exit_status == 4
+    found = daskembed.status(str(to)).export
+    assert found is not None
+    assert [*found.failed] == [path.name]
+    assert "is damaged: its" in found.failed[path.name]
+    assert main(["status", str(to)]) == 3
+    assert f"failed       {path.name}: {path} is damaged" in capsys.readouterr().out
+    path.write_bytes(whole)
+
+    def change(state: Progress) -> None:
+        if state.units[0] == "files" and not state.finished:
+            output = Storage(str(small))
+            output.put(path.name, whole)
+
+    assert make(small, to, client, progress=change).exit_status == 4
+    found = daskembed.status(str(to)).export
+    assert found is not None
+    (file,) = found.files
+    assert (file.status, [*found.failed]) == ("failed", [file.name])
+    assert f"{path.name} was published anew since this export began" in str(file.reason)
+    assert str(file.reason).endswith("; the same `daskembed export` tries it again")
+    assert main(["status", str(to)]) == 3
+    told = capsys.readouterr().out
+    assert "files        1 failed\n" in told
+    assert f"failed       {file.name}: {path} was published anew" in told
+    assert make(small, to, client).exit_status == 0
+    found = daskembed.status(str(to)).export
+    assert found is not None
+    assert (found.files[0].status, found.failed, found.sound) == ("done", {}, True)
+    assert not (to / state.FAILED).exists()
+
+
 def test_two_exports_into_one_folder_do_not_meet(small: Path, client: Client, tmp_path: Path) -> None:
     with (
         lock.hold(Storage(str(tmp_path / "to")), LOCK),
