@@ -25,7 +25,9 @@ from daskembed.cli.text import print_table
 from daskembed.errors import InputError
 from daskembed.explore import reading
 from daskembed.explore import search as module
-from daskembed.explore.topk import Best, Queries, best_of
+from daskembed.explore.estimates import squares_of
+from daskembed.explore.reading import Block
+from daskembed.explore.topk import Best, Least, Queries, best_of
 from daskembed.testing import COVERS, land_cover
 
 DIMS = 16
@@ -178,9 +180,9 @@ def test_days_and_a_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     write_rows(file, found, days=days, made=MADE, group=10, covering=True)
     read: list[int] = []
 
-    def counted(rows, piece):  # type: ignore[no-untyped-def]
+    def counted(rows, piece, **how):  # type: ignore[no-untyped-def]
         read.append(piece.group)
-        return reading.read_blocks(rows, piece)
+        return reading.read_blocks(rows, piece, **how)
 
     monkeypatch.setattr(module, "read_blocks", counted)
     hits = daskembed.search(str(tmp_path), like=middle(42), dates="2022-02-01/2022-03-31", k=100)
@@ -563,7 +565,8 @@ def test_the_default_metric_ranks_best(shared: Path) -> None:
     for metric, centred in (("cosine", True), ("cosine", False), ("l2", False), ("dot", True), ("dot", False)):
         centre = vectors.mean(axis=0, dtype=np.float64) if centred else None
         queries = Queries(vectors.astype(np.float64), metric, centre)
-        best = best_of(queries, 9, 0, np.arange(len(vectors)), vectors, Best.none(len(vectors)))
+        block = Block(np.arange(len(vectors)), vectors, squares_of(vectors, None))
+        best = best_of(queries, 9, 0, block, Best.none(len(vectors)), Least(len(vectors)))
         hits = [[hit for hit in places[:, 1] if hit != one][:8] for one, places in enumerate(best.places)]
         found[metric, centred] = round(float(np.mean([near[one, there] for one, there in enumerate(hits)])), 3)
     # As docs/searching.md has them.
