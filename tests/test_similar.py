@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from datetime import date
 from importlib.resources import files
@@ -26,6 +27,7 @@ from daskembed.errors import InputError
 from daskembed.explore import reading
 from daskembed.explore import search as module
 from daskembed.explore.estimates import squares_of
+from daskembed.explore.footers import open_rows
 from daskembed.explore.reading import Block
 from daskembed.explore.topk import Best, Least, Queries, best_of
 from daskembed.testing import COVERS, land_cover
@@ -150,6 +152,31 @@ def test_blocks_and_threads_change_nothing(output: Path, monkeypatch: pytest.Mon
     parts = daskembed.search(str(output), **asked)
     assert list(parts["source_url"]) == list(whole["source_url"])
     np.testing.assert_allclose(parts["score"], whole["score"], rtol=1e-6)
+
+
+def test_vectors_of_local_files_are_fetched_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_rows(tmp_path / "a.parquet", vectors(120), made=MADE, group=20)
+    rows = open_rows(str(file))
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda descriptor, start, length, advice: asked.append((start, start + length))
+    )
+    list(module._in_threads(rows, 0)(module.sum_piece))
+    footer = pq.read_metadata(file)
+    columns = [footer.row_group(group).column(number) for group in range(6) for number in range(footer.num_columns)]
+    columns = [one for one in columns if one.path_in_schema.startswith("embeddings.")]
+    assert len(columns) == 6
+    starts = [one.dictionary_page_offset or one.data_page_offset for one in columns]
+    assert asked == [(at, at + one.total_compressed_size) for at, one in zip(starts, columns, strict=True)]
+    # What is kept is fetched once, and who reads the file says that it is gone.
+    over = module._in_threads(rows, 2**30)
+    for _ in range(2):
+        assert sum(one.count for one in over(module.sum_piece)) == 120
+    assert asked == 2 * asked[:6]
+    file.unlink()
+    reading.read_ahead(rows, rows.pieces[0])
 
 
 def test_hits_apart(output: Path) -> None:
@@ -291,6 +318,11 @@ def test_small_vectors(tmp_path: Path) -> None:
     assert list(hits[2]["source_url"]) == [url_of(int(one)) for one in order(values, values[42])[1:21]]
     bad = write_rows(tmp_path / "bad" / "a.parquet", small, made=MADE)
     with pytest.raises(InputError, match="has no `quantization` that says what they stand for"):
+        daskembed.search(str(bad), like=middle(42))
+    scale[3] = np.nan
+    footer = {"quantization": {**ours["quantization"], "scale": scale.tolist()}}
+    bad = write_rows(tmp_path / "nan" / "a.parquet", small, made=MADE, footer=footer)
+    with pytest.raises(InputError, match="its `quantization` has NaN or infinity, expected numbers"):
         daskembed.search(str(bad), like=middle(42))
 
 

@@ -67,8 +67,8 @@ class Screen:
 
     With t for a query without the centre, ``x @ t = v @ (scale * t) + shift @ t`` and
     ``|x|² = |scale * v|² + 2 v @ (scale * shift) + |shift|²``. A sum of n products in single precision is off by no
-    more than gamma times the lengths of both vectors (N. J. Higham, Accuracy and Stability of Numerical Algorithms, 3.1),
-    where gamma grows by one rounding with each number that is added up: those of BLAS go on at least four sums at a time.
+    more than gamma times the lengths of both vectors (N. J. Higham, Accuracy and Stability of Numerical Algorithms,
+    3.1), where gamma grows by a rounding with each number that is added up: BLAS goes on at least four sums at a time.
     """
 
     def __init__(self, queries: Queries) -> None:
@@ -105,30 +105,32 @@ class Screen:
     def estimates(self, vectors: NDArray[Any], squares: NDArray[np.float32]) -> Iterator[Estimate]:
         """Of some vectors at a time, as they are stored, ``(vector, dims)``, and of what `squares_of` says of them."""
         few = len(self.weights) <= _FEW
+        halves = few and vectors.dtype == np.float16 and not (self.crossed or self.scaled)
         chunk = max(1, len(vectors)) if few else _CHUNK
-        room = None
+        room = _room(vectors, _STEP if few else _CHUNK)
+        more: Any = np.float32(0)
         for start in range(0, len(vectors), chunk):
             part, there = vectors[start : start + chunk], squares[start : start + chunk]
             with np.errstate(all="ignore"):  # of NaN, and of numbers that are too large
-                if few and vectors.dtype == np.float16 and not (self.crossed or self.scaled):
+                if halves:
                     products, more = self._halves(part, there)
                 else:
-                    room = _room(vectors, chunk) if room is None and not few else room
-                    products, more = self._products(part, room), np.zeros((1, 1), np.float32)
+                    products = self._products(part, room, few)
                 yield Estimate(start, *self._scores(products, more, there))
 
-    def _products(self, part: NDArray[Any], room: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def _products(self, part: NDArray[Any], room: NDArray[np.float32], few: bool) -> NDArray[np.float32]:
         """Of each row of weights with each vector, ``(weights, vector)``."""
         products = np.empty((len(self.weights), len(part)), np.float32)
-        if room is not None:
-            return np.matmul(self.weights, _as_float32(part, room).T, out=products)
-        # One look at each needs no cache.
-        step = len(part) if part.dtype == np.float32 and len(self.weights) == 1 else _STEP
-        room = _room(part)
+        # What is looked at once needs no cache.
+        once = few and part.dtype == np.float32 and len(self.weights) == 1
+        step = len(part) if once else len(room)
         for start in range(0, len(part), step):
-            values = _as_float32(part[start : start + step], room)
-            for number, weights in enumerate(self.weights):
-                np.vecdot(values, weights, out=products[number, start : start + step])
+            here, values = slice(start, start + step), _as_float32(part[start : start + step], room)
+            if few:
+                for number, weights in enumerate(self.weights):
+                    np.vecdot(values, weights, out=products[number, here])
+            else:
+                np.matmul(self.weights, values.T, out=products[:, here])
         return products
 
     def _halves(
@@ -144,13 +146,14 @@ class Screen:
         values = torch.from_numpy(_writable(part))
         products = np.stack([torch.mv(values, torch.from_numpy(one)).numpy() for one in weights]).astype(np.float32)
         products /= np.float32(power)
-        more = _HALF * np.abs(products)
-        more += np.multiply.outer(np.sqrt(np.vecdot(lost, lost)).astype(np.float32), np.sqrt(squares))
+        more: NDArray[np.float32] = np.float32(_HALF) * np.abs(products)
+        missed = np.sqrt(np.vecdot(lost, lost)).astype(np.float32)
+        more += missed[:, None] * np.sqrt(squares)
         more += np.float32(2.0**-24 / power)
         return products, more
 
     def _scores(
-        self, products: NDArray[np.float32], more: NDArray[np.float32], squares: NDArray[np.float32]
+        self, products: NDArray[np.float32], more: Any, squares: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scores, and by how much they may be wrong, of products that are `more` off than single precision is."""
         gamma, lengths = self.gamma, self.lengths[:, None]
@@ -159,8 +162,8 @@ class Screen:
         tiny = np.float32(4 * self.weights.shape[1] * _TINY)
         reach = np.sqrt(squares + tiny) + self.shift
         if self.metric == "dot":
-            off = more + (gamma * lengths) * reach
-            off += tiny
+            off = (gamma * lengths) * reach
+            off += more + tiny
         else:
             own = squares + self.constant
             if self.crossed:
@@ -169,14 +172,15 @@ class Screen:
                 scores *= 2
                 scores -= own
                 scores -= np.square(lengths)
-                off = 2 * more + gamma * np.square(reach + lengths)
-                off += tiny
+                off = gamma * np.square(reach + lengths)
+                off += 2 * more + tiny
             else:
                 own = np.sqrt(np.maximum(own, 0))
                 scores /= own
                 scores /= lengths
                 share = reach / own
-                off = more / own / lengths + gamma * share * (1 + share)
+                off = more / (lengths * own)
+                off += gamma * share * (1 + share)
                 # What has next to no length may have any direction.
                 short = ~(2 * gamma * np.square(share) < 1)
                 scores[:, short], off[:, short] = 0, 2

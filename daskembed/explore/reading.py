@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +18,14 @@ from daskembed.explore.estimates import squares_of
 from daskembed.explore.footers import opened
 from daskembed.explore.patches import patch_footprints
 from daskembed.geo import wkb
+from daskembed.storage.urls import is_local
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daskembed.explore.footers import Piece, Rows
 
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 2 * 2**20
 """Of the vectors that are decoded at a time: they stay in the processor's cache until they were compared."""
 
 
@@ -112,6 +116,20 @@ def read_blocks(rows: Rows, piece: Piece, *, whole: bool = False) -> Iterator[Bl
                 numbers, vectors = numbers[chosen], vectors[chosen]
             if len(numbers):
                 yield Block(numbers, vectors, squares_of(vectors, rows.affine))
+
+
+def read_ahead(rows: Rows, piece: Piece) -> None:
+    """Have the system fetch the vectors of a piece, of a local file, before they are asked for."""
+    if not is_local(rows.storage.url) or not hasattr(os, "posix_fadvise"):
+        return
+    group = rows.footers[piece.file].row_group(piece.group)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    # Who reads the piece will say what is wrong with the file.
+    with contextlib.suppress(OSError), Path(rows.storage.url_of(piece.file)).open("rb") as file:
+        for one in columns:
+            if one.path_in_schema.partition(".")[0] == rows.names["vectors"]:
+                start = one.dictionary_page_offset or one.data_page_offset
+                os.posix_fadvise(file.fileno(), start, one.total_compressed_size, os.POSIX_FADV_WILLNEED)
 
 
 def _days(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -22,7 +22,7 @@ from daskembed.errors import InputError
 from daskembed.explore.estimates import one_thread
 from daskembed.explore.patches import centres, patches_at, positions
 from daskembed.explore.queries import combine, find_examples
-from daskembed.explore.reading import read_blocks, read_facts
+from daskembed.explore.reading import read_ahead, read_blocks, read_facts
 from daskembed.explore.topk import Best, Least, Queries, best_of
 from daskembed.text import counted
 
@@ -241,6 +241,8 @@ def _in_threads(rows: Rows, held_bytes: int) -> _Over:
         with threadpool_limits(1, user_api="blas"):
             try:
                 for number in range(len(rows.pieces)):
+                    if kept is None or number not in kept:
+                        read_ahead(rows, rows.pieces[number])
                     ahead.append(pool.submit(work_on, number, work))
                     if len(ahead) > 2 * cores:
                         yield ahead.popleft().result()

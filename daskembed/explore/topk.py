@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -79,7 +79,7 @@ class Least:
     def __init__(self, queries: int) -> None:
         self.scores = np.full(queries, -np.inf)
 
-    def raise_to(self, scores: NDArray[np.float64], query: int | slice = slice(None)) -> None:
+    def raise_to(self, scores: NDArray[np.float64] | float, query: Any = ...) -> None:
         """Some queries have as many vectors as are wanted of at least these scores."""
         self.scores[query] = np.maximum(self.scores[query], scores)
 
@@ -104,9 +104,9 @@ class Best:
     """Those that could not be, as they have NaN or infinity."""
 
     @classmethod
-    def none(cls, queries: int) -> Best:
-        """Of no vectors."""
-        return cls((np.empty(0),) * queries, (np.empty((0, 2), np.int64),) * queries)
+    def none(cls, queries: int, seen: int = 0, left_out: int = 0) -> Best:
+        """Of no vectors, or of none that is among the best."""
+        return cls((np.empty(0),) * queries, (np.empty((0, 2), np.int64),) * queries, seen, left_out)
 
     def merge(self, other: Best, k: int) -> Best:
         """The best `k` of both."""
@@ -143,14 +143,17 @@ def best_of(queries: Queries, k: int, piece: int, block: Block, so_far: Best, le
         What is known of all vectors of the search; vectors that are surely worse are left out.
     """
     bad = int(np.isnan(block.squares).sum())
+    seen = Best.none(len(queries.vectors), len(block.vectors) - bad, bad)
     query, vector = _near(queries, k, block, least)
+    if not len(query):
+        return so_far.merge(seen, k)
     scores, places = [], []
     starts = np.searchsorted(query, np.arange(len(queries.vectors) + 1))
     for number, (start, end) in enumerate(itertools.pairwise(starts)):
         near = vector[start:end]
         scores.append(queries.score(number, block.vectors[near]) if len(near) else np.empty(0))
         places.append(np.stack([np.full(len(near), piece), block.numbers[near]], axis=1))
-    best = so_far.merge(Best(tuple(scores), tuple(places), len(block.vectors) - bad, bad), k)
+    best = so_far.merge(replace(seen, scores=tuple(scores), places=tuple(places)), k)
     for number in np.unique(query):
         least.raise_to(best.worst(number, k), number)
     return best
@@ -169,9 +172,14 @@ def _near(queries: Queries, k: int, block: Block, least: Least) -> tuple[NDArray
             sure = np.partition(estimate.scores - estimate.off, count - k, axis=1)[:, count - k]
             least.raise_to(sure * units)
             near = high >= least.in_units(units)
-        query, vector = np.divmod(np.flatnonzero(near), count)
+        places = np.flatnonzero(near)
+        if not len(places):
+            continue
+        query, vector = np.divmod(places, count)
         low = estimate.scores[query, vector] - estimate.off[query, vector]
         found.append((query, vector + estimate.start, low, high[query, vector]))
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
     query, vector, low, high = (np.concatenate(one) for one in zip(*found, strict=True))
     if len(found) > 1:
         order = np.argsort(query, kind="stable")
