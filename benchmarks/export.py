@@ -48,8 +48,8 @@ def run(*, smallest: bool = False) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, local_client(smallest=smallest) as client:
         top = Path(folder)
         for name, count, shape, days in (
-            ("mean", 2 if smallest else 40, (768,), DAYS),
-            ("patch", 2, (16, 16, 768), DAYS[:1]),
+            ("mean", 2 if smallest else 120, (768,), DAYS),
+            ("patch", 2 if smallest else 6, (16, 16, 768), DAYS[:1]),
         ):
             write_published(top / name, tiles(count), side=side, shape=shape, days=days, vectors=_noise(shape))
             rows.append(_speed(client, name, top / name, top / f"{name}-to"))

@@ -72,7 +72,7 @@ def test_each_patch_is_a_row_with_its_vector_place_and_columns(output: Path, cli
     found = table_of(tmp_path)
     plain = ["source_url", "date", "row", "col", "embeddings", "geometry"]
     assert found.column_names == [*plain, "datetime", "tile", "cloud", "epsg", "chip_id", "bbox"]
-    assert found["embeddings"].type == pa.list_(pa.float32(), 3)
+    assert found["embeddings"].type == pa.list_(pa.field("element", pa.float32(), nullable=False), 3)
     places = [*zip(found["source_url"].to_pylist(), found["row"].to_pylist(), found["col"].to_pylist(), strict=True)]
     assert len({*places}) == len(places)
     vectors, ids, shapes = {}, {}, {}

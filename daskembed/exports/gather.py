@@ -64,7 +64,9 @@ def gather(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportTile]
     # Of all columns but the vectors: as they were read, then in the order of the file.
     others = pa.concat_tables([table for table, _ in found])
     others = others.take(pa.array(np.argsort(np.concatenate([to for _, to in found])))).combine_chunks()
-    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), export.dims)
+    # Of numbers that may be missing, readers take half as long again.
+    kind = pa.list_(pa.field("element", pa.from_numpy_dtype(vectors.dtype), nullable=False), export.dims)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind)
     columns = {name: lists if make is None else others[name] for name, make in _columns(export).items()}
     days = np.concatenate([share.places.days for share in shares]).astype("datetime64[D]")
     table = pa.table({**columns, _BOX: others[_BOX]}, metadata=_footer(export, days.min().item(), days.max().item()))

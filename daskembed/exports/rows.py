@@ -30,8 +30,6 @@ CENTIMETRE = 0.01
 """Metres by which the corners of a footprint may be beside those of a square."""
 _TIME = pa.timestamp("ms", "UTC")
 _WINDOW = re.compile(r"[#&]window=(\d+),(\d+)$")
-# ISO's well-known binary of a polygon of one ring with five corners.
-_POLYGON = np.dtype([("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("corners", "<u4"), ("xy", "<f8", (5, 2))])
 _EAST_SOUTH_FIRST = ((1, 1), (0, 1), (0, 0), (1, 0), (1, 1))
 """Corners of a cell as steps (y, x) from its north-western one, in the order of published footprints."""
 
@@ -114,7 +112,8 @@ class Exported:
             raise TileError(
                 f"{self.table['source_url'][int(bad[0])]}: its footprint is no square in EPSG:"
                 f"{square_of(self.about.tile).epsg}, the CRS of tile {self.about.tile}, and nothing says which CRS it "
-                "has: give `rows='chip'` and no `unique` or `profile`, or have the tile made again"
+                "has: give `format='geoparquet'` with `rows='chip'` and no `unique` or `profile`, or have the tile "
+                "made again"
             )
         return self.places
 
@@ -166,7 +165,10 @@ class Exported:
                 boxes[number, 0] = lon[number][lon[number] > 0].min()
                 boxes[number, 2] = lon[number][lon[number] <= 0].max()
             return boxes
-        return boxes_of(self.shapes)
+        rings = wkb.rings_of(self.table["geometry"].to_pylist())
+        if rings is None or not np.isfinite(rings).all() or (np.ptp(rings[..., 0], axis=1) > 180).any():
+            return boxes_of(self.shapes)
+        return np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1)
 
     @property
     def vectors(self) -> NDArray[Any]:
@@ -325,9 +327,8 @@ def boxes_of(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
 
 def to_wkb(corners: NDArray[np.float64]) -> pa.Array:
     """Well-known binary of closed rings ``(ring, 5, 2)``; polygons in two parts where they cross 180 degrees."""
-    made = np.zeros(len(corners), _POLYGON)
-    made["order"], made["kind"], made["rings"], made["corners"], made["xy"] = 1, 3, 1, 5, corners
-    ends = pa.array(np.arange(len(corners) + 1, dtype=np.int64) * _POLYGON.itemsize)
+    made = wkb.squares(corners)
+    ends = pa.array(np.arange(len(corners) + 1, dtype=np.int64) * made.itemsize)
     whole = pa.LargeBinaryArray.from_buffers(
         pa.large_binary(), len(corners), [None, ends.buffers()[1], pa.py_buffer(made.tobytes())]
     ).cast(pa.binary())

@@ -55,10 +55,11 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     plan = state.read_plan(target)
     if plan is None:
         return OutputStatus(target.url, (), export=ExportStatus("", {}, (), {}, (), None))
-    there = [entry.path for entry in target.entries(recursive=False)]
+    there = {*(entry.path for entry in target.entries(recursive=False)), *target.folders()}
     files = _files(target, plan)
     suffixes = tuple(get_format(name).SUFFIX for name in FORMATS)
-    others = tuple(name for name in sorted({*there} - {file.name for file in files}) if name.endswith(suffixes))
+    own = {file.name.partition("/")[0] for file in files}
+    others = tuple(name for name in sorted(there - own) if name.endswith(suffixes))
     found = ExportStatus(
         source=str(plan.identity.get("source", "")),
         settings=plan.identity,
@@ -73,7 +74,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
 
 
 def _files(target: Storage, plan: Plan) -> tuple[FileStatus, ...]:
-    sizes = {entry.path: entry.size for entry in state.beside(target, [file.name for file in plan.files])}
+    sizes = state.sizes_of(target, [file.name for file in plan.files])
     known = {entry.path for entry in target.entries(state.FILES)}
 
     def look(planned: PlannedFile) -> FileStatus:

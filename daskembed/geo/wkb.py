@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SQUARE = np.dtype([("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("corners", "<u4"), ("xy", "<f8", (5, 2))])
+"""A polygon of one ring with four corners, the first of them told again at the end, in ISO's little-endian form."""
+_HEAD = (1, 3, 1, 5)
 MOST_BYTES = 16 * 2**10
 """Of a footprint; one of 1,000 corners has fewer."""
 _KINDS = {
@@ -38,8 +47,31 @@ def kind_of(wkb: bytes | None) -> str:
     return _KINDS.get(kind, "")
 
 
-def check(values: Iterable[bytes | None]) -> None:
+def rings_of(values: Sequence[bytes | None]) -> NDArray[np.float64] | None:
+    """Corners ``(row, 5, 2)`` of geometries that are a `SQUARE` each; None if one of them is anything else."""
+    if not all(value is not None and len(value) == SQUARE.itemsize for value in values):
+        return None
+    found = np.frombuffer(b"".join(value for value in values if value is not None), SQUARE)
+    heads = zip(("order", "kind", "rings", "corners"), _HEAD, strict=True)
+    if not all((found[name] == expected).all() for name, expected in heads):
+        return None
+    corners: NDArray[np.float64] = found["xy"]
+    return corners
+
+
+def squares(corners: NDArray[np.float64]) -> NDArray[np.void]:
+    """Closed rings ``(row, 5, 2)`` as a `SQUARE` each."""
+    made = np.empty(len(corners), SQUARE)
+    for name, value in zip(SQUARE.names or (), (*_HEAD, corners), strict=True):
+        made[name] = value
+    return made
+
+
+def check(values: Sequence[bytes | None]) -> None:
     """Raise `ValueError` for the first geometry that is neither a polygon nor some."""
+    # Most often all are squares, and that is seen a hundred times faster.
+    if rings_of(values) is not None:
+        return
     for row, value in enumerate(values):
         if value is not None and (kind := kind_of(value)) not in ("Polygon", "MultiPolygon"):
             raise ValueError(f"row {row} has {kind or 'no geometry'}, expected a polygon")
