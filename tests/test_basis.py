@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -121,3 +124,9 @@ def test_basis_as_json() -> None:
     short = basis_of(Moments.of(vectors(dims=2)), **MADE).to_json().replace('"mean": [', '"mean": [0.0,')
     with pytest.raises(InputError, match=r"3 axes of \[2\] values and a mean of 3"):
         Basis.from_json(short)
+    with pytest.raises(InputError, match="its deviation has 23 values and its mean 24"):
+        Basis.from_json(replace(basis, deviation=basis.deviation[1:]).to_json())
+    for name in ("mean", "deviation", "axes", "low"):
+        text = re.sub(rf'("{name}": \[[\s\[]*)[-\d.e]+', r"\1NaN", basis.to_json())
+        with pytest.raises(InputError, match=f"its {name} has NaN or infinity, expected finite numbers"):
+            Basis.from_json(text)
