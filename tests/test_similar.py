@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from datetime import date
 from importlib.resources import files
@@ -29,7 +30,10 @@ from daskembed.cli.text import print_table
 from daskembed.errors import InputError
 from daskembed.explore import reading
 from daskembed.explore import search as module
-from daskembed.explore.topk import Best, Queries, best_of
+from daskembed.explore.estimates import squares_of
+from daskembed.explore.footers import open_rows
+from daskembed.explore.reading import Block
+from daskembed.explore.topk import Best, Least, Queries, best_of
 from daskembed.runs.search import write_hits
 from daskembed.testing import COVERS, land_cover
 
@@ -179,6 +183,31 @@ def test_blocks_and_threads_change_nothing(output: Path, monkeypatch: pytest.Mon
     np.testing.assert_allclose(parts["score"], whole["score"], rtol=1e-6)
 
 
+def test_vectors_of_local_files_are_fetched_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_rows(tmp_path / "a.parquet", vectors(120), made=MADE, group=20)
+    rows = open_rows(str(file))
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda descriptor, start, length, advice: asked.append((start, start + length))
+    )
+    list(module._in_threads(rows, 0)(module.sum_piece))
+    footer = pq.read_metadata(file)
+    columns = [footer.row_group(group).column(number) for group in range(6) for number in range(footer.num_columns)]
+    columns = [one for one in columns if one.path_in_schema.startswith("embeddings.")]
+    assert len(columns) == 6
+    starts = [one.dictionary_page_offset or one.data_page_offset for one in columns]
+    assert asked == [(at, at + one.total_compressed_size) for at, one in zip(starts, columns, strict=True)]
+    # What is kept is fetched once, and who reads the file says that it is gone.
+    over = module._in_threads(rows, 2**30)
+    for _ in range(2):
+        assert sum(one.count for one in over(module.sum_piece)) == 120
+    assert asked == 2 * asked[:6]
+    file.unlink()
+    reading.read_ahead(rows, rows.pieces[0])
+
+
 def test_hits_apart(output: Path) -> None:
     near = daskembed.search(str(output), like=middle(42), k=30)
     hits = daskembed.search(str(output), like=middle(42), k=30, apart=9000)
@@ -207,9 +236,9 @@ def test_days_and_a_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     write_rows(file, found, days=days, made=MADE, group=10, covering=True)
     read: list[int] = []
 
-    def counted(rows, piece):  # type: ignore[no-untyped-def]
+    def counted(rows, piece, **how):  # type: ignore[no-untyped-def]
         read.append(piece.group)
-        return reading.read_blocks(rows, piece)
+        return reading.read_blocks(rows, piece, **how)
 
     monkeypatch.setattr(module, "read_blocks", counted)
     asked = {"like": middle(42), "k": 100, "center": False}
@@ -336,6 +365,11 @@ def test_small_vectors(tmp_path: Path) -> None:
     assert list(hits[2]["source_url"]) == [url_of(int(one)) for one in order(values, values[42])[1:21]]
     bad = write_rows(tmp_path / "bad" / "a.parquet", small, made=MADE)
     with pytest.raises(InputError, match="has no `quantization` that says what they stand for"):
+        daskembed.search(str(bad), like=middle(42))
+    scale[3] = np.nan
+    footer = {"quantization": {**ours["quantization"], "scale": scale.tolist()}}
+    bad = write_rows(tmp_path / "nan" / "a.parquet", small, made=MADE, footer=footer)
+    with pytest.raises(InputError, match="its `quantization` has NaN or infinity, expected numbers"):
         daskembed.search(str(bad), like=middle(42))
 
 
@@ -715,7 +749,8 @@ def test_the_default_metric_ranks_best(shared: Path) -> None:
     for metric, centred in (("cosine", True), ("cosine", False), ("l2", False), ("dot", True), ("dot", False)):
         centre = vectors.mean(axis=0, dtype=np.float64) if centred else None
         queries = Queries(vectors.astype(np.float64), metric, centre)
-        best = best_of(queries, 9, 0, np.arange(len(vectors)), vectors, Best.none(len(vectors)))
+        block = Block(np.arange(len(vectors)), vectors, squares_of(vectors, None))
+        best = best_of(queries, 9, 0, block, Best.none(len(vectors)), Least(len(vectors)))
         hits = [[hit for hit in places[:, 1] if hit != one][:8] for one, places in enumerate(best.places)]
         found[metric, centred] = round(float(np.mean([near[one, there] for one, there in enumerate(hits)])), 3)
     # As docs/searching.md has them.

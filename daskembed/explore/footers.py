@@ -312,6 +312,8 @@ def _affine(footer: dict[bytes, bytes], length: int, shape: tuple[int, ...]) -> 
     dims = length // patches
     if dims % len(scale) or dims % len(offset):
         raise ValueError(f"its `quantization` has {len(scale)} scales, expected one a dimension of {dims}")
+    if not (np.isfinite(scale).all() and np.isfinite(offset).all()):
+        raise ValueError("its `quantization` has NaN or infinity, expected numbers")
     return Affine(np.tile(scale, dims // len(scale)), np.tile(offset, dims // len(offset)))
 
 
