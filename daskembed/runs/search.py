@@ -170,6 +170,8 @@ def _write_page(found: gpd.GeoDataFrame, page: Storage) -> str:
     from daskembed.runs.previews import preview
 
     told = found.attrs["search"]
+    if not len(found):
+        raise InputError("no hits to show: a page has the tiles that they are in; ask for others")
     tiles = {_TILE.match(name) for name in found["file"]}
     if None in tiles:
         raise InputError(
