@@ -8,7 +8,7 @@ import pytest
 import shapely
 
 from daskembed.errors import InputError
-from daskembed.geo.footprints import at_tile, bounding_box, box, elsewhere, metres_of_unit, to_lonlat
+from daskembed.geo.footprints import at_tile, bounding_box, box, box_around, elsewhere, metres_of_unit, to_lonlat
 from daskembed.geo.mgrs import SIDE, square_of
 
 TILES = ("33TUL", "60KZF", "01KAB", "32VKM", "31XEG", "22JGS", "60XWR")
@@ -94,6 +94,27 @@ def test_a_bounding_box_across_180_degrees_begins_in_the_east(crossing: bool) ->
     assert area.is_valid
     assert all(area.buffer(1e-9).contains(shape) for shape in shapes)
     assert area.area < 0.5 * (north - south) * 4
+
+
+@pytest.mark.parametrize(
+    ("spans", "expected"),
+    [
+        ([(170, 180), (-180, -170)], (170, -170)),
+        ([(-175, -174), (171, 172), (-179, -178)], (171, -174)),
+        ([(-10, 10), (170, 180), (-180, -170)], (-180, 180)),
+        ([(-120, -110), (100, 110)], (100, -110)),
+        ([(-120, -110), (65, 75)], (-120, 75)),
+        ([(-100, 90)], (-100, 90)),
+        ([(-180, 180)], (-180, 180)),
+        ([(1, 2), (3, 4)], (1, 4)),
+    ],
+)
+def test_a_box_goes_across_180_degrees_where_it_is_narrow_then(
+    spans: list[tuple[float, float]], expected: tuple[float, float]
+) -> None:
+    boxes = np.array([(west, -1, east, 1) for west, east in spans], float)
+    for turned in (boxes, boxes[::-1]):
+        assert box_around(turned) == (expected[0], -1, expected[1], 1)
 
 
 def test_no_footprints_have_no_box() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -107,6 +108,30 @@ def test_a_place_as_text_a_row_and_a_file_are_the_same(output: Path, tmp_path: P
         assert list(daskembed.search(str(output), **given, k=5)["source_url"]) == list(first["source_url"]), given
 
 
+def test_files_of_areas_in_any_projection_and_format(tmp_path: Path) -> None:
+    """Across 180 degrees, too; and what a search wrote can be searched by."""
+    wests = (179.75, 179.8, 179.85, 179.9, 179.95, -180.0, -179.95, -179.9, -60.0, 60.0)
+    shapes = [shapely.box(west, south, west + 0.05, south + 0.05) for south in (51.0, 51.05) for west in wests]
+    write_rows(tmp_path / "rows" / "a.parquet", vectors(20), footprints=shapes, made=MADE)
+    area = gpd.GeoSeries([shapely.box(179.9, 51.0, 180.1, 51.05)], crs="OGC:CRS84").segmentize(0.001)
+    area = shapely.transform(area[0], lambda xy: np.where(xy > 180, xy - [360, 0], xy))
+    area = gpd.GeoDataFrame(geometry=[area], crs="OGC:CRS84").to_crs(32660)
+    assert area.total_bounds[2] - area.total_bounds[0] < 20_000
+    area.to_file(tmp_path / "area.gpkg")
+    area.to_parquet(tmp_path / "area.parquet")
+    for given in (area, area.geometry, str(tmp_path / "area.gpkg"), tmp_path / "area.parquet"):
+        hits = daskembed.search(str(tmp_path / "rows"), like=given, k=3)
+        (example,) = hits.attrs["search"]["examples"]
+        assert example["vectors"] == 4
+        footprint = shapely.from_wkt(example["footprint"])
+        assert [number for number in range(20) if footprint.contains(shapes[number].centroid)] == [3, 4, 5, 6]
+    hits.to_parquet(tmp_path / "hits.parquet")
+    again = daskembed.search(str(tmp_path / "rows"), like=str(tmp_path / "hits.parquet"), k=3)
+    assert [one["vectors"] for one in again.attrs["search"]["examples"]] == [1, 1, 1]
+    row = daskembed.search(str(tmp_path / "rows"), like=hits.iloc[0], k=3)
+    assert row.attrs["search"]["examples"][0]["vectors"] == 1
+
+
 def test_an_area_stands_for_the_rows_whose_middle_is_in_it(output: Path) -> None:
     # Of the first row of squares the middles of 3 to 6; what it only touches does not count.
     area = shapely.box(12.0 + 3 * 0.05 + 0.01, 44.96, 12.0 + 7 * 0.05 - 0.01, 45.02)
@@ -183,18 +208,32 @@ def test_days_and_a_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return reading.read_blocks(rows, piece)
 
     monkeypatch.setattr(module, "read_blocks", counted)
-    hits = daskembed.search(str(tmp_path), like=middle(42), dates="2022-02-01/2022-03-31", k=100)
+    asked = {"like": middle(42), "k": 100, "center": False}
+    hits = daskembed.search(str(tmp_path), dates="2022-02-01/2022-03-31", **asked)
     assert sorted(set(hits["date"])) == [date(2022, 2, 15), date(2022, 3, 15)]
     assert len(hits) == 59
     assert sorted(read) == [3, 4, 5, 6, 7, 8]  # row groups of other days are not read
     read.clear()
-    # Rows 20 to 29 of squares, and those that touch them from above and below; the mean is that of the region.
+    # Rows 20 to 29 of squares.
     west, south, east, north = shapely.total_bounds(squares(30)[20:])
     region = f"{west + 0.11},{south + 0.01},{east - 0.11},{north - 0.01}"
-    hits = daskembed.search(str(tmp_path), like=middle(42), region=region, k=100)
+    hits = daskembed.search(str(tmp_path), region=region, **asked)
     assert sorted(hits["source_url"]) == [url_of(number) for number in range(22, 28)]
     assert read == [2]
     assert hits.attrs["search"]["searched"] == 6
+
+
+def test_the_mean_is_that_of_all_files_whatever_part_is_searched(output: Path) -> None:
+    whole = daskembed.search(str(output), like=middle(42), k=399).set_index("source_url")["score"]
+    west, south, east, north = squares(200, 13.0)[57].bounds
+    for asked, count in (
+        ({"region": f"{west + 0.01},{south + 0.01},{east - 0.01},{north - 0.01}"}, 1),
+        ({"region": f"{west - 0.01},{south - 0.01},{east + 0.01},{north + 0.01}"}, 9),
+        ({"dates": "2022-06-10/2022-06-10"}, 399),
+    ):
+        part = daskembed.search(str(output), like=middle(42), k=399, **asked).set_index("source_url")["score"]
+        assert len(part) == count
+        np.testing.assert_allclose(part, whole[part.index], rtol=1e-9)
 
 
 def test_the_bytes_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +262,11 @@ def test_the_bytes_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     west, south, east, north = shapely.total_bounds(squares(2000)[500:600])
     hits = daskembed.search(
-        str(file), like=middle(55), k=5, region=f"{west + 0.01},{south + 0.01},{east - 0.01},{north - 0.01}"
+        str(file),
+        like=middle(55),
+        k=5,
+        center=False,  # the mean is that of all rows
+        region=f"{west + 0.01},{south + 0.01},{east - 0.01},{north - 0.01}",
     )
     assert hits.attrs["search"]["searched"] == 100
     total = sum(size for _, size in seen)
@@ -375,6 +418,7 @@ def test_mixed_files_are_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_searched(output: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     lon, lat = middle(3)
+    (table := tmp_path / "table.csv").write_text("a,b\n1,2\n")
     (tmp_path / "33TUL_20220610_20220610_v001.gpq").write_bytes(b"PAR1 and no more PAR1")
     cases = {
         "no files of embeddings": (tmp_path / "empty", {"like": "12,45"}),
@@ -394,7 +438,16 @@ def test_what_cannot_be_searched(output: Path, tmp_path: Path) -> None:
             output,
             {"like": "12,45", "metric": "cosin"},
         ),
-        "`k` 0: expected at least 1": (output, {"like": "12,45", "k": 0}),
+        "`k` 0: expected a whole number from 1": (output, {"like": "12,45", "k": 0}),
+        r"no such file, and no place: expected LON,LAT": (output, {"like": "12.4.5,45"}),
+        r"'\.,\.': no such file": (output, {"like": ".,."}),
+        "`like` nan,45: a longitude": (output, {"like": "nan,45"}),
+        "has no geometry: expected LON,LAT": (output, {"like": str(table)}),
+        "expected LON,LAT in degrees, such as 12.43,45.94, or a file": (output, {"like": pd.DataFrame({"a": [1]})}),
+        "`like` 12.4: expected LON,LAT": (output, {"like": [12.4, "45"]}),
+        "`like_row` 5: expected the URL of a row": (output, {"like_row": [5]}),
+        "`k` 2.5: expected a whole number from 1": (output, {"like": "12,45", "k": 2.5}),
+        "`apart` inf: expected metres above 0": (output, {"like": "12,45", "apart": np.inf}),
         "`apart` -1: expected metres above 0": (output, {"like": "12,45", "apart": -1}),
         "no row of the `dates` 2021-01-01/2021-12-31 is there; there are some of 2022-06-10": (
             output,
@@ -443,6 +496,9 @@ def test_on_dask(output: Path) -> None:
         there = daskembed.search(str(output), **asked, cluster=client)
         with pytest.raises(InputError, match="no rows of the `region`"):
             daskembed.search(str(output), **asked, region="1,2,3,4", cluster=client)
+        region = "13.0,44.0,13.2,45.0"
+        near = daskembed.search(str(output), **asked, region=region, cluster=client)
+    assert list(near["score"]) == list(daskembed.search(str(output), **asked, region=region)["score"])
     assert list(there["source_url"]) == list(here["source_url"])
     assert list(there["score"]) == list(here["score"])
     assert there.attrs == here.attrs

@@ -169,6 +169,8 @@ def open_rows(output: str, *, encoder: str | None = None, level: str | None = No
             f"{storage.url} mixes vectors that cannot be compared: {_mixture(chosen)}; choose by `encoder`, `level` or "
             "`version`, or search one of the files"
         )
+    if not any(look.rows.pieces for look in chosen.values()):
+        raise InputError(f"the files of embeddings in {storage.url} have no rows: there is nothing to search")
     first = next(iter(chosen.values()))
     footers = {name: footer for look in chosen.values() for name, footer in look.rows.footers.items()}
     pieces = tuple(piece for look in chosen.values() for piece in look.rows.pieces)

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,7 @@ import shapely
 
 from daskembed.errors import InputError
 from daskembed.explore.patches import centres, patches_at, positions
-from daskembed.explore.queries import combine, find_examples
+from daskembed.explore.queries import combine
 from daskembed.explore.reading import read_blocks, read_facts
 from daskembed.explore.topk import Best, Queries, best_of
 from daskembed.text import counted
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daskembed.explore.footers import Piece, Rows
-    from daskembed.explore.queries import Combine, Example, Given
+    from daskembed.explore.queries import Combine, Example
     from daskembed.explore.reading import Block, Facts
     from daskembed.explore.topk import Metric
 
@@ -56,16 +56,17 @@ class Wanted:
     """Hits of each query."""
     metric: Metric = "cosine"
     center: bool = True
-    """Whether the mean of all vectors is taken out."""
+    """Whether the mean of all vectors of the files is taken out."""
     combine: Combine = "mean"
     apart: float | None = None
     """Metres that hits, and the examples, are away from each other, at least."""
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise InputError(f"`k` {self.k}: expected at least 1")
-        if self.apart is not None and not self.apart > 0:
-            raise InputError(f"`apart` {self.apart:g}: expected metres above 0")
+        # Whatever is given for the annotation's types.
+        if not hasattr(self.k, "__index__") or self.k < 1:
+            raise InputError(f"`k` {self.k}: expected a whole number from 1")
+        if self.apart is not None and not 0 < self.apart < np.inf:
+            raise InputError(f"`apart` {self.apart}: expected metres above 0")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Total:
 
 def find_similar(
     rows: Rows,
-    given: Sequence[Given],
+    examples: Sequence[Example],
     wanted: Wanted,
     *,
     dates: tuple[date, date] | None = None,
@@ -94,27 +95,30 @@ def find_similar(
     ----------
     rows
         All rows of the files.
-    given
-        What is alike, and what is not.
+    examples
+        What is alike, and what is not, found in `rows`.
     wanted
         How it is searched.
     dates, region
-        First and last day of examples and hits; WKT in OGC:CRS84 that hits meet.
+        First and last day of hits; WKT in OGC:CRS84 that they meet.
     client
         Of Dask, whose workers read and compare; None for the threads of this process.
     """
-    everywhere, near = replace(rows, dates=dates), rows.within(dates, region)
-    if not any(one.alike for one in given):
-        raise InputError("what is searched? give `like` or `like_row`")
-    examples = find_examples(everywhere, given)
+    near, filtered = rows.within(dates, region), dates is not None or region is not None
+    if not near.pieces:
+        raise InputError(_none(near, 0))
     over = _in_threads(near, HELD_BYTES) if client is None else _on_dask(near, client)
     centre = None
     if wanted.center and wanted.metric != "l2":
         # Distances are the same whatever is taken out.
-        total = functools.reduce(Total.__add__, over(sum_piece), Total(0, np.zeros(rows.dims)))
+        # What is common to all files is taken out, so that a hit's score is the same whatever part is searched.
+        everywhere = over
+        if filtered:
+            everywhere = _in_threads(rows, 0) if client is None else _on_dask(rows, client)
+        total = functools.reduce(Total.__add__, everywhere(sum_piece), Total(0, np.zeros(rows.dims)))
         centre = total.sum / max(1, total.count)
     queries = Queries(combine(examples, wanted.combine), wanted.metric, centre, rows.affine)
-    own = {(everywhere.pieces[piece], vector) for one in examples for piece, vector in one.places.tolist()}
+    own = {(rows.pieces[piece], vector) for one in examples for piece, vector in one.places.tolist()}
     most = wanted.k + len(own)
     if wanted.apart is not None:
         most = max(_FIRST, _MORE * most)

@@ -52,11 +52,24 @@ def bounding_box(shapes: NDArray[np.object_]) -> tuple[float, float, float, floa
 
     Across 180 degrees west is more than east, as RFC 7946 (section 5.2) asks.
     """
-    west, south, east, north = shapely.bounds(shapely.get_parts(shapes)).T
-    if not len(west):
+    return box_around(shapely.bounds(shapely.get_parts(shapes)).reshape(-1, 4))
+
+
+def box_around(boxes: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """West, south, east and north around boxes ``(box, 4)`` none of which crosses 180 degrees; NaN if there are none.
+
+    It reaches across 180 degrees, with west more than east, where it is less than half as wide as the Earth then.
+    """
+    if not len(boxes):
         return (np.nan,) * 4
+    west, south, east, north = boxes.T
     if east.max() - west.min() > 180:
-        west, east = west[west >= 0], east[east <= 0]
+        order = np.argsort(west, kind="stable")
+        reached = np.maximum.accumulate(east[order])
+        gaps = west[order][1:] - reached[:-1]
+        if len(gaps) and gaps.max() > 180:
+            begins = int(gaps.argmax()) + 1
+            west, east = west[order[begins:]], east[order[:begins]]
     return float(west.min()), float(south.min()), float(east.max()), float(north.max())
 
 
