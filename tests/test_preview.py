@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -464,7 +465,7 @@ def command(*words: str, browser: Path) -> Iterator[subprocess.Popen[str]]:
         [sys.executable, "-m", "daskembed", *words],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"BROWSER": f"{browser} %s"},
+        env=os.environ | {"BROWSER": f"{browser} %s", "PYTHONUNBUFFERED": ""},
     )
     last = threading.Timer(300, process.kill)
     last.start()
@@ -487,6 +488,9 @@ def test_page_is_opened_and_served(output: Path, tmp_path: Path) -> None:
     with command(*asked, "--open", "--serve", browser=browser) as process:
         assert process.stdout is not None
         address = next(line.split()[0] for line in process.stdout if line.startswith("http://127.0.0.1:"))
+        end = time.monotonic() + 60
+        while opened.read_text() != address and time.monotonic() < end:
+            time.sleep(0.02)
         assert opened.read_text() == address
         part = urllib.request.Request(address, headers={"Range": "bytes=0-14"})
         with urllib.request.urlopen(part, timeout=60) as answer:

@@ -38,8 +38,8 @@ def show(made: Preview, *, serve: bool, browse: bool) -> int:
         say(f"{address} (Ctrl-C ends it)")
         if browse:
             webbrowser.open(address)
-        sys.stdout.flush()  # somebody may read it who waits for the address
         try:
+            sys.stdout.flush()  # somebody may read it who waits for the address
             while True:
                 time.sleep(3600)
         except KeyboardInterrupt:
