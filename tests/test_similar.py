@@ -236,9 +236,9 @@ def test_days_and_a_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     write_rows(file, found, days=days, made=MADE, group=10, covering=True)
     read: list[int] = []
 
-    def counted(rows, piece, **how):  # type: ignore[no-untyped-def]
+    def counted(rows, piece, *how):  # type: ignore[no-untyped-def]
         read.append(piece.group)
-        return reading.read_blocks(rows, piece, **how)
+        return reading.read_blocks(rows, piece, *how)
 
     monkeypatch.setattr(module, "read_blocks", counted)
     asked = {"like": middle(42), "k": 100, "center": False}

@@ -90,8 +90,8 @@ def wanted_vectors(rows: Rows, piece: Piece) -> NDArray[np.bool_] | None:
     return met.reshape(-1)
 
 
-def read_blocks(rows: Rows, piece: Piece, *, whole: bool = False) -> Iterator[Block]:
-    """The vectors of a piece that are wanted, some at a time, or all at once.
+def read_blocks(rows: Rows, piece: Piece, block_bytes: int | None = None) -> Iterator[Block]:
+    """The vectors of a piece that are wanted, `block_bytes` at a time, or as few as are decoded fastest.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def read_blocks(rows: Rows, piece: Piece, *, whole: bool = False) -> Iterator[Bl
         return
     name = rows.names["vectors"]
     length, start = int(np.prod(rows.shape)), 0
-    batch = max(1, piece.rows if whole else BLOCK_BYTES // (length * np.dtype(rows.dtype).itemsize))
+    batch = max(1, (block_bytes or BLOCK_BYTES) // (length * np.dtype(rows.dtype).itemsize))
     with opened(rows.storage, piece.file, rows.footers[piece.file]) as file:
         for one in file.iter_batches(batch, row_groups=[piece.group], columns=[name], use_threads=False):
             vectors = _flat(one.column(0), length).reshape(-1, *rows.shape)

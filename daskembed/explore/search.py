@@ -39,6 +39,8 @@ _STEP = 256
 """Vectors that are added up while they are in the processor's cache."""
 HELD_BYTES = 2**30
 """Of vectors that are kept in memory from one pass to the next; of more, each pass reads all of them."""
+_KEPT_BYTES = 128 * 2**20
+"""Of vectors in a block that is kept, a row group of an export: the fewer calls, the less threads wait for Python."""
 _MORE = 16
 """How many times as many are looked at where hits are kept apart, each time that there were too few."""
 _FIRST = 4096
@@ -225,24 +227,25 @@ _Over = Callable[[_Work[Any]], Iterator[Any]]
 
 def _in_threads(rows: Rows, held_bytes: int) -> _Over:
     """In threads of this process; few vectors are read once and kept."""
+    from threadpoolctl import ThreadpoolController
+
+    blas = ThreadpoolController()
     kept: dict[int, list[Block]] | None = {} if rows.vectors * rows.vector_bytes <= held_bytes else None
 
     def work_on(number: int, work: _Work[Any]) -> Any:
         if kept is None:
             return _work_on(rows, number, work)
         if number not in kept:
-            kept[number] = list(read_blocks(rows, rows.pieces[number], whole=True))
+            kept[number] = list(read_blocks(rows, rows.pieces[number], _KEPT_BYTES))
         with one_thread(rows.dtype):
             return work(rows, number, iter(kept[number]))
 
     def over(work: _Work[Any]) -> Iterator[Any]:
-        from threadpoolctl import threadpool_limits
-
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         pool = ThreadPoolExecutor(cores)
         ahead: deque[Any] = deque()
         # Each of these threads has a product of its own: threads of BLAS would wait for each other.
-        with threadpool_limits(1, user_api="blas"):
+        with blas.limit(limits=1, user_api="blas"):
             try:
                 for number in range(len(rows.pieces)):
                     if kept is None or number not in kept:
