@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import shapely
 
-from daskembed.errors import InputError
+from daskembed.errors import ClusterLostError, InputError
 from daskembed.explore.estimates import one_thread
 from daskembed.explore.patches import centres, patches_at, positions
 from daskembed.explore.queries import combine
@@ -275,11 +275,15 @@ def _on_dask(rows: Rows, client: Client) -> _Over:
     def over(work: _Work[Any]) -> Iterator[Any]:
         import distributed
 
-        futures = client.map(_work_there, parts, rows=client.scatter(rows), work=work, pure=False, retries=2)
+        # Named by what they hold, rows of a pass before could be released after this one has sent them again.
+        sent = client.scatter(rows, hash=False)
+        futures = client.map(_work_there, parts, rows=sent, work=work, pure=False, retries=2)
         numbers = {future.key: number for number, future in enumerate(futures)}
         there: dict[int, Any] = {}
         given = 0
         for future, found in distributed.as_completed(futures, with_results=True, loop=client.loop):
+            if future.cancelled():
+                raise ClusterLostError("the Dask cluster lost what it was asked to search: search again")
             there[numbers[future.key]] = found
             while given in there:
                 yield from there.pop(given)

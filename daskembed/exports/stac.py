@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from shapely import orient_polygons
-from shapely.geometry import box, mapping
+from shapely.geometry import mapping
 
 from daskembed.documents import MOST_JSON, json_digest, parse_object
 from daskembed.errors import InputError
 from daskembed.exports.state import ExportedFile, Plan, is_export, read_plan, read_written
-from daskembed.geo.footprints import bounding_box
+from daskembed.geo.footprints import bounding_box, box
 from daskembed.output import stac as of_output
 from daskembed.output import stac_documents as documents
 from daskembed.output import zarr

@@ -23,11 +23,11 @@ from daskembed.runs import fleet
 from daskembed.runs.export_job import Job, prepare
 from daskembed.runs.export_options import Asked, ExportOptions
 from daskembed.runs.export_results import ExportResult
-from daskembed.runs.export_tasks import ExportedFiles, PublishedFiles
+from daskembed.runs.export_tasks import CheckedFiles, ExportedFiles, PublishedFiles
 from daskembed.runs.options import documented
 from daskembed.runs.reporting import Report
 from daskembed.runs.shared_files import blind_to_output, check_source_seen, refuse_output, refuse_source
-from daskembed.runs.window import Window, on_cluster
+from daskembed.runs.window import Passage, Window, on_cluster
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local
 from daskembed.text import counted
@@ -165,8 +165,7 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
     )
     looked, seconds = PublishedFiles(export, tiles, _near(job, plan)), 0.0
     if to_index := job.to_index(plan):
-        told.goes_on = True
-        passage = Window(client, looked, to_index, told, check).run()
+        passage = _look(client, looked, to_index, told, check)
         seconds = passage.seconds
         if failed := told.failed | (looked.damaged if plan else {}):
             told.goes_on = False
@@ -189,6 +188,22 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
         # At the end: what is finished is not looked at again.
         state.write_plan(export.target, plan)
     return _result(job, plan, len(work.written), told.failed, seconds, interrupted=passage.interrupted)
+
+
+def _look(
+    client: Client, looked: PublishedFiles, to_index: list[str], told: Report, check: Callable[[], None]
+) -> Passage:
+    """See where the rows of published files go; before that, where neighbours count, what of them is damaged."""
+    told.goes_on, before = True, 0.0
+    if looked.export.checks_neighbours:
+        names = sorted({tile.name for name in to_index for tile in looked.near[name]})
+        passage = Window(client, CheckedFiles(looked.export, looked.tiles), names, told, check).run()
+        if told.failed or passage.interrupted:
+            return passage
+        told.turn_to(("tiles", "rows"), to_index, 0, goes_on=True)
+        before = passage.seconds
+    passage = Window(client, looked, to_index, told, check).run()
+    return replace(passage, seconds=before + passage.seconds)
 
 
 def _near(job: Job, plan: Plan | None) -> dict[str, list[ExportTile]]:
