@@ -121,7 +121,9 @@ def test_pieces_leave_out_what_others_know_to_be_worse() -> None:
     least = Least(6)
     first = Block(np.arange(300), stored[:300] * np.float32(10), squares_of(stored[:300] * np.float32(10), None))
     second = Block(np.arange(300), stored[300:], squares_of(stored[300:], None))
-    assert [len(scores) for scores in best_of(queries, 9, 0, first, Best.none(6), least).scores] == [9] * 6
+    best = best_of(queries, 9, 0, first, Best.none(6), least)
+    assert [len(scores) for scores in best.scores] == [9] * 6
+    assert least.scores.tolist() == [scores[-1] for scores in best.scores]
     found = best_of(queries, 9, 1, second, Best.none(6), least)
     assert [len(scores) for scores in found.scores] == [0] * 6
     assert (found.seen, found.left_out) == (300, 0)
