@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -121,3 +123,20 @@ def test_basis_as_json() -> None:
     short = basis_of(Moments.of(vectors(dims=2)), **MADE).to_json().replace('"mean": [', '"mean": [0.0,')
     with pytest.raises(InputError, match=r"3 axes of \[2\] values and a mean of 3"):
         Basis.from_json(short)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("deviation", [1.0], "its deviation has 1 values, expected 24"),
+        ("low", [1.0, 2.0], "its low has 2 values, expected 3"),
+        ("mean", [float("nan"), *[0.0] * 23], "it has NaN or infinite values"),
+        ("deviation", [float("inf")] * 24, "it has NaN or infinite values"),
+        ("axes", [[float("nan")] * 24] * 3, "it has NaN or infinite values"),
+        ("total_variance", float("nan"), "it has NaN or infinite values"),
+    ],
+)
+def test_a_basis_that_fits_nothing_is_refused(field: str, value: object, told: str) -> None:
+    basis = json.loads(basis_of(Moments.of(vectors()), **MADE).to_json())
+    with pytest.raises(InputError, match=f"no basis: {told}"):
+        Basis.from_json(json.dumps(basis | {field: value}))

@@ -99,4 +99,9 @@ def _summary(told: dict[str, Any], hits: int) -> list[str]:
         f"{counted(hits, 'hit')} of {told['searched']:,} vectors{f' of {what}' if what else ''}{left_out}; "
         f"{told['metric']}{centred}"
     )
+    if told.get("index"):
+        lines.append(
+            f"approximate: the table's index chose {told['candidates']:,} candidates of each query, which their exact "
+            "scores rank; some of the best may be missed"
+        )
     return lines

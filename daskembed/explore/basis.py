@@ -12,7 +12,8 @@ import io
 import json
 import zipfile
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
@@ -33,6 +34,8 @@ _BLOCK = 4096
 class Moments:
     """What adds up of some vectors."""
 
+    form: ClassVar[int] = 1
+    """Another, whenever the same vectors give other sums."""
     count: int
     """Vectors that were summed: those of finite values."""
     left_out: int
@@ -157,12 +160,19 @@ class Basis:
                 f"no basis: {error}; expected the JSON of `daskembed.principal_components(...).to_json()`"
             ) from None
         dims, axes = len(found.mean), len(found.axes)
-        per_axis = (found.variance, found.low, found.high)
-        if axes != COMPONENTS or {len(axis) for axis in found.axes} != {dims} or {*map(len, per_axis)} != {axes}:
+        if axes != COMPONENTS or {len(axis) for axis in found.axes} != {dims}:
             raise InputError(
                 f"no basis: it has {axes} axes of {sorted({len(axis) for axis in found.axes})} values and a mean of "
                 f"{dims}, expected {COMPONENTS} of as many as the mean has"
             )
+        lengths = {"mean": dims, "deviation": dims, "variance": axes, "low": axes, "high": axes}
+        for name, length in lengths.items():
+            values = getattr(found, name)
+            if len(values) != length:
+                raise InputError(f"no basis: its {name} has {len(values)} values, expected {length}")
+        every = [found.total_variance, *chain(*(getattr(found, name) for name in lengths), *found.axes)]
+        if not np.isfinite(every).all():
+            raise InputError("no basis: it has NaN or infinite values, expected numbers")
         return found
 
 
@@ -221,7 +231,7 @@ def basis_of(moments: Moments, *, encoder: str, checkpoint: str, sha256: str | N
 
 
 class Variance:
-    """The share of the variance of a tile, around its own mean, that each component explains; block by block."""
+    """The share of the variance of tiles, around their own mean, that each component explains; block by block."""
 
     def __init__(self, basis: Basis) -> None:
         dims, axes = len(basis.mean), len(basis.axes)
@@ -229,7 +239,7 @@ class Variance:
         self._total, self._along, self._along_squares = np.zeros(dims), np.zeros(axes), np.zeros(axes)
 
     def add(self, vectors: NDArray[np.floating], scores: NDArray[np.float64]) -> None:
-        """Count some vectors ``(vector, dims)`` of the tile, which have these `Basis.scores`."""
+        """Count some vectors ``(vector, dims)``, which have these `Basis.scores`."""
         good = np.isfinite(scores).all(axis=1)
         centred = vectors[good].astype(np.float64) - self._mean
         self._count += len(centred)
@@ -237,6 +247,15 @@ class Variance:
         self._total += centred.sum(axis=0)
         self._along += scores[good].sum(axis=0)
         self._along_squares += (scores[good] ** 2).sum(axis=0)
+
+    def __iadd__(self, other: Variance) -> Self:
+        """Count the vectors of another tile, of the same basis."""
+        self._count += other._count
+        self._squares += other._squares
+        self._total += other._total
+        self._along += other._along
+        self._along_squares += other._along_squares
+        return self
 
     @property
     def explained(self) -> list[float]:

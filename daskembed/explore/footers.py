@@ -154,6 +154,8 @@ def open_rows(output: str, *, encoder: str | None = None, level: str | None = No
     with ThreadPoolExecutor(16) as pool:
         looked = dict(zip(names, pool.map(lambda name: _look(storage, name), names), strict=True))
     chosen = choose(storage.url, looked, encoder, level, version)
+    if not any(look.rows.pieces for look in chosen.values()):
+        raise InputError(f"the files of embeddings in {storage.url} have no rows: there is nothing to search")
     first = next(iter(chosen.values()))
     footers = {name: footer for look in chosen.values() for name, footer in look.rows.footers.items()}
     pieces = tuple(piece for look in chosen.values() for piece in look.rows.pieces)
@@ -278,6 +280,8 @@ def _affine(footer: dict[bytes, bytes], length: int, shape: tuple[int, ...]) -> 
     dims = length // patches
     if dims % len(scale) or dims % len(offset):
         raise ValueError(f"its `quantization` has {len(scale)} scales, expected one a dimension of {dims}")
+    if not (np.isfinite(scale).all() and np.isfinite(offset).all()):
+        raise ValueError("its `quantization` has NaN or infinity, expected numbers")
     return Affine(np.tile(scale, dims // len(scale)), np.tile(offset, dims // len(offset)))
 
 

@@ -57,6 +57,15 @@ def split_at_antimeridian(rings: NDArray[np.float64]) -> NDArray[np.object_]:
     return polygons
 
 
+def in_one_piece(squares: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Squares in degrees, of which those that are cut at 180 degrees go on beyond it."""
+    whole = squares.copy()
+    cut = shapely.get_type_id(squares) == shapely.GeometryType.MULTIPOLYGON
+    if cut.any():
+        whole[cut] = shapely.polygons(_corners(squares[cut]))
+    return whole
+
+
 def centres(footprints: NDArray[np.object_]) -> NDArray[np.float64]:
     """Longitude and latitude of the middle of squares in degrees, ``(row, 2)``."""
     found: NDArray[np.float64] = _corners(footprints).mean(axis=1)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import shapely
 
+from daskembed.explore.estimates import squares_of
 from daskembed.explore.footers import opened
 from daskembed.explore.patches import patch_footprints
 from daskembed.geo import wkb
+from daskembed.storage.urls import is_local
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daskembed.explore.footers import Piece, Rows
 
-BLOCK_BYTES = 16 * 2**20
-"""Of the vectors that are decoded at a time."""
+BLOCK_BYTES = 2 * 2**20
+"""Of the vectors that are decoded at a time: they stay in the processor's cache until they were compared."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Block:
     """Of the vectors in the piece."""
     vectors: NDArray[Any]
     """``(vector, dims)``, of float32, float16 or int8; NaN where a row has none."""
+    squares: NDArray[np.float32]
+    """Of their lengths; see `daskembed.explore.estimates.squares_of`."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,8 @@ def wanted_vectors(rows: Rows, piece: Piece) -> NDArray[np.bool_] | None:
     return met.reshape(-1)
 
 
-def read_blocks(rows: Rows, piece: Piece) -> Iterator[Block]:
-    """The vectors of a piece that are wanted, some at a time.
+def read_blocks(rows: Rows, piece: Piece, *, whole: bool = False) -> Iterator[Block]:
+    """The vectors of a piece that are wanted, some at a time, or all at once.
 
     Raises
     ------
@@ -96,7 +103,7 @@ def read_blocks(rows: Rows, piece: Piece) -> Iterator[Block]:
         return
     name = rows.names["vectors"]
     length, start = int(np.prod(rows.shape)), 0
-    batch = max(1, BLOCK_BYTES // (length * np.dtype(rows.dtype).itemsize))
+    batch = max(1, piece.rows if whole else BLOCK_BYTES // (length * np.dtype(rows.dtype).itemsize))
     with opened(rows.storage, piece.file, rows.footers[piece.file]) as file:
         for one in file.iter_batches(batch, row_groups=[piece.group], columns=[name], use_threads=False):
             vectors = _flat(one.column(0), length).reshape(-1, *rows.shape)
@@ -108,7 +115,21 @@ def read_blocks(rows: Rows, piece: Piece) -> Iterator[Block]:
             if wanted is not None and not (chosen := wanted[numbers]).all():
                 numbers, vectors = numbers[chosen], vectors[chosen]
             if len(numbers):
-                yield Block(numbers, vectors)
+                yield Block(numbers, vectors, squares_of(vectors, rows.affine))
+
+
+def read_ahead(rows: Rows, piece: Piece) -> None:
+    """Have the system fetch the vectors of a piece, of a local file, before they are asked for."""
+    if not is_local(rows.storage.url) or not hasattr(os, "posix_fadvise"):
+        return
+    group = rows.footers[piece.file].row_group(piece.group)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    # Who reads the piece will say what is wrong with the file.
+    with contextlib.suppress(OSError), Path(rows.storage.url_of(piece.file)).open("rb") as file:
+        for one in columns:
+            if one.path_in_schema.partition(".")[0] == rows.names["vectors"]:
+                start = one.dictionary_page_offset or one.data_page_offset
+                os.posix_fadvise(file.fileno(), start, one.total_compressed_size, os.POSIX_FADV_WILLNEED)
 
 
 def _days(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -112,7 +112,8 @@ class Exported:
             raise TileError(
                 f"{self.table['source_url'][int(bad[0])]}: its footprint is no square in EPSG:"
                 f"{square_of(self.about.tile).epsg}, the CRS of tile {self.about.tile}, and nothing says which CRS it "
-                "has: give `rows='chip'` and no `unique` or `profile`, or have the tile made again"
+                "has: give `format='geoparquet'` with `rows='chip'` and no `unique` or `profile`, or have the tile "
+                "made again"
             )
         return self.places
 

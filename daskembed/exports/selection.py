@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
-from daskembed.documents import parse_object
+from daskembed.documents import json_digest, parse_object
 from daskembed.errors import InputError
 from daskembed.exports.state import read_plan
 from daskembed.geo.footprints import box
@@ -54,6 +54,11 @@ class ExportTile:
     def content(self) -> str:
         """What is another if the file is."""
         return self.sha256 or f"{self.size} {self.etag}"
+
+    @property
+    def written(self) -> str:
+        """What is another whenever the file is written, whether its receipt knows of that or not."""
+        return json_digest([self.name, self.size, self.etag, self.sha256])
 
     @property
     def stem(self) -> str:
@@ -263,13 +268,13 @@ def _some(tiles: list[str]) -> str:
 
 def _nothing(output: Storage, names: list[str]) -> str:
     """Why there is nothing that is wanted."""
+    if (plan := read_plan(output)) is not None:
+        return f"{output.url} is an export itself: give the output that it was made of, {plan.identity.get('source')}"
     if names:
         return (
             f"{output.url} holds Zarr stores and no GeoParquet files, which alone are read here: run it again with "
             "`format='geoparquet,zarr'` and another `version`"
         )
-    if (plan := read_plan(output)) is not None:
-        return f"{output.url} is an export itself: give the output that it was made of, {plan.identity.get('source')}"
     if output.entries(CUBES):
         return f"{output.url} holds cubes of chips and no embeddings: give the `output` of a run"
     return f"no published files (*{geoparquet.SUFFIX}) in {output.url}: give the `output` of a run"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskembed.documents import MOST_JSON, parse_as
 from daskembed.errors import InputError
+from daskembed.output import zarr
 from daskembed.output.stac_documents import CATALOG, OURS, STAC
 from daskembed.output.state import EXPORTED, STATE, now
 
@@ -122,7 +123,7 @@ def write_plan(target: Storage, plan: Plan) -> None:
 def read_written(target: Storage, names: Iterable[str]) -> dict[str, ExportedFile]:
     """What is known of those of some files that are finished and there, as it says."""
     names = [*names]
-    sizes = {entry.path: entry.size for entry in beside(target, names)}
+    sizes = sizes_of(target, names)
     known = {entry.path for entry in target.entries(FILES)}
 
     def read(name: str) -> ExportedFile | None:
@@ -187,12 +188,28 @@ def clear(target: Storage) -> None:
     named = {path.removeprefix(f"{FILES}/").removesuffix(".json") for path in known}
     # Of a file whose writer was killed only the plan knows.
     named |= {file.name for file in plan.files} if plan else set()
+    for store in sorted(filter(_is_store, named)):
+        zarr.remove(target, store)
     target.delete([entry.path for entry in beside(target, named) if entry.path in named])
     # A table is more than the files that it is made of.
     for folder in sorted({name.partition("/")[0] for name in named if "/" in name}):
         target.delete([entry.path for entry in target.entries(folder)])
     stac = [entry.path for entry in target.entries(STAC) if entry.path == CATALOG or OURS.fullmatch(entry.path)]
     target.delete([*stac, *known, *(entry.path for entry in target.entries(FAILED)), PLAN])
+
+
+def sizes_of(target: Storage, names: Iterable[str]) -> dict[str, int]:
+    """Bytes of those of some files that are there, and of the stores that are complete: a listing of each of these."""
+    names = [*names]
+    stores = [*filter(_is_store, names)]
+    sizes = {entry.path: entry.size for entry in beside(target, {*names} - {*stores})}
+    with ThreadPoolExecutor(16) as pool:
+        found = zip(stores, pool.map(lambda name: zarr.size(target, name), stores), strict=True)
+        return sizes | {name: size for name, size in found if size is not None}
+
+
+def _is_store(name: str) -> bool:
+    return name.endswith(zarr.SUFFIX)
 
 
 def beside(target: Storage, names: Iterable[str]) -> list[Entry]:

@@ -56,11 +56,12 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     failures = state.read_failures(target)
     if plan is None:
         return OutputStatus(target.url, (), export=ExportStatus("", {}, (), {}, (), None, failed=failures))
-    there = [entry.path for entry in target.entries(recursive=False)]
+    there = {*(entry.path for entry in target.entries(recursive=False)), *target.folders()}
     files = _files(target, plan, failures)
     done = {file.name for file in files if file.status == "done"}
     suffixes = tuple(get_format(name).SUFFIX for name in FORMATS)
-    others = tuple(name for name in sorted({*there} - {file.name for file in files}) if name.endswith(suffixes))
+    own = {file.name.partition("/")[0] for file in files}
+    others = tuple(name for name in sorted(there - own) if name.endswith(suffixes))
     found = ExportStatus(
         source=str(plan.identity.get("source", "")),
         settings=plan.identity,
@@ -76,7 +77,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
 
 
 def _files(target: Storage, plan: Plan, failures: Mapping[str, str]) -> tuple[FileStatus, ...]:
-    sizes = {entry.path: entry.size for entry in state.beside(target, [file.name for file in plan.files])}
+    sizes = state.sizes_of(target, [file.name for file in plan.files])
     known = {entry.path for entry in target.entries(state.FILES)}
 
     def look(planned: PlannedFile) -> FileStatus:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from daskembed.clusters.connection import check_connection, shares_files
 from daskembed.errors import ConflictError, InputError
 from daskembed.exports import state
-from daskembed.exports.plan import cut, one_a_day
+from daskembed.exports.plan import cut, one_a_day, one_a_tile
 from daskembed.exports.protocol import FORMATS, get_format
 from daskembed.exports.rows import KEPT
 from daskembed.exports.settings import DEFAULT, Export, Sizes
@@ -134,7 +134,7 @@ def agreed(job: Job, overwrite: bool) -> Plan | None:
 
 def _check_empty(target: Storage) -> None:
     """Raise `InputError` if a target without a plan holds files that an export could be mixed up with."""
-    there = [entry.path for entry in target.entries(recursive=False)]
+    there = [*(entry.path for entry in target.entries(recursive=False)), *target.folders()]
     suffixes = (SUFFIX, *(get_format(name).SUFFIX for name in FORMATS))
     if strange := [path for path in there if path.endswith(suffixes)]:
         what = "the output of a run" if target.entries(RECEIPTS, recursive=False) else "no export of daskembed"
@@ -223,8 +223,9 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
     """Make the plan, and remove what an earlier one has made."""
     export, found = job.export, looked.found
     form = get_format(export.format)
-    if form.UNIT == "tile":
-        files = one_a_day({name: one.days for name, one in found.items()}, form.SUFFIX)
+    if form.UNIT != "range":
+        each = one_a_day if form.UNIT == "day" else one_a_tile
+        files = each({name: one.days for name, one in found.items()}, form.SUFFIX)
     else:
         pieces = {name: one.pieces for name, one in found.items()}
         files = cut(pieces, max(1, export.sizes.file // export.row_bytes), form.SUFFIX, form.FOLDER)
