@@ -120,17 +120,26 @@ class Calibration:
         """Its document as JSON."""
         return json.dumps(self.document())
 
-    def check(self, made: Mapping[str, Any], what: str) -> None:
-        """Raise `InputError` if it was made for something else than vectors that were `made` so; `what` names them."""
+    @property
+    def model(self) -> dict[str, Any]:
+        """For what vectors it is, as their files say it."""
+        return {**{name: getattr(self, name) for name in MODEL}, "shape": [self.n_dims]}
+
+    def misfit(self, made: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+        """What it was made for and what vectors are that were `made` so, if that is something else: name and both."""
         shape = made.get("shape")
         n_dims = shape[-1] if isinstance(shape, list) and shape else self.n_dims
-        ours = {name: getattr(self, name) for name in (*MODEL, "n_dims")}
-        theirs = {**made, "n_dims": n_dims}
-        if differ := [*differences(ours, theirs), *(["n_dims"] if n_dims != self.n_dims else [])]:
-            name = differ[0]
+        if differ := differences(self.model, made):
+            return differ[0], getattr(self, differ[0]), made.get(differ[0])
+        return None if n_dims == self.n_dims else ("n_dims", self.n_dims, n_dims)
+
+    def check(self, made: Mapping[str, Any], what: str) -> None:
+        """Raise `InputError` if it was made for something else than vectors that were `made` so; `what` names them."""
+        if misfit := self.misfit(made):
+            name, ours, theirs = misfit
             raise InputError(
-                f"the `calibration` is for {_WORDS.get(name, name)} {ours[name]}, and {what} has {theirs.get(name)}: "
-                "make one of these files with `daskembed calibrate`"
+                f"the `calibration` is for {_WORDS.get(name, name)} {ours}, and {what} has {theirs}: make one of these "
+                "files with `daskembed calibrate`"
             )
 
 
