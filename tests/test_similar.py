@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 from datetime import date
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyproj
 import pytest
 import rasterio
 import shapely
@@ -31,6 +34,7 @@ from daskembed.explore.estimates import squares_of
 from daskembed.explore.footers import open_rows
 from daskembed.explore.reading import Block
 from daskembed.explore.topk import Best, Least, Queries, best_of
+from daskembed.runs.search import write_hits
 from daskembed.testing import COVERS, land_cover
 
 DIMS = 16
@@ -232,9 +236,9 @@ def test_days_and_a_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     write_rows(file, found, days=days, made=MADE, group=10, covering=True)
     read: list[int] = []
 
-    def counted(rows, piece, **how):  # type: ignore[no-untyped-def]
+    def counted(rows, piece, *how):  # type: ignore[no-untyped-def]
         read.append(piece.group)
-        return reading.read_blocks(rows, piece, **how)
+        return reading.read_blocks(rows, piece, *how)
 
     monkeypatch.setattr(module, "read_blocks", counted)
     asked = {"like": middle(42), "k": 100, "center": False}
@@ -385,6 +389,91 @@ def test_files_of_others(tmp_path: Path) -> None:
     pq.write_table(table.set_column(2, "embeddings", pa.array(uneven, pa.list_(pa.float32()))), theirs)
     with pytest.raises(InputError, match=r"03WVN.*not all of 16 numbers"):
         daskembed.search(str(theirs), like=middle(42), k=5)
+
+
+def test_columns_of_others(tmp_path: Path) -> None:
+    """What is no footprint in degrees or no day is refused, with the file's name, before it misplaces a hit."""
+    file = write_rows(tmp_path / "ours" / "a.parquet", vectors(50))
+    table, places = pq.read_table(file), squares(50)
+    expected = list(daskembed.search(str(file), like=middle(42), k=5)["source_url"])
+    theirs = tmp_path / "theirs" / "b.parquet"
+    theirs.parent.mkdir()
+
+    def search(column: str = "geometry", values: Any = None, crs: Any = "OGC:CRS84", **asked: Any) -> Any:
+        changed = table.set_column(table.schema.get_field_index(column), column, values) if values else table
+        geo = json.loads(table.schema.metadata[b"geo"])
+        geo["columns"]["geometry"]["crs"] = pyproj.CRS(crs).to_json_dict() if isinstance(crs, str | int) else crs
+        if crs == 32633:
+            del geo["columns"]["geometry"]["bbox"]
+        metadata = {} if crs == "none" else {"geo": json.dumps(geo)}
+        pq.write_table(
+            changed.replace_schema_metadata(metadata), theirs, write_statistics=asked.pop("statistics", True)
+        )
+        return daskembed.search(str(theirs), **{"like": middle(42), "k": 5} | asked)
+
+    def wkb(shapes: Any) -> Any:
+        return pa.array(shapely.to_wkb(np.array(shapes, object)), pa.binary())
+
+    for days in (
+        pa.array(["2022-06-10 10:00:00"] * 50),
+        pa.array(["2022-06-10T10:00:00Z"] * 50).dictionary_encode(),
+        pa.array([np.datetime64("2022-06-10T10:00:00", "us")] * 50),
+    ):
+        hits = search("date", days, crs="EPSG:4326")
+        assert list(hits["source_url"]) == expected
+        assert set(hits["date"]) == {DAY}
+    metres = list(gpd.GeoSeries(places, crs="OGC:CRS84").to_crs(32633))
+    for message, asked in (
+        ("of the CRS WGS 84 / UTM zone 33N, expected OGC:CRS84 or EPSG:4326", {"values": wkb(metres), "crs": 32633}),
+        ("of the CRS that nobody knows", {"crs": None}),
+        (r"its footprints reach from \d+.* expected degrees", {"values": wkb(metres)}),
+        ("the date 'June 2022': expected one of ISO 8601", {"column": "date", "values": pa.array(["June 2022"] * 50)}),
+        ("its date is of int64, expected dates", {"column": "date", "values": pa.array(range(50))}),
+        ("its source_url is of int64, expected text", {"column": "source_url", "values": pa.array(range(50))}),
+        ("row 0 has Point, expected a polygon", {"values": wkb([one.centroid for one in places])}),
+        ("2 of 50 rows have no footprint", {"values": wkb([None, None, *places[2:]]), "apart": 100}),
+        ("2 of 50 rows have no footprint", {"values": wkb([None, None, *places[2:]]), "statistics": False}),
+        ("1 of 50 rows have no footprint", {"values": wkb([shapely.Polygon(), *places[1:]]), "apart": 100}),
+    ):
+        with pytest.raises(InputError, match=rf"b.parquet cannot be searched.*{message}"):
+            search(**asked)
+    lists = pa.array([], pa.list_(pa.float32()))
+    pq.write_table(table.slice(0, 0).set_column(2, "embeddings", lists), theirs)
+    with pytest.raises(InputError, match=r"the files of embeddings in .*theirs have no rows"):
+        daskembed.search(str(theirs), like=middle(42))
+    # Beside others it is nothing that could not be compared.
+    pq.write_table(table, theirs.with_name("c.parquet"))
+    assert list(daskembed.search(str(theirs.parent), like=middle(42), k=5)["source_url"]) == expected
+
+
+def test_rows_named_as_major_tom_names_them(tmp_path: Path) -> None:
+    ours = pq.read_table(write_rows(tmp_path / "ours" / "a.parquet", vectors(50)))
+    for names in ({"source_url": "product_id"}, {"source_url": "unique_id"}):
+        columns = {"embeddings": "embedding", "date": "timestamp"} | names
+        theirs = ours.rename_columns(columns)
+        if "product_id" in columns.values():
+            theirs = theirs.append_column("unique_id", pa.array([f"{number:064x}" for number in range(50)]))
+        pq.write_table(theirs, tmp_path / "b.parquet")
+        hits = daskembed.search(str(tmp_path / "b.parquet"), like_row=url_of(42), k=3)
+        assert list(hits["source_url"]) == list(
+            daskembed.search(str(tmp_path / "ours"), like=middle(42), k=3)["source_url"]
+        )
+
+
+def test_an_area_and_its_example_whatever_is_read_at_a_time(tmp_path: Path) -> None:
+    """The middle of the area is in one row, the middle of another row in the area."""
+    first, second = (shapely.box(12 + west, 45, 12.1 + west, 45.1) for west in (0, 0.1))
+    area = shapely.box(12.06, 45.04, 12.151, 45.06)
+    assert area.contains(second.centroid)
+    assert not area.contains(first.centroid)
+    assert shapely.point_on_surface(area).within(second) != shapely.point_on_surface(area).within(first)
+    for order in ([first, second], [second, first]):
+        for group in (1, 2):
+            write_rows(tmp_path / "a.parquet", vectors(2), footprints=order, made=MADE, group=group)
+            hits = daskembed.search(str(tmp_path), like=area, k=1)
+            (example,) = hits.attrs["search"]["examples"]
+            assert example["vectors"] == 1
+            assert shapely.from_wkt(example["footprint"]).contains(second.centroid)
 
 
 def test_exports_of_patches(tmp_path: Path) -> None:
@@ -591,6 +680,13 @@ def test_the_command(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "daskembed: --like '-10.5,60' is outside of all rows" in capsys.readouterr().err
     assert main(["search", str(output), "--like", "12,45", "--to", "hits.csv"]) == 2
     assert "--to hits.csv: expected a file that ends with .parquet or .geojson, or a folder" in capsys.readouterr().err
+    for searched in (output, next(output.iterdir())):
+        inside = output / ".." / output.name / "hits.parquet"
+        assert main(["search", str(searched), "--like", f"{lon},{lat}", "--to", str(inside)]) == 2
+        assert f"what is in {output} is searched, and these hits would be, too" in capsys.readouterr().err
+    with pytest.raises(InputError, match="these hits would be, too"):
+        write_hits(hits, str(inside))
+    assert not inside.exists()
     assert main(["search", str(output), "--unlike", "12,45"]) == 2
     assert "what is searched? give --like or --like-row" in capsys.readouterr().err
 

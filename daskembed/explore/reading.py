@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import shapely
 
+from daskembed.explore.columns import is_text
 from daskembed.explore.estimates import squares_of
 from daskembed.explore.footers import opened
 from daskembed.explore.patches import patch_footprints
@@ -59,14 +60,13 @@ def read_facts(rows: Rows, piece: Piece) -> Facts:
     columns = [names[one] for one in ("url", "date", "row", "col") if one in names]
     with opened(rows.storage, piece.file, rows.footers[piece.file]) as file:
         table = file.read_row_group(piece.group, columns=[*columns, "geometry"])
-    none: list[Any] = [None] * len(table)
-    urls = table[names["url"]].to_pylist() if "url" in names else none
-    days = _days(table[names["date"]]).to_pylist() if "date" in names else none
-    wkb.check(places := table["geometry"].to_pylist())
-    cells = None
-    if "row" in names and "col" in names:
-        cells = np.stack([table[names[one]].to_numpy() for one in ("row", "col")], axis=1).astype(np.int64)
-    return Facts(urls, days, shapely.from_wkb(places), cells)
+        none: list[Any] = [None] * len(table)
+        urls = table[names["url"]].to_pylist() if "url" in names else none
+        days = _days(table[names["date"]]).to_pylist() if "date" in names else none
+        cells = None
+        if "row" in names and "col" in names:
+            cells = np.stack([table[names[one]].to_numpy() for one in ("row", "col")], axis=1).astype(np.int64)
+        return Facts(urls, days, _footprints(table["geometry"]), cells)
 
 
 def wanted_vectors(rows: Rows, piece: Piece) -> NDArray[np.bool_] | None:
@@ -90,8 +90,8 @@ def wanted_vectors(rows: Rows, piece: Piece) -> NDArray[np.bool_] | None:
     return met.reshape(-1)
 
 
-def read_blocks(rows: Rows, piece: Piece, *, whole: bool = False) -> Iterator[Block]:
-    """The vectors of a piece that are wanted, some at a time, or all at once.
+def read_blocks(rows: Rows, piece: Piece, block_bytes: int | None = None) -> Iterator[Block]:
+    """The vectors of a piece that are wanted, `block_bytes` at a time, or as few as are decoded fastest.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def read_blocks(rows: Rows, piece: Piece, *, whole: bool = False) -> Iterator[Bl
         return
     name = rows.names["vectors"]
     length, start = int(np.prod(rows.shape)), 0
-    batch = max(1, piece.rows if whole else BLOCK_BYTES // (length * np.dtype(rows.dtype).itemsize))
+    batch = max(1, (block_bytes or BLOCK_BYTES) // (length * np.dtype(rows.dtype).itemsize))
     with opened(rows.storage, piece.file, rows.footers[piece.file]) as file:
         for one in file.iter_batches(batch, row_groups=[piece.group], columns=[name], use_threads=False):
             vectors = _flat(one.column(0), length).reshape(-1, *rows.shape)
@@ -132,15 +132,32 @@ def read_ahead(rows: Rows, piece: Piece) -> None:
                 os.posix_fadvise(file.fileno(), start, one.total_compressed_size, os.POSIX_FADV_WILLNEED)
 
 
+def _footprints(column: pa.ChunkedArray) -> NDArray[np.object_]:
+    """Polygons in degrees of their well-known binary, none of them empty."""
+    wkb.check(places := column.to_pylist())
+    found: NDArray[np.object_] = shapely.from_wkb(np.array(places, object))
+    if none := int((shapely.is_missing(found) | shapely.is_empty(found)).sum()):
+        raise ValueError(f"{none:,} of {len(found):,} rows have no footprint: leave them out")
+    west, south, east, north = shapely.total_bounds(found)
+    if not (west >= -540 and east <= 540 and south >= -90 and north <= 90):
+        raise ValueError(f"its footprints reach from {west:g},{south:g} to {east:g},{north:g}, expected degrees")
+    return found
+
+
 def _days(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if is_text(column.type):
         return pa.chunked_array([pa.array([_day(text) for text in column.to_pylist()], pa.date32())])
     return column.cast(pa.date32(), safe=False)
 
 
 def _day(text: str | None) -> date | None:
-    """Of ISO 8601, with or without hyphens and a time."""
-    return None if text is None else date.fromisoformat(text.partition("T")[0])
+    """Of ISO 8601, with or without hyphens and a time, which a space may precede."""
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text.strip().partition(" ")[0].partition("T")[0])
+    except ValueError:
+        raise ValueError(f"the date {text[:40]!r}: expected one of ISO 8601, such as 2022-06-10") from None
 
 
 def _flat(column: pa.Array, length: int) -> NDArray[Any]:

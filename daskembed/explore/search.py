@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import shapely
 
-from daskembed.errors import InputError
+from daskembed.errors import ClusterLostError, InputError
 from daskembed.explore.estimates import one_thread
 from daskembed.explore.patches import centres, patches_at, positions
 from daskembed.explore.queries import combine
@@ -39,6 +39,8 @@ _STEP = 256
 """Vectors that are added up while they are in the processor's cache."""
 HELD_BYTES = 2**30
 """Of vectors that are kept in memory from one pass to the next; of more, each pass reads all of them."""
+_KEPT_BYTES = 128 * 2**20
+"""Of vectors in a block that is kept, a row group of an export: the fewer calls, the less threads wait for Python."""
 _MORE = 16
 """How many times as many are looked at where hits are kept apart, each time that there were too few."""
 _FIRST = 4096
@@ -225,24 +227,25 @@ _Over = Callable[[_Work[Any]], Iterator[Any]]
 
 def _in_threads(rows: Rows, held_bytes: int) -> _Over:
     """In threads of this process; few vectors are read once and kept."""
+    from threadpoolctl import ThreadpoolController
+
+    blas = ThreadpoolController()
     kept: dict[int, list[Block]] | None = {} if rows.vectors * rows.vector_bytes <= held_bytes else None
 
     def work_on(number: int, work: _Work[Any]) -> Any:
         if kept is None:
             return _work_on(rows, number, work)
         if number not in kept:
-            kept[number] = list(read_blocks(rows, rows.pieces[number], whole=True))
+            kept[number] = list(read_blocks(rows, rows.pieces[number], _KEPT_BYTES))
         with one_thread(rows.dtype):
             return work(rows, number, iter(kept[number]))
 
     def over(work: _Work[Any]) -> Iterator[Any]:
-        from threadpoolctl import threadpool_limits
-
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         pool = ThreadPoolExecutor(cores)
         ahead: deque[Any] = deque()
         # Each of these threads has a product of its own: threads of BLAS would wait for each other.
-        with threadpool_limits(1, user_api="blas"):
+        with blas.limit(limits=1, user_api="blas"):
             try:
                 for number in range(len(rows.pieces)):
                     if kept is None or number not in kept:
@@ -272,11 +275,15 @@ def _on_dask(rows: Rows, client: Client) -> _Over:
     def over(work: _Work[Any]) -> Iterator[Any]:
         import distributed
 
-        futures = client.map(_work_there, parts, rows=client.scatter(rows), work=work, pure=False, retries=2)
+        # Named by what they hold, rows of a pass before could be released after this one has sent them again.
+        sent = client.scatter(rows, hash=False)
+        futures = client.map(_work_there, parts, rows=sent, work=work, pure=False, retries=2)
         numbers = {future.key: number for number, future in enumerate(futures)}
         there: dict[int, Any] = {}
         given = 0
         for future, found in distributed.as_completed(futures, with_results=True, loop=client.loop):
+            if future.cancelled():
+                raise ClusterLostError("the Dask cluster lost what it was asked to search: search again")
             there[numbers[future.key]] = found
             while given in there:
                 yield from there.pop(given)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from daskembed.explore.footers import Rows
     from daskembed.storage.stores import Storage
 
-_TILE = re.compile(r"\d\d[A-Z]{3}(?=_)")
+_TILE = re.compile(r"\d\d[A-Z]{3}_")
 
 
 def search(
@@ -98,6 +98,8 @@ def search(
         If there are no such files, they do not go together, or nothing is where an example is.
     StorageError
         If a store does not answer.
+    ClusterLostError
+        If the cluster loses what it was given.
     """
     from daskembed.clusters.connection import check_connection
     from daskembed.explore.footers import open_rows
@@ -163,11 +165,11 @@ def write_hits(found: gpd.GeoDataFrame, to: str) -> str:
     Raises
     ------
     InputError
-        If it is neither, or a page is asked for of what is no output of runs.
+        If it is neither, it would be searched itself, or a page is asked for of what is no output of runs.
     """
     from daskembed.storage.stores import Storage, split_url
 
-    check_written(to)
+    check_written(to, found.attrs["search"]["output"])
     if to.endswith("/"):
         return _write_page(found, Storage(to))
     storage, name = split_url(to)
@@ -180,26 +182,49 @@ def write_hits(found: gpd.GeoDataFrame, to: str) -> str:
     return storage.url_of(name)
 
 
-def check_written(to: str) -> None:
-    """Raise `InputError` if hits cannot be written to such a name."""
+def check_written(to: str, output: str) -> None:
+    """Raise `InputError` if the hits of a search in `output` cannot be written to such a name."""
+    from daskembed.explore.footers import SUFFIXES
+    from daskembed.storage.stores import Storage, split_url
+
     if not to.endswith((".parquet", ".geojson", "/")):
         raise InputError(
             f"`to` {to}: expected a file that ends with .parquet or .geojson, or a folder that ends with /"
         )
+    searched = split_url(output)[0] if output.endswith(SUFFIXES) else Storage(output)
+    if to.endswith(".parquet") and split_url(to)[0].url == searched.url:
+        raise InputError(
+            f"`to` {to}: what is in {searched.url} is searched, and these hits would be, too: give another folder"
+        )
 
 
 def _write_page(found: gpd.GeoDataFrame, page: Storage) -> str:
-    from daskembed.explore.hits import add_hits
-    from daskembed.runs.previews import preview
+    import shapely
 
-    told = found.attrs["search"]
-    tiles = {_TILE.match(name) for name in found["file"]}
-    if None in tiles:
+    from daskembed.explore.hits import add_hits
+    from daskembed.explore.preview import write_preview
+    from daskembed.geo.footprints import box
+    from daskembed.runs.components import components_of, select_asked
+
+    told, names = found.attrs["search"], {*found["file"]}
+    if not names:
+        raise InputError("no hits to show: a page has the tiles that they are in; ask for others")
+    if not all(_TILE.match(name) for name in names):
         raise InputError(
             "`to` a page: it shows tiles as runs publish them, and these files are others; give .parquet or .geojson"
         )
-    ids = ",".join(sorted(one[0] for one in tiles if one is not None))
-    asked = {name: told[name] for name in ("encoder", "level", "version") if told[name] is not None}
-    made = preview(told["output"], to=page.url, tiles=ids, **asked)
+    asked, output, selection = select_asked(
+        told["output"], {name: told[name] for name in ("encoder", "level", "version") if told[name] is not None}
+    )
+    # Colours and the mean are those of all that was searched; of its tiles, those with hits and examples are shown.
+    basis = components_of(output, selection, asked)
+    places = [shapely.point_on_surface(shapely.from_wkt(one["footprint"])) for one in told["examples"]]
+    tiles = {
+        name: tile
+        for name, tile in selection.tiles.items()
+        if name in names or shapely.intersects(box(*tile.bbox), places).any()
+    }
+    ids = {tile.tile for tile in tiles.values()}
+    made = write_preview(output, replace(selection, tiles=tiles), basis, page, own=basis, tiles=ids)
     add_hits(page, found, tuple(told["grid"]))
     return made.page
