@@ -13,6 +13,7 @@ import numpy as np
 
 from daskembed.documents import json_digest, parse_as, parse_object
 from daskembed.errors import InputError
+from daskembed.kinds import MODEL, differences
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,8 +29,6 @@ _COLUMNS = ("embeddings", "embedding")
 """What the column of vectors is called, by us and by others."""
 _DERIVED = ("method", "formula", "quantized_dtype", "n_dims", "zero_point", "digest")
 _FORMULA = "x = q * scale + offset"
-_OF_MODEL = ("encoder", "size", "sensor", "window", "checkpoint", "sha256", "level")
-"""What must be the same of a calibration and of what it is used for, beside the number of dimensions."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Calibration:
         # Of a dimension that is everywhere the same, or nearly, steps are as small as float32 tells two numbers apart.
         finest = np.maximum(np.spacing(np.abs(offset)), np.finfo(np.float32).tiny)
         scale = np.maximum((high - low) / (2 * STEPS), finest).astype(np.float32)
-        model: dict[str, Any] = {name: made.get(name) for name in _OF_MODEL}
+        model: dict[str, Any] = {name: made.get(name) for name in MODEL}
         return cls(
             **model,
             percentile=float(percentile),
@@ -121,19 +120,27 @@ class Calibration:
         """Its document as JSON."""
         return json.dumps(self.document())
 
-    def check(self, made: Mapping[str, Any], what: str) -> None:
-        """Raise `InputError` if it was made for something else than vectors that were `made` so; `what` names them."""
+    @property
+    def model(self) -> dict[str, Any]:
+        """For what vectors it is, as their files say it."""
+        return {**{name: getattr(self, name) for name in MODEL}, "shape": [self.n_dims]}
+
+    def misfit(self, made: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+        """What it was made for and what vectors are that were `made` so, if that is something else: name and both."""
         shape = made.get("shape")
         n_dims = shape[-1] if isinstance(shape, list) and shape else self.n_dims
-        pairs = {name: (getattr(self, name), made.get(name)) for name in _OF_MODEL} | {"n_dims": (self.n_dims, n_dims)}
-        if self.sha256 is not None and self.sha256 == made.get("sha256"):
-            del pairs["checkpoint"]  # the same weights by another name
-        for name, (ours, theirs) in pairs.items():
-            if ours != theirs:
-                raise InputError(
-                    f"the `calibration` is for {_WORDS.get(name, name)} {ours}, and {what} has {theirs}: make one of "
-                    "these files with `daskembed calibrate`"
-                )
+        if differ := differences(self.model, made):
+            return differ[0], getattr(self, differ[0]), made.get(differ[0])
+        return None if n_dims == self.n_dims else ("n_dims", self.n_dims, n_dims)
+
+    def check(self, made: Mapping[str, Any], what: str) -> None:
+        """Raise `InputError` if it was made for something else than vectors that were `made` so; `what` names them."""
+        if misfit := self.misfit(made):
+            name, ours, theirs = misfit
+            raise InputError(
+                f"the `calibration` is for {_WORDS.get(name, name)} {ours}, and {what} has {theirs}: make one of these "
+                "files with `daskembed calibrate`"
+            )
 
 
 _WORDS = {"sha256": "a checkpoint of the SHA-256", "n_dims": "dimensions:"}

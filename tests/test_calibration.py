@@ -344,6 +344,29 @@ def test_a_calibration_of_something_else_is_refused(output: Path, client: Client
         export(output, tmp_path / "to", client, calibration=made)
 
 
+def test_each_level_of_an_output_has_its_own(client: Client, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_published(out, ["33TUL"], side=2, shape=(8,))
+    write_published(out, ["33TVL"], side=1, shape=(2, 2, 8), version="002")
+    mean = calibrate(out, client, level="mean")
+    patch = calibrate(out, client, level="patch")
+    assert mean.file == str(out / FILE)
+    assert patch.file is not None
+    assert patch.file.startswith(str(out / "_daskembed" / "calibration-patch-"))
+    # Of the same kind the old one makes room, wherever it is.
+    again = calibrate(out, client, level="patch", percentile=99.0)
+    assert (again.file, calibrate(out, client, level="mean").file) == (patch.file, mean.file)
+    for made in (mean, again):
+        assert made.calibration is not None
+        level = str(made.calibration.level)
+        assert export(out, tmp_path / level, client, dtype="int8", level=level).exit_status == 0
+        (file,) = (tmp_path / level).glob("*.parquet")
+        assert parse_calibration(pq.read_metadata(file).metadata[b"quantization"], "it") == made.calibration
+    (out / FILE).unlink()
+    with pytest.raises(daskembed.InputError, match=r"is for level patch, and what is exported of .* has mean: make"):
+        export(out, tmp_path / "no", client, dtype="int8", level="mean")
+
+
 def test_another_calibration_makes_another_export(output: Path, client: Client, tmp_path: Path) -> None:
     calibrate(output, client)
     export(output, tmp_path / "to", client, dtype="int8")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from distributed import Client
 
 import daskembed
 from daskembed.cli.text import with_flags
-from daskembed.errors import InputError
+from daskembed.errors import ConflictError, InputError
+from daskembed.exports import state
+from daskembed.exports.validate.check import validate
+from daskembed.storage.stores import Storage
 from daskembed.testing import write_published
 
 FILE = "33TUL_20240601_20240601_v001.gpq"
@@ -93,6 +98,57 @@ def test_wanted_tiles_without_a_file_are_told(folder: Path, tmp_path: Path) -> N
         result = daskembed.export(str(folder / "out"), to=str(tmp_path / "to"), tiles="33TUL,33TUM", cluster=client)
     assert result.notes == ("no published file of 1 tile of `tiles`: 33TUM",)
     assert (result.tiles, result.exit_status) == (1, 0)
+
+
+def write_named(output: Path, tile: str, **made: str) -> None:
+    """A published file that says of its model what is given."""
+    (name,) = write_published(output, [tile], side=1, shape=(8,))
+    table = pq.read_table(output / name)
+    said = json.loads(table.schema.metadata[b"daskembed"]) | made
+    pq.write_table(
+        table.replace_schema_metadata(table.schema.metadata | {b"daskembed": json.dumps(said)}), output / name
+    )
+    (output / "_daskembed" / "receipts" / f"{tile}_v001.json").unlink()
+
+
+def test_the_same_weights_by_other_names_go_together(tmp_path: Path) -> None:
+    """For exports, calibrations and searches alike."""
+    out, to = tmp_path / "out", tmp_path / "to"
+    write_named(out, "33TUL", checkpoint="b.ckpt", sha256="ab" * 32)
+    write_named(out, "33TVL", checkpoint="a.ckpt", sha256="ab" * 32)
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        made = daskembed.calibrate(str(out), cluster=client)
+        assert made.calibration is not None
+        assert made.calibration.tiles == 2
+        result = daskembed.export(str(out), to=str(to), dtype="int8", cluster=client)
+        assert (result.exit_status, result.rows) == (0, 2)
+        assert validate(str(to / "embeddings_00000.parquet")) == []
+        assert daskembed.write_stac(str(to)).written == 1
+        # Named anew, they are still the same.
+        write_named(out, "33TVL", checkpoint="c.ckpt", sha256="ab" * 32)
+        plan = state.read_plan(Storage(str(to)))
+        assert plan is not None
+        assert plan.identity["checkpoint"] == "a.ckpt"
+        with pytest.raises(ConflictError, match=r"is of other published files \(1 changed\)"):
+            daskembed.export(str(out), to=str(to), dtype="int8", cluster=client)
+        write_named(out, "33TVL", checkpoint="a.ckpt", sha256="cd" * 32)
+        for act in (
+            lambda: daskembed.export(str(out), to=str(to), cluster=client),
+            lambda: daskembed.calibrate(str(out), cluster=client),
+            lambda: daskembed.search(str(out), like="12.45,46"),
+            lambda: daskembed.preview(str(out)),
+        ):
+            with pytest.raises(InputError) as caught:
+                act()
+            assert str(caught.value) == (
+                f"{out} mixes embeddings that do not go together: 1 of sha256 {'ab' * 8}; 1 of sha256 {'cd' * 8}; put "
+                "them into folders of their own"
+            )
+        # Without a SHA-256 a name is all that tells weights apart.
+        write_named(out, "33TUL", checkpoint="untrained:tiny:0")
+        write_named(out, "33TVL", checkpoint="untrained:tiny:1")
+        with pytest.raises(InputError, match="1 of checkpoint untrained:tiny:0; 1 of checkpoint untrained:tiny:1"):
+            daskembed.calibrate(str(out), cluster=client)
 
 
 def test_dates_between_those_of_a_file_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,15 @@ def exported(output: Path, client: Client, tmp_path_factory: pytest.TempPathFact
     assert (result.exit_status, result.rows, result.written > 1) == (0, ROWS, True)
     assert result.notes == ("no index: 512 rows are too few for one to pay; LanceDB compares with all rows",)
     return folder
+
+
+def test_lance_warns_of_nothing(
+    output: Path, client: Client, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its level of logging is the user's, who may have imported it before."""
+    assert "LANCE_LOG" not in os.environ
+    assert make(output, tmp_path, client).exit_status == 0
+    assert "WARN" not in capfd.readouterr().err
 
 
 def published(output: Path) -> gpd.GeoDataFrame:

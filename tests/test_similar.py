@@ -521,8 +521,8 @@ def test_mixed_files_are_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "33TVL_20220610_20220610_v001.gpq", vectors(20), made=MADE | {"encoder": "clay-v1.5"})
     with pytest.raises(
         InputError,
-        match=r"mixes vectors that cannot be compared: 1 of encoder clay-v0; 1 of encoder clay-v1.5; choose by "
-        "`encoder`, `level` or `version`",
+        match=r"mixes embeddings that do not go together: 1 of encoder clay-v0; 1 of encoder clay-v1.5; choose by "
+        "`encoder`",
     ):
         daskembed.search(str(tmp_path), like=middle(3))
     assert len(daskembed.search(str(tmp_path), like=middle(3), encoder="clay-v0", k=5)) == 5

@@ -20,6 +20,7 @@ from daskembed.documents import parse_object
 from daskembed.errors import InputError
 from daskembed.explore.columns import check_columns, check_places
 from daskembed.geo.footprints import box
+from daskembed.kinds import Kind, choose, kind_of
 from daskembed.output.published import check_version
 from daskembed.storage.stores import Storage, split_url
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUFFIXES = (".gpq", ".parquet")
-_KIND = ("encoder", "size", "sensor", "window", "checkpoint", "sha256", "level")
-"""What footers say that has to be the same in all files that are searched together."""
 _NAMES = {
     "vectors": ("embeddings", "embedding"),
     "url": ("source_url", "chip_url", "product_id", "unique_id"),
@@ -158,21 +157,7 @@ def open_rows(output: str, *, encoder: str | None = None, level: str | None = No
     looked = {name: look for name, look in looked.items() if look.rows.pieces}
     if names and not looked:
         raise InputError(f"the files of embeddings in {storage.url} have no rows: there is nothing to search")
-    chosen = {
-        name: look
-        for name, look in looked.items()
-        if (encoder is None or look.made.get("encoder") == encoder)
-        and (level is None or look.made.get("level") == level)
-    }
-    if not chosen:
-        wanted = (("encoder", encoder), ("level", level), ("version", version))
-        what = ", ".join(f"`{name}` {value}" for name, value in wanted if value is not None)
-        raise InputError(f"no files of {what} in {storage.url}: {_mixture(looked)}")
-    if len({look.kind for look in chosen.values()}) > 1:
-        raise InputError(
-            f"{storage.url} mixes vectors that cannot be compared: {_mixture(chosen)}; choose by `encoder`, `level` or "
-            "`version`, or search one of the files"
-        )
+    chosen = choose(storage.url, looked, encoder, level, version)
     first = next(iter(chosen.values()))
     footers = {name: footer for look in chosen.values() for name, footer in look.rows.footers.items()}
     pieces = tuple(piece for look in chosen.values() for piece in look.rows.pieces)
@@ -185,7 +170,7 @@ class _Look:
 
     made: dict[str, Any]
     rows: Rows
-    kind: tuple[tuple[str, str], ...]
+    kind: Kind
     """What has to be the same in all files."""
 
 
@@ -258,27 +243,16 @@ def _look(storage: Storage, name: str) -> _Look:
             urls = _limits(group, paths.get(names.get("url", "")))
             known_days = days if days and type(days[0]) is date else None
             pieces.append(Piece(name, number, group.num_rows, _covering(group, paths, geo) or bounds, known_days, urls))
-    said = {"encoder": "unknown"} | {one: str(made[one]) for one in _KIND if made.get(one) is not None}
     more = {"shape": "x".join(map(str, shape)), "dtype": dtype, "version": _version(name) or "none"}
+    if affine is not None:
+        more["calibration"] = str(hash(affine.scale.tobytes() + affine.offset.tobytes()))
     rows = Rows(storage, tuple(pieces), made, shape, dtype, affine, names, {name: metadata})
-    calibration = (
-        () if affine is None else (("calibration", str(hash(affine.scale.tobytes() + affine.offset.tobytes()))),)
-    )
-    return _Look(made, rows, (*said.items(), *more.items(), *calibration))
+    return _Look(made, rows, kind_of(made, **more))
 
 
 def _version(name: str) -> str | None:
     found = _VERSION.search(name)
     return found and found[1]
-
-
-def _mixture(looked: dict[str, _Look]) -> str:
-    """How many files there are of each kind, by what tells these apart."""
-    kinds = [dict(look.kind) for look in looked.values()]
-    names = list(dict.fromkeys(name for kind in kinds for name in kind))
-    differ = [name for name in names if len({kind.get(name) for kind in kinds}) > 1] or ["encoder", "level", "version"]
-    told = [" ".join(f"{name} {kind.get(name, 'unknown')[:16]}" for name in differ) for kind in kinds]
-    return "; ".join(f"{told.count(one)} of {one}" for one in sorted(set(told))) or "there are others"
 
 
 def _shape(file: pq.ParquetFile, names: dict[str, str], made: dict[str, Any]) -> tuple[tuple[int, ...], str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -116,7 +115,7 @@ def _fragments(export: Export, written: Sequence[ExportedFile]) -> tuple[pa.Sche
     one = first.read_range(0, 1).to_table()
     with tempfile.TemporaryDirectory(prefix="daskembed-") as folder:
         # Which columns of a file hold which fields is Lance's own affair: so that it says it.
-        ((like,),) = (fragment.files for fragment in write_fragments(one, folder, schema=about.schema))
+        ((like,),) = (fragment.files for fragment in write_fragments(one, folder, schema=about.schema, mode="create"))
     version = {"file_major_version": about.major_version, "file_minor_version": about.minor_version}
     return about.schema, [
         FragmentMetadata(
@@ -137,8 +136,6 @@ def _fragments(export: Export, written: Sequence[ExportedFile]) -> tuple[pa.Sche
 
 
 def _lance() -> Any:
-    # It warns of each table that it makes, that it was not there.
-    os.environ.setdefault("LANCE_LOG", "error")
     try:
         import lance
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Which published files of an output are exported, and what they have in common: by names, receipts and footers."""
+"""Which published files of an output are wanted, and what they have in common: by names, receipts and footers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import shapely
 
 from daskembed.documents import json_digest, parse_object
 from daskembed.errors import InputError
-from daskembed.exports.settings import KIND
 from daskembed.exports.state import read_plan
 from daskembed.geo.footprints import box
+from daskembed.kinds import Kind, check_alike, is_of, kind_of, mixture, told
 from daskembed.output import geoparquet
 from daskembed.output.published import check_version, list_published
 from daskembed.output.state import CUBES, RECEIPTS, read_receipt
@@ -35,7 +35,7 @@ _OWN = ("tile", "chips", "shape", "format", "identity", "software")
 
 @dataclass(frozen=True)
 class ExportTile:
-    """A published file that is exported."""
+    """A published file that is wanted."""
 
     name: str
     """Of the file, such as ``33TUL_20240601_20240831_v001.gpq``."""
@@ -68,7 +68,7 @@ class ExportTile:
 
 @dataclass(frozen=True)
 class Selection:
-    """The published files of an export."""
+    """The published files that are wanted."""
 
     tiles: dict[str, ExportTile]
     """By their names, sorted."""
@@ -98,11 +98,9 @@ class _Footer:
     dtype: str
     bbox: tuple[float, float, float, float]
 
-    def kind(self, version: str) -> tuple[tuple[str, str], ...]:
+    def kind(self, version: str) -> Kind:
         """What has to be the same in all files."""
-        said = {name: self.made.get(name) for name in KIND}
-        told = {"encoder": "unknown", **{name: str(value) for name, value in said.items() if value is not None}}
-        return (*told.items(), ("dtype", self.dtype), ("shape", "x".join(map(str, self.shape))), ("version", version))
+        return kind_of(self.made, dtype=self.dtype, shape="x".join(map(str, self.shape)), version=version)
 
 
 def select(
@@ -159,28 +157,26 @@ def select(
         one: found
         for one, found in looked.items()
         if not isinstance(found, str)
-        and (encoder is None or found.made.get("encoder") == encoder)
-        and (level is None or found.made.get("level") == level)
+        and is_of(found.made, encoder, level)
         and (area is None or shapely.intersects(area, box(*found.bbox)))
         and (dates is None or _meets(one.name, dates))
     }
     if not footers:
         given = None if dates is None else "/".join(map(str, dates))
         wanted = (("encoder", encoder), ("level", level), ("version", version), ("dates", given))
-        what = [f"`{name}` {value}" for name, value in wanted if value is not None]
-        what += ["the `region`"] if area is not None else []
+        asked = told(wanted, ["the `region`"] if area is not None else [])
         known = [found.kind(one.version) for one, found in looked.items() if not isinstance(found, str)]
-        why = f"it holds {_told(known)}" if known else f"no file can be read: {next(iter(unreadable.values()))}"
-        raise InputError(f"no published file{' of ' + ' and '.join(what) if what else ''} in {output.url}: {why}")
-    kinds = {one: found.kind(one.version) for one, found in footers.items()}
-    if len(set(kinds.values())) > 1:
-        raise InputError(_mixed(output, list(kinds.values())))
+        why = f"it holds {mixture(known)}" if known else f"no file can be read: {next(iter(unreadable.values()))}"
+        raise InputError(f"no published file{asked} in {output.url}: {why}")
+    check_alike(output.url, [found.kind(one.version) for one, found in footers.items()])
     first = next(iter(footers.values()))
     alike = {
         key: value
         for key, value in first.made.items()
         if key not in _OWN and all(found.made.get(key) == value for found in footers.values())
     }
+    if names := {str(name) for found in footers.values() if (name := found.made.get("checkpoint")) is not None}:
+        alike["checkpoint"] = min(names)  # of the same weights, which may have several
     chosen = {}
     for one, found in sorted(footers.items(), key=lambda item: item[0].name):
         entry, receipt = entries[one.name], receipts.get(one.name)
@@ -271,31 +267,14 @@ def _some(tiles: list[str]) -> str:
 
 
 def _nothing(output: Storage, names: list[str]) -> str:
-    """Why there is nothing to export."""
+    """Why there is nothing that is wanted."""
     if (plan := read_plan(output)) is not None:
         return f"{output.url} is an export itself: give the output that it was made of, {plan.identity.get('source')}"
     if names:
         return (
-            f"{output.url} holds Zarr stores and no GeoParquet files, from which exports are made: run it again with "
+            f"{output.url} holds Zarr stores and no GeoParquet files, which alone are read here: run it again with "
             "`format='geoparquet,zarr'` and another `version`"
         )
     if output.entries(CUBES):
         return f"{output.url} holds cubes of chips and no embeddings: give the `output` of a run"
     return f"no published files (*{geoparquet.SUFFIX}) in {output.url}: give the `output` of a run"
-
-
-def _mixed(output: Storage, kinds: list[tuple[tuple[str, str], ...]]) -> str:
-    """That files do not go into one export, and what can be chosen."""
-    differ = [name for name in dict(kinds[0]) if len({dict(kind).get(name) for kind in kinds}) > 1]
-    named = {"encoder", "level", "version"}
-    flags = [f"`{name}`" for name in differ if name in named]
-    advice = f"choose by {' or '.join(flags)}" if flags else "choose by `tiles`, or put them into folders of their own"
-    return f"{output.url} mixes embeddings that do not go into one export: {_told(kinds)}; {advice}"
-
-
-def _told(kinds: list[tuple[tuple[str, str], ...]]) -> str:
-    """How many files there are of each kind, by what tells these apart."""
-    names = list(dict.fromkeys(name for kind in kinds for name, _ in kind))
-    differ = [name for name in names if len({dict(kind).get(name) for kind in kinds}) > 1] or ["encoder", "level"]
-    told = [" ".join(f"{name} {dict(kind).get(name, 'unknown')[:16]}" for name in differ) for kind in kinds]
-    return "; ".join(f"{told.count(one)} of {one}" for one in dict.fromkeys(sorted(told)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from daskembed.exports.profiles import vectors_of
+from daskembed.kinds import MODEL
 from daskembed.storage.stores import Storage
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from daskembed.output.lock import Lock
     from daskembed.quantization import Calibration
 
-KIND = ("encoder", "size", "sensor", "window", "checkpoint", "sha256", "level")
-"""What footers say that has to be the same in all files of an export; the shape, the type and the version have to be,
-too."""
 SOFTWARE = ("daskembed", "pyarrow", "numpy")
 """Packages whose versions an exported file tells."""
 
@@ -126,7 +124,7 @@ class Export:
         """What determines a file beside the published ones; as JSON."""
         return {
             "source": self.source.url,
-            **{key: self.made.get(key) for key in KIND},
+            **{key: self.made.get(key) for key in MODEL},
             "shape": list(self.shape),
             "format": self.format,
             "rows": self.rows,

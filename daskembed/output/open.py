@@ -22,6 +22,7 @@ from daskembed.documents import parse_object
 from daskembed.errors import InputError
 from daskembed.geo import wkb
 from daskembed.geo.footprints import box
+from daskembed.kinds import APART, Kind, choose, kind_of
 from daskembed.output.published import check_version
 from daskembed.quantization import KEY
 from daskembed.storage.stores import Storage
@@ -82,21 +83,8 @@ def open_embeddings(
         names = [name for name in names if name.endswith(f"_v{check_version(version)}.gpq")]
     with ThreadPoolExecutor(16) as pool:
         opened = dict(zip(names, pool.map(lambda name: _look(storage, name), names), strict=True))
-    chosen = {
-        name: look
-        for name, look in opened.items()
-        if (encoder is None or look.made.get("encoder") == encoder)
-        and (level is None or look.made.get("level") == level)
-    }
-    if not chosen:
-        wanted = (("encoder", encoder), ("level", level), ("version", version))
-        what = ", ".join(f"{name} {value}" for name, value in wanted if value is not None)
-        raise InputError(f"no published files of {what} in {storage.url}; {_mixture(opened)}")
-    if len({look.kind for look in chosen.values()}) > 1:
-        raise InputError(
-            f"{storage.url} mixes embeddings that do not go into one frame: {_mixture(chosen)}; choose with "
-            "encoder=..., level=... or version=..."
-        )
+    # Versions of one kind go together, and those of several may tell these apart.
+    chosen = choose(storage.url, opened, encoder, level, version, f"choose by `version`, or {APART}")
     pieces = [piece for look in chosen.values() for piece in look.pieces]
     meta = _read_groups(storage, next(iter(chosen)), (), columns)
     with dask.config.set({"dataframe.convert-string": False}):
@@ -132,11 +120,12 @@ class _Look:
     """Digest of the one with which its values became int8; empty if they are floats."""
 
     @property
-    def kind(self) -> tuple[str, ...]:
+    def kind(self) -> Kind:
         """What has to be the same in one frame."""
-        known = (self.made.get(name) for name in ("encoder", "size", "sensor", "window", "level", "dtype"))
-        told = [str(value) for value in known if value is not None]
-        return (*told, f"calibration {self.calibration[:12]}") if self.calibration else (*told,)
+        told = {"dtype": str(self.made["dtype"])} if self.made.get("dtype") is not None else {}
+        if self.calibration:
+            told["calibration"] = self.calibration
+        return kind_of(self.made, ("encoder", "size", "sensor", "window", "level"), **told)
 
 
 def _nothing(storage: Storage, output: str) -> str:
@@ -148,12 +137,6 @@ def _nothing(storage: Storage, output: str) -> str:
             f"xarray.open_zarr({storage.url_of(stores[0])!r})"
         )
     return f"no published files (*.gpq) in {storage.url}: make them with daskembed.run(..., output={output!r})"
-
-
-def _mixture(opened: dict[str, _Look]) -> str:
-    """Which kinds of files there are, and one of each."""
-    kinds = {look.kind: name for name, look in reversed(opened.items())}
-    return "; ".join(f"{' '.join(kind) or 'unknown'} in {kinds[kind]}" for kind in sorted(kinds)) or "there are others"
 
 
 def _look(storage: Storage, name: str) -> _Look:

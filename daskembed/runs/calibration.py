@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from daskembed.clusters.connection import check_connection, shares_files
+from daskembed.documents import json_digest
 from daskembed.errors import InputError, TileError
 from daskembed.exports.selection import ExportTile, Selection, check_readable, select
 from daskembed.exports.statistics import Statistics
 from daskembed.geo.mgrs import tiles_of
 from daskembed.histogram import Histogram
+from daskembed.kinds import kind_of
 from daskembed.output.state import STATE, now
-from daskembed.quantization import Calibration, check_percentile
+from daskembed.quantization import Calibration, check_percentile, read_calibration
 from daskembed.runs import fleet
 from daskembed.runs.export_options import Asked, CalibrationOptions
 from daskembed.runs.export_results import list_some
@@ -34,7 +37,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 FILE = f"{STATE}/calibration.json"
-"""Path of a calibration below the output that it was made of, where it is not said."""
+"""Path of a calibration below the output that it was made of, where it is not said; that of another kind of its files
+is beside it."""
 COUNTS = f"{STATE}/calibration"
 """Folder of the counts of published files."""
 
@@ -85,8 +89,8 @@ def calibrate(output: str, *, to: str | None = None, **options: Unpack[Calibrati
     output
         Folder or URL of the published files.
     to
-        Path or URL of the calibration, a JSON file; by default ``{output}/_daskembed/calibration.json``, where an
-        export of that output looks for it.
+        Path or URL of the calibration, a JSON file; by default ``{output}/_daskembed/calibration.json``, or beside it
+        if that is of another level or encoder: an export of that output finds the one that fits.
     options
         See `daskembed.runs.export_options.Asked`.
 
@@ -119,7 +123,7 @@ def calibrate(output: str, *, to: str | None = None, **options: Unpack[Calibrati
     check_readable(selection, skip_damaged=asked.skip_damaged)
     counts = Statistics(source, COUNTS, Histogram, selection.shape[-1])
     counts.tidy(selection.tiles)
-    job = _Job(selection, counts, asked, to or source.url_of(FILE))
+    job = _Job(selection, counts, asked, to)
     if not (missing := counts.missing(selection.tiles.values())):
         _report(None, job, [], "nothing is left to count: no cluster is started").conclude([])
         return _result(job, 0, {}, {}, 0.0, interrupted=False)
@@ -136,7 +140,8 @@ class _Job:
     selection: Selection
     counts: Statistics[Histogram]
     asked: Asked
-    to: str
+    to: str | None
+    """None for the output's own place."""
 
 
 def _run_on(client: Client, *, job: _Job, missing: list[str]) -> CalibrationResult:
@@ -160,18 +165,19 @@ def _result(
 ) -> CalibrationResult:
     tiles, asked = job.selection.tiles, job.asked
     left_out = job.selection.unreadable | dict(sorted(damaged.items()))
-    made, wanted = None, [tile for name, tile in tiles.items() if name not in left_out]
+    made, to, wanted = None, None, [tile for name, tile in tiles.items() if name not in left_out]
     if not failed and not interrupted:
         if not wanted:
             raise InputError(f"no published file of {job.counts.output.url} is left: {next(iter(left_out.values()))}")
         total = job.counts.total(wanted)
         made = Calibration.of(total, asked.percentile, job.selection.made, len({tile.tile for tile in wanted}))
-        storage, name = split_url(job.to)
+        to = job.to or _own_place(job.counts.output, made)
+        storage, name = split_url(to)
         storage.put(name, made.text().encode())
     return CalibrationResult(
         output=job.counts.output.url,
         calibration=made,
-        file=None if made is None else job.to,
+        file=to,
         files=len(tiles) + len(job.selection.unreadable),
         counted=done,
         left_out=left_out,
@@ -179,6 +185,41 @@ def _result(
         seconds=seconds,
         interrupted=interrupted,
     )
+
+
+def _own_place(output: Storage, made: Calibration) -> str:
+    """Where an output keeps a calibration: that of something else stays."""
+    try:
+        there = read_calibration(output.url_of(FILE))
+    except InputError:  # none, or damaged
+        return output.url_of(FILE)
+    return output.url_of(FILE if not there.misfit(made.model) else _other(made))
+
+
+def _other(made: Calibration) -> str:
+    level = re.sub(r"[^0-9A-Za-z]+", "-", str(made.level))
+    return f"{FILE.removesuffix('.json')}-{level}-{json_digest(kind_of(made.model, n_dims=str(made.n_dims)))[:8]}.json"
+
+
+def find_calibration(output: Storage, made: Mapping[str, Any], what: str) -> Calibration:
+    """The calibration of an output that is for vectors that were `made` so; `what` names them.
+
+    Raises
+    ------
+    InputError
+        If there is none of them.
+    """
+    stem = FILE.removesuffix(".json")
+    there = [entry.path for entry in output.entries(STATE, recursive=False) if entry.path.startswith(stem)]
+    found = [read_calibration(output.url_of(path)) for path in there if path.endswith(".json")]
+    if not found:
+        raise InputError(
+            "`dtype='int8'` needs one calibration for all files, and this output has none: make it with "
+            f"`daskembed calibrate {output.url}`"
+        )
+    fitting = next((one for one in found if not one.misfit(made)), found[0])
+    fitting.check(made, what)
+    return fitting
 
 
 @dataclass(frozen=True)

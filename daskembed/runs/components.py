@@ -22,8 +22,8 @@ from daskembed.explore.components import (
     named_basis,
 )
 from daskembed.explore.tiles import choose, dims_of, parts_of
-from daskembed.exports.settings import KIND
 from daskembed.geo.mgrs import tiles_of
+from daskembed.kinds import MODEL
 from daskembed.output.state import STATE, now
 from daskembed.runs import fleet
 from daskembed.runs.export_options import Looked, PreviewOptions
@@ -160,7 +160,7 @@ def _find(client: Client, *, output: Storage, selection: Selection, asked: Looke
 
 def _folder(selection: Selection, asked: Looked) -> str:
     """Of all that is kept of the files that are chosen, however many there are by now: others' is left alone."""
-    made = {name: selection.made.get(name) for name in KIND}
+    made = {name: selection.made.get(name) for name in MODEL}
     tiles = None if asked.tiles is None else sorted(tiles_of(asked.tiles))
     versions = sorted({tile.version for tile in selection.tiles.values()})
     return json_digest([made, selection.shape, selection.dtype, versions, tiles])[:16]

@@ -15,9 +15,8 @@ from daskembed.exports.rows import parse_columns
 from daskembed.exports.selection import Selection, check_places, check_readable, select
 from daskembed.exports.settings import DEFAULT, Export, Sizes
 from daskembed.geo.mgrs import tiles_of
-from daskembed.output.state import STATE
 from daskembed.quantization import read_calibration
-from daskembed.runs.calibration import FILE as CALIBRATION
+from daskembed.runs.calibration import find_calibration
 from daskembed.runs.export_options import DTYPES, UNIQUE, Asked
 from daskembed.sources.reading import parse_dates
 from daskembed.storage.stores import Storage
@@ -132,14 +131,9 @@ def _calibration(asked: Asked, dtype: str, source: Storage, selection: Selection
         if given is not None:
             raise InputError(f"a `calibration` is for `dtype='int8'`, and `dtype` is {dtype}: give both, or neither")
         return None
-    try:
-        found = read_calibration(given or source.url_of(CALIBRATION))
-    except InputError:
-        if given is not None or any(entry.path == CALIBRATION for entry in source.entries(STATE, recursive=False)):
-            raise
-        raise InputError(
-            "`dtype='int8'` needs one calibration for all files, and this output has none: make it with "
-            f"`daskembed calibrate {source.url}`"
-        ) from None
-    found.check(selection.made | {"shape": list(selection.shape)}, f"what is exported of {source.url}")
+    made, what = selection.made | {"shape": list(selection.shape)}, f"what is exported of {source.url}"
+    if given is None:
+        return find_calibration(source, made, what)
+    found = read_calibration(given)
+    found.check(made, what)
     return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from daskembed.exports.names import ADDED, KINDS, PROFILES
 from daskembed.exports.protocol import FORMATS
-from daskembed.runs.options import Table, option
+from daskembed.runs.options import ARGUMENTS, CLUSTER, EVENTS, WORKERS, Table, option
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -75,21 +75,13 @@ class Asked(Table):
         "leave out files that are not as their receipts say, and count them", default=False, type=bool
     )
     overwrite: bool = option("replace an export of other files or settings", default=False, type=bool)
-    cluster: str | Client = option(
-        "where it runs: a name, a YAML file, or a scheduler's address",
-        "NAME|FILE|ADDRESS",
-        keyword="where it runs: a name, a YAML file, a scheduler's address, or a connected ``distributed.Client``",
-    )
-    cluster_arguments: Mapping[str, Any] | None = option(
-        "an argument of the cluster's class, over its preset's: n_workers=2, worker_options.nthreads=4",
-        "KEY=VALUE",
-        keyword="arguments of the cluster's class, over its preset's, nested mappings key by key",
-    )
-    workers: int | str | None = option("how many workers; 1..20 is as many as there is work for", "N|N..M")
+    cluster: str | Client = option(CLUSTER)
+    cluster_arguments: Mapping[str, Any] | None = option(ARGUMENTS)
+    workers: int | str | None = option(WORKERS)
     progress: Callable[[Progress], None] | None = option(
         "called with the export's state after every change", callback=True
     )
-    events: Callable[[Event], None] | None = option("called with what happens, one `Event` at a time", callback=True)
+    events: Callable[[Event], None] | None = option(EVENTS)
 
 
 class ExportOptions(TypedDict, total=False):

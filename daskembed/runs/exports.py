@@ -16,6 +16,7 @@ from daskembed.exports.rows import KEPT
 from daskembed.exports.settings import DEFAULT, Export, Sizes
 from daskembed.exports.state import Plan
 from daskembed.exports.unique import neighbours
+from daskembed.kinds import MODEL, differences
 from daskembed.output import lock
 from daskembed.output.geoparquet import SUFFIX
 from daskembed.output.state import RECEIPTS, now
@@ -111,10 +112,11 @@ def agreed(job: Job, overwrite: bool) -> Plan | None:
     before, now_ = plan.tiles, job.contents
     new, gone = now_.keys() - before.keys(), before.keys() - now_.keys()
     changed = {name for name in before.keys() & now_.keys() if before[name] != now_[name]}
+    of_model = differences(plan.identity, job.export.identity)
     settings = [
         f"{key} {plan.identity.get(key)}, not {value}"
         for key, value in job.export.identity.items()
-        if plan.identity.get(key) != value
+        if (key in of_model if key in MODEL else plan.identity.get(key) != value)
     ]
     # Damaged files may be whole again.
     anew = overwrite and plan.finished and plan.left_out

@@ -49,9 +49,24 @@ class Words(NamedTuple):
     """Whether what the configuration has under its name is another's."""
 
 
-def option(help: str, metavar: str | None = None, *, default: Any = None, **words: Any) -> Any:
-    """A row of a `Table`: its default, and its `Words`."""
-    return field(default=default, metadata={"words": Words(help, metavar, **words)})
+def option(help: str | Words, metavar: str | None = None, *, default: Any = None, **words: Any) -> Any:
+    """A row of a `Table`: its default, and its `Words`, which several tables may have."""
+    told = Words(help, metavar, **words) if isinstance(help, str) else help
+    return field(default=default, metadata={"words": told})
+
+
+CLUSTER = Words(
+    "where it runs: a name, a YAML file, or a scheduler's address",
+    "NAME|FILE|ADDRESS",
+    keyword="where it runs: a name, a YAML file, a scheduler's address, or a connected ``distributed.Client``",
+)
+ARGUMENTS = Words(
+    "an argument of the cluster's class, over its preset's: n_workers=2, worker_options.nthreads=4",
+    "KEY=VALUE",
+    keyword="arguments of the cluster's class, over its preset's, nested mappings key by key",
+)
+WORKERS = Words("how many workers; 1..20 is as many as there is work for", "N|N..M")
+EVENTS = Words("called with what happens, one `Event` at a time", callback=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,17 +131,9 @@ class Options(Table):
     sensor: str | None = option("whose images, for clay-v1.5 (default: sentinel-2-l2a)", "NAME|FILE.yaml")
     window: int | None = option("pixels of a side that clay-v1.5 sees (default: 256)", "N", type=int)
     level: str | None = option("clay-v0: mean, patch or group; clay-v1.5: cls, mean or patch", "LEVEL")
-    cluster: str | Client = option(
-        "where it runs: a name, a YAML file, or a scheduler's address",
-        "NAME|FILE|ADDRESS",
-        keyword="where it runs: a name, a YAML file, a scheduler's address, or a connected ``distributed.Client``",
-    )
-    cluster_arguments: Mapping[str, Any] | None = option(
-        "an argument of the cluster's class, over its preset's: n_workers=2, worker_options.nthreads=4",
-        "KEY=VALUE",
-        keyword="arguments of the cluster's class, over its preset's, nested mappings key by key",
-    )
-    workers: int | str | None = option("how many workers; 1..20 is as many as there is work for", "N|N..M")
+    cluster: str | Client = option(CLUSTER)
+    cluster_arguments: Mapping[str, Any] | None = option(ARGUMENTS)
+    workers: int | str | None = option(WORKERS)
     precision: str = option("auto is bf16 where the device computes it natively", choices=("auto", "bf16", "fp32"))
     batch_size: int = option("chips given to the device at once", "N", type=int)
     readers: int | None = option("threads of a worker that read chips", "N", type=int)
@@ -229,7 +236,7 @@ class Options(Table):
     progress: Callable[[Progress], None] | None = option(
         "called with the run's state after every change", callback=True
     )
-    events: Callable[[Event], None] | None = option("called with what happens, one `Event` at a time", callback=True)
+    events: Callable[[Event], None] | None = option(EVENTS)
 
 
 RULES = {

@@ -10,8 +10,8 @@ from typing import Any
 from daskembed.documents import MOST_JSON, parse_as
 from daskembed.errors import InputError
 from daskembed.exports import state
-from daskembed.exports.settings import KIND
 from daskembed.exports.state import ExportedFile, PlannedFile
+from daskembed.kinds import differences
 from daskembed.output.validate.findings import Finding
 from daskembed.quantization import KEY, Calibration, parse_calibration
 from daskembed.storage.stores import Storage
@@ -90,8 +90,9 @@ def check_made(made: dict[str, Any], settings: dict[str, Any]) -> Iterator[Findi
     # Files of others are exported, too.
     if not settings and (unknown := [key for key in ("encoder", "checkpoint", "level") if made.get(key) is None]):
         yield Finding("provenance", f"nothing says of which {', '.join(unknown)} the embeddings are", "note")
-    for key in (*KIND, "dtype"):
-        if settings and made.get(key) != settings.get(key):
+    if settings:
+        other = [*differences(made, settings), *(["dtype"] if made.get("dtype") != settings.get("dtype") else [])]
+        for key in other:
             yield Finding("provenance", f"the file says {key} {made.get(key)}, the export's plan {settings.get(key)}")
     if settings and isinstance(how := made.get("export"), dict):
         for key in how.keys() & settings.keys():
