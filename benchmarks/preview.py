@@ -16,7 +16,10 @@ import numpy as np
 import daskembed
 from benchmarks.common import Row
 from daskembed.errors import InputError
+from daskembed.explore.preview import write_preview
+from daskembed.explore.tiles import choose
 from daskembed.geo.mgrs import check_tile, square_of
+from daskembed.storage.stores import Storage
 from daskembed.testing import write_published
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -41,11 +44,12 @@ def _measure(level: str, tiles: int, side: int, shape: tuple[int, ...], *, visit
     with tempfile.TemporaryDirectory() as folder:
         output, page = Path(folder) / "output", Path(folder) / "page"
         names = list(islice(tiles_of_europe(), tiles))
+        storage = Storage(str(output))
         write_published(output, names, side=side, shape=shape, vectors=_vectors(shape))
         clocks = [(time.perf_counter(), time.process_time())]
         basis = daskembed.principal_components(str(output))
         clocks.append((time.perf_counter(), time.process_time()))
-        made = daskembed.preview(str(output), to=str(page), basis=basis)
+        made = write_preview(storage, choose(storage), basis, Storage(str(page)), own=basis)
         clocks.append((time.perf_counter(), time.process_time()))
         found, written = np.diff(clocks, axis=0)
         sizes = {path: path.stat().st_size for path in page.rglob("*") if path.is_file()}

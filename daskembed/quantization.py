@@ -198,17 +198,19 @@ def quantize(vectors: NDArray[np.floating], calibration: Calibration) -> NDArray
     return whole.reshape(vectors.shape)
 
 
-def dequantize(frame: Any, calibration: Calibration | str | Path | None = None) -> Any:
+def dequantize(frame: Any, calibration: Calibration | str | Path | None = None, *, column: str | None = None) -> Any:
     """Give the vectors of int8 files back as float32.
 
     Parameters
     ----------
     frame
-        A frame of such a file with its column ``embeddings`` or ``embedding``, as `daskembed.open_embeddings` (lazy) or
-        `geopandas.read_parquet` give it; or an array of int8 whose last axis holds a vector, or several.
+        A frame of such a file, as `daskembed.open_embeddings` (lazy) or `geopandas.read_parquet` give it; or an array
+        of int8 whose last axis holds a vector, or several.
     calibration
         With what they were made: what `daskembed.calibrate` gave, or its file. By default what the file's footer says,
         which frames keep in their `attrs`; arrays need one.
+    column
+        Of a frame, which one holds the vectors; by default ``embeddings``, or ``embedding``, as profiles call it.
 
     Returns
     -------
@@ -224,9 +226,12 @@ def dequantize(frame: Any, calibration: Calibration | str | Path | None = None) 
         if calibration is None:
             raise InputError("an array does not say how it was made: give `calibration`, or the frame that it is from")
         return _floats(frame, read_calibration(calibration))
-    columns = getattr(frame, "columns", ())
-    if (name := next((one for one in _COLUMNS if one in columns), None)) is None:
-        raise InputError(f"there is no column {_COLUMNS[0]!r} in this {type(frame).__name__}: expected vectors of int8")
+    there = list(getattr(frame, "columns", ()))
+    if (name := next((one for one in ([column] if column else _COLUMNS) if one in there), None)) is None:
+        raise InputError(
+            f"there is no column {column or ' or '.join(_COLUMNS)} in this {type(frame).__name__} of "
+            f"{', '.join(map(str, there)) or 'none'}: give the one that holds vectors of int8 as `column`"
+        )
     lazy = hasattr(frame, "dask")
     kept = (frame._meta if lazy else frame).attrs.get(KEY)
     own = None if kept is None else parse_calibration(kept, f"`attrs[{KEY!r}]` of this frame")

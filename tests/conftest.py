@@ -17,8 +17,10 @@ from typing import Any
 import boto3
 import dask
 import distributed.deploy.local
+import duckdb
 import least  # noqa: F401 (adds its sizes to the encoders)
 import pytest
+from duckdb_extensions import import_extension
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 
@@ -54,6 +56,15 @@ def _workers_are_forked() -> Iterator[None]:
     with dask.config.set(forked), pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed.deploy.local, "Nanny", Forked)
         yield
+
+
+@pytest.fixture(scope="session")
+def duckdb_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which DuckDB finds its spatial extension, that of the wheel: it is fetched from nowhere."""
+    home = tmp_path_factory.mktemp("duckdb_home")
+    with duckdb.connect(config={"extension_directory": str(home / ".duckdb/extensions")}) as connection:
+        import_extension("spatial", con=connection)
+    return home
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def blocks(page: str) -> list[Block]:
 
 
 @pytest.fixture(scope="module")
-def place(chips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def place(chips: Path, duckdb_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with all that the pages name, in which they run; their commands share one cluster."""
     folder = tmp_path_factory.mktemp("docs")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
@@ -87,6 +87,8 @@ def place(chips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
         ),
     ):
         patch.chdir(folder)
+        # Where DuckDB keeps its extensions.
+        patch.setenv("HOME", str(duckdb_home))
         (folder / "examples").symlink_to(TOP / "examples")
         shutil.copy(TOP / "examples/tiles.txt", folder)
         write_checkpoint(folder / "clay-v0.ckpt", size="least")

@@ -108,7 +108,7 @@ def _unwrite(copy: Path) -> None:
         (_lose, "missing", "it is gone; the same `daskembed export` makes it again"),
         (_cut, "changed", "its receipt says"),
         (_spoil, "damaged", "is not a receipt of daskembed"),
-        (_unwrite, "unfinished", "not written yet, or its writing failed"),
+        (_unwrite, "unfinished", "not written yet: the same"),
     ],
 )
 def test_status_says_what_is_wrong_with_a_file(

@@ -49,7 +49,7 @@ CALIBRATION = "{folder}/grid/_daskembed/calibration.json"
         ("out", "out/copy", {}, "{folder}/out/copy is inside the output {folder}/out: who opens all of one would read"),
         ("out", ".", {}, "{folder} is above the output {folder}/out: who opens all of one would read both"),
         ("out", f"grid/{FILE}", {}, FILE + " is a file: give a folder of its own as --to"),
-        ("out", "new", {"format": "parquet"}, "unknown --format 'parquet': choose one of geoparquet, cog, lance"),
+        ("out", "new", {"format": "parquet"}, "unknown --format 'parquet': choose one of geoparquet, cog, zarr, lance"),
         ("out", "new", {"dtype": "int4"}, "unknown --dtype 'int4': choose one of float32, float16, int8"),
         ("out", "new", {"tiles": "33TUM"}, "{folder}/out holds no published file of the tiles 33TUM: check --tiles"),
         ("out", "new", {"dates": "2023-01-01/2023-02-01"}, "no published file of --dates 2023-01-01/2023-02-01 in"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,8 @@ from test_export_unique import decide, tile
 
 from daskembed.cli.parser import keywords, make_parser
 from daskembed.errors import InputError
-from daskembed.exports import state
+from daskembed.exports import index, state
+from daskembed.exports.selection import ExportTile
 from daskembed.exports.settings import Sizes
 from daskembed.exports.validate.check import validate
 from daskembed.geo.regions import meets
@@ -29,6 +30,7 @@ from daskembed.output.index_rows import rows_path
 from daskembed.runs.export_options import Asked, ExportOptions
 from daskembed.runs.export_results import ExportResult
 from daskembed.runs.exports import run_export
+from daskembed.runs.results import Progress
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_published
 
@@ -199,6 +201,34 @@ def test_no_row_leaves_for_one_that_is_damaged(mine: Path, client: Client, tmp_p
     result = make(mine, tmp_path / "to", client, unique="place", skip_damaged=True)
     assert [*result.left_out] == [path.name]
     assert result.rows == 441
+
+
+def test_each_file_is_hashed_once_whatever_lies_beside_it(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All beside each other.
+    names = write_published(tmp_path / "out", ("33TUL", "33TVL", "33TUM", "33TVM"), side=2, shape=(3,))
+    hashed: list[str] = []
+
+    def counting(source: Storage, tile: ExportTile, check: Callable[..., None] = index.check_bytes) -> None:
+        hashed.append(tile.name)
+        check(source, tile)
+
+    monkeypatch.setattr(index, "check_bytes", counting)
+    to, again = tmp_path / "to", []
+
+    def interrupt(state: Progress) -> None:
+        if not again and "indexed" in {one.status for one in state.finished}:
+            again.append(len(hashed))
+            raise KeyboardInterrupt
+
+    asked = {"cluster": client, "unique": "place", "skip_damaged": True}
+    assert run_export(str(tmp_path / "out"), str(to), Asked(**asked, progress=interrupt), SMALL).interrupted
+    assert sorted(hashed) == sorted(names)
+    # What was found is known when it goes on, and whole files are not taken for damaged ones.
+    assert run_export(str(tmp_path / "out"), str(to), Asked(**asked), SMALL).exit_status == 0
+    assert sorted(hashed) == sorted(names)
+    assert Storage(str(to)).entries(state.INDEX) == []
 
 
 @pytest.mark.parametrize(

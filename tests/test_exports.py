@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -21,9 +22,9 @@ from distributed import Client
 
 import daskembed
 from daskembed.cli.main import main
-from daskembed.errors import ConflictError, InputError
+from daskembed.errors import ConflictError, InputError, TileError
 from daskembed.exports import state
-from daskembed.exports.index import index_tile
+from daskembed.exports.index import index_tile, open_published
 from daskembed.exports.settings import Sizes
 from daskembed.geo.hilbert import hilbert_keys
 from daskembed.output import lock
@@ -123,6 +124,26 @@ def test_what_reaches_across_180_degrees_is_found_on_both_sides(exported: Path) 
     assert across <= east & west
 
 
+def test_a_file_with_rows_across_180_degrees_is_not_around_the_earth(
+    output: Path, client: Client, tmp_path: Path
+) -> None:
+    result = make(output, tmp_path, client, Sizes(), tiles="01JBG")
+    rows = gpd.read_parquet(tmp_path)
+    around = rows.geometry.transform(lambda xy: np.where(xy[:, :1] < 0, np.add(xy, (360, 0)), xy)).total_bounds
+    expected = around - (0, 0, 360, 0)
+    assert 179 < expected[0] < 180
+    assert -180 < expected[2] < -179
+    (file,) = result.files
+    geo = json.loads(pq.read_metadata(tmp_path / file.name).metadata[b"geo"])
+    assert file.bbox == geo["columns"]["geometry"]["bbox"] == pytest.approx(expected, abs=1e-9)
+    assert daskembed.validate(str(tmp_path / file.name)) == []
+    lazy = daskembed.open_embeddings(str(tmp_path))
+    assert (
+        len(lazy.cx[-179.9999:-179.9, -90:90].compute())
+        == rows.intersects(shapely.box(-179.9999, -90, -179.9, 90)).sum()
+    )
+
+
 def test_duckdb_reads_vectors_and_boxes(output: Path, exported: Path) -> None:
     rows = duckdb.sql(
         f"SELECT source_url, embeddings FROM '{exported}/*.parquet' WHERE bbox.xmin < 12.5 AND bbox.xmax > 12.4 "
@@ -188,6 +209,33 @@ def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_a_file_that_is_published_anew_meanwhile_is_not_read(
+    small: Path, tmp_path: Path, where: str, request: pytest.FixtureRequest
+) -> None:
+    output = Storage(str(small) if where == "local" else request.getfixturevalue("s3"))
+    path, other = (name_of(small, tile) for tile in TILES[:2])
+    for one in (path, other):
+        output.put(one.name, one.read_bytes())
+    job = prepare(output.url, str(tmp_path / "to"), Asked())
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    output.put(path.name, bytes(data))
+    with (
+        pytest.raises(TileError, match=f"{path.name} was published anew since this export began: it has"),
+        open_published(job.export, job.selection.tiles[path.name]),
+    ):
+        pytest.fail("it was opened")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(open_published(job.export, job.selection.tiles[other.name]))
+        output.put(other.name, other.read_bytes()[:-8] + bytes(8))
+        with pytest.raises(TileError, match=f"{other.name} was published anew since this export began"):
+            stack.close()
+    output.delete([other.name])
+    with pytest.raises(TileError, match="is gone"), open_published(job.export, job.selection.tiles[other.name]):
+        pytest.fail("it was opened")
 
 
 def test_a_damaged_file_is_named_and_nothing_is_written(small: Path, client: Client, tmp_path: Path) -> None:
@@ -349,6 +397,61 @@ def test_the_command_tells_what_it_does(small: Path, tmp_path: Path, capsys: pyt
     assert "give another --to to keep both, or --overwrite to make it anew" in capsys.readouterr().err
 
 
+def test_the_command_says_once_why_a_file_is_damaged(
+    small: Path, client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(name_of(small, "33TVL"))
+    command = [str(small), "--cluster", client.scheduler.address]
+    for words, status, fate in (
+        (["export", "--to", str(tmp_path / "to")], 4, "failed"),
+        (["export", "--to", str(tmp_path / "to"), "--skip-damaged"], 3, "left out"),
+        (["calibrate"], 4, "failed"),
+        (["calibrate", "--skip-damaged"], 3, "left out"),
+    ):
+        assert main([words[0], *command, *words[1:]]) == status
+        told = capsys.readouterr().out
+        assert told.count("is damaged: its") == 1
+        assert f"33TVL_20240601_20240601_v001.gpq  {fate}\n" in told
+
+
+def test_status_says_why_a_file_could_not_be_read_or_written(
+    small: Path, client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to, path = tmp_path / "to", name_of(small, "33TVL")
+    whole = path.read_bytes()
+    damage(path)
+    assert make(small, to, client).exit_status == 4
+    found = daskembed.status(str(to)).export
+    assert found is not None
+    assert [*found.failed] == [path.name]
+    assert "is damaged: its" in found.failed[path.name]
+    assert main(["status", str(to)]) == 3
+    assert f"failed       {path.name}: {path} is damaged" in capsys.readouterr().out
+    path.write_bytes(whole)
+
+    def change(state: Progress) -> None:
+        if state.units[0] == "files" and not state.finished:
+            output = Storage(str(small))
+            output.put(path.name, whole)
+
+    assert make(small, to, client, progress=change).exit_status == 4
+    found = daskembed.status(str(to)).export
+    assert found is not None
+    (file,) = found.files
+    assert (file.status, [*found.failed]) == ("failed", [file.name])
+    assert f"{path.name} was published anew since this export began" in str(file.reason)
+    assert str(file.reason).endswith("; the same `daskembed export` tries it again")
+    assert main(["status", str(to)]) == 3
+    told = capsys.readouterr().out
+    assert "files        1 failed\n" in told
+    assert f"failed       {file.name}: {path} was published anew" in told
+    assert make(small, to, client).exit_status == 0
+    found = daskembed.status(str(to)).export
+    assert found is not None
+    assert (found.files[0].status, found.failed, found.sound) == ("done", {}, True)
+    assert not (to / state.FAILED).exists()
+
+
 def test_two_exports_into_one_folder_do_not_meet(small: Path, client: Client, tmp_path: Path) -> None:
     with (
         lock.hold(Storage(str(tmp_path / "to")), LOCK),
@@ -407,7 +510,8 @@ def test_what_is_killed_while_it_removes_an_export_goes_on(
     delete = Storage.delete
 
     def killed(self: Storage, paths: list[str]) -> None:
-        if [one for one in paths if "/index/" not in one] and next(left, None) is None:
+        own = [one for one in paths if not {"index", "failed"} & {*one.split("/")}]
+        if own and next(left, None) is None:
             raise KeyboardInterrupt
         delete(self, paths)
 

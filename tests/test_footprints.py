@@ -8,7 +8,16 @@ import pytest
 import shapely
 
 from daskembed.errors import InputError
-from daskembed.geo.footprints import at_tile, bounding_box, box, elsewhere, metres_of_unit, to_lonlat
+from daskembed.geo.footprints import (
+    at_tile,
+    bounding_box,
+    box,
+    box_around,
+    elsewhere,
+    metres_of_unit,
+    split_at_antimeridian,
+    to_lonlat,
+)
 from daskembed.geo.mgrs import SIDE, square_of
 
 TILES = ("33TUL", "60KZF", "01KAB", "32VKM", "31XEG", "22JGS", "60XWR")
@@ -79,6 +88,18 @@ def test_a_bounding_box_is_that_of_all_footprints() -> None:
     assert box(*bounding_box(shapes)).equals(shapely.box(*shapely.total_bounds(shapes)))
 
 
+def test_rings_are_cut_at_180_degrees() -> None:
+    """Those of one side stay in one piece, also if they end there or lie beyond."""
+    wests = np.array([179.9, 179.95, 180.0, 181.0])
+    corners = np.array([(0.1, 0.0), (0.1, 0.1), (0.0, 0.1), (0.0, 0.0)])
+    cut = split_at_antimeridian(corners + np.stack([wests, np.full(4, 51.0)], axis=-1)[:, None])
+    expected = ([(179.9, 180)], [(179.95, 180), (-180, -179.95)], [(-180, -179.9)], [(-179, -178.9)])
+    for shape, edges in zip(cut, expected, strict=True):
+        assert shape.geom_type == ("Polygon" if len(edges) == 1 else "MultiPolygon")
+        parts = [shapely.box(west, 51, east, 51.1) for west, east in edges]
+        assert shape.equals_exact(shapely.union_all(parts), 1e-9, normalize=True)
+
+
 @pytest.mark.parametrize("crossing", [True, False])
 def test_a_bounding_box_across_180_degrees_begins_in_the_east(crossing: bool) -> None:
     """RFC 7946, 5.2; also of footprints of which each is on one side."""
@@ -94,6 +115,27 @@ def test_a_bounding_box_across_180_degrees_begins_in_the_east(crossing: bool) ->
     assert area.is_valid
     assert all(area.buffer(1e-9).contains(shape) for shape in shapes)
     assert area.area < 0.5 * (north - south) * 4
+
+
+@pytest.mark.parametrize(
+    ("spans", "expected"),
+    [
+        ([(170, 180), (-180, -170)], (170, -170)),
+        ([(-175, -174), (171, 172), (-179, -178)], (171, -174)),
+        ([(-10, 10), (170, 180), (-180, -170)], (-180, 180)),
+        ([(-120, -110), (100, 110)], (100, -110)),
+        ([(-120, -110), (65, 75)], (-120, 75)),
+        ([(-100, 90)], (-100, 90)),
+        ([(-180, 180)], (-180, 180)),
+        ([(1, 2), (3, 4)], (1, 4)),
+    ],
+)
+def test_a_box_goes_across_180_degrees_where_it_is_narrow_then(
+    spans: list[tuple[float, float]], expected: tuple[float, float]
+) -> None:
+    boxes = np.array([(west, -1, east, 1) for west, east in spans], float)
+    for turned in (boxes, boxes[::-1]):
+        assert box_around(turned) == (expected[0], -1, expected[1], 1)
 
 
 def test_no_footprints_have_no_box() -> None:

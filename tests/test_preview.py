@@ -20,8 +20,10 @@ from rasterio.io import MemoryFile
 import daskembed
 from daskembed.cli.main import main
 from daskembed.errors import InputError
+from daskembed.explore import preview
 from daskembed.explore.colours import rgb_of
 from daskembed.explore.mosaic import Mosaic, for_web
+from daskembed.explore.pages import box_round
 from daskembed.explore.places import metres_of, places_of
 from daskembed.geo.cells import Grid
 from daskembed.output.state import read_receipt, receipt_path, write_receipt
@@ -33,7 +35,9 @@ PUBLISHED = Path(__file__).parent / "data" / "published"
 
 
 def told(folder: Path, name: str) -> Any:
-    text = (folder / "data" / f"{name}.js").read_text()
+    """A document of a page: by its name, of which the page's index knows the end."""
+    (found,) = [*(folder / "data").glob(f"{name}.js"), *(folder / "data").glob(f"{name}.{'[0-9a-f]' * 12}.js")]
+    text = found.read_text()
     assert text.startswith("daskembed.")
     return json.loads(text[text.index("(") + 1 : text.rindex(")")])
 
@@ -119,7 +123,11 @@ def test_tiles_of_which_all_chips_are_set_aside(output: Path, tmp_path: Path) ->
     receipt = read_receipt(Storage(str(copy)), receipt_path("33TVL", "001"))
     lost = replace(receipt, tile="60WWT", files=[], chips=0, quarantined={"s3://made-up/a.tif": "is cut off"})
     write_receipt(Storage(str(copy)), lost)
-    write_receipt(Storage(str(copy)), replace(lost, tile="33TWL", settings={"level": "patch"}))
+    # Of another level, and of another encoder: of these files' kind they are not.
+    write_receipt(Storage(str(copy)), replace(lost, tile="33TWL", settings=lost.settings | {"level": "patch"}))
+    write_receipt(
+        Storage(str(copy)), replace(lost, tile="33TXL", settings=lost.settings | {"encoder": "clay-v1.5 large"})
+    )
     made = daskembed.preview(str(copy), to=str(tmp_path / "to"))
     entries = told(tmp_path / "to", "index")["tiles"]
     assert (made.tiles, [one["tile"] for one in entries]) == (2, [TILE, "33TVL", "60WWT"])
@@ -206,18 +214,45 @@ def test_image_is_none_that_maplibre_shows_black() -> None:
 
 
 def test_across_the_antimeridian(tmp_path: Path) -> None:
-    write_published(tmp_path, ["60WWT"], side=20, shape=(4,))
-    write_published(tmp_path, ["01WCN"], side=3, shape=(2, 2, 4), version="002")
-    for version in ("001", "002"):
-        daskembed.preview(str(tmp_path), to=str(tmp_path / version), version=version)
-        (entry,) = told(tmp_path / version, "index")["tiles"]
+    """A tile of which chips lie on both sides of 180 degrees, and some are cut by it."""
+    write_published(tmp_path, ["01WCN", "60WWT"], side=21, shape=(2, 2, 4))
+    footprints = shapely.from_wkb(table(tmp_path, "01WCN")["geometry"].to_pylist())
+    cut = [isinstance(one, shapely.MultiPolygon) for one in footprints]
+    assert 10 < sum(cut) < 40
+    assert {one.bounds[0] > 0 for one, is_cut in zip(footprints, cut, strict=True) if not is_cut} == {True, False}
+    made = daskembed.preview(str(tmp_path), to=str(tmp_path / "to"), geotiff=True)
+    index = told(tmp_path / "to", "index")
+    for entry, place in zip(index["tiles"], (-180, 178), strict=True):
         west, _, east, _ = entry["box"]
-        assert east - west < 10
-        tile = told(tmp_path / version, Path(entry["file"]).stem)
+        assert west < place < east < west + 3
+        assert np.ptp(corners(entry, entry["outline"])[:, 0]) < 3
+        tile = told(tmp_path / "to", Path(entry["file"]).stem)
         for chip in tile["chips"]:
-            assert np.ptp(corners(entry, chip[3])[:, 0]) < 1
-        for _, _, places in tile["images"]:
-            assert 0 < places[1][0] - places[0][0] < 10
+            ring = corners(entry, chip[3])
+            assert len(ring) == 4
+            assert 0.05 < np.ptp(ring[:, 0]) < 0.2
+        ((_, _, places),) = tile["images"]
+        assert west - 0.1 < places[0][0] < west + 0.1 < east - 0.1 < places[1][0] < east + 0.1
+    # The page begins where its tiles are: not with the whole world between them.
+    west, _, east, _ = index["box"]
+    assert 176 < west < 180 < east < 184
+    for path in made.geotiffs:
+        with rasterio.open(path) as file:
+            assert (file.shape, file.res) == ((42, 42), (2560.0, 2560.0))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "found"),
+    [
+        ([[10, 1, 12, 3], [11, 0, 13, 2]], [10, 0, 13, 3]),
+        ([[-181, 0, -179, 1], [177, 0, 178, 1]], [177, 0, 181, 1]),
+        ([[170, 0, 190, 1], [-179, 0, -178, 1]], [170, 0, 190, 1]),
+        ([[-120, 0, -119, 1], [120, 0, 121, 1], [150, 0, 151, 1]], [120, 0, 241, 1]),
+        ([[537, 0, 538, 1]], [177, 0, 178, 1]),
+    ],
+)
+def test_narrowest_box(boxes: list[list[float]], found: list[float]) -> None:
+    assert box_round(boxes) == found
 
 
 def test_few_vectors_and_words_of_untrained_weights(tmp_path: Path) -> None:
@@ -271,18 +306,112 @@ def test_same_colours_of_another_output(output: Path, tmp_path: Path) -> None:
     assert same == first != own
 
 
+def test_search_and_shares_are_of_the_vectors_shown_whatever_the_basis(output: Path, tmp_path: Path) -> None:
+    def far(tile: str, rows: int) -> np.ndarray:
+        """Ten standard deviations away, of less spread in what was the first component; one has NaN."""
+        found = hilly(tile, rows) * np.array([0.1, *[1] * 11], np.float32) + 50
+        found[4, 3] = np.nan
+        return found
+
+    write_published(tmp_path / "far", [TILE, "33TVL"], side=3, shape=(12,), vectors=far)
+    basis = daskembed.principal_components(str(output))
+    own = daskembed.principal_components(str(tmp_path / "far"))
+    made = daskembed.preview(str(tmp_path / "far"), to=str(tmp_path / "to"), basis=basis)
+    index = told(tmp_path / "to", "index")
+    read = np.concatenate(
+        [table(tmp_path / "far", tile)["embeddings"].combine_chunks().to_numpy_ndarray() for tile in (TILE, "33TVL")]
+    ).astype(np.float64)
+    known = read[np.isfinite(read).all(axis=1)]
+    covariance = np.cov(known.T, bias=True)
+    shares = [axis @ covariance @ axis / np.trace(covariance) for axis in np.array(basis.axes)]
+    np.testing.assert_allclose(made.explained, shares, rtol=1e-9)
+    assert index["basis"] == {
+        "explained": [round(one, 4) for one in shares],
+        "count": basis.count,
+        "left_out": 2,
+        "foreign": True,
+    }
+    steps = [
+        np.frombuffer(
+            base64.b64decode(told(tmp_path / "to", f"{tile}_20240601_20240601_v001.vectors")["values"]), np.int8
+        )
+        for tile in (TILE, "33TVL")
+    ]
+    small = np.concatenate(steps).reshape(-1, 12) * np.array(index["search"]["step"])
+    exact = read - own.mean
+
+    def cosines(vectors: np.ndarray) -> np.ndarray:
+        found = vectors[[one for one in range(18) if one % 9 != 4]]
+        found = found / np.linalg.norm(found, axis=1, keepdims=True)
+        return np.asarray(found @ found.T)
+
+    np.testing.assert_allclose(cosines(small), cosines(exact), atol=0.05)
+
+
+def test_a_page_is_as_it_was_until_all_of_it_is_new(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, to = tmp_path / "copy", tmp_path / "to"
+    shutil.copytree(output, copy)
+    daskembed.preview(str(copy), to=str(to))
+    before = {path: path.read_bytes() for path in to.rglob("*") if path.is_file()}
+    # Of the first tile there are other chips, and another comes first.
+    write_published(copy, ["33TTL", TILE], side=2, shape=(12,), days=DAYS, vectors=hilly)
+
+    def stop(*args: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(preview, "_index", stop)
+        with pytest.raises(KeyboardInterrupt):
+            daskembed.preview(str(copy), to=str(to))
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list(to.rglob("*.js"))) > len([path for path in before if path.suffix == ".js"])
+    daskembed.preview(str(copy), to=str(to))
+    index = told(to, "index")
+    assert [one["tile"] for one in index["tiles"]] == ["33TTL", TILE, "33TVL"]
+    named = {f"{one[kind]}.js" for one in index["tiles"] for kind in ("document", "vectors")}
+    assert {path.name for path in (to / "data").iterdir()} == named | {"index.js"}
+    assert {told(to, one[kind])["file"] for one in index["tiles"] for kind in ("document", "vectors")} == {
+        path.name for path in copy.glob("*.gpq")
+    }
+
+
+def test_a_file_without_rows(output: Path, tmp_path: Path) -> None:
+    shutil.copytree(output, tmp_path / "copy")
+    (name,) = (tmp_path / "copy").glob("33TVL_*.gpq")
+    pq.write_table(pq.read_table(name).slice(0, 0), name)
+    made = daskembed.preview(str(tmp_path / "copy"), to=str(tmp_path / "to"), geotiff=True)
+    assert (made.tiles, made.rows) == (2, 18)
+    _, entry = told(tmp_path / "to", "index")["tiles"]
+    assert (entry["tile"], entry["dates"], entry["outline"], "vectors" in entry) == ("33TVL", [], [], False)
+    document = told(tmp_path / "to", entry["document"])
+    assert (document["chips"], document["facts"]["encoder"]) == ([], "clay-v0 made-up")
+
+
+def test_tiles_wanted_that_are_not_there_are_told(
+    output: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert daskembed.preview(str(output), to=str(tmp_path), tiles=f"{TILE},33TWL").tiles == 1
+    assert "33TWL" in caplog.text
+
+
 def test_again_what_is_gone_is_gone(output: Path, tmp_path: Path) -> None:
     copy, to = tmp_path / "copy", tmp_path / "to"
     shutil.copytree(output, copy)
     daskembed.preview(str(copy), to=str(to), geotiff=True)
     (to / "mine.txt").write_text("not ours")
-    kept = {path.name: path.read_bytes() for path in (to / "data").glob(f"{TILE}*.js")}
+    kept = {path.name: path.read_bytes() for path in (to / "data").glob(f"{TILE}*v001.[!v]*.js")}
+    assert len(kept) == 1
     next(copy.glob("33TVL_*.gpq")).unlink()
     daskembed.preview(str(copy), to=str(to), basis=str(to / "basis.json"))
-    assert {path.name for path in (to / "data").iterdir()} == {"index.js", *kept}
+    # Vectors are told around the mean of those that are left.
+    vectors = {path.name for path in (to / "data").glob(f"{TILE}*.vectors.*.js")}
+    assert {path.name for path in (to / "data").iterdir()} == {"index.js", *kept, *vectors}
+    assert len(vectors) == 1
     assert (to / "mine.txt").read_text() == "not ours"
     assert not (to / "geotiff").exists()
-    assert {path.name: path.read_bytes() for path in (to / "data").glob(f"{TILE}*.js")} == kept
+    assert {name: (to / "data" / name).read_bytes() for name in kept} == kept
 
 
 def test_what_is_refused(output: Path, tmp_path: Path) -> None:

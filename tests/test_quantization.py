@@ -19,6 +19,8 @@ import daskembed
 from benchmarks import small
 from benchmarks.small import made_up, neighbours, recall
 from daskembed.errors import InputError
+from daskembed.exports.names import PROFILES
+from daskembed.exports.profiles import vectors_of
 from daskembed.histogram import Histogram
 from daskembed.quantization import KEY, Calibration, dequantize, parse_calibration, quantize
 from daskembed.runs.export_options import PERCENTILE
@@ -190,6 +192,24 @@ def test_a_frame_remembers_how_its_vectors_come_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack(renamed.embedding), truth)
 
 
+@pytest.mark.parametrize("profile", [None, *PROFILES])
+def test_the_column_of_each_profile_is_found(profile: str | None) -> None:
+    made, vectors = calibration(), scene(6)
+    name = vectors_of(profile)
+    back = daskembed.dequantize(frame(made, vectors).rename(columns={"embeddings": name}))
+    np.testing.assert_array_equal(np.stack(back[name]), dequantize(quantize(vectors, made), made))
+
+
+def test_a_column_of_any_name_can_be_said() -> None:
+    made, vectors = calibration(), scene(6)
+    # Beside it there may be one of a usual name, which is something else.
+    given = frame(made, vectors).rename(columns={"embeddings": "vectors", "source_url": "embedding"})
+    for one in (given, dask_geopandas.from_geopandas(given, npartitions=2)):
+        back = daskembed.dequantize(one, column="vectors")
+        found = back.vectors if one is given else back.compute(scheduler="sync").vectors
+        np.testing.assert_array_equal(np.stack(found), dequantize(quantize(vectors, made), made))
+
+
 def test_a_lazy_frame_stays_lazy() -> None:
     made, vectors = calibration(), scene(6)
     given, truth = frame(made, vectors), dequantize(quantize(vectors, made), made)
@@ -222,8 +242,11 @@ def test_what_cannot_be_given_back_says_what_to_do() -> None:
     lost.attrs.clear()
     with pytest.raises(InputError, match="does not say how its vectors became int8: open the files with"):
         dequantize(lost)
-    with pytest.raises(InputError, match="no column 'embeddings'"):
+    there = "in this GeoDataFrame of source_url, geometry: give the one that holds vectors of int8 as `column`"
+    with pytest.raises(InputError, match=f"no column embeddings or embedding {there}"):
         dequantize(given.drop(columns="embeddings"))
+    with pytest.raises(InputError, match=f"no column vectors {there}"):
+        dequantize(given.drop(columns="embeddings"), column="vectors")
     with pytest.raises(InputError, match="give `calibration`"):
         dequantize(quantize(scene(3), made))
     with pytest.raises(InputError, match="vectors of float32: expected int8"):

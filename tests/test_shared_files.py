@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from embedded import MADE, write_rows
 
 import daskembed
 from daskembed.errors import InputError
@@ -225,3 +227,25 @@ def test_chips_of_this_machine_are_refused_before_a_cluster_starts(chips: Path, 
         daskembed.run(
             "33TUL", source=str(chips), checkpoint="untrained:tiny", output=str(tmp_path / "out"), cluster=str(preset)
         )
+
+
+def test_a_search_asks_whether_the_workers_see_the_files(elsewhere: Elsewhere, tmp_path: Path) -> None:
+    write_rows(elsewhere.mine / "a.parquet", np.eye(20, 4, dtype=np.float32), made=MADE)
+    asked: dict[str, Any] = {"output": str(elsewhere.mine), "like": (12.01, 44.99), "k": 3}
+    with (
+        elsewhere.worker(),
+        pytest.raises(InputError, match=rf"{elsewhere.mine} is a folder of this machine, which the workers do not see"),
+    ):
+        daskembed.search(**asked, cluster=elsewhere.client)
+    with elsewhere.worker(hidden=False):
+        assert len(daskembed.search(**asked, cluster=elsewhere.client)) == 3
+    assert [one.name for one in elsewhere.mine.iterdir()] == ["a.parquet"]
+
+
+def test_a_search_looks_before_a_cluster_starts(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows" / "a.parquet", np.eye(20, 4, dtype=np.float32), made=MADE)
+    preset = tmp_path / "far.yaml"
+    preset.write_text("class: distributed.LocalCluster\nshares_files: false\n")
+    for like, message in (((60, 45), "is outside of all rows"), ((12.01, 44.99), "of the cluster '.*far.yaml'")):
+        with pytest.raises(InputError, match=message):
+            daskembed.search(str(tmp_path / "rows"), like=like, cluster=str(preset))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
 from datetime import date
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyproj
 import pytest
 import rasterio
 import shapely
@@ -25,7 +30,11 @@ from daskembed.cli.text import print_table
 from daskembed.errors import InputError
 from daskembed.explore import reading
 from daskembed.explore import search as module
-from daskembed.explore.topk import Best, Queries, best_of
+from daskembed.explore.estimates import squares_of
+from daskembed.explore.footers import open_rows
+from daskembed.explore.reading import Block
+from daskembed.explore.topk import Best, Least, Queries, best_of
+from daskembed.runs.search import write_hits
 from daskembed.testing import COVERS, land_cover
 
 DIMS = 16
@@ -107,6 +116,30 @@ def test_a_place_as_text_a_row_and_a_file_are_the_same(output: Path, tmp_path: P
         assert list(daskembed.search(str(output), **given, k=5)["source_url"]) == list(first["source_url"]), given
 
 
+def test_files_of_areas_in_any_projection_and_format(tmp_path: Path) -> None:
+    """Across 180 degrees, too; and what a search wrote can be searched by."""
+    wests = (179.75, 179.8, 179.85, 179.9, 179.95, -180.0, -179.95, -179.9, -60.0, 60.0)
+    shapes = [shapely.box(west, south, west + 0.05, south + 0.05) for south in (51.0, 51.05) for west in wests]
+    write_rows(tmp_path / "rows" / "a.parquet", vectors(20), footprints=shapes, made=MADE)
+    area = gpd.GeoSeries([shapely.box(179.9, 51.0, 180.1, 51.05)], crs="OGC:CRS84").segmentize(0.001)
+    area = shapely.transform(area[0], lambda xy: np.where(xy > 180, xy - [360, 0], xy))
+    area = gpd.GeoDataFrame(geometry=[area], crs="OGC:CRS84").to_crs(32660)
+    assert area.total_bounds[2] - area.total_bounds[0] < 20_000
+    area.to_file(tmp_path / "area.gpkg")
+    area.to_parquet(tmp_path / "area.parquet")
+    for given in (area, area.geometry, str(tmp_path / "area.gpkg"), tmp_path / "area.parquet"):
+        hits = daskembed.search(str(tmp_path / "rows"), like=given, k=3)
+        (example,) = hits.attrs["search"]["examples"]
+        assert example["vectors"] == 4
+        footprint = shapely.from_wkt(example["footprint"])
+        assert [number for number in range(20) if footprint.contains(shapes[number].centroid)] == [3, 4, 5, 6]
+    hits.to_parquet(tmp_path / "hits.parquet")
+    again = daskembed.search(str(tmp_path / "rows"), like=str(tmp_path / "hits.parquet"), k=3)
+    assert [one["vectors"] for one in again.attrs["search"]["examples"]] == [1, 1, 1]
+    row = daskembed.search(str(tmp_path / "rows"), like=hits.iloc[0], k=3)
+    assert row.attrs["search"]["examples"][0]["vectors"] == 1
+
+
 def test_an_area_stands_for_the_rows_whose_middle_is_in_it(output: Path) -> None:
     # Of the first row of squares the middles of 3 to 6; what it only touches does not count.
     area = shapely.box(12.0 + 3 * 0.05 + 0.01, 44.96, 12.0 + 7 * 0.05 - 0.01, 45.02)
@@ -150,6 +183,31 @@ def test_blocks_and_threads_change_nothing(output: Path, monkeypatch: pytest.Mon
     np.testing.assert_allclose(parts["score"], whole["score"], rtol=1e-6)
 
 
+def test_vectors_of_local_files_are_fetched_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_rows(tmp_path / "a.parquet", vectors(120), made=MADE, group=20)
+    rows = open_rows(str(file))
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda descriptor, start, length, advice: asked.append((start, start + length))
+    )
+    list(module._in_threads(rows, 0)(module.sum_piece))
+    footer = pq.read_metadata(file)
+    columns = [footer.row_group(group).column(number) for group in range(6) for number in range(footer.num_columns)]
+    columns = [one for one in columns if one.path_in_schema.startswith("embeddings.")]
+    assert len(columns) == 6
+    starts = [one.dictionary_page_offset or one.data_page_offset for one in columns]
+    assert asked == [(at, at + one.total_compressed_size) for at, one in zip(starts, columns, strict=True)]
+    # What is kept is fetched once, and who reads the file says that it is gone.
+    over = module._in_threads(rows, 2**30)
+    for _ in range(2):
+        assert sum(one.count for one in over(module.sum_piece)) == 120
+    assert asked == 2 * asked[:6]
+    file.unlink()
+    reading.read_ahead(rows, rows.pieces[0])
+
+
 def test_hits_apart(output: Path) -> None:
     near = daskembed.search(str(output), like=middle(42), k=30)
     hits = daskembed.search(str(output), like=middle(42), k=30, apart=9000)
@@ -178,23 +236,37 @@ def test_days_and_a_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     write_rows(file, found, days=days, made=MADE, group=10, covering=True)
     read: list[int] = []
 
-    def counted(rows, piece):  # type: ignore[no-untyped-def]
+    def counted(rows, piece, *how):  # type: ignore[no-untyped-def]
         read.append(piece.group)
-        return reading.read_blocks(rows, piece)
+        return reading.read_blocks(rows, piece, *how)
 
     monkeypatch.setattr(module, "read_blocks", counted)
-    hits = daskembed.search(str(tmp_path), like=middle(42), dates="2022-02-01/2022-03-31", k=100)
+    asked = {"like": middle(42), "k": 100, "center": False}
+    hits = daskembed.search(str(tmp_path), dates="2022-02-01/2022-03-31", **asked)
     assert sorted(set(hits["date"])) == [date(2022, 2, 15), date(2022, 3, 15)]
     assert len(hits) == 59
     assert sorted(read) == [3, 4, 5, 6, 7, 8]  # row groups of other days are not read
     read.clear()
-    # Rows 20 to 29 of squares, and those that touch them from above and below; the mean is that of the region.
+    # Rows 20 to 29 of squares.
     west, south, east, north = shapely.total_bounds(squares(30)[20:])
     region = f"{west + 0.11},{south + 0.01},{east - 0.11},{north - 0.01}"
-    hits = daskembed.search(str(tmp_path), like=middle(42), region=region, k=100)
+    hits = daskembed.search(str(tmp_path), region=region, **asked)
     assert sorted(hits["source_url"]) == [url_of(number) for number in range(22, 28)]
     assert read == [2]
     assert hits.attrs["search"]["searched"] == 6
+
+
+def test_the_mean_is_that_of_all_files_whatever_part_is_searched(output: Path) -> None:
+    whole = daskembed.search(str(output), like=middle(42), k=399).set_index("source_url")["score"]
+    west, south, east, north = squares(200, 13.0)[57].bounds
+    for asked, count in (
+        ({"region": f"{west + 0.01},{south + 0.01},{east - 0.01},{north - 0.01}"}, 1),
+        ({"region": f"{west - 0.01},{south - 0.01},{east + 0.01},{north + 0.01}"}, 9),
+        ({"dates": "2022-06-10/2022-06-10"}, 399),
+    ):
+        part = daskembed.search(str(output), like=middle(42), k=399, **asked).set_index("source_url")["score"]
+        assert len(part) == count
+        np.testing.assert_allclose(part, whole[part.index], rtol=1e-9)
 
 
 def test_the_bytes_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +295,11 @@ def test_the_bytes_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     west, south, east, north = shapely.total_bounds(squares(2000)[500:600])
     hits = daskembed.search(
-        str(file), like=middle(55), k=5, region=f"{west + 0.01},{south + 0.01},{east - 0.01},{north - 0.01}"
+        str(file),
+        like=middle(55),
+        k=5,
+        center=False,  # the mean is that of all rows
+        region=f"{west + 0.01},{south + 0.01},{east - 0.01},{north - 0.01}",
     )
     assert hits.attrs["search"]["searched"] == 100
     total = sum(size for _, size in seen)
@@ -290,6 +366,11 @@ def test_small_vectors(tmp_path: Path) -> None:
     bad = write_rows(tmp_path / "bad" / "a.parquet", small, made=MADE)
     with pytest.raises(InputError, match="has no `quantization` that says what they stand for"):
         daskembed.search(str(bad), like=middle(42))
+    scale[3] = np.nan
+    footer = {"quantization": {**ours["quantization"], "scale": scale.tolist()}}
+    bad = write_rows(tmp_path / "nan" / "a.parquet", small, made=MADE, footer=footer)
+    with pytest.raises(InputError, match="its `quantization` has NaN or infinity, expected numbers"):
+        daskembed.search(str(bad), like=middle(42))
 
 
 def test_files_of_others(tmp_path: Path) -> None:
@@ -308,6 +389,91 @@ def test_files_of_others(tmp_path: Path) -> None:
     pq.write_table(table.set_column(2, "embeddings", pa.array(uneven, pa.list_(pa.float32()))), theirs)
     with pytest.raises(InputError, match=r"03WVN.*not all of 16 numbers"):
         daskembed.search(str(theirs), like=middle(42), k=5)
+
+
+def test_columns_of_others(tmp_path: Path) -> None:
+    """What is no footprint in degrees or no day is refused, with the file's name, before it misplaces a hit."""
+    file = write_rows(tmp_path / "ours" / "a.parquet", vectors(50))
+    table, places = pq.read_table(file), squares(50)
+    expected = list(daskembed.search(str(file), like=middle(42), k=5)["source_url"])
+    theirs = tmp_path / "theirs" / "b.parquet"
+    theirs.parent.mkdir()
+
+    def search(column: str = "geometry", values: Any = None, crs: Any = "OGC:CRS84", **asked: Any) -> Any:
+        changed = table.set_column(table.schema.get_field_index(column), column, values) if values else table
+        geo = json.loads(table.schema.metadata[b"geo"])
+        geo["columns"]["geometry"]["crs"] = pyproj.CRS(crs).to_json_dict() if isinstance(crs, str | int) else crs
+        if crs == 32633:
+            del geo["columns"]["geometry"]["bbox"]
+        metadata = {} if crs == "none" else {"geo": json.dumps(geo)}
+        pq.write_table(
+            changed.replace_schema_metadata(metadata), theirs, write_statistics=asked.pop("statistics", True)
+        )
+        return daskembed.search(str(theirs), **{"like": middle(42), "k": 5} | asked)
+
+    def wkb(shapes: Any) -> Any:
+        return pa.array(shapely.to_wkb(np.array(shapes, object)), pa.binary())
+
+    for days in (
+        pa.array(["2022-06-10 10:00:00"] * 50),
+        pa.array(["2022-06-10T10:00:00Z"] * 50).dictionary_encode(),
+        pa.array([np.datetime64("2022-06-10T10:00:00", "us")] * 50),
+    ):
+        hits = search("date", days, crs="EPSG:4326")
+        assert list(hits["source_url"]) == expected
+        assert set(hits["date"]) == {DAY}
+    metres = list(gpd.GeoSeries(places, crs="OGC:CRS84").to_crs(32633))
+    for message, asked in (
+        ("of the CRS WGS 84 / UTM zone 33N, expected OGC:CRS84 or EPSG:4326", {"values": wkb(metres), "crs": 32633}),
+        ("of the CRS that nobody knows", {"crs": None}),
+        (r"its footprints reach from \d+.* expected degrees", {"values": wkb(metres)}),
+        ("the date 'June 2022': expected one of ISO 8601", {"column": "date", "values": pa.array(["June 2022"] * 50)}),
+        ("its date is of int64, expected dates", {"column": "date", "values": pa.array(range(50))}),
+        ("its source_url is of int64, expected text", {"column": "source_url", "values": pa.array(range(50))}),
+        ("row 0 has Point, expected a polygon", {"values": wkb([one.centroid for one in places])}),
+        ("2 of 50 rows have no footprint", {"values": wkb([None, None, *places[2:]]), "apart": 100}),
+        ("2 of 50 rows have no footprint", {"values": wkb([None, None, *places[2:]]), "statistics": False}),
+        ("1 of 50 rows have no footprint", {"values": wkb([shapely.Polygon(), *places[1:]]), "apart": 100}),
+    ):
+        with pytest.raises(InputError, match=rf"b.parquet cannot be searched.*{message}"):
+            search(**asked)
+    lists = pa.array([], pa.list_(pa.float32()))
+    pq.write_table(table.slice(0, 0).set_column(2, "embeddings", lists), theirs)
+    with pytest.raises(InputError, match=r"the files of embeddings in .*theirs have no rows"):
+        daskembed.search(str(theirs), like=middle(42))
+    # Beside others it is nothing that could not be compared.
+    pq.write_table(table, theirs.with_name("c.parquet"))
+    assert list(daskembed.search(str(theirs.parent), like=middle(42), k=5)["source_url"]) == expected
+
+
+def test_rows_named_as_major_tom_names_them(tmp_path: Path) -> None:
+    ours = pq.read_table(write_rows(tmp_path / "ours" / "a.parquet", vectors(50)))
+    for names in ({"source_url": "product_id"}, {"source_url": "unique_id"}):
+        columns = {"embeddings": "embedding", "date": "timestamp"} | names
+        theirs = ours.rename_columns(columns)
+        if "product_id" in columns.values():
+            theirs = theirs.append_column("unique_id", pa.array([f"{number:064x}" for number in range(50)]))
+        pq.write_table(theirs, tmp_path / "b.parquet")
+        hits = daskembed.search(str(tmp_path / "b.parquet"), like_row=url_of(42), k=3)
+        assert list(hits["source_url"]) == list(
+            daskembed.search(str(tmp_path / "ours"), like=middle(42), k=3)["source_url"]
+        )
+
+
+def test_an_area_and_its_example_whatever_is_read_at_a_time(tmp_path: Path) -> None:
+    """The middle of the area is in one row, the middle of another row in the area."""
+    first, second = (shapely.box(12 + west, 45, 12.1 + west, 45.1) for west in (0, 0.1))
+    area = shapely.box(12.06, 45.04, 12.151, 45.06)
+    assert area.contains(second.centroid)
+    assert not area.contains(first.centroid)
+    assert shapely.point_on_surface(area).within(second) != shapely.point_on_surface(area).within(first)
+    for order in ([first, second], [second, first]):
+        for group in (1, 2):
+            write_rows(tmp_path / "a.parquet", vectors(2), footprints=order, made=MADE, group=group)
+            hits = daskembed.search(str(tmp_path), like=area, k=1)
+            (example,) = hits.attrs["search"]["examples"]
+            assert example["vectors"] == 1
+            assert shapely.from_wkt(example["footprint"]).contains(second.centroid)
 
 
 def test_exports_of_patches(tmp_path: Path) -> None:
@@ -375,6 +541,7 @@ def test_mixed_files_are_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_searched(output: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     lon, lat = middle(3)
+    (table := tmp_path / "table.csv").write_text("a,b\n1,2\n")
     (tmp_path / "33TUL_20220610_20220610_v001.gpq").write_bytes(b"PAR1 and no more PAR1")
     cases = {
         "no files of embeddings": (tmp_path / "empty", {"like": "12,45"}),
@@ -394,7 +561,16 @@ def test_what_cannot_be_searched(output: Path, tmp_path: Path) -> None:
             output,
             {"like": "12,45", "metric": "cosin"},
         ),
-        "`k` 0: expected at least 1": (output, {"like": "12,45", "k": 0}),
+        "`k` 0: expected a whole number from 1": (output, {"like": "12,45", "k": 0}),
+        r"no such file, and no place: expected LON,LAT": (output, {"like": "12.4.5,45"}),
+        r"'\.,\.': no such file": (output, {"like": ".,."}),
+        "`like` nan,45: a longitude": (output, {"like": "nan,45"}),
+        "has no geometry: expected LON,LAT": (output, {"like": str(table)}),
+        "expected LON,LAT in degrees, such as 12.43,45.94, or a file": (output, {"like": pd.DataFrame({"a": [1]})}),
+        "`like` 12.4: expected LON,LAT": (output, {"like": [12.4, "45"]}),
+        "`like_row` 5: expected the URL of a row": (output, {"like_row": [5]}),
+        "`k` 2.5: expected a whole number from 1": (output, {"like": "12,45", "k": 2.5}),
+        "`apart` inf: expected metres above 0": (output, {"like": "12,45", "apart": np.inf}),
         "`apart` -1: expected metres above 0": (output, {"like": "12,45", "apart": -1}),
         "no row of the `dates` 2021-01-01/2021-12-31 is there; there are some of 2022-06-10": (
             output,
@@ -443,6 +619,9 @@ def test_on_dask(output: Path) -> None:
         there = daskembed.search(str(output), **asked, cluster=client)
         with pytest.raises(InputError, match="no rows of the `region`"):
             daskembed.search(str(output), **asked, region="1,2,3,4", cluster=client)
+        region = "13.0,44.0,13.2,45.0"
+        near = daskembed.search(str(output), **asked, region=region, cluster=client)
+    assert list(near["score"]) == list(daskembed.search(str(output), **asked, region=region)["score"])
     assert list(there["source_url"]) == list(here["source_url"])
     assert list(there["score"]) == list(here["score"])
     assert there.attrs == here.attrs
@@ -501,6 +680,13 @@ def test_the_command(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "daskembed: --like '-10.5,60' is outside of all rows" in capsys.readouterr().err
     assert main(["search", str(output), "--like", "12,45", "--to", "hits.csv"]) == 2
     assert "--to hits.csv: expected a file that ends with .parquet or .geojson, or a folder" in capsys.readouterr().err
+    for searched in (output, next(output.iterdir())):
+        inside = output / ".." / output.name / "hits.parquet"
+        assert main(["search", str(searched), "--like", f"{lon},{lat}", "--to", str(inside)]) == 2
+        assert f"what is in {output} is searched, and these hits would be, too" in capsys.readouterr().err
+    with pytest.raises(InputError, match="these hits would be, too"):
+        write_hits(hits, str(inside))
+    assert not inside.exists()
     assert main(["search", str(output), "--unlike", "12,45"]) == 2
     assert "what is searched? give --like or --like-row" in capsys.readouterr().err
 
@@ -563,7 +749,8 @@ def test_the_default_metric_ranks_best(shared: Path) -> None:
     for metric, centred in (("cosine", True), ("cosine", False), ("l2", False), ("dot", True), ("dot", False)):
         centre = vectors.mean(axis=0, dtype=np.float64) if centred else None
         queries = Queries(vectors.astype(np.float64), metric, centre)
-        best = best_of(queries, 9, 0, np.arange(len(vectors)), vectors, Best.none(len(vectors)))
+        block = Block(np.arange(len(vectors)), vectors, squares_of(vectors, None))
+        best = best_of(queries, 9, 0, block, Best.none(len(vectors)), Least(len(vectors)))
         hits = [[hit for hit in places[:, 1] if hit != one][:8] for one, places in enumerate(best.places)]
         found[metric, centred] = round(float(np.mean([near[one, there] for one, there in enumerate(hits)])), 3)
     # As docs/searching.md has them.

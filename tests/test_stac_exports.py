@@ -11,6 +11,7 @@ from pathlib import Path
 import published
 import pystac
 import pytest
+import shapely
 from distributed import Client
 from pystac.validation import validate_dict
 from test_stac_out import catalog, exts, schema, tree
@@ -18,7 +19,7 @@ from test_stac_out import catalog, exts, schema, tree
 import daskembed
 from daskembed.cli.main import main
 from daskembed.exports import stac
-from daskembed.exports.state import read_plan
+from daskembed.exports.state import read_plan, receipt_of
 from daskembed.quantization import Calibration
 from daskembed.storage.stores import Storage
 from daskembed.testing import write_published
@@ -71,6 +72,20 @@ def test_an_item_says_how_int8_becomes_floats(exported: Path, calibration: Calib
     collection = item.get_collection()
     assert collection.extra_fields["data_type"] == "int8"
     assert {link.rel for link in collection.links} >= {"emb:model", "emb:source-data"}
+
+
+def test_an_item_across_180_degrees_is_in_two_parts(exported: Path) -> None:
+    receipt = exported / receipt_of("embeddings_00000.parquet")
+    receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"bbox": [179.5, -20.0, -179.25, -19.0]}))
+    daskembed.write_stac(str(exported))
+    item = the_item(exported)
+    assert item.bbox == [179.5, -20, -179.25, -19]
+    assert item.geometry is not None
+    parts = shapely.get_parts(shapely.geometry.shape(item.geometry))
+    assert [part.bounds for part in parts] == [(179.5, -20, 180, -19), (-180, -20, -179.25, -19)]
+    assert item.get_collection().extent.spatial.bboxes == [[179.5, -20, -179.25, -19]]
+    validate_dict(item.to_dict() | {"stac_extensions": []})
+    assert daskembed.validate(str(exported / "_stac")) == []
 
 
 def test_rows_have_the_pixels_of_a_patch(exported: Path) -> None:

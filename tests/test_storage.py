@@ -28,8 +28,9 @@ from daskembed.errors import (
 from daskembed.storage import conditional
 from daskembed.storage import stores as storage_module
 from daskembed.storage.failures import explained
+from daskembed.storage.opening import open_store
 from daskembed.storage.readers import RangedReader, keeping
-from daskembed.storage.stores import READINGS, Storage, split_url
+from daskembed.storage.stores import READINGS, Entry, Storage, split_url
 from daskembed.storage.urls import is_local, local_path
 from daskembed.testing import FaultyProxy
 
@@ -168,6 +169,26 @@ def test_etag_changes_with_the_content(storage):
     assert after.size == before.size
 
 
+def test_a_content_is_still_the_same_or_another(storage):
+    storage.put("a", b"one")
+    (listed,) = storage.entries()
+    assert storage.entry("a") == listed
+    assert storage.entry("a").holds(listed.size, listed.etag)
+    storage.put("a", b"two")
+    assert not storage.entry("a").holds(listed.size, listed.etag)
+    assert not listed.holds(4, listed.etag)
+    # Where nothing else is known.
+    assert storage.entry("a").holds(3, "")
+    with pytest.raises(FileNotFoundError):
+        storage.entry("b")
+
+
+def test_mounts_of_other_machines_may_have_other_inodes():
+    assert Entry("a", 3, '"1-5fe-3"').holds(3, '"2-5fe-3"')
+    assert not Entry("a", 3, '"1-5fe-3"').holds(3, '"1-5ff-3"')
+    assert not Entry("a", 3, '"5fe-3"').holds(3, '"5ff-3"')
+
+
 # --- Deleting -----------------------------------------------------------------------
 
 
@@ -187,6 +208,35 @@ def test_delete_of_what_is_missing(storage):
     storage.put("b/1", b"")
     storage.delete(["missing", "a/missing", "no/such/folder", "a/1", "a/1"])
     assert paths(storage) == ["b/1"]
+
+
+def test_many_objects_of_s3_are_deleted_in_few_requests(
+    s3: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(f"{s3}/folder")
+    names = [f"a/{number} + <&>" for number in range(20)]
+    client = boto3.client("s3", endpoint_url=s3_server)
+    for name in ("kept", *names):
+        client.put_object(Bucket=s3.removeprefix("s3://"), Key=f"folder/{name}", Body=b"")
+    with FaultyProxy(s3_server, methods=("POST", "DELETE")) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        monkeypatch.setattr(storage_module, "open_store", open_store.__wrapped__)
+        storage.delete([*names, "missing", names[0]])
+        assert paths(storage) == ["kept"]
+    assert proxy.counts["requests"] == 1
+
+
+def test_an_object_that_cannot_be_deleted_is_named_among_many(
+    s3: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(s3)
+    with FaultyProxy(s3_server) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        monkeypatch.setattr(storage_module, "open_store", open_store.__wrapped__)
+        proxy.refuse(403, "AccessDenied", matching="delete")
+        with pytest.raises(StorageDeniedError) as caught:
+            storage.delete(["a", "b"])
+    assert str(caught.value).startswith(f"{s3}/a: access denied")
 
 
 def test_delete_leaves_no_empty_folders(tmp_path):
@@ -442,6 +492,31 @@ def test_local_paths(tmp_path, monkeypatch):
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("s3:/bucket/a", "s3://bucket/a"),
+        ("s3:bucket", "s3://bucket"),
+        ("gs:/bucket", "gs://bucket"),
+        ("az:/container", "az://container"),
+        ("hf:/org/repo@main/a.ckpt", "hf://org/repo@main/a.ckpt"),
+        ("https:/host/a", "https://host/a"),
+        ("stac+https:/host", "stac+https://host"),
+        ("file:/a/b", "file:///a/b"),
+        ("S3:/bucket", "S3://bucket"),
+        ("s3:/user:secret@bucket", "s3://bucket"),
+    ],
+)
+def test_a_url_that_lacks_a_slash_is_no_folder(url: str, whole: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for act in (Storage, split_url, local_path):
+        with pytest.raises(InputError) as caught:
+            act(url)
+        assert f": without // is no URL: type {whole}; a folder of" in str(caught.value)
+    assert Storage(f"./{url}").url == f"{tmp_path}/{url}"
+    assert Storage("a:/b").url == f"{tmp_path}/a:/b"
 
 
 def test_split_url(tmp_path):

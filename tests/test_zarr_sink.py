@@ -28,7 +28,7 @@ import daskembed
 from daskembed.cli.main import main
 from daskembed.encoders.description import Description
 from daskembed.errors import ConflictError, InputError, StorageError, TileError
-from daskembed.output import geoparquet
+from daskembed.output import geoparquet, zarr_store
 from daskembed.output import zarr as sink
 from daskembed.output.geozarr import digest
 from daskembed.output.parts import write_part
@@ -324,7 +324,7 @@ def test_a_chunk_is_a_chip_and_a_shard_is_a_row_of_chips(output: Storage, level:
 def test_long_rows_are_cut(output: Storage, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, vectors = make(output, level=level)
     whole = open_store(output).embeddings.to_numpy()
-    monkeypatch.setattr(sink, "SHARD_BYTES", 2 * 4 * vectors[0].size)
+    monkeypatch.setattr(zarr_store, "SHARD_BYTES", 2 * 4 * vectors[0].size)
     make(output, level=level)
     assert zarr.open_array(output.url_of(NAME), path="embeddings", mode="r").shards[-1] == 32
     np.testing.assert_array_equal(open_store(output).embeddings.to_numpy(), whole)
@@ -536,13 +536,13 @@ def test_a_store_of_another_level_is_replaced(place: Storage) -> None:
 
 def test_an_object_that_goes_while_the_store_is_written(output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run swept what it took for a dead writer's: the root must not make a store of the rest."""
-    check = sink._check_alone
+    check = zarr_store._check_alone
 
     def sweep(*given: Any) -> None:
         output.delete([f"{NAME}/embeddings/c/0/0/1/0"])
         check(*given)
 
-    monkeypatch.setattr(sink, "_check_alone", sweep)
+    monkeypatch.setattr(zarr_store, "_check_alone", sweep)
     with pytest.raises(StorageError, match="embeddings/c/0/0/1/0 is gone or changed while the store was written"):
         make(output)
     assert sink.size(output, NAME) is None

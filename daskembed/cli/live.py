@@ -43,9 +43,9 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
         # An export tells first of tiles, then of files.
         finished = finished if len(state.finished) >= finished else 0
         for result in state.finished[finished:]:
-            # Where no cluster is needed, the summary follows at once and has the reasons.
-            brief = result.status == "failed" and not state.dashboard
-            say(visible(with_flags(f"{result.tile}  failed" if brief else describe_tile(result))))
+            # Of what is soon over, or needs no cluster, the summary has the reasons; a run of days tells them at once.
+            brief = result.status in ("failed", "left out") and (not state.dashboard or state.units[1] != "chips")
+            say(visible(with_flags(f"{result.tile}  {result.status}" if brief else describe_tile(result))))
         for line in state.said[max(0, said - state.forgotten) :]:
             say(visible(with_flags(line)))
         finished, said = len(state.finished), state.forgotten + len(state.said)

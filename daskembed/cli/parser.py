@@ -162,7 +162,7 @@ def make_parser() -> argparse.ArgumentParser:
         "export",
         help="a serving copy of the published files: rows in spatial order, in large files",
         description="Copy the published files of OUTPUT for those who read them: GeoParquet 1.1 with boxes, rows in "
-        "Hilbert order over all tiles, in files of about 512 MB. Computes nothing again.",
+        "Hilbert order over all tiles, in files of about 512 MB, or another --format. Computes nothing again.",
         epilog="exit status:\n  0  all done    1  stopped by a store    2  refused before starting\n"
         "  3  done, damaged files left out    4  some files failed    130  interrupted\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,

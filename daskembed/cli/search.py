@@ -27,7 +27,7 @@ def search(options: argparse.Namespace) -> int:
     from daskembed.runs.search import search as find
 
     if options.to is not None:
-        check_written(options.to)
+        check_written(options.to, options.output)
     found = find(options.output, **{name: getattr(options, name) for name in _KEYWORDS})
     print_table(_table(found))
     for line in _summary(found.attrs["search"], len(found)):
@@ -99,4 +99,9 @@ def _summary(told: dict[str, Any], hits: int) -> list[str]:
         f"{counted(hits, 'hit')} of {told['searched']:,} vectors{f' of {what}' if what else ''}{left_out}; "
         f"{told['metric']}{centred}"
     )
+    if told.get("index"):
+        lines.append(
+            f"approximate: the table's index chose {told['candidates']:,} candidates of each query, which their exact "
+            "scores rank; some of the best may be missed"
+        )
     return lines

@@ -13,7 +13,7 @@ import json
 import zipfile
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
@@ -231,7 +231,7 @@ def basis_of(moments: Moments, *, encoder: str, checkpoint: str, sha256: str | N
 
 
 class Variance:
-    """The share of the variance of a tile, around its own mean, that each component explains; block by block."""
+    """The share of the variance of tiles, around their own mean, that each component explains; block by block."""
 
     def __init__(self, basis: Basis) -> None:
         dims, axes = len(basis.mean), len(basis.axes)
@@ -239,7 +239,7 @@ class Variance:
         self._total, self._along, self._along_squares = np.zeros(dims), np.zeros(axes), np.zeros(axes)
 
     def add(self, vectors: NDArray[np.floating], scores: NDArray[np.float64]) -> None:
-        """Count some vectors ``(vector, dims)`` of the tile, which have these `Basis.scores`."""
+        """Count some vectors ``(vector, dims)``, which have these `Basis.scores`."""
         good = np.isfinite(scores).all(axis=1)
         centred = vectors[good].astype(np.float64) - self._mean
         self._count += len(centred)
@@ -247,6 +247,15 @@ class Variance:
         self._total += centred.sum(axis=0)
         self._along += scores[good].sum(axis=0)
         self._along_squares += (scores[good] ** 2).sum(axis=0)
+
+    def __iadd__(self, other: Variance) -> Self:
+        """Count the vectors of another tile, of the same basis."""
+        self._count += other._count
+        self._squares += other._squares
+        self._total += other._total
+        self._along += other._along
+        self._along_squares += other._along_squares
+        return self
 
     @property
     def explained(self) -> list[float]:

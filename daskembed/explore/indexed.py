@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from daskembed.documents import parse_object
 from daskembed.errors import InputError, StorageError
 from daskembed.explore.footers import Rows
 from daskembed.explore.patches import centres, metres_to
-from daskembed.explore.queries import Example, combine, vectors_of
+from daskembed.explore.queries import Example, combine, example_of, vectors_of
 from daskembed.explore.reading import Facts
 from daskembed.explore.search import apart_from, told_of, warn_of
 from daskembed.explore.topk import Best, Queries
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 SUFFIX = ".lance"
 CANDIDATES = 10
-"""How many rows the index is asked for, for each hit that is wanted; their exact scores rank them."""
+"""How many rows the index is asked for at first, for each hit that is wanted; their exact scores rank them."""
+_MORE = 16
+"""How many times as many it is asked for, each time that too few of these can be hits."""
 PROBES = 32
 """Partitions of the index that are looked through."""
 
@@ -44,6 +47,8 @@ def find_indexed(
     region: str | None = None,
 ) -> gpd.GeoDataFrame:
     """The rows of a Lance table that are most alike to some examples, as far as its index finds them.
+
+    An index finds nearly all. Where it gives too few that can be hits, all rows are compared.
 
     Parameters
     ----------
@@ -65,23 +70,27 @@ def find_indexed(
     found = _open(table)
     rows = _rows(table, found, dates)
     examples = [_example(found, rows, one) for one in given]
-    if not any(one.given.alike for one in examples):
-        raise InputError("what is searched? give `like` or `like_row`")
     queries = Queries(combine(examples, wanted.combine), "cosine", None)
     own = {number for one in examples for _, number in one.places.tolist()}
     area = None if region is None else shapely.from_wkt(region)
-    most = CANDIDATES * (wanted.k + len(own))
-    frames = [
-        _hits(found, rows, queries, number, most, own, area, wanted, examples) for number in range(len(queries.vectors))
+    chosen = _of_days_and_area(rows, area)
+    index = bool(getattr(found, "describe_indices", found.list_indices)())
+    looked = [
+        _look(found, rows, queries, number, chosen, index, own, area, wanted, examples)
+        for number in range(len(queries.vectors))
     ]
+    frames = [one.hits for one in looked]
     if wanted.combine == "each":
         for one, frame in zip([one for one in examples if one.given.alike], frames, strict=True):
             frame.insert(0, "query", pd.array([one.given.text] * len(frame), dtype=pd.ArrowDtype(pa.string())))
     whole = pd.concat(frames, ignore_index=True)
-    best = Best((), (), seen=found.count_rows())
+    best = Best((), (), seen=found.count_rows(chosen))
     warn_of(rows, best, min(map(len, frames)), wanted)
     whole.attrs["search"] = told_of(rows, best, wanted, examples) | {
-        "index": bool(getattr(found, "describe_indices", found.list_indices)())
+        "index": any(one.index for one in looked),
+        "candidates": max(one.candidates for one in looked),
+        # Lance gives none that have NaN or infinity, and does not count them.
+        "left_out": None,
     }
     return whole
 
@@ -141,12 +150,13 @@ def _example(found: Any, rows: Rows, given: Given) -> Example:
     else:
         which = _meeting(given.area)
     table = _select(found, _columns(found), filter=which)
-    numbers, footprints = vectors_of(rows, _facts(table), given) if len(table) else (np.empty(0, int), None)
-    if footprints is None or not len(numbers):
+    there = vectors_of(rows, _facts(table), given) if len(table) else None
+    if there is None or not len(there.numbers):
         raise InputError(_nothing(found, given))
-    values = _vectors(table, rows)[numbers].astype(np.float64)
-    places = np.stack([np.zeros(len(numbers), np.int64), table["_rowid"].to_numpy()[numbers].astype(np.int64)], axis=1)
-    return Example(given, places, values.mean(axis=0), footprints)
+    there = there.decided(bool(there.inside.any()))
+    values = _vectors(table, rows)[there.numbers].astype(np.float64)
+    ids = table["_rowid"].to_numpy()[there.numbers].astype(np.int64)
+    return example_of(given, np.stack([np.zeros_like(ids), ids], axis=1), values, there.footprints)
 
 
 def _nothing(found: Any, given: Given) -> str:
@@ -168,33 +178,76 @@ def _meeting(area: shapely.Geometry) -> str:
     return f"bbox.xmin <= {east} AND bbox.xmax >= {west} AND bbox.ymin <= {north} AND bbox.ymax >= {south}"
 
 
-def _hits(
+def _of_days_and_area(rows: Rows, area: shapely.Geometry | None) -> str | None:
+    """What rows have to be, as Lance is asked; None of all."""
+    conditions = [] if area is None else [_meeting(area)]
+    if rows.dates is not None:
+        conditions += [f"date >= date '{rows.dates[0]}'", f"date <= date '{rows.dates[1]}'"]
+    return " AND ".join(conditions) or None
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What was found for a query."""
+
+    hits: gpd.GeoDataFrame
+    index: bool
+    """Whether an index chose the candidates; all rows were compared if not."""
+    candidates: int
+
+
+def _look(
     found: Any,
     rows: Rows,
     queries: Queries,
     query: int,
-    most: int,
+    chosen: str | None,
+    index: bool,
     own: set[int],
     area: shapely.Geometry | None,
     wanted: Wanted,
     examples: Sequence[Example],
-) -> gpd.GeoDataFrame:
-    conditions = [] if area is None else [_meeting(area)]
-    if rows.dates is not None:
-        conditions += [f"date >= date '{rows.dates[0]}'", f"date <= date '{rows.dates[1]}'"]
+) -> _Looked:
+    most = CANDIDATES * (wanted.k + len(own))
+    while True:
+        table, scores = _candidates(found, rows, queries, query, chosen, index, most)
+        facts = _facts(table)
+        order = np.argsort(-scores, kind="stable")
+        order = order[~np.isin(table["_rowid"].to_numpy(), list(own))[order]]
+        if area is not None:
+            order = order[shapely.intersects(area, facts.footprints[order])]
+        if wanted.apart is not None:
+            order = order[apart_from(centres(facts.footprints[order]), examples, wanted)]
+        order = order[: wanted.k]
+        # An index that gives fewer than it is asked for has no more in the partitions that it looks through.
+        last = len(scores) < most
+        if len(order) == wanted.k or (last and not index):
+            return _Looked(_frame(found, facts, scores, order), index, len(scores))
+        index, most = (False, most) if last else (index, most * _MORE)
+
+
+def _candidates(
+    found: Any, rows: Rows, queries: Queries, query: int, chosen: str | None, index: bool, most: int
+) -> tuple[pa.Table, NDArray[np.float64]]:
+    """What Lance takes for the nearest rows, without their vectors, and their exact scores."""
     asked = queries.vectors[query].astype(np.float32)
-    nearest = {"column": "embeddings", "q": asked, "k": most, "nprobes": PROBES, "metric": "cosine"}
-    how = {"filter": " AND ".join(conditions), "prefilter": True} if conditions else {}
-    table = _select(found, [*_columns(found), "_distance"], nearest=nearest, **how)
-    scores, facts = queries.score(query, _vectors(table, rows)), _facts(table)
-    order = np.argsort(-scores, kind="stable")
-    taken = np.isin(table["_rowid"].to_numpy(), list(own))
-    order = order[~taken[order]]
-    if area is not None:
-        order = order[shapely.intersects(area, facts.footprints[order])]
-    if wanted.apart is not None:
-        order = order[apart_from(centres(facts.footprints[order]), examples, wanted)]
-    order = order[: wanted.k]
+    nearest = {"column": "embeddings", "q": asked, "k": most, "nprobes": PROBES, "metric": "cosine", "use_index": index}
+    how = {} if chosen is None else {"filter": chosen, "prefilter": True}
+    tables, scores = [], [np.empty(0)]
+    try:
+        scanner = found.scanner(columns=[*_columns(found), "_distance"], with_row_id=True, nearest=nearest, **how)
+        empty = scanner.projected_schema.empty_table()
+        for batch in scanner.to_batches():
+            part = pa.Table.from_batches([batch])
+            scores.append(queries.score(query, _vectors(part, rows)))
+            tables.append(part.drop_columns(["embeddings"]))
+    except (OSError, ValueError) as error:  # all of Lance's own
+        raise StorageError(f"{found.uri}: {' '.join(str(error).split())[:300]}") from None
+    return pa.concat_tables(tables or [empty]), np.concatenate(scores)
+
+
+def _frame(found: Any, facts: Facts, scores: NDArray[np.float64], order: NDArray[np.int64]) -> gpd.GeoDataFrame:
+    """Hits as a frame."""
     columns: dict[str, Any] = {"rank": np.arange(1, len(order) + 1), "score": scores[order]}
     columns["source_url"] = pd.array([facts.urls[one] for one in order], dtype=pd.ArrowDtype(pa.string()))
     columns["date"] = pd.array([facts.dates[one] for one in order], dtype=pd.ArrowDtype(pa.date32()))

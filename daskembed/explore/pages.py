@@ -7,6 +7,7 @@ JSON object.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from daskembed.errors import TileError
 from daskembed.explore.basis import COMPONENTS, Basis, Variance
 from daskembed.explore.colours import rgb_of
 from daskembed.explore.mosaic import Mosaic, for_web, mosaic
+from daskembed.explore.patches import in_one_piece
 from daskembed.explore.places import places_of
 from daskembed.geo.footprints import to_lonlat
 from daskembed.geo.mgrs import SIDE, square_of
@@ -43,6 +45,11 @@ def call(name: str, value: Any) -> bytes:
     return f"daskembed.{name}({json.dumps(value, separators=(',', ':'))});\n".encode()
 
 
+def named(stem: str, document: bytes) -> str:
+    """What a document is called: another name if it says something else, so that a page finds what it was made with."""
+    return f"{stem}.{hashlib.sha256(document).hexdigest()[:12]}"
+
+
 @dataclass
 class Seen:
     """What a preview keeps of the rows of a tile: all but the vectors."""
@@ -56,19 +63,24 @@ class Seen:
     """Vectors for the page's own search, ``(row, down, across, dims)``; none if it has no search."""
 
     @classmethod
-    def of(cls, blocks: Iterable[Rows], basis: Basis, *, search: bool) -> tuple[Seen, list[float]]:
-        """Those of a tile, and the share of its variance that each component explains."""
+    def of(cls, blocks: Iterable[Rows], basis: Basis, around: Basis | None) -> tuple[Seen, Variance]:
+        """Those of a tile, in the colours of a basis, and how much of its variance these show.
+
+        The page's own search compares around the mean of a basis of its own; None if it has no search.
+        """
         seen, sums = cls([], [], [], [], []), Variance(basis)
         for rows in blocks:
+            if not len(rows):
+                continue
             seen.urls += rows.urls
             seen.dates += rows.dates
             seen.footprints.append(rows.footprints)
             scores = basis.scores(rows.flat)
             sums.add(rows.flat, scores)
             seen.scores.append(scores.reshape(*rows.vectors.shape[:-1], -1))
-            if search:
-                seen.small.append(as_small(basis, rows.vectors))
-        return seen, sums.explained
+            if around is not None:
+                seen.small.append(as_small(around, rows.vectors))
+        return seen, sums
 
 
 def as_small(basis: Basis, vectors: NDArray[np.floating]) -> NDArray[np.int8]:
@@ -81,22 +93,29 @@ def as_small(basis: Basis, vectors: NDArray[np.floating]) -> NDArray[np.int8]:
 
 
 def tile_documents(
-    number: int, tile: str, name: str, seen: Seen, explained: Sequence[float], basis: Basis, receipt: Receipt | None
+    tile: str,
+    name: str,
+    seen: Seen,
+    explained: Sequence[float],
+    basis: Basis,
+    receipt: Receipt | None,
+    *,
+    images: bool,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Mosaic]]:
     """What a preview tells of a tile.
 
     Parameters
     ----------
-    number
-        By which its documents name it.
     tile, name
-        MGRS id, and name of the published file.
+        MGRS id, and name of the published file, by which its documents name it.
     seen, explained
         Of its rows.
     basis
         With which colours.
     receipt
         What is known of the tile; None if nothing is.
+    images
+        Whether images are wanted of chips of one colour, too.
 
     Returns
     -------
@@ -107,32 +126,33 @@ def tile_documents(
     dict
         Date -> its image, of dates whose rows lie on one grid.
     """
+    if not seen.urls:
+        return *_empty_documents(tile, name, receipt), {}
     footprints, scores = np.concatenate(seen.footprints), np.concatenate(seen.scores)
     colours = rgb_of(basis, scores)
     whole = rgb_of(basis, _mean(scores, (1, 2)))
     dates, which = np.unique(seen.dates, return_inverse=True)
-    shapes = [_unwrapped(one) for one in footprints]
+    shapes = _beside(tile, footprints)
     bad = _bad(tile, seen.urls, footprints, receipt)
-    all_shapes = [*shapes, *(place for *_, place in bad if place is not None)]
-    west, south, east, north = shapely.bounds(np.array(all_shapes)).T
-    box = [float(west.min()), float(south.min()), float(east.max()), float(north.max())]
+    box = shapely.total_bounds([*shapes, *(place for *_, place in bad if place is not None)]).tolist()
     origin = [int(np.floor(edge * DEGREE)) for edge in box[:2]]
-    images, notes, encoded = {}, [], []
-    for index, date in enumerate(dates):
+    patches = colours.shape[1:3] != (1, 1)
+    made: dict[str, Mosaic] = {}
+    notes, encoded = [], []
+    for index, date in enumerate(dates if patches or images else ()):
         chosen = np.flatnonzero(which == index)
         try:
             image = mosaic(tile, [seen.urls[row] for row in chosen], footprints[chosen], colours[chosen])
         except TileError as error:
             notes.append(f"{date}: drawn chip by chip: {error}")
             continue
-        images[str(date)] = image
-        if colours.shape[1:3] != (1, 1):
-            png, corners = for_web(image)
-            encoded.append([index, base64.b64encode(png).decode(), corners])
+        made[str(date)] = image
+        if patches:
+            png, place = for_web(image)
+            encoded.append([index, base64.b64encode(png).decode(), place])
     prefix = os.path.commonprefix(seen.urls)  # noqa: RUF071 (letters, whatever the paths are)
-    outline = shapely.convex_hull(shapely.union_all(np.array(shapes), grid_size=1 / DEGREE))
+    outline = shapely.convex_hull(shapely.union_all(shapes, grid_size=1 / DEGREE))
     entry = {
-        "id": number,
         "tile": tile,
         "file": name,
         "box": [round(edge, 5) for edge in box],
@@ -146,7 +166,7 @@ def tile_documents(
         "bad": [sum(one[0] == kind for one in bad) for kind in ("quarantined", "rejected")],
     }
     document = {
-        "id": number,
+        "file": name,
         "prefix": prefix,
         "chips": [
             [int(date), _hex(colour), url[len(prefix) :], _steps(shape, origin)]
@@ -157,34 +177,55 @@ def tile_documents(
         "facts": facts_of(receipt),
         "notes": [one_line(note) for note in [*notes, *(receipt.notes if receipt else [])]],
     }
-    return entry, document, images
+    return entry, document, made
 
 
-def empty_documents(number: int, receipt: Receipt) -> tuple[dict[str, Any], dict[str, Any]]:
+def lost_documents(receipt: Receipt) -> tuple[dict[str, Any], dict[str, Any]]:
     """As `tile_documents`, of a tile of which all chips were set aside: it has no file."""
-    square = square_of(receipt.tile)
+    return _empty_documents(receipt.tile, f"{receipt.tile}_v{receipt.version}", receipt)
+
+
+def _empty_documents(tile: str, name: str, receipt: Receipt | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of a tile without a row."""
+    square = square_of(tile)
     side = np.array([[square.west, square.south, square.west + SIDE, square.south + SIDE]], np.float64)
-    box = shapely.bounds(_unwrapped(to_lonlat(square.epsg, side)[2][0]))
-    bad = _bad(receipt.tile, [], np.array([], object), receipt)
+    box = shapely.total_bounds(_beside(tile, to_lonlat(square.epsg, side)[2]))
+    bad = _bad(tile, [], np.array([], object), receipt)
     entry = {
-        "id": number,
-        "tile": receipt.tile,
-        "file": f"{receipt.tile}_v{receipt.version}",
+        "tile": tile,
+        "file": name,
         "box": [round(float(edge), 5) for edge in box],
         "outline": [],
         "origin": [0, 0],
         "dates": [],
         "explained": [0.0] * COMPONENTS,
-        "bad": [len(receipt.quarantined), len(receipt.rejected)],
+        "bad": [sum(one[0] == kind for one in bad) for kind in ("quarantined", "rejected")],
     }
     listed = [[kind, url, why, None] for kind, url, why, _ in bad]
-    told = {"id": number, "prefix": "", "chips": [], "bad": listed, "images": [], "notes": []}
+    told = {"file": name, "prefix": "", "chips": [], "bad": listed, "images": [], "notes": []}
     return entry, told | {"facts": facts_of(receipt)}
 
 
-def vectors_document(number: int, small: Sequence[NDArray[np.int8]]) -> dict[str, Any]:
+def vectors_document(name: str, small: Sequence[NDArray[np.int8]]) -> dict[str, Any]:
     """The vectors of a tile for the page's own search: those of its chips in their order, patch by patch."""
-    return {"id": number, "values": base64.b64encode(np.concatenate(small).tobytes()).decode()}
+    return {"file": name, "values": base64.b64encode(np.concatenate(small).tobytes()).decode()}
+
+
+def box_round(boxes: Sequence[Sequence[float]]) -> list[float]:
+    """West, south, east and north of the narrowest box around some others; east is beyond 180 if it crosses that.
+
+    Parameters
+    ----------
+    boxes
+        West, south, east and north in degrees, any number of turns away.
+    """
+    west, south, east, north = np.array(boxes, np.float64).T
+    order = np.argsort(turned := (west + 180) % 360 - 180)
+    west, east = turned[order], np.maximum.accumulate((turned + east - west)[order])
+    # It begins where the widest gap ends.
+    first = (int(np.argmax(np.append(west[1:], west[0] + 360) - east)) + 1) % len(west)
+    last = max(east[-1], east[first - 1] + 360 if first else -np.inf)
+    return [float(west[first]), float(south.min()), float(last), float(north.max())]
 
 
 def facts_of(receipt: Receipt | None) -> dict[str, str]:
@@ -209,9 +250,10 @@ def _bad(
     if receipt is None:
         return []
     found: dict[str, Mapping[str, str]] = {"quarantined": receipt.quarantined, "rejected": receipt.rejected}
-    places = places_of(tile, urls, footprints, [url for bad in found.values() for url in bad])
+    known = places_of(tile, urls, footprints, [url for bad in found.values() for url in bad])
+    places = dict(zip(known, _beside(tile, np.array([*known.values()], object)), strict=True))
     return [
-        (kind, one_line(url), one_line(why), _unwrapped(places[url]) if url in places else None)
+        (kind, one_line(url), one_line(why), places.get(url))
         for kind, bad in found.items()
         for url, why in sorted(bad.items())
     ]
@@ -233,16 +275,13 @@ def _hex(colour: NDArray[np.uint8]) -> str:
     return bytes(colour.tolist()).hex()
 
 
-def _unwrapped(shape: Any) -> Any:
-    """A footprint in one piece: one that is cut at 180 degrees goes on beyond it."""
-    parts = shapely.get_parts(shape)
-    if len(parts) < 2:
-        return shape
-    moved = [
-        shapely.transform(part, lambda xy: xy + np.array([360, 0])) if shapely.bounds(part)[0] < 0 else part
-        for part in parts
-    ]
-    return shapely.convex_hull(shapely.union_all(moved))
+def _beside(tile: str, squares: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Footprints of a tile on its side of 180 degrees: those that are cut there in one piece, which goes on beyond."""
+    middle = square_of(tile).epsg % 100 * 6 - 183
+    moved: NDArray[np.object_] = shapely.transform(
+        in_one_piece(squares), lambda xy: xy - [360, 0] * np.rint((xy[:, :1] - middle) / 360)
+    )
+    return moved
 
 
 def _steps(shape: Any, origin: Sequence[int]) -> list[int]:

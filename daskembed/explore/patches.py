@@ -8,6 +8,8 @@ import numpy as np
 import pyproj
 import shapely
 
+from daskembed.geo.footprints import split_at_antimeridian
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -46,15 +48,13 @@ def patches_at(
     return split_at_antimeridian(rings)
 
 
-def split_at_antimeridian(rings: NDArray[np.float64]) -> NDArray[np.object_]:
-    """Polygons of rings ``(..., corner, 2)`` in degrees; of those that reach beyond 180 degrees, two parts."""
-    polygons: NDArray[np.object_] = shapely.polygons(rings)
-    for number in zip(*np.nonzero((rings[..., 0] > 180).any(axis=-1)), strict=True):
-        east = shapely.clip_by_rect(polygons[number], 0, -90, 180, 90)
-        west = shapely.transform(shapely.clip_by_rect(polygons[number], 180, -90, 360, 90), lambda xy: xy - [360, 0])
-        parts = [one for one in (east, west) if not one.is_empty]
-        polygons[number] = shapely.MultiPolygon(parts) if len(parts) > 1 else parts[0]
-    return polygons
+def in_one_piece(squares: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Squares in degrees, of which those that are cut at 180 degrees go on beyond it."""
+    whole = squares.copy()
+    cut = shapely.get_type_id(squares) == shapely.GeometryType.MULTIPOLYGON
+    if cut.any():
+        whole[cut] = shapely.polygons(_corners(squares[cut]))
+    return whole
 
 
 def centres(footprints: NDArray[np.object_]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyproj
 import shapely
 
+from daskembed.explore.patches import in_one_piece
 from daskembed.geo.footprints import to_lonlat
 from daskembed.geo.mgrs import square_of
 
@@ -28,8 +29,8 @@ _OFF = 0.01
 def metres_of(tile: str, footprints: NDArray[np.object_]) -> NDArray[np.float64]:
     """West, south, east and north of footprints in degrees, in the projection of the tile, ``(row, 4)``."""
     transform = pyproj.Transformer.from_crs("OGC:CRS84", square_of(tile).epsg, always_xy=True).transform
-    # Straight lines of a projection: a rectangle's corners say all of it.
-    moved = shapely.transform(footprints, lambda xy: np.stack(transform(*xy.T), axis=-1))
+    # Straight lines of a projection: a rectangle's corners say all of it, and where it is cut at 180 degrees are none.
+    moved = shapely.transform(in_one_piece(footprints), lambda xy: np.stack(transform(*xy.T), axis=-1))
     bounds: NDArray[np.float64] = np.round(shapely.bounds(moved), 2)
     return bounds
 

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from daskembed.errors import InputError
-from daskembed.explore.basis import Basis
-from daskembed.explore.components import check_basis, in_order
+from daskembed.explore.basis import Basis, Variance
+from daskembed.explore.components import in_order
 from daskembed.explore.mosaic import as_geotiff
 from daskembed.explore.pages import (
     DEGREE,
     DEVIATIONS,
     Seen,
+    box_round,
     call,
-    empty_documents,
+    lost_documents,
+    named,
     tile_documents,
     vectors_document,
 )
@@ -45,7 +47,7 @@ _STATIC = (
     *("maplibre-gl.LICENSE.txt", "world.LICENSE.txt"),
 )
 _TILE = r"\d\d[A-Z]{3}_(?:\d{8}_\d{8}_)?v[0-9A-Za-z]{1,16}"
-_OURS = re.compile(rf"data/{_TILE}(?:\.vectors)?\.js|geotiff/{_TILE}_\d{{8}}\.tif")
+_OURS = re.compile(rf"data/{_TILE}(?:\.vectors)?(?:\.[0-9a-f]{{12}})?\.js|geotiff/{_TILE}_\d{{8}}\.tif")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Preview:
     vectors: int
     """As many, or their patches."""
     explained: list[float]
-    """Share of the variance that each of the three colours stands for."""
+    """Share of the variance of these files that each of the three colours stands for."""
     searchable: bool
     """Whether the page can search by itself."""
     geotiffs: list[str]
@@ -75,7 +77,8 @@ class Job:
     to: Storage
     shape: tuple[int, ...]
     basis: Basis
-    search: bool
+    around: Basis | None
+    """Around whose mean the page's own search compares; None if there is none."""
     geotiff: bool
 
 
@@ -85,6 +88,7 @@ def write_preview(
     basis: Basis,
     to: Storage,
     *,
+    own: Basis,
     tiles: Collection[str] | None = None,
     geotiff: bool = False,
 ) -> Preview:
@@ -97,7 +101,10 @@ def write_preview(
     basis
         With which colours.
     to
-        Folder of the page. What an earlier preview left there of other tiles is removed.
+        Folder of the page, complete or as it was. What an earlier preview left there of other tiles is removed.
+    own
+        That of all vectors that the files are of: `basis` unless that is another data set's. The page's own search
+        compares around its mean.
     tiles
         Those of which it is told that all their chips were set aside; None for all.
     geotiff
@@ -106,62 +113,72 @@ def write_preview(
     Raises
     ------
     InputError
-        If the basis is not of such vectors, or a file is not what its footer says.
+        If a file is not what its footer says.
     """
-    check_basis(basis, selection)
     if to.url == output.url:
         raise InputError(f"{to.url} holds the published files: a preview goes into a folder of its own")
     down, across = grid_of(selection)
     rows = sum(_count(output, selection.tiles))
     search = rows * down * across <= MOST_SEARCHED
-    job = Job(output, to, selection.shape, basis, search, geotiff)
+    job = Job(output, to, selection.shape, basis, own if search else None, geotiff)
     receipts = _receipts(output, selection)
     by_file = {name: receipt for receipt in receipts for name in receipt.names}
-    numbered = [(number, name) for number, name in enumerate(sorted(selection.tiles))]
-
-    def write(one: tuple[int, str]) -> tuple[dict[str, Any], list[str]]:
-        number, name = one
-        return write_tile(job, number, selection.tiles[name].tile, name, by_file.get(name))
-
-    found = list(in_order(write, numbered))
+    total, entries, written = Variance(basis), [], {_INDEX}
+    for entry, sums, paths in in_order(
+        lambda name: write_tile(job, selection.tiles[name].tile, name, by_file.get(name)), sorted(selection.tiles)
+    ):
+        total += sums
+        entries.append(entry)
+        written |= {*paths}
     for receipt in receipts:
         if not receipt.files and (tiles is None or receipt.tile in tiles):
-            entry, document = empty_documents(len(found), receipt)
-            to.put(path := f"data/{entry['file']}.js", call("tile", document))
-            found.append((entry, [path]))
-    written = {path for _, paths in found for path in paths} | {_INDEX}
-    to.put(_INDEX, call("index", _index(selection, basis, [entry for entry, _ in found], search=search)))
-    to.put(BASIS, basis.to_json().encode())
+            entry, document = lost_documents(receipt)
+            written.add(_put(to, entry, "document", entry["file"], call("tile", document)))
+            entries.append(entry)
+    explained = basis.explained if basis == own else total.explained
     page = files("daskembed.explore") / "page"
-    for name in (*_STATIC, PAGE):
+    for name in _STATIC:
         to.put(name, (page / name).read_bytes())
+    # What is there of an earlier preview has other names, and goes when all of this one is there.
+    to.put(_INDEX, call("index", _index(selection, basis, own, explained, entries, search=search)))
+    to.put(BASIS, basis.to_json().encode())
+    to.put(PAGE, (page / PAGE).read_bytes())
     to.delete([entry.path for entry in to.entries() if _OURS.fullmatch(entry.path) and entry.path not in written])
     return Preview(
         page=to.url_of(PAGE),
-        tiles=len(numbered),
+        tiles=len(selection.tiles),
         rows=rows,
         vectors=rows * down * across,
-        explained=basis.explained,
+        explained=explained,
         searchable=search,
         geotiffs=[to.url_of(path) for path in sorted(written) if path.endswith(".tif")],
     )
 
 
-def write_tile(
-    job: Job, number: int, tile: str, name: str, receipt: Receipt | None
-) -> tuple[dict[str, Any], list[str]]:
-    """Write the documents of one published file; gives its entry in that of all, and the paths that were written."""
-    seen, explained = Seen.of(read_rows(job.output, name, job.shape), job.basis, search=job.search)
-    entry, document, images = tile_documents(number, tile, name, seen, explained, job.basis, receipt)
+def write_tile(job: Job, tile: str, name: str, receipt: Receipt | None) -> tuple[dict[str, Any], Variance, list[str]]:
+    """Write the documents of one published file.
+
+    Gives its entry in that of all, how much of its variance the colours show, and the paths that were written.
+    """
+    seen, sums = Seen.of(read_rows(job.output, name, job.shape), job.basis, job.around)
+    entry, document, images = tile_documents(tile, name, seen, sums.explained, job.basis, receipt, images=job.geotiff)
     stem = PurePosixPath(name).stem
-    data = {f"data/{stem}.js": call("tile", document)}
-    if job.search:
-        data[f"data/{stem}.vectors.js"] = call("vectors", vectors_document(number, seen.small))
+    written = [_put(job.to, entry, "document", stem, call("tile", document))]
+    if seen.small:
+        vectors = call("vectors", vectors_document(name, seen.small))
+        written.append(_put(job.to, entry, "vectors", f"{stem}.vectors", vectors))
     if job.geotiff:
-        data |= {f"geotiff/{stem}_{date.replace('-', '')}.tif": as_geotiff(image) for date, image in images.items()}
-    for path, content in data.items():
-        job.to.put(path, content)
-    return entry, list(data)
+        for date, image in images.items():
+            job.to.put(path := f"geotiff/{stem}_{date.replace('-', '')}.tif", as_geotiff(image))
+            written.append(path)
+    return entry, sums, written
+
+
+def _put(to: Storage, entry: dict[str, Any], kind: str, stem: str, document: bytes) -> str:
+    """Write a document, and have the tile's entry name it; gives its path."""
+    entry[kind] = named(stem, document)
+    to.put(path := f"data/{entry[kind]}.js", document)
+    return path
 
 
 def _count(output: Storage, names: Iterable[str]) -> Iterator[int]:
@@ -183,28 +200,45 @@ def _receipts(output: Storage, selection: Selection) -> list[Receipt]:
     for version in sorted(versions):
         tiles = sorted(name.removesuffix(mark) for name in there if name.endswith(mark := f"_v{version}"))
         found += read_receipts(output, tiles, version).values()
-    level, names = selection.made.get("level"), selection.tiles.keys()
-    return [one for one in found if names & {*one.names} or (not one.files and one.settings.get("level") == level)]
+    names = selection.tiles.keys()
+    return [one for one in found if names & {*one.names} or (not one.files and _is_kin(one, selection.made))]
 
 
-def _index(selection: Selection, basis: Basis, entries: list[dict[str, Any]], *, search: bool) -> dict[str, Any]:
+def _is_kin(receipt: Receipt, made: dict[str, Any]) -> bool:
+    """Whether a tile without a file was of the encoder and level that published files have in common."""
+    encoder = " ".join(str(made[name]) for name in ("encoder", "size") if name in made)
+    told = str(receipt.settings.get("encoder"))
+    return receipt.settings.get("level") == made.get("level") and f"{told} ".startswith(f"{encoder} ")
+
+
+def _index(
+    selection: Selection,
+    basis: Basis,
+    own: Basis,
+    explained: list[float],
+    entries: list[dict[str, Any]],
+    *,
+    search: bool,
+) -> dict[str, Any]:
     """What the page knows before a tile comes into view."""
     made = selection.made
     return {
         "made": {name: made[name] for name in ("encoder", "size", "sensor", "checkpoint", "level") if made.get(name)},
         "untrained": bool(made.get("untrained")),
         "basis": {
-            "explained": [round(one, 4) for one in basis.explained],
+            "explained": [round(one, 4) for one in explained],
             "count": basis.count,
-            "left_out": basis.left_out,
+            "left_out": own.left_out,
+            "foreign": basis != own,
         },
+        "box": box_round([entry["box"] for entry in entries]),
         "grid": list(grid_of(selection)),
         "degree": DEGREE,
         "search": None
         if not search
         else {
             "dims": dims_of(selection),
-            "step": [float(f"{one * DEVIATIONS / 127:.6g}") for one in basis.deviation],
+            "step": [float(f"{one * DEVIATIONS / 127:.6g}") for one in own.deviation],
         },
         "most_searched": MOST_SEARCHED,
         "tiles": entries,

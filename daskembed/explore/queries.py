@@ -5,21 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import geopandas as gpd
 import numpy as np
+import pandas as pd
 import shapely
 
 from daskembed.errors import InputError
 from daskembed.explore.patches import centres, metres_to, patch_footprints
 from daskembed.explore.reading import read_blocks, read_facts
 from daskembed.geo.footprints import box
-from daskembed.storage.urls import is_local, redact
+from daskembed.sources.region import in_degrees, read_frame
+from daskembed.storage.urls import is_local, local_path, redact
 
 if TYPE_CHECKING:
     from datetime import date
 
+    import pyproj
     from numpy.typing import NDArray
 
     from daskembed.explore.footers import Piece, Rows
@@ -27,7 +32,6 @@ if TYPE_CHECKING:
 
 Combine = Literal["mean", "each"]
 COMBINE: tuple[Combine, ...] = ("mean", "each")
-_PLACE = re.compile(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*,\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
 _CELL = re.compile(r"[#&]patch=(\d+),(\d+)$")
 """What follows a row's URL where one of its patches is meant."""
 _EXPECTED = "expected LON,LAT in degrees, such as 12.43,45.94, or a file that GeoPandas reads"
@@ -79,11 +83,13 @@ def read_given(like: Any, *, alike: bool) -> list[Given]:
         return _read_file(str(like), alike)
     if isinstance(like, shapely.Geometry):
         return [Given(_told(like), alike, _checked(like, "a geometry"))]
-    if hasattr(like, "geometry"):
-        return _of_frame(like, "the frame", alike)
-    if isinstance(like, Sequence | np.ndarray) and len(like) == 2 and all(isinstance(one, float | int) for one in like):
+    if isinstance(like, gpd.GeoDataFrame | gpd.GeoSeries):
+        return _of_frame(like.geometry, "the frame", alike)
+    if isinstance(like, pd.Series) and isinstance(row := like.get("geometry"), shapely.Geometry):
+        return read_given(row, alike=alike)
+    if isinstance(like, Sequence | np.ndarray) and len(like) == 2 and all(isinstance(one, Real) for one in like):
         return [_place(float(like[0]), float(like[1]), alike)]
-    if isinstance(like, Iterable):
+    if isinstance(like, Iterable) and not isinstance(like, pd.DataFrame | pd.Series | bytes):
         return [given for one in like for given in read_given(one, alike=alike)]
     raise InputError(f"`like` {like!r}: {_EXPECTED}, a geometry in degrees, a GeoDataFrame, or several of them")
 
@@ -92,6 +98,8 @@ def read_rows_given(urls: str | Iterable[str] | None, *, alike: bool) -> list[Gi
     """Rows by their URLs, which ``#patch=ROW,COL`` follows where one of their patches is meant."""
     found = []
     for url in [urls] if isinstance(urls, str) else urls or ():
+        if not isinstance(url, str):
+            raise InputError(f"`like_row` {url!r}: expected the URL of a row, as in its `source_url`")
         cell = _CELL.search(url)
         place = (int(cell[1]), int(cell[2])) if cell else None
         found.append(Given(url, alike, None, _CELL.sub("", url), place))
@@ -113,20 +121,22 @@ def find_examples(rows: Rows, given: Sequence[Given]) -> list[Example]:
     InputError
         If nothing is there: it says how far the nearest row is, or what URLs look like.
     """
-    found: list[list[tuple[int, NDArray[np.int64], NDArray[np.object_]]]] = [[] for _ in given]
+    found: list[list[tuple[int, There]]] = [[] for _ in given]
     for number, piece in enumerate(rows.pieces):
         near = [which for which, one in enumerate(given) if _may_hold(piece, one, rows.dates)]
         if near:
             facts = read_facts(rows, piece)
             for which in near:
-                vectors, footprints = vectors_of(rows, facts, given[which])
-                if len(vectors):
-                    found[which].append((number, vectors, footprints))
-    for one, there in zip(given, found, strict=True):
-        if not there:
-            raise InputError(_nothing(rows, one))
+                there = vectors_of(rows, facts, given[which])
+                if len(there.numbers):
+                    found[which].append((number, there))
+    for which, pieces in enumerate(found):
+        if not pieces:
+            raise InputError(_nothing(rows, given[which]))
+        inside = any(there.inside.any() for _, there in pieces)
+        found[which] = [(number, there.decided(inside)) for number, there in pieces]
     values = _read_vectors(rows, found)
-    return [_example(one, there, values) for one, there in zip(given, found, strict=True)]
+    return [_example(one, pieces, values) for one, pieces in zip(given, found, strict=True)]
 
 
 def combine(examples: Sequence[Example], how: Combine) -> NDArray[np.float64]:
@@ -143,42 +153,43 @@ def combine(examples: Sequence[Example], how: Combine) -> NDArray[np.float64]:
 
 
 def _read_text(text: str, alike: bool) -> list[Given]:
-    if place := _PLACE.fullmatch(text):
-        return [_place(float(place[1]), float(place[2]), alike)]
-    if is_local(text) and not Path(text.removeprefix("file://")).expanduser().exists():
+    try:
+        lon, lat = map(float, text.split(","))
+    except ValueError:
+        pass
+    else:
+        return [_place(lon, lat, alike)]
+    if is_local(text) and not local_path(text).exists():
         raise InputError(f"`like` {redact(text)!r}: no such file, and no place: {_EXPECTED}")
     return _read_file(text, alike)
 
 
 def _read_file(path: str, alike: bool) -> list[Given]:
-    import geopandas as gpd
-
     name = redact(path)
-    try:
-        frame = gpd.read_file(path)
-    except Exception as error:  # GDAL's, GeoPandas', the store's: whatever reads files
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"{name} cannot be read: {type(error).__name__}: {said}; {_EXPECTED}") from None
-    return _of_frame(frame, name, alike)
+    return _of_frame(read_frame(path, name, _EXPECTED).geometry, name, alike)
 
 
-def _of_frame(frame: Any, name: str, alike: bool) -> list[Given]:
-    shapes = frame.geometry
-    if shapes.crs is not None and shapes.crs != "OGC:CRS84":
-        shapes = shapes.to_crs("OGC:CRS84")
+def _of_frame(shapes: gpd.GeoSeries, name: str, alike: bool) -> list[Given]:
     if not len(shapes) or len(shapes) > _MOST_EXAMPLES:
         raise InputError(f"{name} has {len(shapes):,} features: expected 1 to {_MOST_EXAMPLES:,} examples")
     several = len(shapes) > 1
     return [
-        Given(f"{name} feature {number}" if several else name, alike, _checked(shape, f"{name}, feature {number}"))
+        Given(
+            f"{name} feature {number}" if several else name,
+            alike,
+            _checked(shape, f"{name}, feature {number}", shapes.crs),
+        )
         for number, shape in enumerate(shapes, start=1)
     ]
 
 
-def _checked(shape: Any, name: str) -> shapely.Geometry:
+def _checked(shape: Any, name: str, crs: pyproj.CRS | None = None) -> shapely.Geometry:
+    """A geometry of some CRS, without one in degrees, in degrees."""
     if shape is None or shape.is_empty:
         raise InputError(f"{name} is empty: give a place or an area")
     shape = shapely.force_2d(shapely.make_valid(shape))
+    if crs is not None:
+        return in_degrees(shape, crs, name)
     west, south, east, north = shape.bounds
     if not (west >= -180 and east <= 180 and south >= -90 and north <= 90):
         raise InputError(f"{name} lies from {west:g},{south:g} to {east:g},{north:g}: expected degrees of OGC:CRS84")
@@ -208,8 +219,23 @@ def _may_hold(piece: Piece, given: Given, dates: tuple[date, date] | None) -> bo
     return piece.bounds is None or bool(shapely.intersects(box(*piece.bounds), given.area))
 
 
-def vectors_of(rows: Rows, facts: Facts, given: Given) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
-    """Numbers and footprints of the vectors of a piece that are what is given."""
+@dataclass(frozen=True)
+class There:
+    """Vectors of a piece that are what is given."""
+
+    numbers: NDArray[np.int64]
+    footprints: NDArray[np.object_]
+    inside: NDArray[np.bool_]
+    """Of an area: whether their middle is in it; of others the area's middle is in them. True of all else."""
+
+    def decided(self, inside: bool) -> There:
+        """Those inside; all where none is, in this piece and the others."""
+        kept = self.inside if inside else np.ones_like(self.inside)
+        return There(self.numbers[kept], self.footprints[kept], self.inside[kept])
+
+
+def vectors_of(rows: Rows, facts: Facts, given: Given) -> There:
+    """The vectors of a piece that are, or may be, what is given: see `There.decided`."""
     if given.area is None:
         there = np.array([url == given.url for url in facts.urls], bool)
     else:
@@ -218,13 +244,14 @@ def vectors_of(rows: Rows, facts: Facts, given: Given) -> tuple[NDArray[np.int64
             there &= [day is not None and rows.dates[0] <= day <= rows.dates[1] for day in facts.dates]
     chosen = np.flatnonzero(there)
     if not len(chosen):
-        return chosen, np.empty(0, object)
+        return There(chosen, np.empty(0, object), np.empty(0, bool))
     shapes = facts.footprints[chosen]
     cells = None if facts.cells is None else facts.cells[chosen]
     if rows.patches > 1:
         shapes = patch_footprints(shapes, rows.grid).reshape(-1)
         chosen = (chosen[:, None] * rows.patches + np.arange(rows.patches)).reshape(-1)
         cells = np.stack(np.divmod(chosen % rows.patches, rows.grid[1]), axis=1)
+    inside = np.ones(len(chosen), bool)
     if given.cell is not None:
         wanted = np.zeros(len(chosen), bool) if cells is None else (cells == given.cell).all(axis=1)
     elif given.area is None:
@@ -235,18 +262,18 @@ def vectors_of(rows: Rows, facts: Facts, given: Given) -> tuple[NDArray[np.int64
             # Of an area those that lie in it, not what only touches it; if it is smaller, where its middle is.
             inside = shapely.contains_xy(given.area, *centres(shapes).T)
             middle = shapely.intersects(shapes, shapely.point_on_surface(given.area))
-            wanted = inside if inside.any() else middle
-    return chosen[wanted], shapes[wanted]
+            wanted = inside | middle
+    return There(chosen[wanted], shapes[wanted], inside[wanted])
 
 
 def _read_vectors(
-    rows: Rows, found: Sequence[Sequence[tuple[int, NDArray[np.int64], Any]]]
+    rows: Rows, found: Sequence[Sequence[tuple[int, There]]]
 ) -> dict[int, dict[int, NDArray[np.float64]]]:
     """Number of a piece -> number of a vector in it -> its values."""
     wanted: dict[int, set[int]] = {}
     for there in found:
-        for number, vectors, _ in there:
-            wanted.setdefault(number, set()).update(vectors.tolist())
+        for number, one in there:
+            wanted.setdefault(number, set()).update(one.numbers.tolist())
     values: dict[int, dict[int, NDArray[np.float64]]] = {}
     for number, chosen in wanted.items():
         values[number] = {}
@@ -264,18 +291,24 @@ def _values(rows: Rows, block: Block, wanted: set[int]) -> dict[int, NDArray[np.
 
 
 def _example(
-    given: Given,
-    there: Sequence[tuple[int, NDArray[np.int64], NDArray[np.object_]]],
-    values: dict[int, dict[int, NDArray[np.float64]]],
+    given: Given, pieces: Sequence[tuple[int, There]], values: dict[int, dict[int, NDArray[np.float64]]]
 ) -> Example:
-    places = np.concatenate([np.stack([np.full(len(one), number), one], axis=1) for number, one, _ in there])
+    places = np.concatenate(
+        [np.stack([np.full(len(there.numbers), one), there.numbers], axis=1) for one, there in pieces]
+    )
     vectors = np.stack([values[piece][vector] for piece, vector in places.tolist()])
+    return example_of(given, places, vectors, np.concatenate([there.footprints for _, there in pieces]))
+
+
+def example_of(
+    given: Given, places: NDArray[np.int64], vectors: NDArray[np.float64], footprints: NDArray[np.object_]
+) -> Example:
+    """An example of the vectors that were found; raises `InputError` if none of them has numbers only."""
     good = np.isfinite(vectors).all(axis=1)
     if not good.any():
         raise InputError(
             f"`like` {given.text!r}: the {len(vectors)} vectors there have NaN or infinity: nothing can be like them"
         )
-    footprints = np.concatenate([shapes for _, _, shapes in there])
     return Example(given, places, vectors[good].mean(axis=0), footprints)
 
 

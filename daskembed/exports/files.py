@@ -31,9 +31,10 @@ def write_file(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportT
     """
     form = get_format(export.format)
     rows, box, used = planned.rows, [], planned.tiles
-    if form.UNIT == "tile":
+    if form.UNIT != "range":
         export.confirm()
-        size, sha256 = form.write_tile(export, planned, tiles[planned.tiles[0]])
+        with timed("write"):
+            size, sha256 = form.write_tile(export, planned, tiles[planned.tiles[0]])
     else:
         table, used = gather(export, planned, tiles)
         rows, box = len(table), bounds_of(table)

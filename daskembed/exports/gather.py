@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import shapely
 
 from daskembed.errors import TileError
 from daskembed.exports.index import Places, open_published, read_kept, read_places
 from daskembed.exports.profiles import encode_footer, get_profile
 from daskembed.exports.rows import Column, Exported, columns_of
+from daskembed.geo.footprints import box_around
 from daskembed.output.parts import cast_vectors
 from daskembed.quantization import quantize
 
@@ -165,7 +167,10 @@ def _footer(export: Export, first: date, last: date) -> dict[bytes, bytes]:
 
 
 def bounds_of(rows: pa.Table) -> list[float]:
-    """West, south, east and north of gathered rows, degrees."""
-    box = rows[_BOX].combine_chunks()
-    west, south, east, north = (box.field(edge).to_numpy() for edge in BBOX)
-    return [float(west.min()), float(south.min()), float(east.max()), float(north.max())]
+    """West, south, east and north of gathered rows, degrees; across 180 degrees west is more than east."""
+    column = rows[_BOX].combine_chunks()
+    boxes = np.stack([column.field(edge).to_numpy() for edge in BBOX], axis=1)
+    # Those go around the Earth, and only their footprints say where they are; see `_others`.
+    across = boxes[:, 2] - boxes[:, 0] > 180
+    parts = shapely.get_parts(shapely.from_wkb(rows["geometry"].filter(pa.array(across)).to_pylist()))
+    return [*box_around(np.concatenate([boxes[~across], shapely.bounds(parts).reshape(-1, 4)]))]

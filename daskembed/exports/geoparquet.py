@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".parquet"
 FOLDER = ""
-UNIT: Literal["range", "tile"] = "range"
+UNIT: Literal["range", "tile", "day"] = "range"
 _KINDS = {3: "Polygon", 6: "MultiPolygon"}
 _ENCODING = {"float32": "BYTE_STREAM_SPLIT", "float16": "PLAIN"}
 """Of vectors, as in published files. Parquet has no integers of less than four bytes: those of int8 go by a dictionary,

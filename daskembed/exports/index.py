@@ -17,7 +17,7 @@ import shapely
 from daskembed.documents import json_digest, parse_as
 from daskembed.errors import InputError, TileError
 from daskembed.exports.rows import Exported, Squares, TileRows
-from daskembed.exports.state import index_path
+from daskembed.exports.state import Checked, checked_path, forget_failure, index_path
 from daskembed.exports.unique import TilePlaces, places_of, stays
 from daskembed.geo.chips import CHIP
 from daskembed.geo.hilbert import hilbert_keys
@@ -131,6 +131,7 @@ def index_tile(export: Export, tile: ExportTile, near: Sequence[ExportTile] = ()
             column_encoding=dict.fromkeys(table.column_names, _DELTA),
             use_dictionary=False,
         )
+    forget_failure(export.target, tile.name)
     return found
 
 
@@ -162,9 +163,31 @@ def read_kept(export: Export, tile: ExportTile) -> TileRows:
     return TileRows(tile.tile, export.grid, export.made.get("window") or CHIP, known)
 
 
+def check_once(export: Export, tile: ExportTile) -> None:
+    """As `check_bytes`; what was found is kept in the target, so that no file is read for each of its neighbours."""
+    path, of = checked_path(tile.name), json_digest(asdict(tile))
+    try:
+        found = parse_as(Checked, export.target.get(path))
+    except (FileNotFoundError, ValueError):
+        found = None
+    if found is None or found.of != of:
+        damage = ""
+        try:
+            check_bytes(export.source, tile)
+        except TileError as error:
+            damage = str(error)
+        found = Checked(of, damage)
+        export.target.put(path, json.dumps(asdict(found)).encode())
+    if found.damage:
+        raise TileError(found.damage)
+
+
 def _places(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> tuple[Places, int, bool]:
     """The places of a file's rows, how many it would give if all were exported, and whether its run kept more."""
-    check_bytes(export.source, tile)
+    if export.checks_neighbours:
+        check_once(export, tile)
+    else:
+        check_bytes(export.source, tile)
     with _readable(export, tile):
         rows = _read(export, tile)
         keys = keys_of(rows.boxes)
@@ -223,9 +246,9 @@ def _unique(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> NDA
     def read(name: str) -> TilePlaces:
         other = named[name]
         try:
-            if other != tile and export.skip_damaged:
+            if other != tile and export.checks_neighbours:
                 # For what is left out no other row may leave.
-                check_bytes(export.source, other)
+                check_once(export, other)
             with _readable(export, other):
                 rows = _read(export, other)
                 return replace(places_of(rows), wanted=_wanted(export, rows))
@@ -239,12 +262,27 @@ def _unique(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> NDA
 
 @contextlib.contextmanager
 def open_published(export: Export, tile: ExportTile) -> Iterator[pq.ParquetFile]:
-    """A published file whose rows are where its index has them; raises `TileError` if it is another by now."""
+    """A published file whose rows are where its index has them; raises `TileError` if it is another by now.
+
+    At the end too, as of a store each range is read by itself.
+    """
+    _check_unchanged(export.source, tile)
     with export.source.open_reader(tile.name) as plain, pq.ParquetFile(plain) as file:
-        if (size := plain.size()) != tile.size:
-            where = export.source.url_of(tile.name)
-            raise TileError(f"{where} has {size:,} bytes, and had {tile.size:,} when this export began")
         yield file
+    _check_unchanged(export.source, tile)
+
+
+def _check_unchanged(source: Storage, tile: ExportTile) -> None:
+    where = source.url_of(tile.name)
+    try:
+        now = source.entry(tile.name)
+    except FileNotFoundError:
+        raise TileError(f"{where} is gone") from None
+    if not now.holds(tile.size, tile.etag):
+        raise TileError(
+            f"{where} was published anew since this export began: it has {now.size:,} bytes, and had {tile.size:,}; "
+            f"its tag is {now.etag}, and was {tile.etag}"
+        )
 
 
 def check_bytes(source: Storage, tile: ExportTile) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from daskembed.exports.state import ExportedFile
 
 SUFFIX = ".lance"
-UNIT: Literal["range", "tile"] = "range"
+UNIT: Literal["range", "tile", "day"] = "range"
 TABLE = f"embeddings{SUFFIX}"
 """The table below the target, which LanceDB calls ``embeddings``."""
 FOLDER = f"{TABLE}/data/"

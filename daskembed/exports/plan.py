@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from daskembed.errors import InputError
 from daskembed.exports.index import Piece
 from daskembed.exports.state import PlannedFile
 from daskembed.geo.hilbert import ORDER
@@ -67,21 +68,48 @@ def cut(pieces: Mapping[str, Sequence[Piece]], rows_a_file: int, suffix: str, fo
     ]
 
 
-def one_a_day(days: Mapping[str, Mapping[str, int]], suffix: str) -> list[PlannedFile]:
-    """A file of each date of each published file.
+def one_a_tile(days: Mapping[str, Mapping[str, int]], suffix: str) -> list[PlannedFile]:
+    """A file of each published file that has rows.
 
     Parameters
     ----------
     days
         Published file -> date, ISO 8601 -> how many rows it has.
     suffix
-        What the files' names end with, such as ``33TUL_20240601_v001.tif``.
+        What the files' names end with, such as ``33TUL_20240601_20240701_v001.zarr``, of the first and the last date.
     """
-    files = []
-    for name, rows in sorted(days.items()):
-        tile, _, _, version = name.rpartition(".")[0].split("_")
-        files += [
-            PlannedFile(f"{tile}_{day.replace('-', '')}_{version}{suffix}", 0, END, count, [name], day)
+    return _apart(
+        [
+            PlannedFile(_name(name, [min(rows), max(rows)], suffix), 0, END, sum(rows.values()), [name])
+            for name, rows in sorted(days.items())
+            if rows
+        ]
+    )
+
+
+def one_a_day(days: Mapping[str, Mapping[str, int]], suffix: str) -> list[PlannedFile]:
+    """A file of each date of each published file, such as ``33TUL_20240601_v001.tif``; as `one_a_tile`."""
+    return _apart(
+        [
+            PlannedFile(_name(name, [day], suffix), 0, END, count, [name], day)
+            for name, rows in sorted(days.items())
             for day, count in sorted(rows.items())
         ]
+    )
+
+
+def _name(published: str, days: Sequence[str], suffix: str) -> str:
+    tile, _, _, version = published.rpartition(".")[0].split("_")
+    return "_".join([tile, *(day.replace("-", "") for day in days), f"{version}{suffix}"])
+
+
+def _apart(files: list[PlannedFile]) -> list[PlannedFile]:
+    """Raise `InputError` if two files would have one name, as those of a tile can that have dates in common."""
+    named: dict[str, PlannedFile] = {}
+    for file in files:
+        if (other := named.setdefault(file.name, file)) is not file:
+            raise InputError(
+                f"{file.name} would be made of {other.tiles[0]} and of {file.tiles[0]}, which have dates in common: "
+                "choose by `dates`, or remove one of them"
+            )
     return files

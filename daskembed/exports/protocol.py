@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from daskembed.exports import cog, geoparquet, lance
+    from daskembed.exports import cog, geoparquet, lance, zarr
     from daskembed.exports.selection import ExportTile
     from daskembed.exports.settings import Export
     from daskembed.exports.state import ExportedFile, PlannedFile
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FORMATS = {
     "geoparquet": "daskembed.exports.geoparquet",
     "cog": "daskembed.exports.cog",
+    "zarr": "daskembed.exports.zarr",
     "lance": "daskembed.exports.lance",
 }
 """Format -> the module that implements `RangeFormat` or `TileFormat`."""
@@ -32,8 +33,8 @@ class ExportFormat(Protocol):
     """What its files' names end with."""
     FOLDER: str
     """Below the target, of its files, with a slash at the end; empty for the target itself."""
-    UNIT: Literal["range", "tile"]
-    """Whether a file holds a range of the rows of all tiles in their order, or a date of a tile."""
+    UNIT: Literal["range", "tile", "day"]
+    """Whether a file holds a range of the rows of all tiles in their order, a published file, or a date of one."""
 
     def check(self, export: Export) -> None:
         """Raise `InputError` if it cannot hold what is asked: on the client, before anything is read."""
@@ -59,14 +60,14 @@ class RangeFormat(ExportFormat, Protocol):
 
 
 class TileFormat(ExportFormat, Protocol):
-    """A format of files that each hold the rows of one date of a tile."""
+    """A format of files that each hold the rows of one published file, or of a date of it."""
 
     def write_tile(self, export: Export, planned: PlannedFile, tile: ExportTile) -> tuple[int, str]:
-        """On a worker: make a file of a date of a published one, complete or not at all; gives bytes and SHA-256."""
+        """On a worker: make a file of a published one, complete or not at all; gives bytes and SHA-256."""
 
 
 if TYPE_CHECKING:
-    _CHECKED: tuple[RangeFormat, TileFormat, RangeFormat] = geoparquet, cog, lance
+    _CHECKED: tuple[RangeFormat, TileFormat, TileFormat, RangeFormat] = geoparquet, cog, zarr, lance
 
 
 def get_format(name: str) -> Any:

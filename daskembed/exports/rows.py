@@ -112,7 +112,8 @@ class Exported:
             raise TileError(
                 f"{self.table['source_url'][int(bad[0])]}: its footprint is no square in EPSG:"
                 f"{square_of(self.about.tile).epsg}, the CRS of tile {self.about.tile}, and nothing says which CRS it "
-                "has: give `rows='chip'` and no `unique` or `profile`, or have the tile made again"
+                "has: give `format='geoparquet'` with `rows='chip'` and no `unique` or `profile`, or have the tile "
+                "made again"
             )
         return self.places
 
@@ -334,9 +335,11 @@ def to_wkb(corners: NDArray[np.float64]) -> pa.Array:
     crossing = np.flatnonzero(np.ptp(corners[..., 0], axis=1) > 180)
     if not len(crossing):
         return whole
+    around = corners[crossing, :4]
+    around[..., 0] += 360 * (around[..., 0] < 0)
     values = whole.to_pylist()
-    for number in crossing:
-        values[number] = shapely.to_wkb(split_at_antimeridian(*corners[number, :4].T))
+    for number, shape in zip(crossing, split_at_antimeridian(around), strict=True):
+        values[number] = shapely.to_wkb(shape)
     return pa.array(values, pa.binary())
 
 

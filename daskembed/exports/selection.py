@@ -272,13 +272,13 @@ def _some(tiles: list[str]) -> str:
 
 def _nothing(output: Storage, names: list[str]) -> str:
     """Why there is nothing to export."""
+    if (plan := read_plan(output)) is not None:
+        return f"{output.url} is an export itself: give the output that it was made of, {plan.identity.get('source')}"
     if names:
         return (
             f"{output.url} holds Zarr stores and no GeoParquet files, from which exports are made: run it again with "
             "`format='geoparquet,zarr'` and another `version`"
         )
-    if (plan := read_plan(output)) is not None:
-        return f"{output.url} is an export itself: give the output that it was made of, {plan.identity.get('source')}"
     if output.entries(CUBES):
         return f"{output.url} holds cubes of chips and no embeddings: give the `output` of a run"
     return f"no published files (*{geoparquet.SUFFIX}) in {output.url}: give the `output` of a run"

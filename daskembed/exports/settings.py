@@ -112,6 +112,11 @@ class Export:
         return bool(self.columns) or self.profile is not None or self.rows == "patch" or self.unique == "place"
 
     @property
+    def checks_neighbours(self) -> bool:
+        """Whether it has to be known of each file whether its neighbours are damaged."""
+        return self.unique == "place" and self.skip_damaged
+
+    @property
     def row_bytes(self) -> int:
         """Of one exported vector."""
         return self.dims * np.dtype(self.dtype).itemsize

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from shapely.geometry import box, mapping
+from shapely import orient_polygons
+from shapely.geometry import mapping
 
-from daskembed.documents import json_digest, parse_object
+from daskembed.documents import MOST_JSON, json_digest, parse_object
 from daskembed.errors import InputError
 from daskembed.exports.state import ExportedFile, Plan, is_export, read_plan, read_written
+from daskembed.geo.footprints import bounding_box, box
 from daskembed.output import stac as of_output
 from daskembed.output import stac_documents as documents
+from daskembed.output import zarr
+from daskembed.output.geozarr import ROOT
+from daskembed.output.protocol import Place
 from daskembed.output.stac import StacResult, check_root
-from daskembed.output.stac_documents import CATALOG, OURS, SHA256, STAC, Kind, item_of
+from daskembed.output.stac_documents import CATALOG, OURS, STAC, Kind, item_of
 from daskembed.output.stac_model import model_item
 from daskembed.quantization import KEY, METHOD, Calibration, parse_calibration
 from daskembed.storage.stores import Storage
 
-_PARQUET = ".parquet"
+_READABLE = (".parquet", zarr.SUFFIX)
+"""What the files' names end with whose items can be written."""
 
 
 def write_stac(output: str, root: str | None = None) -> StacResult:
@@ -48,7 +55,7 @@ def write_stac(output: str, root: str | None = None) -> StacResult:
     Raises
     ------
     InputError
-        If `output` is neither, an export that is not finished or of another format than GeoParquet, or `root` is no
+        If `output` is neither, or an export that is not finished or neither in GeoParquet nor in Zarr, or `root` is no
         URL.
     StorageError
         If the store does not answer as it should; what is written stays, and the same call goes on.
@@ -61,16 +68,22 @@ def write_stac(output: str, root: str | None = None) -> StacResult:
         raise InputError(f"the export {storage.url} is not finished: first run the same `daskembed export` again")
     root = check_root(root)
     there = read_written(storage, names := [file.name for file in plan.files])
-    if strange := [name for name in names if not name.endswith(_PARQUET)]:
-        raise InputError(f"{storage.url} holds {strange[0]}: STAC is written of exports of `format='geoparquet'`")
+    if strange := [name for name in names if not name.endswith(_READABLE)]:
+        raise InputError(
+            f"{storage.url} holds {strange[0]}: STAC is written of exports of `format='geoparquet'` or `format='zarr'`"
+        )
     left_out = {name: "it is gone, or not as it was written" for name in names if name not in there}
     if not there:
         raise InputError(f"no file of the export {storage.url} is left: export it again with `overwrite=True`")
-    kind, made, how = _footer(storage, next(iter(there)), plan)
-    items = {
-        documents.item_path(kind, name): _item(file, kind, made, how, plan, root)
-        for name, file in sorted(there.items())
-    }
+    kind, made, how = _said_by(storage, next(iter(there)), plan)
+
+    def make(file: ExportedFile) -> dict[str, Any]:
+        place = _place(storage, file.name) if file.name.endswith(zarr.SUFFIX) else None
+        return _item(file, place, kind, made, how, plan, root)
+
+    with ThreadPoolExecutor(16) as pool:
+        made_items = pool.map(make, (there[name] for name in sorted(there)))
+        items = {documents.item_path(kind, one["id"]): one for one in made_items}
     above = _above(kind, items, plan, root)
     present = {entry.path: entry.size for entry in storage.entries(STAC)}
     written = sum(_put(storage, path, document, present) for path, document in items.items())
@@ -84,29 +97,41 @@ def write_stac(output: str, root: str | None = None) -> StacResult:
     )
 
 
-def _footer(storage: Storage, name: str, plan: Plan) -> tuple[Kind, dict[str, Any], Calibration | None]:
+def _said_by(storage: Storage, name: str, plan: Plan) -> tuple[Kind, dict[str, Any], Calibration | None]:
     """What all files say alike: their kind, how they were made, and how their values became int8."""
     try:
-        with pq.ParquetFile(storage.open_reader(name)) as file:
-            said = file.metadata.metadata or {}
-        made = parse_object(said.get(b"daskembed", b"{}"))
+        if name.endswith(zarr.SUFFIX):
+            told = parse_object(storage.get(f"{name}/{ROOT}", most=MOST_JSON))["attributes"]
+            made, how = told["daskembed"], json.dumps(told[KEY]) if KEY in told else None
+        else:
+            with pq.ParquetFile(storage.open_reader(name)) as file:
+                said = file.metadata.metadata or {}
+            made, how = parse_object(said.get(b"daskembed", b"{}")), said.get(KEY.encode())
         # Of those that are made of one version alone.
         version = next(iter(plan.tiles)).rpartition(".")[0].rpartition("_v")[2]
         kind = documents.kind_of(made, name, version)
-    except (pa.ArrowException, ValueError, StopIteration) as error:
+    except (pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
         raise InputError(f"{storage.url_of(name)} can have no item: {' '.join(str(error).split())[:200]}") from None
-    how = said.get(KEY.encode())
     return kind, made, None if how is None else parse_calibration(how, f"`{KEY}` of {storage.url_of(name)}")
+
+
+def _place(storage: Storage, name: str) -> Place:
+    try:
+        return zarr.read_place(storage, name)
+    except ValueError as error:
+        raise InputError(f"{storage.url_of(name)} can have no item: {error}") from None
 
 
 def _item(
     file: ExportedFile,
+    place: Place | None,
     kind: Kind,
     made: Mapping[str, Any],
     how: Calibration | None,
     plan: Plan,
     root: str | None,
 ) -> dict[str, Any]:
+    """The item of a file; of a store it is known on which grid it lies."""
     path = documents.item_path(kind, file.name)
     first, last = _period(file, plan)
     settings = {name: made[name] for name in ("precision", "on_nan") if made.get(name) is not None}
@@ -115,18 +140,22 @@ def _item(
         ("collection", documents.collection_path(kind)),
         ("emb:model", documents.model_path(kind)),
     ]
+    shape = box(*file.bbox) if place is None else orient_polygons(place.footprint)
+    of_tile = {} if place is None else {"grid:code": f"MGRS-{file.name.partition('_')[0]}", **place.projection}
+    extensions = [documents.EMBEDDINGS, documents.FILE, documents.PROCESSING]
     return {
         "type": "Feature",
         "stac_version": documents.VERSION,
-        "stac_extensions": [documents.EMBEDDINGS, documents.FILE, documents.PROCESSING],
+        "stac_extensions": [*extensions, *([] if place is None else [documents.GRID, documents.PROJECTION])],
         "id": file.name,
         "collection": documents.collection_id(kind),
-        "geometry": documents.rounded(mapping(box(*file.bbox))),
-        "bbox": documents.rounded(file.bbox),
+        "geometry": documents.rounded(mapping(shape)),
+        "bbox": documents.rounded(file.bbox if place is None else bounding_box(np.array([shape], object))),
         "properties": {
             "datetime": None,
             "start_datetime": f"{first}T00:00:00Z",
             "end_datetime": f"{last}T23:59:59Z",
+            **of_tile,
             "processing:datetime": plan.finished,
             **({"processing:software": file.software} if file.software else {}),
             **({"emb:runtime_parameters": settings} if settings else {}),
@@ -136,17 +165,12 @@ def _item(
             "daskembed:made_of": json_digest([root, file.name, file.sha256, plan.finished]),
         },
         "links": documents.links(path, root, *targets),
-        "assets": {
-            "embeddings": {
-                "href": documents.href(file.name, path, root),
-                "type": "application/vnd.apache.parquet",
-                "title": f"Embeddings of {len(file.tiles)} tiles",
-                "roles": ["data"],
-                "file:size": file.size,
-                "file:checksum": SHA256 + file.sha256,
-            }
-        },
+        "assets": {"embeddings": documents.asset(file, path, root, f"Embeddings of {_told_of(file, place)}")},
     }
+
+
+def _told_of(file: ExportedFile, place: Place | None) -> str:
+    return f"{len(file.tiles)} tiles" if place is None else f"tile {file.name.partition('_')[0]}"
 
 
 def _affine(how: Calibration) -> dict[str, Any]:
@@ -160,8 +184,12 @@ def _affine(how: Calibration) -> dict[str, Any]:
 
 
 def _period(file: ExportedFile, plan: Plan) -> tuple[str, str]:
-    """First and last day, as the names of the published files say them, within the dates that were asked for."""
-    days = sorted(day for name in file.tiles for day in name.split("_")[1:3])
+    """First and last day, as the names of the published files say them, within the dates that were asked for.
+
+    The name of a store says its own.
+    """
+    names = [file.name] if file.name.endswith(zarr.SUFFIX) else file.tiles
+    days = sorted(day for name in names for day in name.split("_")[1:3])
     first, last = (f"{day[:4]}-{day[4:6]}-{day[6:]}" for day in (days[0], days[-1]))
     asked = plan.identity.get("dates") or [first, last]
     return max(first, asked[0]), min(last, asked[1])
@@ -171,7 +199,8 @@ def _above(kind: Kind, items: Mapping[str, Any], plan: Plan, root: str | None) -
     """What leads to the items, by path."""
     source = documents.url_of_source(str(plan.identity.get("source")))
     collection = documents.collection(kind, [*items.values()], [source], root)
-    collection["description"] = f"{collection['title']}: rows of {len(plan.tiles)} tiles, in spatial order."
+    if kind["format"] != "zarr":
+        collection["description"] = f"{collection['title']}: rows of {len(plan.tiles)} tiles, in spatial order."
     shape, window = plan.identity.get("shape"), kind.get("window")
     if plan.identity.get("rows") == "patch" and isinstance(shape, list) and type(window) is int:
         pixels = [int(side) for side in np.full(2, window) // shape[-3:-1]]

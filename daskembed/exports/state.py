@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from daskembed.documents import MOST_JSON, parse_as
 from daskembed.errors import InputError
+from daskembed.output import zarr
 from daskembed.output.stac_documents import CATALOG, OURS, STAC
-from daskembed.output.state import EXPORTED, STATE
+from daskembed.output.state import EXPORTED, STATE, now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +23,8 @@ PLAN = f"{FOLDER}/plan.json"
 FILES = EXPORTED
 INDEX = f"{FOLDER}/index"
 """Folder of the places of the rows of published files; gone when the export is finished."""
+FAILED = f"{FOLDER}/failed"
+"""Folder of why files could not be read or written; each is gone when that is done."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,30 @@ class ExportedFile:
     sha256: str
     rows: int
     bbox: list[float]
-    """West, south, east and north of its rows, degrees; none where it has no row."""
+    """West, south, east and north of its rows, degrees; across 180 west is more than east; none where it has no row."""
     tiles: list[str]
     """Published files of which it has rows."""
     software: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a published file could not be read, or one of the export not be written; kept as JSON."""
+
+    name: str
+    reason: str
+    time: str
+    """UTC, ISO 8601."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Whether a published file is as its receipt says; kept as JSON as long as the export is not finished."""
+
+    of: str
+    """Digest of what is known of it."""
+    damage: str
+    """Empty if it is."""
 
 
 def is_export(target: Storage) -> bool:
@@ -100,7 +123,7 @@ def write_plan(target: Storage, plan: Plan) -> None:
 def read_written(target: Storage, names: Iterable[str]) -> dict[str, ExportedFile]:
     """What is known of those of some files that are finished and there, as it says."""
     names = [*names]
-    sizes = {entry.path: entry.size for entry in beside(target, names)}
+    sizes = sizes_of(target, names)
     known = {entry.path for entry in target.entries(FILES)}
 
     def read(name: str) -> ExportedFile | None:
@@ -118,6 +141,36 @@ def read_written(target: Storage, names: Iterable[str]) -> dict[str, ExportedFil
 def write_written(target: Storage, written: ExportedFile) -> None:
     """Write what is known of a file; from then on it is finished."""
     target.put(receipt_of(written.name), json.dumps(asdict(written), sort_keys=True).encode())
+    forget_failure(target, written.name)
+
+
+def write_failure(target: Storage, name: str, reason: str) -> None:
+    """Write down why a file could not be read or written, in the place of what was written before."""
+    target.put(_failure_of(name), json.dumps(asdict(Failure(name, reason, now())), sort_keys=True).encode())
+
+
+def forget_failure(target: Storage, name: str) -> None:
+    """Remove what `write_failure` wrote of a file that is done by now, if there is anything."""
+    target.delete([_failure_of(name)])
+
+
+def read_failures(target: Storage) -> dict[str, str]:
+    """File -> why it could not be read or written, of those of which that is kept."""
+
+    def read(path: str) -> dict[str, str]:
+        try:
+            found = parse_as(Failure, target.get(path, most=MOST_JSON))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return {found.name: found.reason}
+
+    paths = [entry.path for entry in target.entries(FAILED)]
+    with ThreadPoolExecutor(16) as pool:
+        return {name: reason for one in pool.map(read, paths) for name, reason in one.items()}
+
+
+def _failure_of(name: str) -> str:
+    return f"{FAILED}/{name}.json"
 
 
 def receipt_of(name: str) -> str:
@@ -135,12 +188,28 @@ def clear(target: Storage) -> None:
     named = {path.removeprefix(f"{FILES}/").removesuffix(".json") for path in known}
     # Of a file whose writer was killed only the plan knows.
     named |= {file.name for file in plan.files} if plan else set()
+    for store in sorted(filter(_is_store, named)):
+        zarr.remove(target, store)
     target.delete([entry.path for entry in beside(target, named) if entry.path in named])
     # A table is more than the files that it is made of.
     for folder in sorted({name.partition("/")[0] for name in named if "/" in name}):
         target.delete([entry.path for entry in target.entries(folder)])
     stac = [entry.path for entry in target.entries(STAC) if entry.path == CATALOG or OURS.fullmatch(entry.path)]
-    target.delete([*stac, *known, PLAN])
+    target.delete([*stac, *known, *(entry.path for entry in target.entries(FAILED)), PLAN])
+
+
+def sizes_of(target: Storage, names: Iterable[str]) -> dict[str, int]:
+    """Bytes of those of some files that are there, and of the stores that are complete: a listing of each of these."""
+    names = [*names]
+    stores = [*filter(_is_store, names)]
+    sizes = {entry.path: entry.size for entry in beside(target, {*names} - {*stores})}
+    with ThreadPoolExecutor(16) as pool:
+        found = zip(stores, pool.map(lambda name: zarr.size(target, name), stores), strict=True)
+        return sizes | {name: size for name, size in found if size is not None}
+
+
+def _is_store(name: str) -> bool:
+    return name.endswith(zarr.SUFFIX)
 
 
 def beside(target: Storage, names: Iterable[str]) -> list[Entry]:
@@ -154,6 +223,11 @@ def index_path(name: str) -> str:
     return f"{INDEX}/{name}.parquet"
 
 
+def checked_path(name: str) -> str:
+    """Path below the target of what was found of the bytes of a published file."""
+    return f"{INDEX}/checked/{name}.json"
+
+
 def clear_index(target: Storage) -> None:
     """Remove what only an unfinished export needs."""
-    target.delete([entry.path for entry in target.entries(INDEX, recursive=False)])
+    target.delete([entry.path for folder in (INDEX, FAILED) for entry in target.entries(folder)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from daskembed.documents import MOST_JSON, parse_as
@@ -53,12 +53,15 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
         which = "tiles" if tiles is not None else "version"
         raise InputError(f"{target.url} is an export, whose files hold rows of many tiles: leave out `{which}`")
     plan = state.read_plan(target)
+    failures = state.read_failures(target)
     if plan is None:
-        return OutputStatus(target.url, (), export=ExportStatus("", {}, (), {}, (), None))
-    there = [entry.path for entry in target.entries(recursive=False)]
-    files = _files(target, plan)
+        return OutputStatus(target.url, (), export=ExportStatus("", {}, (), {}, (), None, failed=failures))
+    there = {*(entry.path for entry in target.entries(recursive=False)), *target.folders()}
+    files = _files(target, plan, failures)
+    done = {file.name for file in files if file.status == "done"}
     suffixes = tuple(get_format(name).SUFFIX for name in FORMATS)
-    others = tuple(name for name in sorted({*there} - {file.name for file in files}) if name.endswith(suffixes))
+    own = {file.name.partition("/")[0] for file in files}
+    others = tuple(name for name in sorted(there - own) if name.endswith(suffixes))
     found = ExportStatus(
         source=str(plan.identity.get("source", "")),
         settings=plan.identity,
@@ -68,18 +71,22 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
         finished=plan.finished,
         others=others,
         since=_since(plan),
+        failed={name: why for name, why in failures.items() if name not in done},
     )
     return OutputStatus(target.url, (), _stac(target, files), found)
 
 
-def _files(target: Storage, plan: Plan) -> tuple[FileStatus, ...]:
-    sizes = {entry.path: entry.size for entry in state.beside(target, [file.name for file in plan.files])}
+def _files(target: Storage, plan: Plan, failures: Mapping[str, str]) -> tuple[FileStatus, ...]:
+    sizes = state.sizes_of(target, [file.name for file in plan.files])
     known = {entry.path for entry in target.entries(state.FILES)}
 
     def look(planned: PlannedFile) -> FileStatus:
         path, size = state.receipt_of(planned.name), sizes.get(planned.name)
+        if path not in known and planned.name in failures:
+            why = f"{failures[planned.name]}; the same `daskembed export` tries it again"
+            return FileStatus(planned.name, "failed", planned.rows, size, why)
         if path not in known:
-            why = "not written yet, or its writing failed: the same `daskembed export` goes on"
+            why = "not written yet: the same `daskembed export` goes on"
             return FileStatus(planned.name, "unfinished", planned.rows, size, why)
         try:
             receipt = parse_as(ExportedFile, target.get(path, most=MOST_JSON))

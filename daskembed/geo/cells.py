@@ -42,6 +42,17 @@ class Grid:
         return cell_bounds(self.west, self.north, (self.step_y, self.step_x), 0, 0, (self.height, self.width))
 
 
+@dataclass(frozen=True)
+class Placed:
+    """Squares of some days on a grid that just holds all of them."""
+
+    grid: Grid
+    y: NDArray[np.int64]
+    """First cell of each, from north; likewise `x` from west."""
+    x: NDArray[np.int64]
+    days: NDArray[np.datetime64]
+
+
 def cell_bounds(
     west: Any, north: Any, step: tuple[Any, Any], y: Any, x: Any, cells: tuple[int, int]
 ) -> NDArray[np.float64]:
@@ -168,3 +179,39 @@ def find_overlap(
                 return int(number), int(there.max())
             there[...] = number
     return None
+
+
+def place(
+    names: Sequence[str],
+    epsg: NDArray[Any],
+    bounds: NDArray[np.float64],
+    days: NDArray[np.datetime64],
+    cells: tuple[int, int],
+    *,
+    pixels: int,
+    what: str,
+) -> Placed:
+    """Squares that share a grid, and of which no two have a cell of one day in common.
+
+    Parameters
+    ----------
+    names, epsg, bounds, cells, pixels
+        See `common_grid`.
+    days
+        Of the squares.
+    what
+        That needs this, for errors, such as ``a GeoTIFF``.
+
+    Raises
+    ------
+    TileError
+        If they are not so.
+    """
+    instead = "give `format='geoparquet'`"
+    grid, y, x = common_grid(names, epsg, bounds, cells, pixels=pixels, why=f"{what} has one grid; {instead}")
+    if overlap := find_overlap(y, x, cells, days):
+        one, other = overlap
+        raise TileError(
+            f"{names[one]} and {names[other]} overlap on {days[one]}: {what} has one vector a place and date; {instead}"
+        )
+    return Placed(grid, y, x, days)

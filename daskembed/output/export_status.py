@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from daskembed.text import counted, describe_bytes, one_line, visible
 
-STATES = ("done", "unfinished", "missing", "changed", "damaged")
+STATES = ("done", "failed", "unfinished", "missing", "changed", "damaged")
 _MOST_NAMED = 5
 
 
@@ -17,9 +18,9 @@ class FileStatus:
     """What is known of one file of an export."""
 
     name: str
-    status: Literal["done", "unfinished", "missing", "changed", "damaged"]
-    """``missing`` and ``changed`` are finished files that are gone or of another size than their receipt says;
-    ``damaged`` is one whose receipt cannot be read."""
+    status: Literal["done", "failed", "unfinished", "missing", "changed", "damaged"]
+    """``failed`` is one that could not be written yet; ``missing`` and ``changed`` are finished files that are gone or
+    of another size than their receipt says; ``damaged`` is one whose receipt cannot be read."""
     rows: int
     """As its receipt says; as planned, without one."""
     size: int | None = None
@@ -60,6 +61,8 @@ class ExportStatus:
     others: tuple[str, ...] = ()
     """Files beside its own of which readers of the whole folder would think that they are its."""
     since: SourceStatus = field(default_factory=SourceStatus)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Files, published or of its own, that could not be read or written yet -> why."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -87,12 +90,13 @@ def lines_of(found: ExportStatus) -> list[str]:
     """The closing lines of an export."""
     if not found.settings:
         return [
-            "export       not planned yet: published files were being looked at; the same `daskembed export` goes on"
+            "export       not planned yet: published files were being looked at; the same `daskembed export` goes on",
+            *_reasons("failed", found.failed),
         ]
     kept = found.settings
     model = " ".join(str(kept[name]) for name in ("encoder", "size") if kept.get(name))
     told = [model or "unknown encoder", f"level {kept.get('level')}", str(kept.get("format"))]
-    what = "a pixel a patch" if kept.get("format") == "cog" else f"a row a {kept.get('rows')}"
+    what = "a pixel a patch" if kept.get("format") in ("cog", "zarr") else f"a row a {kept.get('rows')}"
     told += [what, str(kept.get("dtype"))]
     told += ["one row a place and date"] if kept.get("unique") == "place" else []
     told += [f"profile {kept['profile']}"] if kept.get("profile") else []
@@ -104,11 +108,10 @@ def lines_of(found: ExportStatus) -> list[str]:
     lines = [
         f"export       {one_line(', '.join(told))}",
         f"tiles        {counted(len(found.tiles), 'published file')} of {visible(found.source)}",
-        *(f"left out     {visible(name)}: {one_line(why)}" for name, why in [*found.left_out.items()][:_MOST_NAMED]),
+        *_reasons("left out", found.left_out),
     ]
-    if (more := len(found.left_out) - _MOST_NAMED) > 0:
-        lines.append(f"             and {more} more")
     lines += [f"files        {counts}", f"rows         {found.rows:,}", f"size         {describe_bytes(found.size)}"]
+    lines += _reasons("failed", found.failed)
     if found.finished is None:
         lines.append("unfinished   the same `daskembed export` goes on")
     if found.others:
@@ -127,6 +130,13 @@ def _lines_since(since: SourceStatus) -> list[str]:
     if since.new:
         lines.append(f"source       has {counted(len(since.new), 'file')} that the export has not: {_some(since.new)}")
     return lines
+
+
+def _reasons(title: str, reasons: Mapping[str, str]) -> list[str]:
+    """The first files that something is wrong with, and what."""
+    lines = [f"{title:<12} {visible(name)}: {one_line(why)}" for name, why in [*reasons.items()][:_MOST_NAMED]]
+    more = len(reasons) - _MOST_NAMED
+    return [*lines, f"             and {more} more"] if more > 0 else lines
 
 
 def _some(names: tuple[str, ...]) -> str:

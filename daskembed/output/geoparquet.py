@@ -37,7 +37,7 @@ _WRITER: dict[str, Any] = {
     "write_statistics": ["source_url", "date"],
 }
 _ENCODING = {"float32": "BYTE_STREAM_SPLIT", "float16": "PLAIN"}
-"""Of vectors. DuckDB 2.0 reads no float16 that is split; plain, these take 2.5 % more."""
+"""Of vectors. DuckDB (1.5 and 2.0) reads no float16 that is split; plain, these take 2.5 % more."""
 
 
 def check_level(description: Description, level: str) -> None:

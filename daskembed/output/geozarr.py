@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +59,7 @@ def metadata(
     conventions: Sequence[Mapping[str, str]] = (),
     attributes: Mapping[str, Any],
     encoding: Mapping[str, Any],
+    along: Mapping[str, tuple[str, NDArray[Any]]] = MappingProxyType({}),
 ) -> dict[str, bytes]:
     """Every object of a store but its chunks, in the order in which they are to be written: the root is the last.
 
@@ -75,6 +77,8 @@ def metadata(
         Attributes of the root, and conventions beside those of GeoZarr that they follow.
     attributes, encoding
         Of the variable; `encoding` as `zarr.create_array` takes it.
+    along
+        Name of a coordinate of the variable -> its dimension, and a number for each place there.
     """
     import zarr
     from zarr.storage import MemoryStore
@@ -100,8 +104,10 @@ def metadata(
 
     units = {"units": "days since 1970-01-01", "calendar": "proleptic_gregorian"}
     coordinate("time", days.astype("datetime64[D]").astype(np.int64), "int64", ("time",), standard_name="time", **units)
-    for name, along in labels.items():
-        coordinate(name, list(along), "string", (name,), long_name=name)
+    for name, texts in labels.items():
+        coordinate(name, list(texts), "string", (name,), long_name=name)
+    for name, (dimension, values) in along.items():
+        coordinate(name, values, values.dtype.name, (dimension,))
     crs = pyproj.CRS.from_epsg(grid.epsg)
     length = crs.axis_info[0].unit_name
     for name, start, step, count in (
@@ -112,8 +118,8 @@ def metadata(
         coordinate(name, start + (np.arange(count) + 0.5) * step, "float64", (name,), **described)
     gdal = " ".join(repr(float(value)) for value in (grid.west, grid.step_x, 0, grid.north, 0, -grid.step_y))
     coordinate("spatial_ref", 0, "int64", (), **crs.to_cf(), spatial_ref=crs.to_wkt(), GeoTransform=gdal)
-    # Without `coordinates`, xarray would take spatial_ref for data, unless told otherwise.
-    linked = {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref", **attributes}
+    # Without `coordinates`, xarray would take these for data, unless told otherwise.
+    linked = {"grid_mapping": "spatial_ref", "coordinates": " ".join(["spatial_ref", *along]), **attributes}
     root.create_array(variable, attributes=linked, **encoding)
     with warnings.catch_warnings():
         # That consolidated metadata are no part of Zarr v3 yet: readers that do not know them read the rest.

@@ -36,6 +36,17 @@ class Published:
     """Of the file; of a store as `daskembed.output.geozarr.digest` makes it of its objects'."""
 
 
+class Written(Protocol):
+    """What is known of a finished file, of a run or an export, as `Published` says it."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def size(self) -> int: ...  # noqa: D102
+    @property
+    def sha256(self) -> str: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class Place:
     """Where the embeddings of a file are."""

@@ -21,7 +21,7 @@ from daskembed.geo.footprints import bounding_box, box
 
 if TYPE_CHECKING:
     from daskembed.energy import Energy
-    from daskembed.output.protocol import Place, Published
+    from daskembed.output.protocol import Place, Published, Written
     from daskembed.output.state import Receipt
 
 STAC = "_stac"
@@ -35,8 +35,9 @@ _EXTENSIONS = "https://stac-extensions.github.io"
 EMBEDDINGS = f"{_EXTENSIONS}/embeddings/v0.0.1/schema.json"
 FILE = f"{_EXTENSIONS}/file/v2.1.0/schema.json"
 PROCESSING = f"{_EXTENSIONS}/processing/v1.2.0/schema.json"
-_ITEM = [EMBEDDINGS, FILE, f"{_EXTENSIONS}/grid/v1.1.0/schema.json", PROCESSING]
-_PROJECTION = f"{_EXTENSIONS}/projection/v2.0.0/schema.json"
+GRID = f"{_EXTENSIONS}/grid/v1.1.0/schema.json"
+_ITEM = [EMBEDDINGS, FILE, GRID, PROCESSING]
+PROJECTION = f"{_EXTENSIONS}/projection/v2.0.0/schema.json"
 SHA256 = "1220"
 """What a multihash of SHA-256 begins with: its code, and 32 bytes."""
 _FORM = 1
@@ -46,7 +47,10 @@ _OF_MODEL = (
     *("level", "dims", "labels", "windows", "shape"),
 )
 """What a file says of how it was made that tells models and what they give."""
-_MEDIA = {".gpq": "application/vnd.apache.parquet", ".zarr": "application/vnd.zarr; version=3"}
+_MEDIA = {
+    **dict.fromkeys((".gpq", ".parquet"), "application/vnd.apache.parquet"),
+    ".zarr": "application/vnd.zarr; version=3",
+}
 _FORMATS = {".gpq": "geoparquet", ".zarr": "zarr", ".parquet": "geoparquet"}
 _WORDS = {"geoparquet": "a GeoParquet file", "zarr": "a Zarr store"}
 _DIGITS = 7
@@ -204,28 +208,31 @@ def item(
         "daskembed:kind": dict(kind),
         "daskembed:made_of": made_of(receipt, file, root),
     }
-    # What stands for the SHA-256 of a store is no hash of bytes that anybody could read in one piece.
-    whole = file.name.endswith(".gpq")
     return {
         "type": "Feature",
         "stac_version": VERSION,
-        "stac_extensions": [*_ITEM, *([_PROJECTION] if place.projection else [])],
+        "stac_extensions": [*_ITEM, *([PROJECTION] if place.projection else [])],
         "id": file.name,
         "collection": collection_id(kind),
         "geometry": rounded(shapely.geometry.mapping(shape)),
         "bbox": rounded(bounding_box(np.array([shape], object))),
         "properties": properties,
         "links": [*links(path, root, *targets), *(_source_link(*scene) for scene in scenes_of(receipt))],
-        "assets": {
-            "embeddings": {
-                "href": href(file.name, path, root),
-                "type": _MEDIA[PurePosixPath(file.name).suffix],
-                "title": f"Embeddings of tile {receipt.tile}",
-                "roles": ["data"],
-                "file:size": file.size,
-                **({"file:checksum": SHA256 + file.sha256} if whole else {"daskembed:sha256": file.sha256}),
-            }
-        },
+        "assets": {"embeddings": asset(file, path, root, f"Embeddings of tile {receipt.tile}")},
+    }
+
+
+def asset(file: Written, path: str, root: str | None, title: str) -> dict[str, Any]:
+    """A file in its item, which is at `path`."""
+    # What stands for the SHA-256 of a store is no hash of bytes that anybody could read in one piece.
+    whole = not file.name.endswith(".zarr")
+    return {
+        "href": href(file.name, path, root),
+        "type": _MEDIA[PurePosixPath(file.name).suffix],
+        "title": title,
+        "roles": ["data"],
+        "file:size": file.size,
+        **({"file:checksum": SHA256 + file.sha256} if whole else {"daskembed:sha256": file.sha256}),
     }
 
 
@@ -244,11 +251,11 @@ def quantization(kind: Kind, how: Mapping[str, Any] | None = None) -> dict[str, 
 
     `how` is that of int8.
     """
-    told = _CAST if kind["dtype"] == "float16" else how
+    told = CAST if kind["dtype"] == "float16" else how
     return {} if told is None else {"emb:quantization": dict(told)}
 
 
-_CAST = {"method": "cast", "original_dtype": "float32", "quantized_dtype": "float16"}
+CAST = {"method": "cast", "original_dtype": "float32", "quantized_dtype": "float16"}
 
 
 def rounded(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from daskembed.exports.selection import Selection
+
+_log = logging.getLogger(__name__)
 
 SUMS = f"{STATE}/components"
 """Folder below the output of what is known of its parts, in a folder for each selection of files."""
@@ -83,6 +86,8 @@ def select_asked(output: str, options: Mapping[str, Any]) -> tuple[Looked, Stora
     found = Storage(output)
     tiles = None if asked.tiles is None else tiles_of(asked.tiles)
     selection = choose(found, tiles=tiles, encoder=asked.encoder, level=asked.level, version=asked.version)
+    for note in selection.notes:
+        _log.warning(f"warning: {note}")
     return asked, found, selection
 
 

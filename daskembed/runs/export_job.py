@@ -56,7 +56,7 @@ class Job:
 
     def tidy(self) -> None:
         """Remove what killed writers left half written."""
-        self.export.target.sweep(rf"^embeddings_|^{state.FOLDER}|^[^/]*{get_format(self.export.format).SUFFIX}$")
+        self.export.target.sweep(rf"^embeddings_|^{state.FOLDER}|^[^/]*{get_format(self.export.format).SUFFIX}")
 
 
 def prepare(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> Job:
@@ -107,8 +107,8 @@ def _rows(asked: Asked, selection: Selection) -> dict[str, Any]:
             f"`rows='patch'` needs patches, and level {selection.made.get('level', 'unknown')!r} has none: choose "
             "published files of another `level`, or give `rows='chip'`"
         )
-    if asked.format == "cog" and (asked.columns or asked.profile):
-        raise InputError("`columns` and `profile` are of formats with rows; `format='cog'` has pixels")
+    if get_format(asked.format).UNIT != "range" and (asked.columns or asked.profile):
+        raise InputError(f"`columns` and `profile` are of formats with rows; `format='{asked.format}'` has pixels")
     tiles: dict[str, str] = {}
     for name, tile in selection.tiles.items() if asked.unique == "place" else ():
         if tile.tile in tiles:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from daskembed.errors import TileError
 from daskembed.exports.files import write_file
-from daskembed.exports.index import TileIndex, index_tile
+from daskembed.exports.index import TileIndex, check_once, index_tile
 from daskembed.exports.selection import ExportTile
 from daskembed.exports.settings import Export
-from daskembed.exports.state import ExportedFile, PlannedFile
+from daskembed.exports.state import ExportedFile, PlannedFile, write_failure
 from daskembed.output.state import now
 from daskembed.runs.results import TileResult
 from daskembed.runs.tasks import Following, Observer, Task, Tile
@@ -44,7 +46,16 @@ class PublishedFiles:
 
     def begin(self, name: str, order: int) -> Task[Any]:
         """Index a published file."""
-        return _Index(Item(name, order, now()), self)
+        return _Index(_File(name, order, now(), self.export), self)
+
+
+@dataclass(frozen=True)
+class CheckedFiles(PublishedFiles):
+    """Published files whose bytes are compared with their receipts, each once before all are looked at."""
+
+    def begin(self, name: str, order: int) -> Task[Any]:
+        """Check a published file."""
+        return _Check(_File(name, order, now(), self.export), self)
 
 
 @dataclass(frozen=True)
@@ -70,20 +81,31 @@ class ExportedFiles:
 
     def begin(self, name: str, order: int) -> Task[Any]:
         """Write a file."""
-        return _Write(Item(name, order, now()), self)
+        return _Write(_File(name, order, now(), self.export), self)
 
 
 @dataclass
 class Item(Tile):
-    """A file on its way."""
+    """What is on its way."""
 
     def record_failure(self, reason: str) -> None:
         """Nothing is kept of it: the same command tries it again."""
 
 
+@dataclass
+class _File(Item):
+    """A file on its way, published or exported."""
+
+    export: Export
+
+    def record_failure(self, reason: str) -> None:
+        self.export.confirm()
+        write_failure(self.export.target, self.name, reason)
+
+
 @dataclass(frozen=True)
 class _Index(Task[TileIndex]):
-    tile: Item
+    tile: _File
     work: PublishedFiles
     stage: ClassVar[str] = "index"
 
@@ -99,8 +121,27 @@ class _Index(Task[TileIndex]):
 
 
 @dataclass(frozen=True)
+class _Check(Task[None]):
+    tile: _File
+    work: CheckedFiles
+    stage: ClassVar[str] = "index"
+
+    def call(self) -> tuple[Callable[..., None], tuple[Any, ...]]:
+        return check_tile, (self.work.export, self.work.tiles[self.tile.name])
+
+    def then(self, found: None, observer: Observer) -> Following:
+        return TileResult(self.tile.name, "checked", unit="row")
+
+
+def check_tile(export: Export, tile: ExportTile) -> None:
+    """On a worker: see whether a published file is as its receipt says; if not, that is told where it is indexed."""
+    with contextlib.suppress(TileError):
+        check_once(export, tile)
+
+
+@dataclass(frozen=True)
 class _Write(Task[ExportedFile]):
-    tile: Item
+    tile: _File
     work: ExportedFiles
     stage: ClassVar[str] = "write"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from daskembed.clusters.connection import check_connection, shares_files
 from daskembed.errors import ConflictError, InputError
 from daskembed.exports import state
-from daskembed.exports.plan import cut, one_a_day
+from daskembed.exports.plan import cut, one_a_day, one_a_tile
 from daskembed.exports.protocol import FORMATS, get_format
 from daskembed.exports.rows import KEPT
 from daskembed.exports.settings import DEFAULT, Export, Sizes
@@ -23,11 +23,11 @@ from daskembed.runs import fleet
 from daskembed.runs.export_job import Job, prepare
 from daskembed.runs.export_options import Asked, ExportOptions
 from daskembed.runs.export_results import ExportResult
-from daskembed.runs.export_tasks import ExportedFiles, PublishedFiles
+from daskembed.runs.export_tasks import CheckedFiles, ExportedFiles, PublishedFiles
 from daskembed.runs.options import documented
 from daskembed.runs.reporting import Report
 from daskembed.runs.shared_files import blind_to_output, check_source_seen, refuse_output, refuse_source
-from daskembed.runs.window import Window, on_cluster
+from daskembed.runs.window import Passage, Window, on_cluster
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local
 from daskembed.text import counted
@@ -132,7 +132,7 @@ def agreed(job: Job, overwrite: bool) -> Plan | None:
 
 def _check_empty(target: Storage) -> None:
     """Raise `InputError` if a target without a plan holds files that an export could be mixed up with."""
-    there = [entry.path for entry in target.entries(recursive=False)]
+    there = [*(entry.path for entry in target.entries(recursive=False)), *target.folders()]
     suffixes = (SUFFIX, *(get_format(name).SUFFIX for name in FORMATS))
     if strange := [path for path in there if path.endswith(suffixes)]:
         what = "the output of a run" if target.entries(RECEIPTS, recursive=False) else "no export of daskembed"
@@ -165,8 +165,7 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
     )
     looked, seconds = PublishedFiles(export, tiles, _near(job, plan)), 0.0
     if to_index := job.to_index(plan):
-        told.goes_on = True
-        passage = Window(client, looked, to_index, told, check).run()
+        passage = _look(client, looked, to_index, told, check)
         seconds = passage.seconds
         if failed := told.failed | (looked.damaged if plan else {}):
             told.goes_on = False
@@ -191,6 +190,22 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
     return _result(job, plan, len(work.written), told.failed, seconds, interrupted=passage.interrupted)
 
 
+def _look(
+    client: Client, looked: PublishedFiles, to_index: list[str], told: Report, check: Callable[[], None]
+) -> Passage:
+    """See where the rows of published files go; before that, where neighbours count, what of them is damaged."""
+    told.goes_on, before = True, 0.0
+    if looked.export.checks_neighbours:
+        names = sorted({tile.name for name in to_index for tile in looked.near[name]})
+        passage = Window(client, CheckedFiles(looked.export, looked.tiles), names, told, check).run()
+        if told.failed or passage.interrupted:
+            return passage
+        told.turn_to(("tiles", "rows"), to_index, 0, goes_on=True)
+        before = passage.seconds
+    passage = Window(client, looked, to_index, told, check).run()
+    return replace(passage, seconds=before + passage.seconds)
+
+
 def _near(job: Job, plan: Plan | None) -> dict[str, list[ExportTile]]:
     """Published file -> those that decide with it which of their rows stay, itself as well; none if all do."""
     if job.export.unique != "place":
@@ -206,8 +221,9 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
     """Make the plan, and remove what an earlier one has made."""
     export, found = job.export, looked.found
     form = get_format(export.format)
-    if form.UNIT == "tile":
-        files = one_a_day({name: one.days for name, one in found.items()}, form.SUFFIX)
+    if form.UNIT != "range":
+        each = one_a_day if form.UNIT == "day" else one_a_tile
+        files = each({name: one.days for name, one in found.items()}, form.SUFFIX)
     else:
         pieces = {name: one.pieces for name, one in found.items()}
         files = cut(pieces, max(1, export.sizes.file // export.row_bytes), form.SUFFIX, form.FOLDER)

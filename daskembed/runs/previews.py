@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from daskembed.errors import InputError, StorageError
 from daskembed.explore.basis import Basis
+from daskembed.explore.components import check_basis
 from daskembed.explore.preview import FOLDER, Preview, write_preview
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import geoparquet
@@ -62,10 +63,12 @@ def preview(
     """
     asked, found, selection = select_asked(output, options)
     chosen = read_basis(basis) if isinstance(basis, (str, Path)) else basis
-    chosen = chosen or components_of(found, selection, asked)
+    if chosen is not None:
+        check_basis(chosen, selection)
+    own = components_of(found, selection, asked)
     tiles = None if asked.tiles is None else tiles_of(asked.tiles)
     page = Storage(to or found.url_of(FOLDER))
-    return write_preview(found, selection, chosen, page, tiles=tiles, geotiff=geotiff)
+    return write_preview(found, selection, chosen or own, page, own=own, tiles=tiles, geotiff=geotiff)
 
 
 def read_basis(url: str | Path) -> Basis:

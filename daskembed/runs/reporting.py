@@ -139,9 +139,9 @@ class Report:
         with contextlib.suppress(KeyboardInterrupt):  # which stops nothing any more
             self.tell()
 
-    def turn_to(self, units: tuple[str, str], names: Sequence[str], pieces: int) -> None:
-        """Tell of something else from now on, until the end: of so many pieces in what has these names."""
-        state, self._tiles, self._indexed, self.goes_on = self.state, names, {*names}, False
+    def turn_to(self, units: tuple[str, str], names: Sequence[str], pieces: int, *, goes_on: bool = False) -> None:
+        """Tell of something else from now on: of so many pieces in what has these names."""
+        state, self._tiles, self._indexed, self.goes_on = self.state, names, {*names}, goes_on
         state.units, state.tiles, state.indexed, state.chips, state.encoded = units, len(names), len(names), pieces, 0
         state.finished, state.pace = [], Pace()
         self.tell()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from daskembed.errors import InputError, did_you_mean
+from daskembed.storage.urls import is_local
 
 if TYPE_CHECKING:
     import geopandas as gpd
     from distributed import Client
 
+    from daskembed.explore.footers import Rows
     from daskembed.storage.stores import Storage
 
 _TILE = re.compile(r"\d\d[A-Z]{3}(?=_)")
@@ -40,8 +44,8 @@ def search(
 ) -> gpd.GeoDataFrame:
     """The chips, or patches, whose embeddings are most like those of some examples.
 
-    Every vector is compared: the hits are the best there are. Files are read a block at a time; what their footers say
-    of places and days spares what cannot be a hit.
+    Every vector of files is compared: the hits are the best there are. Files are read a block at a time; what their
+    footers say of places and days spares what cannot be a hit.
 
     Parameters
     ----------
@@ -65,7 +69,8 @@ def search(
     metric
         ``cosine`` and ``dot`` (more is more alike) or ``l2``, a distance (less is more alike).
     center
-        Whether the mean of all vectors that are searched is taken out of all of them and of the query first.
+        Whether the mean of all vectors of the files, whatever `dates` and `region` choose, is taken out of all of them
+        and of the query first.
     apart
         Metres that the middles of hits are from each other and from those of the examples, at least.
     dates
@@ -83,7 +88,9 @@ def search(
         Best first, in OGC:CRS84: ``rank`` from 1, ``score`` (the cosine, the dot product or the distance),
         ``source_url``, ``date``, of patches ``row`` and ``col``, ``file``, ``geometry``; with ``combine="each"`` first
         ``query``, the example. The examples' own rows are no hits. ``attrs["search"]`` says what was searched, how many
-        vectors were compared and how many were left out as they have NaN or infinity, and the examples.
+        vectors were compared and how many were left out as they have NaN or infinity, and the examples; of a Lance
+        table also ``index``, whether an index chose the ``candidates`` that were ranked: some of the best may be missed
+        then, and what was left out is not known.
 
     Raises
     ------
@@ -91,9 +98,12 @@ def search(
         If there are no such files, they do not go together, or nothing is where an example is.
     StorageError
         If a store does not answer.
+    ClusterLostError
+        If the cluster loses what it was given.
     """
+    from daskembed.clusters.connection import check_connection
     from daskembed.explore.footers import open_rows
-    from daskembed.explore.queries import COMBINE, read_given, read_rows_given
+    from daskembed.explore.queries import COMBINE, find_examples, read_given, read_rows_given
     from daskembed.explore.search import Wanted, find_similar
     from daskembed.explore.topk import METRICS
     from daskembed.sources.reading import parse_dates
@@ -109,6 +119,10 @@ def search(
         *read_given(unlike, alike=False),
         *read_rows_given(unlike_row, alike=False),
     ]
+    if isinstance(cluster, str):
+        check_connection(cluster)
+    if not any(one.alike for one in given):
+        raise InputError("what is searched? give `like` or `like_row`")
     days = None if dates is None else parse_dates(dates)
     area = None if region is None else read_region(region)
     if (table := output.rstrip("/")).endswith(".lance"):
@@ -118,12 +132,23 @@ def search(
             raise InputError(f"{table} is one table with an index: leave out `encoder`, `level`, `version`, `cluster`")
         return find_indexed(table, given, wanted, dates=days, region=area)
     rows = open_rows(output, encoder=encoder, level=level, version=version)
+    examples = find_examples(replace(rows, dates=days), given)
+    find = functools.partial(find_similar, rows, examples, wanted, dates=days, region=area)
+    return find() if cluster is None else _on_cluster(cluster, rows, find)
+
+
+def _on_cluster(cluster: str | Client, rows: Rows, find: Callable[..., gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
+    """Search on the workers of Dask, if they see the files."""
+    from daskembed.clusters.connection import connect, shares_files
+    from daskembed.runs.shared_files import check_files_seen, refuse_output
+
     with contextlib.ExitStack() as stack:
         if isinstance(cluster, str):
-            from daskembed.clusters.connection import connect
-
+            if shares_files(cluster) is False and is_local(rows.storage.url):
+                refuse_output(rows.storage, f"of the cluster {cluster!r}")
             cluster = stack.enter_context(connect(cluster))
-        return find_similar(rows, given, wanted, dates=days, region=area, client=cluster)
+        check_files_seen(cluster, rows.storage, rows.pieces[0].file)
+        return find(client=cluster)
 
 
 def write_hits(found: gpd.GeoDataFrame, to: str) -> str:
@@ -140,11 +165,11 @@ def write_hits(found: gpd.GeoDataFrame, to: str) -> str:
     Raises
     ------
     InputError
-        If it is neither, or a page is asked for of what is no output of runs.
+        If it is neither, it would be searched itself, or a page is asked for of what is no output of runs.
     """
     from daskembed.storage.stores import Storage, split_url
 
-    check_written(to)
+    check_written(to, found.attrs["search"]["output"])
     if to.endswith("/"):
         return _write_page(found, Storage(to))
     storage, name = split_url(to)
@@ -157,11 +182,19 @@ def write_hits(found: gpd.GeoDataFrame, to: str) -> str:
     return storage.url_of(name)
 
 
-def check_written(to: str) -> None:
-    """Raise `InputError` if hits cannot be written to such a name."""
+def check_written(to: str, output: str) -> None:
+    """Raise `InputError` if the hits of a search in `output` cannot be written to such a name."""
+    from daskembed.explore.footers import SUFFIXES
+    from daskembed.storage.stores import Storage, split_url
+
     if not to.endswith((".parquet", ".geojson", "/")):
         raise InputError(
             f"`to` {to}: expected a file that ends with .parquet or .geojson, or a folder that ends with /"
+        )
+    searched = split_url(output)[0] if output.endswith(SUFFIXES) else Storage(output)
+    if to.endswith(".parquet") and split_url(to)[0].url == searched.url:
+        raise InputError(
+            f"`to` {to}: what is in {searched.url} is searched, and these hits would be, too: give another folder"
         )
 
 

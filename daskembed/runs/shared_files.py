@@ -101,6 +101,12 @@ def blind_to_output(client: Client, output: Storage, version: str | None) -> lis
         output.delete([probe])
 
 
+def check_files_seen(client: Client, storage: Storage, name: str) -> None:
+    """Raise `InputError` if a worker does not see a local file, nor with it, so it is taken, its folder."""
+    if is_local(storage.url) and (blind := _blind(client, Path.is_file, local_path(storage.url_of(name)))):
+        refuse_output(storage, ", ".join(blind))
+
+
 def refuse_source(source: Origin, workers: str) -> None:
     """Raise because workers do not see a local source; `workers` says which."""
     what, those = ("file", "it") if isinstance(source, Catalogue) else ("folder", "the chips")

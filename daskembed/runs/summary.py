@@ -26,6 +26,8 @@ def describe_tile(result: TileResult) -> str:
         return f"{result.tile}  failed: {result.reason}"
     if result.status == "left out":
         return f"{result.tile}  left out: {result.reason}"
+    if result.status == "checked":
+        return f"{result.tile}  checked"
     if result.status in ("indexed", "counted"):
         return f"{result.tile}  {result.status}: {counted(result.chips, result.unit)}"
     bad = f", {len(result.quarantined)} quarantined" if result.quarantined else ""

@@ -16,6 +16,7 @@ from daskembed.storage.urls import SCHEMES, is_local, local_path, redact
 if TYPE_CHECKING:
     import geopandas as gpd
     import numpy as np
+    import pyproj
     import shapely
     from numpy.typing import NDArray
 
@@ -112,24 +113,16 @@ def read_region(text: str) -> str:
         return str(shapely.to_wkt(box(*edges), rounding_precision=-1))
     check_region(text)
     name = redact(text)
-    found = _read(text, name)
+    found = read_frame(text, name, _EXPECTED)
     if found.crs is None:
         raise InputError(
             f"{name} says no CRS, so nobody knows where it is: expected a file with one (GeoPandas sets it by set_crs)"
         )
-    try:
-        area = _in_degrees(found)
-    except Exception as error:
-        raise InputError(f"{name} cannot be brought from {found.crs.name} to degrees: {_said(error)}") from None
+    shapes = shapely.force_2d(found.geometry[~(found.geometry.isna() | found.geometry.is_empty)].to_numpy())
+    area = shapely.union_all(shapely.make_valid(shapes))
     if area.is_empty:
         raise InputError(f"{name} has no geometry that is not empty: {_EXPECTED}")
-    west, south, east, north = area.bounds
-    if not (west >= -540 and east <= 540 and south >= -90 and north <= 90):
-        raise InputError(
-            f"{name} has the bounds {', '.join(map(exact, area.bounds))} in degrees: its coordinates are not of the "
-            f"CRS that it says, {found.crs.name}"
-        )
-    area = _with_few_corners(_within_a_turn(area), name)
+    area = _with_few_corners(in_degrees(area, found.crs, name), name)
     return str(shapely.to_wkt(shapely.normalize(area), rounding_precision=7))
 
 
@@ -172,7 +165,8 @@ def _degrees(text: str) -> tuple[float, float, float, float] | None:
     return west, south, east, north
 
 
-def _read(text: str, name: str) -> gpd.GeoDataFrame:
+def read_frame(text: str, name: str, expected: str) -> gpd.GeoDataFrame:
+    """What GeoPandas reads of a file, here or in a store; errors call it `name` and say what is `expected`."""
     import geopandas as gpd
 
     scheme = text.partition("://")[0]
@@ -184,15 +178,15 @@ def _read(text: str, name: str) -> gpd.GeoDataFrame:
         try:
             file = io.BytesIO(Storage(folder).get(last, most=_MOST_FILE))
         except FileNotFoundError:
-            raise InputError(f"no file {name}: {_EXPECTED}") from None
+            raise InputError(f"no file {name}: {expected}") from None
     parquet = Path(text).suffix.lower() in (".parquet", ".geoparquet", ".gpq", ".pq")
     try:
         found = gpd.read_parquet(file) if parquet else gpd.read_file(file)
     except Exception as error:
         # Each driver and each format has errors of its own.
-        raise InputError(f"{name} cannot be read by GeoPandas: {_said(error)}; {_EXPECTED}") from None
+        raise InputError(f"{name} cannot be read by GeoPandas: {_said(error)}; {expected}") from None
     if not isinstance(found, gpd.GeoDataFrame):
-        raise InputError(f"{name} has no geometry: {_EXPECTED}")
+        raise InputError(f"{name} has no geometry: {expected}")
     return found
 
 
@@ -201,25 +195,42 @@ def _said(error: Exception) -> str:
     return redact(" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
-def _in_degrees(found: gpd.GeoDataFrame) -> shapely.Geometry:
-    """The union of a frame's geometries in OGC:CRS84; of a projected one, edges are straight as they are projected."""
+def in_degrees(shape: shapely.Geometry, crs: pyproj.CRS, name: str) -> shapely.Geometry:
+    """A valid geometry in OGC:CRS84, cut at 180 degrees; of a projected one, edges are straight as they are projected.
+
+    Raises
+    ------
+    InputError
+        If it cannot be brought there, or lies where degrees are none: calls it `name`.
+    """
+    try:
+        found = _transformed(shape, crs)
+    except Exception as error:
+        raise InputError(f"{name} cannot be brought from {crs.name} to degrees: {_said(error)}") from None
+    west, south, east, north = found.bounds
+    if not (west >= -540 and east <= 540 and south >= -90 and north <= 90):
+        raise InputError(
+            f"{name} has the bounds {', '.join(map(exact, found.bounds))} in degrees: its coordinates are not of the "
+            f"CRS that it says, {crs.name}"
+        )
+    return _within_a_turn(found)
+
+
+def _transformed(shape: shapely.Geometry, crs: pyproj.CRS) -> shapely.Geometry:
+    """In OGC:CRS84, with longitudes beyond 180 degrees where a projected geometry reaches over that."""
     import geopandas as gpd
     import numpy as np
     import shapely
 
-    shapes = shapely.force_2d(found.geometry[~(found.geometry.isna() | found.geometry.is_empty)].to_numpy())
-    area = shapely.union_all(shapely.make_valid(shapes))
-    if area.is_empty:
-        return area
-    if found.crs.is_projected:
-        west, south, east, north = area.bounds
-        unit = found.crs.axis_info[0].unit_conversion_factor
+    if crs.is_projected:
+        west, south, east, north = shape.bounds
+        unit = crs.axis_info[0].unit_conversion_factor
         # A kilometre, or more of what is more than a country.
-        area = shapely.segmentize(area, max(1000 / unit, (east - west + north - south) / 20_000))
-    degrees = gpd.GeoSeries([area], crs=found.crs).to_crs("OGC:CRS84").iloc[0]
+        shape = shapely.segmentize(shape, max(1000 / unit, (east - west + north - south) / 20_000))
+    degrees = gpd.GeoSeries([shape], crs=crs).to_crs("OGC:CRS84").iloc[0]
     if not np.isfinite(shapely.get_coordinates(degrees)).all():
         raise ValueError("some of its places are outside of the projection")
-    if found.crs.is_projected:
+    if crs.is_projected:
         degrees = shapely.make_valid(shapely.union_all([_unwrapped(part) for part in shapely.get_parts(degrees)]))
     return degrees
 

@@ -27,7 +27,7 @@ from daskembed.storage.failures import explained, persist
 from daskembed.storage.local_files import local_writer, remove_if_empty, room_for
 from daskembed.storage.opening import open_store
 from daskembed.storage.readers import open_ranged
-from daskembed.storage.urls import SCHEMES, SIGNED, USER, is_local, local_path, redact
+from daskembed.storage.urls import SCHEMES, SIGNED, USER, check_whole, is_local, local_path, redact
 from daskembed.text import visible
 
 _log = logging.getLogger(__name__)
@@ -48,6 +48,15 @@ class Entry:
     """The store's tag of this content (for local files made of inode, time and size)."""
     reason: str | None = field(default=None, repr=False)
     """Why it cannot be read; None if it can. Without part in the `repr`, of which fingerprints are made."""
+
+    def holds(self, size: int, etag: str) -> bool:
+        """Whether its content is still that of this size and tag."""
+        # Machines that see one file by mounts of their own may see other inodes, with which tags of local files begin.
+        ours, theirs = (_LOCAL.sub("", _bare(one)) for one in (self.etag, etag))
+        return self.size == size and (ours == theirs or not ours or not theirs)
+
+
+_LOCAL = re.compile(r"^[0-9a-f]+(?=-[0-9a-f]+-[0-9a-f]+$)")
 
 
 def _bare(etag: str) -> str:
@@ -269,22 +278,30 @@ class Storage:
 
     def size(self, path: str) -> int:
         """Bytes of an object."""
+        return self.entry(path).size
 
-        def ask() -> int:
+    def entry(self, path: str) -> Entry:
+        """An object as a listing would have it."""
+
+        def ask() -> Entry:
             try:
-                return obstore.head(self._store, path)["size"]
+                about = obstore.head(self._store, path)
             except (BaseError, OSError):
                 # The answer to a HEAD has no body that would say why, that to a GET has one.
                 obstore.get_range(self._store, path, start=0, end=1)
                 raise
+            return Entry(path, about["size"], about["e_tag"] or "")
 
         return self.carry_out(path, ask)
 
     def delete(self, paths: list[str]) -> None:
         """Delete objects, and the local folders that this leaves empty; one that is gone already is no error."""
         for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                self.carry_out(path, functools.partial(obstore.delete, self._store, path))
+            _check_path(path)
+        if not _deleted_together(self, paths):
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    self.carry_out(path, functools.partial(obstore.delete, self._store, path))
         if is_local(self.url):
             for folder in {parent for path in paths for parent in PurePosixPath(path).parents if parent.name}:
                 remove_if_empty(Path(self.url) / folder, Path(self.url))
@@ -293,6 +310,17 @@ class Storage:
 def _check_path(path: str) -> None:
     if path.startswith("/") or ".." in path.split("/"):
         raise InputError(f"{path!r} leads out of its folder: expected a path below it")
+
+
+def _deleted_together(storage: Storage, paths: list[str]) -> bool:
+    """Delete objects of a store, of S3 a thousand in a request; False where one by one tells better what fails."""
+    if len(paths) < 2 or is_local(storage.url):
+        return False
+    try:
+        storage.carry_out(paths[0], functools.partial(obstore.delete, storage._store, paths))
+    except (FileNotFoundError, StorageError):
+        return False
+    return True
 
 
 def zarr_store(storage: Storage) -> Any:
@@ -311,5 +339,6 @@ def is_stray(path: str) -> bool:
 
 def split_url(url: str) -> tuple[Storage, str]:
     """The storage of an object's folder and the object's name in it."""
+    check_whole(url)
     folder, _, name = url.rpartition("/")
     return Storage(folder or "."), name

@@ -18,8 +18,8 @@ const daskembed = (() => {
   const at = id => document.getElementById(id);
   const percent = share => `${(100 * share).toFixed(1)} %`;
   const collection = features => ({type: "FeatureCollection", features});
-  const stem = tile => tile.file.replace(/\.gpq$/, "");
   const api = {}, waiting = new Map(), loaded = new Map();
+  let byFile = new Map();
   let index, world, map, dates, theme, chosen = null, lit = null;
 
   function element(name, text = "", className = "") {
@@ -93,7 +93,7 @@ const daskembed = (() => {
   };
 
   api.tile = document_ => {
-    const tile = index.tiles[document_.id];
+    const tile = byFile.get(document_.file);
     const chips = document_.chips.map(([date, colour, url, steps], number) => ({
       tile, number, date, colour, url: document_.prefix + url, ring: ring(steps, tile.origin)}));
     const pictured = new Set(document_.images.map(([date]) => date));
@@ -106,7 +106,7 @@ const daskembed = (() => {
   };
 
   async function load(tile) {
-    if (!loaded.has(tile.id)) await ask(stem(tile));
+    if (!loaded.has(tile.id)) await ask(tile.document);
     const found = loaded.get(tile.id);
     found.used = performance.now();
     return found;
@@ -208,7 +208,7 @@ const daskembed = (() => {
       map.removeLayer(`image-${one.tile.id}-${number}`);
       map.removeSource(`image-${one.tile.id}-${number}`);
     }
-    if (chosen?.tile.id !== one.tile.id && !api.keepsAll) { loaded.delete(one.tile.id); waiting.delete(stem(one.tile)); }
+    if (chosen?.tile.id !== one.tile.id && !api.keepsAll) { loaded.delete(one.tile.id); waiting.delete(one.tile.document); }
   }
 
   function inView() {
@@ -529,9 +529,10 @@ const daskembed = (() => {
     const {made, basis, tiles} = index, chips = tiles.reduce((sum, tile) => sum + tile.dates.reduce((all, one) => all + one[1], 0), 0);
     at("untrained").hidden = !index.untrained;
     at("colours").replaceChildren(...explain(basis.explained));
-    const left = basis.left_out ? `; ${basis.left_out.toLocaleString("en")} with NaN left out` : "";
+    const left = basis.left_out ? ` ${basis.left_out.toLocaleString("en")} vectors have NaN, and no colour.` : "";
     at("basis").textContent = `Red, green and blue are the first three principal components of `
-      + `${basis.count.toLocaleString("en")} vectors, from their 2nd to their 98th percentile${left}. Like colours are like vectors.`;
+      + `${basis.count.toLocaleString("en")} vectors${basis.foreign ? " (those of the basis that was given)" : ""}, from their `
+      + `2nd to their 98th percentile. Like colours are like vectors.${left}`;
     at("made").replaceWith(Object.assign(list([...Object.entries(made), ["tiles", tiles.length.toLocaleString("en")],
       ["chips", chips.toLocaleString("en")]]), {id: "made"}));
     at("tiles").append(...tiles.map(tile => {
@@ -589,12 +590,13 @@ const daskembed = (() => {
 
   api.index = value => {
     index = value;
+    index.tiles.forEach((tile, number) => { tile.id = number; });
+    byFile = new Map(index.tiles.map(tile => [tile.file, tile]));
     dates = [...new Set(index.tiles.flatMap(tile => tile.dates.map(one => one[0])))].sort();
     const dark = matchMedia("(prefers-color-scheme: dark)");
     setTheme(dark.matches ? "dark" : "light");
     fillPanel();
-    const boxes = index.tiles.map(tile => tile.box), edge = (n, of) => of(...boxes.map(box => box[n]));
-    const all = [edge(0, Math.min), Math.max(edge(1, Math.min), -85), edge(2, Math.max), Math.min(edge(3, Math.max), 85)];
+    const [west, south, east, north] = index.box, all = [west, Math.max(south, -85), east, Math.min(north, 85)];
     map = api.map = new maplibregl.Map({
       container: "map", style: style(), bounds: all, fitBoundsOptions: {padding: padding(), maxZoom: 12}, maxZoom: 16,
       dragRotate: false, pitchWithRotate: false, touchPitch: false, rollEnabled: false, fadeDuration: 0,
@@ -618,9 +620,9 @@ const daskembed = (() => {
     });
   };
 
-  // For search.js, and for tests.
+  // For search.js and hits.js, and for tests.
   return Object.defineProperties(api, Object.getOwnPropertyDescriptors({
-    ask, stem, load, showHits, letGo, tell,
+    element, ask, load, showHits, letGo, tell,
     get tiles() { return index.tiles; },
     get search() { return index.search; },
     get grid() { return index.grid; },

@@ -14,7 +14,7 @@
   }
 
   // Lengths are those of the vectors, whose dimensions have steps of several sizes.
-  daskembed.vectors = ({id, values}) => {
+  daskembed.vectors = ({file, values}) => {
     const {dims, step} = daskembed.search, steps = decode(values), count = steps.length / dims;
     const lengths = new Float32Array(count), squares = step.map(one => one * one);
     for (let row = 0, n = 0; row < count; row++) {
@@ -22,7 +22,7 @@
       for (let dim = 0; dim < dims; dim++, n++) sum += steps[n] * steps[n] * squares[dim];
       lengths[row] = steps[n - dims] === -128 ? NaN : Math.sqrt(sum);
     }
-    all.set(id, {steps, lengths});
+    all.set(daskembed.tiles.find(tile => tile.file === file).id, {steps, lengths});
   };
 
   const pause = () => new Promise(resolve => setTimeout(resolve));
@@ -31,7 +31,7 @@
     daskembed.keepsAll = true;  // hits may be anywhere
     for (const tile of daskembed.tiles.filter(one => one.dates.length)) {
       if (mine !== turn) return;
-      await Promise.all([daskembed.load(tile), all.has(tile.id) || daskembed.ask(`${daskembed.stem(tile)}.vectors`)]);
+      await Promise.all([daskembed.load(tile), all.has(tile.id) || daskembed.ask(tile.vectors)]);
     }
   }
 

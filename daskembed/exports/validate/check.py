@@ -15,6 +15,7 @@ from daskembed.exports.validate.cog import check_cog
 from daskembed.exports.validate.geoparquet import check_geoparquet
 from daskembed.exports.validate.known import Known, read_known
 from daskembed.exports.validate.lance import check_table
+from daskembed.exports.validate.zarr import check_store, is_exported
 from daskembed.output.stac_documents import STAC
 from daskembed.output.validate import check as outputs
 from daskembed.output.validate.findings import Finding
@@ -22,9 +23,11 @@ from daskembed.output.validate.names import SUFFIXES
 from daskembed.storage.stores import Storage, split_url
 from daskembed.storage.urls import is_local, local_path
 
-_CHECKS: dict[str, Callable[[Storage, str, Known], Iterator[Finding]]] = {
+_Check = Callable[[Storage, str, Known], Iterator[Finding]]
+_CHECKS: dict[str, _Check] = {
     ".parquet": check_geoparquet,
     ".tif": check_cog,
+    ".zarr": check_store,
     ".lance": check_table,
 }
 
@@ -89,10 +92,10 @@ def validate(file: str) -> list[Finding]:
     storage, name = split_url(str(local_path(file)) if is_local(file) else file)
     known = read_known(storage, name, is_table=check is check_table)
     there = not is_local(file) or local_path(file).exists()
-    if is_local(file) and there and local_path(file).is_file() == (check is check_table):
+    if is_local(file) and there and local_path(file).is_file() == (check in (check_store, check_table)):
         return outputs.validate(file)  # which says what it is
     try:
-        if check is check_geoparquet and known.nothing and not _is_exported(storage, name):
+        if known.nothing and (exported := _EXPORTED.get(check)) and not exported(storage, name):
             return outputs.validate(file)
         return [*known.findings, *check(storage, name, known)]
     except FileNotFoundError:
@@ -108,3 +111,7 @@ def _is_exported(storage: Storage, name: str) -> bool:
             return "export" in parse_object((file.metadata.metadata or {}).get(b"daskembed", b"{}"))
     except (pa.ArrowException, ValueError):
         return False
+
+
+_EXPORTED: dict[_Check, Callable[[Storage, str], bool]] = {check_geoparquet: _is_exported, check_store: is_exported}
+"""Check of files that runs have, too -> whether one says that it is of an export."""

@@ -11,19 +11,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from daskembed.errors import DaskembedError, InputError
+from daskembed.errors import DaskembedError
 from daskembed.exports import profiles
 from daskembed.exports.gather import BBOX
 from daskembed.exports.names import PROFILES
 from daskembed.exports.rows import COLUMNS
 from daskembed.exports.settings import DEFAULT
-from daskembed.exports.validate.known import Known, check_bytes, check_made
+from daskembed.exports.validate.known import Known, check_bytes, check_calibration, check_made
 from daskembed.exports.validate.rows import check_rows
 from daskembed.output.validate.bounds import rows_at_once, too_much
 from daskembed.output.validate.findings import Finding
 from daskembed.output.validate.geoparquet import check_geo, read_provenance
 from daskembed.output.validate.provenance import lengths_of
-from daskembed.quantization import KEY, Calibration, parse_calibration
+from daskembed.quantization import KEY
 from daskembed.storage.stores import Storage
 
 VERSION = "1.1.0"
@@ -56,7 +56,8 @@ def _check_content(file: pq.ParquetFile, reader: Any, known: Known) -> Iterator[
     vectors = vectors_of(schema, known)
     shape = yield from lengths_of(made, "footer")
     usable = yield from check_schema(schema, vectors, made, shape, known)
-    yield from _check_calibration(footer, made, known, shape)
+    if (yield from check_calibration(footer.get(KEY.encode()), made, shape, known, "footer")) is not None:
+        yield from _check_frames(footer)
     rows = file.metadata.num_rows
     if known.receipt is not None and known.receipt.rows != rows:
         yield Finding("receipt", f"{rows} rows, the receipt says {known.receipt.rows}")
@@ -135,30 +136,8 @@ def check_schema(
 _ARROW = {"float32": "float", "float16": "halffloat", "int8": "int8"}
 
 
-def _check_calibration(
-    footer: dict[bytes, bytes], made: Mapping[str, Any], known: Known, shape: tuple[int, ...] | None
-) -> Iterator[Finding]:
-    text = footer.get(KEY.encode())
-    if made.get("dtype") != "int8":
-        if text is not None:
-            yield Finding("quantization", f"`{KEY}` in the footer, and the values are {made.get('dtype')}")
-        return
-    if text is None:
-        yield Finding("quantization", f"no `{KEY}` in the footer: nothing says what the values of int8 stand for")
-        return
-    try:
-        found = parse_calibration(text, f"`{KEY}` in the footer")
-        found.check({**made, "shape": list(shape)} if shape else made, "the file")
-    except InputError as error:
-        yield Finding("quantization", str(error))
-        return
-    yield from _check_agreement(found, footer, known)
-
-
-def _check_agreement(found: Calibration, footer: dict[bytes, bytes], known: Known) -> Iterator[Finding]:
-    planned = known.settings.get("calibration")
-    if known.settings and planned != found.digest:
-        yield Finding("quantization", f"made with the calibration {found.digest}, the export's plan says {planned}")
+def _check_frames(footer: dict[bytes, bytes]) -> Iterator[Finding]:
+    """Whether frames of pandas and GeoPandas are told the same."""
     try:
         frames = json.loads(footer.get(b"PANDAS_ATTRS", b"{}")).get(KEY)
     except (ValueError, AttributeError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from daskembed.exports import state
 from daskembed.exports.settings import KIND
 from daskembed.exports.state import ExportedFile, PlannedFile
 from daskembed.output.validate.findings import Finding
+from daskembed.quantization import KEY, Calibration, parse_calibration
 from daskembed.storage.stores import Storage
 
 _HASHED_BYTES = 8 * 2**20
@@ -96,3 +97,30 @@ def check_made(made: dict[str, Any], settings: dict[str, Any]) -> Iterator[Findi
         for key in how.keys() & settings.keys():
             if how[key] != settings[key]:
                 yield Finding("provenance", f"the file says {key} {how[key]}, the export's plan {settings[key]}")
+
+
+def check_calibration(
+    text: str | bytes | None,
+    made: Mapping[str, Any],
+    shape: tuple[int, ...] | None,
+    known: Known,
+    where: str,
+) -> Generator[Finding, None, Calibration | None]:
+    """Look at what a file says of how its values became int8, which is `text`; gives it, if it is a calibration."""
+    if made.get("dtype") != "int8":
+        if text is not None:
+            yield Finding("quantization", f"`{KEY}` in the {where}, and the values are {made.get('dtype')}")
+        return None
+    if text is None:
+        yield Finding("quantization", f"no `{KEY}` in the {where}: nothing says what the values of int8 stand for")
+        return None
+    try:
+        found = parse_calibration(text, f"`{KEY}` in the {where}")
+        found.check({**made, "shape": list(shape)} if shape else made, "the file")
+    except InputError as error:
+        yield Finding("quantization", str(error))
+        return None
+    planned = known.settings.get("calibration")
+    if known.settings and planned != found.digest:
+        yield Finding("quantization", f"made with the calibration {found.digest}, the export's plan says {planned}")
+    return found

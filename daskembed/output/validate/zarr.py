@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,17 +20,31 @@ from daskembed.output.validate.findings import Finding
 from daskembed.output.validate.names import Named, check_ends, check_name, find_receipt
 from daskembed.output.validate.provenance import check_provenance, typed, windows_of
 from daskembed.output.validate.stores import MOST_SHARD, HeldStore, check_place, check_times, hold, told_of
-from daskembed.output.zarr import VARIABLE
+from daskembed.output.zarr_store import VARIABLE, fill_of
 from daskembed.storage.zarr_metadata import checked
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from daskembed.output.protocol import Published
+    from daskembed.output.protocol import Written
     from daskembed.output.state import Receipt
     from daskembed.storage.stores import Storage
 
 _SHARD = re.compile(re.escape(VARIABLE) + r"/c((?:/\d+)+)")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What was found in a store."""
+
+    made: dict[str, Any]
+    """What its root says of how it was made; empty if that is nothing."""
+    attributes: dict[str, Any]
+    """Of its root."""
+    cube: xr.Dataset
+    days: set[date]
+    cells: int
+    """That have values."""
 
 
 def check_store(storage: Storage, name: str, sizes: dict[str, int]) -> Iterator[Finding]:
@@ -35,6 +52,33 @@ def check_store(storage: Storage, name: str, sizes: dict[str, int]) -> Iterator[
     named = yield from check_name(name)
     found = None if named is None else (yield from find_receipt(storage, name, named))
     receipt, published = found or (None, None)
+    yield from check_objects(storage, name, sizes, named, DTYPES, partial(_check_rows, named, receipt), published)
+
+
+def check_objects(
+    storage: Storage,
+    name: str,
+    sizes: dict[str, int],
+    named: Named | None,
+    dtypes: Collection[str],
+    check_rest: Callable[[Content], Iterator[Finding]],
+    written: Written | None,
+) -> Iterator[Finding]:
+    """Check all objects of a store.
+
+    Parameters
+    ----------
+    storage, name, sizes
+        Where it is, and the bytes of its objects.
+    named
+        What its name says.
+    dtypes
+        Types that its values may have.
+    check_rest
+        Looks at what was found in it.
+    written
+        What its receipt says of its objects.
+    """
     if ROOT not in sizes:
         yield Finding("zarr", f"no {ROOT}: it was never finished, or is being written")
         return
@@ -42,29 +86,32 @@ def check_store(storage: Storage, name: str, sizes: dict[str, int]) -> Iterator[
     if (store := (yield from hold(storage, name, sizes, shards))) is None:
         return
     try:
-        yield from _check_content(store, {path: sizes[path] for path in shards}, named, receipt)
+        content = yield from _check_content(store, {path: sizes[path] for path in shards}, named, dtypes)
+        if content is not None:
+            yield from check_rest(content)
     except DaskembedError:
         raise
     except Exception as error:  # whatever zarr, xarray and PROJ raise of what somebody wrote
         yield Finding("zarr", f"cannot be looked at to its end: {told_of(error)}")
-    if published is not None:
-        yield from _check_digest(store, sizes, published)
+    if written is not None:
+        yield from _check_digest(store, sizes, written)
 
 
-def _check_digest(store: HeldStore, sizes: dict[str, int], published: Published) -> Iterator[Finding]:
-    if (size := sum(sizes.values())) != published.size:
-        yield Finding("receipt", f"{len(sizes)} objects of {size} bytes, the receipt says {published.size}")
+def _check_digest(store: HeldStore, sizes: dict[str, int], written: Written) -> Iterator[Finding]:
+    if (size := sum(sizes.values())) != written.size:
+        yield Finding("receipt", f"{len(sizes)} objects of {size} bytes, the receipt says {written.size}")
         return
     for path in sizes.keys() - store.hashes.keys():
         store.load(path)
         del store.held[path]
-    if (found := digest(store.hashes)) != published.sha256:
-        yield Finding("receipt", f"SHA-256 of all objects {found}, the receipt says {published.sha256}")
+    if (found := digest(store.hashes)) != written.sha256:
+        yield Finding("receipt", f"SHA-256 of all objects {found}, the receipt says {written.sha256}")
 
 
 def _check_content(
-    store: HeldStore, shards: dict[str, int], named: Named | None, receipt: Receipt | None
-) -> Iterator[Finding]:
+    store: HeldStore, shards: dict[str, int], named: Named | None, dtypes: Collection[str]
+) -> Generator[Finding, None, Content | None]:
+    """Gives what was found, if the store can be looked at to its end."""
     import xarray as xr
     import zarr
     from zarr.storage import MemoryStore
@@ -77,35 +124,49 @@ def _check_content(
         array = zarr.open_array(memory, path=VARIABLE, mode="r")
     except Exception as error:
         yield Finding("zarr", f"cannot be opened, it is damaged or no store of ours: {told_of(error)}")
-        return
+        return None
     attributes = root["attributes"]
     made = attributes.get("daskembed")
     if not isinstance(made, dict):
         yield Finding("provenance", "no `daskembed` in the attributes: nothing says what made the embeddings", "note")
         made = {}
     made = yield from typed(made, "root")
-    if not (yield from _check_variable(cube, array, made)):
-        return
+    if not (yield from _check_variable(cube, array, made, dtypes)):
+        return None
     across = math.isqrt(windows_of(made))
-    lengths = dict(zip(made.get("dims") or (), made.get("shape") or (), strict=False))
+    lengths = lengths_along(made)
     chip = (across * lengths.get("row", 1), across * lengths.get("col", 1))
     yield from check_place(cube, attributes, named, chip)
     days = yield from check_times(cube, named)
-    if named is not None and days:
-        yield from check_ends(days, named, receipt)
     cells = yield from _check_shards(store, shards, array)
-    if made:
+    return Content(made, attributes, cube, days, cells)
+
+
+def lengths_along(made: Mapping[str, Any]) -> dict[str, int]:
+    """Dimension of a row -> how many places there are along it."""
+    return dict(zip(made.get("dims") or (), made.get("shape") or (), strict=False))
+
+
+def _check_rows(named: Named | None, receipt: Receipt | None, content: Content) -> Iterator[Finding]:
+    if named is not None and content.days:
+        yield from check_ends(content.days, named, receipt)
+    if made := content.made:
+        lengths = lengths_along(made)
         a_row = max(1, lengths.get("row", 1) * lengths.get("col", 1))
-        rows, rest = divmod(cells, a_row)
+        rows, rest = divmod(content.cells, a_row)
         if rest:
-            yield Finding("vectors", f"{cells} cells have values, which is no whole number of {a_row}: some are lost")
+            yield Finding(
+                "vectors", f"{content.cells} cells have values, which is no whole number of {a_row}: some are lost"
+            )
         yield from check_provenance(made, rows, named, receipt, "root")
         chips = receipt.chips * windows_of(made) if receipt is not None else rows
         if rows != chips:
             yield Finding("receipt", f"values of {rows} windows of chips, the receipt's chips have {chips}")
 
 
-def _check_variable(cube: xr.Dataset, array: Any, made: dict[str, Any]) -> Generator[Finding, None, bool]:
+def _check_variable(
+    cube: xr.Dataset, array: Any, made: dict[str, Any], dtypes: Collection[str]
+) -> Generator[Finding, None, bool]:
     """Whether the rest can be looked at."""
     if VARIABLE not in cube:
         yield Finding("schema", f"no variable {VARIABLE}")
@@ -117,11 +178,12 @@ def _check_variable(cube: xr.Dataset, array: Any, made: dict[str, Any]) -> Gener
         yield Finding("schema", f"{VARIABLE} has the dimensions {', '.join(dims)}, expected {', '.join(expected)}")
         return False
     dtype = str(array.dtype)
-    if made.get("dtype") not in (None, dtype) or dtype not in DTYPES:
-        yield Finding("schema", f"{VARIABLE} is of {dtype}, expected {made.get('dtype') or ' or '.join(DTYPES)}")
-    if not np.isnan(array.fill_value):
-        yield Finding("schema", f"the fill value of {VARIABLE} is {array.fill_value}, expected NaN")
-    lengths = dict(zip(made.get("dims") or (), made.get("shape") or (), strict=False))
+    if made.get("dtype") not in (None, dtype) or dtype not in dtypes:
+        yield Finding("schema", f"{VARIABLE} is of {dtype}, expected {made.get('dtype') or ' or '.join(dtypes)}")
+    if not _is_fill(array.fill_value, dtype):
+        fill = "NaN" if math.isnan(fill_of(dtype)) else fill_of(dtype)
+        yield Finding("schema", f"the fill value of {VARIABLE} is {array.fill_value}, expected {fill}")
+    lengths = lengths_along(made)
     for name in (*others, "embedding"):
         if cube.sizes[name] != lengths.get(name, cube.sizes[name]):
             yield Finding("schema", f"{cube.sizes[name]} places along {name}, the root says {lengths[name]}")
@@ -129,6 +191,12 @@ def _check_variable(cube: xr.Dataset, array: Any, made: dict[str, Any]) -> Gener
         yield Finding("schema", f"no coordinates {', '.join(missing)}")
         return False
     return True
+
+
+def _is_fill(values: Any, dtype: str) -> Any:
+    """Whether values stand for none."""
+    fill = fill_of(dtype)
+    return np.isnan(values) if math.isnan(fill) else values == fill
 
 
 def _check_shards(store: HeldStore, sizes: dict[str, int], array: Any) -> Generator[Finding, None, int]:
@@ -157,9 +225,10 @@ def _check_shards(store: HeldStore, sizes: dict[str, int], array: Any) -> Genera
         if np.isinf(values).any():
             yield Finding("vectors", f"infinity in {path}")
         places = tuple(range(1, array.ndim - 2))
-        empty = np.isnan(values)
+        empty = _is_fill(values, str(array.dtype))
         full = ~empty.any(axis=places)
         if (torn := int((~full & ~empty.all(axis=places)).sum())) > 0:
-            yield Finding("vectors", f"NaN in some components of {torn} cells of {path}")
+            what = "NaN" if values.dtype.kind == "f" else "no value"
+            yield Finding("vectors", f"{what} in some components of {torn} cells of {path}")
         cells += int(full.sum())
     return cells
