@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import subprocess
 import sys
@@ -60,6 +61,41 @@ def test_a_store_shows_nothing_beside_its_folder(tmp_path: Path) -> None:
         for path in ("../secret", "%2e%2e/secret", ""):
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 urllib.request.urlopen(f"{server.url}/{path}")
+
+
+def asked(server: FileServer, path: str, **headers: str) -> tuple[int, bytes]:
+    """Status and body of what is asked for as it stands."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(server.url.rpartition(":")[2]), timeout=60)
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_a_store_answers_this_machine_by_its_own_name_only(tmp_path: Path) -> None:
+    """Of others, a name may lead here that a web page elsewhere has: it would read what is shown."""
+    (tmp_path / "file").write_bytes(b"shown")
+    with FileServer(tmp_path) as server:
+        port = server.url.rpartition(":")[2]
+        for host in ("127.0.0.1", f"127.0.0.1:{port}", f"localhost:{port}"):
+            assert asked(server, "/file", Host=host) == (200, b"shown")
+        for host in (f"evil.example:{port}", "127.0.0.1.evil.example", "", "localhost@evil.example"):
+            assert asked(server, "/file", Host=host)[0] == 421
+
+
+def test_odd_requests_of_a_store_have_an_answer(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_bytes(bytes(range(10)))
+    with FileServer(tmp_path) as server:
+        for path in ("/%00", "/file%00.js", f"/{'a' * 5000}"):
+            assert asked(server, path)[0] == 404
+        # A range that ends before it begins is none, one that begins at the end has nothing.
+        assert asked(server, "/file", Range="bytes=5-3") == (200, bytes(range(10)))
+        assert asked(server, "/file", Range="bytes=5-5") == (206, bytes([5]))
+        assert asked(server, "/file", Range="bytes=8-") == (206, bytes([8, 9]))
+        assert asked(server, "/file", Range="bytes=10-")[0] == 416
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_catalogue_is_there_and_gone(items: Path) -> None:

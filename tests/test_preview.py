@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -446,6 +456,60 @@ def test_the_command(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert said[-1] == f"page         {tmp_path / 'index.html'}: open this and click a field"
     assert main(["preview", str(tmp_path / "nowhere")]) == 2
     assert "no folder" in capsys.readouterr().err
+
+
+@contextmanager
+def command(*words: str, browser: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process of its own, whose browser is a program; stopped at the end, if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "daskembed", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"BROWSER": f"{browser} %s", "PYTHONUNBUFFERED": ""},
+    )
+    last = threading.Timer(300, process.kill)
+    last.start()
+    try:
+        yield process
+    finally:
+        last.cancel()
+        process.kill()
+        process.communicate()
+
+
+def test_page_is_opened_and_served(output: Path, tmp_path: Path) -> None:
+    browser, opened = tmp_path / "browser", tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > "{opened}"\n')
+    browser.chmod(0o755)
+    asked = ("preview", str(output), "--to", str(tmp_path / "to"))
+    with command(*asked, "--open", browser=browser) as process:
+        assert process.wait() == 0
+    assert opened.read_text() == (tmp_path / "to" / "index.html").as_uri()
+    with command(*asked, "--open", "--serve", browser=browser) as process:
+        assert process.stdout is not None
+        address = next(line.split()[0] for line in process.stdout if line.startswith("http://127.0.0.1:"))
+        end = time.monotonic() + 60
+        while opened.read_text() != address and time.monotonic() < end:
+            time.sleep(0.02)
+        assert opened.read_text() == address
+        part = urllib.request.Request(address, headers={"Range": "bytes=0-14"})
+        with urllib.request.urlopen(part, timeout=60) as answer:
+            assert (answer.status, answer.read()) == (206, b"<!doctype html>")
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 0
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(address, timeout=60)
+
+
+@pytest.mark.parametrize("flag", ["--open", "--serve"])
+def test_page_elsewhere_is_refused_before_any_work(output: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is read, nobody is asked: neither the output nor the bucket is there."""
+    for words in (["gone", "--to", "s3://key:secret@bucket/page"], ["s3://bucket/output"]):
+        assert main(["preview", *words, flag]) == 2
+        assert "is not on this machine: give a folder with --to to open or serve the page" in (
+            said := capsys.readouterr().err
+        )
+        assert "secret" not in said
 
 
 def test_run_ends_with_a_preview(chips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -187,10 +187,12 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _preview(options: argparse.Namespace) -> int:
-    from daskembed.cli.preview import show
+    from daskembed.cli.preview import check_shown, show
     from daskembed.runs.export_options import Looked
     from daskembed.runs.previews import preview
 
+    if options.serve or options.open:
+        check_shown(options.to or options.output)
     asked = keywords(options, PreviewOptions, Looked)
     made = preview(options.output, to=options.to, basis=options.basis, geotiff=options.geotiff, **asked)
     return show(made, serve=options.serve, browse=options.open)

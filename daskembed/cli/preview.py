@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import webbrowser
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daskembed.cli.text import say
 from daskembed.errors import InputError
-from daskembed.storage.urls import is_local, local_path
+from daskembed.storage.urls import is_local, local_path, redact
 from daskembed.testing.loopback import FileServer
 from daskembed.text import counted, visible
 
@@ -17,20 +17,18 @@ if TYPE_CHECKING:
     from daskembed.explore.preview import Preview
 
 
-def show(made: Preview, *, serve: bool, browse: bool) -> int:
-    """Say what was made, and open or serve it if that is asked; gives the exit status.
+def check_shown(folder: str) -> None:
+    """Raise `InputError` if a page in a folder, or at a URL, cannot be opened and served: it is not on this machine."""
+    if not is_local(folder):
+        raise InputError(f"{redact(folder)} is not on this machine: give a folder with `to` to open or serve the page")
 
-    Raises
-    ------
-    InputError
-        If it is to be opened or served and is not on this machine.
-    """
+
+def show(made: Preview, *, serve: bool, browse: bool) -> int:
+    """Say what was made, and open or serve it if that is asked; gives the exit status."""
     for line in describe(made):
         say(visible(line))
     if not (serve or browse):
         return 0
-    if not is_local(made.page):
-        raise InputError(f"{made.page} is not on this machine: give a folder with `to` to open or serve it")
     page = local_path(made.page)
     if not serve:
         webbrowser.open(page.as_uri())
@@ -41,6 +39,7 @@ def show(made: Preview, *, serve: bool, browse: bool) -> int:
         if browse:
             webbrowser.open(address)
         try:
+            sys.stdout.flush()  # somebody may read it who waits for the address
             while True:
                 time.sleep(3600)
         except KeyboardInterrupt:
@@ -56,7 +55,7 @@ def describe(made: Preview) -> list[str]:
         f"colours      the first three principal components: {red}, {green} and {blue} of the variance, {together}",
     ]
     if made.geotiffs:
-        lines.append(f"GeoTIFFs     {len(made.geotiffs)} in {Path(made.geotiffs[0]).parent}")
+        lines.append(f"GeoTIFFs     {len(made.geotiffs)} in {made.geotiffs[0].rpartition('/')[0]}")
     if not made.searchable:
         lines.append(
             f"search       not in the page: {made.vectors:,} vectors are too many for it; `daskembed search` finds them"

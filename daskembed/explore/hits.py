@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 
-from daskembed.explore.pages import call
+from daskembed.explore.pages import box_round, call
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -49,19 +50,50 @@ def hits_document(found: gpd.GeoDataFrame, grid: tuple[int, int]) -> dict[str, A
     """What the page is told of the hits of a search; see `add_hits`."""
     told = found.attrs["search"]
     footprints = [shapely.from_wkt(one["footprint"]) for one in told["examples"]]
-    patches = found["row"] * grid[1] + found["col"] if "row" in found.columns else np.zeros(len(found))
-    columns = (found["file"], found["source_url"], patches, found["score"])
     centred = " after taking out the mean" if told["center"] and told["metric"] != "l2" else ""
-    west, south, east, north = shapely.total_bounds([*footprints, *found.geometry])
+    examples = [
+        {
+            "given": one["given"],
+            "alike": one["alike"],
+            "geometry": shapely.geometry.mapping(footprint),
+            "middle": shapely.get_coordinates(shapely.point_on_surface(footprint))[0].tolist(),
+        }
+        for one, footprint in zip(told["examples"], footprints, strict=True)
+    ]
     return {
         "said": f"{len(found)} of {told['searched']:,} vectors by {told['metric']}{centred}; examples in blue",
-        "box": [west, south, east, north],
-        "examples": [
-            {"given": one["given"], "alike": one["alike"], "geometry": shapely.geometry.mapping(footprint)}
-            for one, footprint in zip(told["examples"], footprints, strict=True)
-        ],
-        "hits": [
-            {"file": file, "url": url, "patch": int(patch), "score": round(float(score), 6)}
-            for file, url, patch, score in zip(*columns, strict=True)
+        "box": box_round(shapely.bounds(shapely.get_parts([*footprints, *found.geometry]))),
+        "examples": examples,
+        "queries": [
+            {"title": title, "examples": numbers, "hits": _hits(rows, grid)}
+            for title, numbers, rows in _queries(found, examples)
         ],
     }
+
+
+def _queries(
+    found: gpd.GeoDataFrame, examples: list[dict[str, Any]]
+) -> Iterator[tuple[str, list[int], gpd.GeoDataFrame]]:
+    """Of each query its title, the numbers of its examples, and its hits."""
+    if "query" not in found.columns:
+        yield "", [*range(len(examples))], found
+        return
+    others = [number for number, one in enumerate(examples) if not one["alike"]]
+    starts = [*np.flatnonzero(found["rank"] == 1), len(found)]
+    for number, one in enumerate(examples):
+        if one["alike"]:
+            # A query may have no hits, and be given twice.
+            first = starts[0]
+            if has := first < len(found) and found["query"].iloc[first] == one["given"]:
+                del starts[0]
+            yield f"Like {one['given']}", [number, *others], found.iloc[first : starts[0] if has else first]
+
+
+def _hits(found: gpd.GeoDataFrame, grid: tuple[int, int]) -> list[dict[str, Any]]:
+    """What a page is told of each."""
+    patches = found["row"] * grid[1] + found["col"] if "row" in found.columns else np.zeros(len(found))
+    columns = (found["rank"], found["file"], found["source_url"], patches, found["score"])
+    return [
+        {"rank": int(rank), "file": file, "url": url, "patch": int(patch), "score": round(float(score), 6)}
+        for rank, file, url, patch, score in zip(*columns, strict=True)
+    ]

@@ -211,7 +211,7 @@ def vectors_document(name: str, small: Sequence[NDArray[np.int8]]) -> dict[str, 
     return {"file": name, "values": base64.b64encode(np.concatenate(small).tobytes()).decode()}
 
 
-def box_round(boxes: Sequence[Sequence[float]]) -> list[float]:
+def box_round(boxes: Sequence[Sequence[float]] | NDArray[np.float64]) -> list[float]:
     """West, south, east and north of the narrowest box around some others; east is beyond 180 if it crosses that.
 
     Parameters

@@ -136,11 +136,12 @@ def write_preview(
             written.add(_put(to, entry, "document", entry["file"], call("tile", document)))
             entries.append(entry)
     explained = basis.explained if basis == own else total.explained
+    part = rows * down * across < own.count + own.left_out
     page = files("daskembed.explore") / "page"
     for name in _STATIC:
         to.put(name, (page / name).read_bytes())
     # What is there of an earlier preview has other names, and goes when all of this one is there.
-    to.put(_INDEX, call("index", _index(selection, basis, own, explained, entries, search=search)))
+    to.put(_INDEX, call("index", _index(selection, basis, own, explained, entries, search=search, part=part)))
     to.put(BASIS, basis.to_json().encode())
     to.put(PAGE, (page / PAGE).read_bytes())
     to.delete([entry.path for entry in to.entries() if _OURS.fullmatch(entry.path) and entry.path not in written])
@@ -219,6 +220,7 @@ def _index(
     entries: list[dict[str, Any]],
     *,
     search: bool,
+    part: bool,
 ) -> dict[str, Any]:
     """What the page knows before a tile comes into view."""
     made = selection.made
@@ -238,6 +240,7 @@ def _index(
         if not search
         else {
             "dims": dims_of(selection),
+            "part": part,
             "step": [float(f"{one * DEVIATIONS / 127:.6g}") for one in own.deviation],
         },
         "most_searched": MOST_SEARCHED,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from daskembed.explore.footers import Rows
     from daskembed.storage.stores import Storage
 
-_TILE = re.compile(r"\d\d[A-Z]{3}(?=_)")
+_TILE = re.compile(r"\d\d[A-Z]{3}_")
 
 
 def search(
@@ -199,17 +199,32 @@ def check_written(to: str, output: str) -> None:
 
 
 def _write_page(found: gpd.GeoDataFrame, page: Storage) -> str:
-    from daskembed.explore.hits import add_hits
-    from daskembed.runs.previews import preview
+    import shapely
 
-    told = found.attrs["search"]
-    tiles = {_TILE.match(name) for name in found["file"]}
-    if None in tiles:
+    from daskembed.explore.hits import add_hits
+    from daskembed.explore.preview import write_preview
+    from daskembed.geo.footprints import box
+    from daskembed.runs.components import components_of, select_asked
+
+    told, names = found.attrs["search"], {*found["file"]}
+    if not names:
+        raise InputError("no hits to show: a page has the tiles that they are in; ask for others")
+    if not all(_TILE.match(name) for name in names):
         raise InputError(
             "`to` a page: it shows tiles as runs publish them, and these files are others; give .parquet or .geojson"
         )
-    ids = ",".join(sorted(one[0] for one in tiles if one is not None))
-    asked = {name: told[name] for name in ("encoder", "level", "version") if told[name] is not None}
-    made = preview(told["output"], to=page.url, tiles=ids, **asked)
+    asked, output, selection = select_asked(
+        told["output"], {name: told[name] for name in ("encoder", "level", "version") if told[name] is not None}
+    )
+    # Colours and the mean are those of all that was searched; of its tiles, those with hits and examples are shown.
+    basis = components_of(output, selection, asked)
+    places = [shapely.point_on_surface(shapely.from_wkt(one["footprint"])) for one in told["examples"]]
+    tiles = {
+        name: tile
+        for name, tile in selection.tiles.items()
+        if name in names or shapely.intersects(box(*tile.bbox), places).any()
+    }
+    ids = {tile.tile for tile in tiles.values()}
+    made = write_preview(output, replace(selection, tiles=tiles), basis, page, own=basis, tiles=ids)
     add_hits(page, found, tuple(told["grid"]))
     return made.page

@@ -22,6 +22,8 @@ from daskembed.errors import InputError, StorageError
 from daskembed.testing.serving import Served
 
 _RANGE = re.compile(r"bytes=(?P<first>\d*)-(?P<last>\d*)")
+_NAMES = ("127.0.0.1", "localhost")
+_PORT = re.compile(r":\d+$")
 _STARTING = 60
 """Most seconds until the STAC API answers."""
 
@@ -36,6 +38,8 @@ class Request(NamedTuple):
 
 class FileServer(Served):
     """The files of a folder by HTTP, as object stores show them: with sizes, entity tags and ranges.
+
+    It answers this machine by its own name only: a web page elsewhere whose name leads here gets nothing to read.
 
     Use it as a context manager; `url` is where the folder is, `requests` what was asked for.
 
@@ -71,10 +75,17 @@ class FileServer(Served):
             raise InputError(f"port {port} of this machine, where {folder} was shown, is taken: {error}") from None
 
     def _answer(self, handler: _Handler) -> None:
+        if _PORT.sub("", handler.headers.get("Host", "")) not in _NAMES:
+            handler.answer(421, {}, b"this machine is 127.0.0.1")
+            return
         path, ranged = unquote(urlsplit(handler.path).path), handler.headers.get("Range")
         self.requests.append(Request(handler.command, path, ranged))
-        file = (self.folder / path.lstrip("/")).resolve()
-        if not (file.is_relative_to(self.folder) and file.is_file()):
+        try:
+            file = (self.folder / path.lstrip("/")).resolve()
+            there = file.is_relative_to(self.folder) and file.is_file()
+        except (OSError, ValueError):  # what no file can be called
+            there = False
+        if not there:
             handler.answer(404, {}, b"not found")
             return
         size, changed = file.stat().st_size, file.stat().st_mtime_ns
@@ -97,13 +108,14 @@ def _digest(file: Path, changed: int) -> str:
 
 
 def _part(ranged: str | None, size: int) -> tuple[int, int] | None:
-    """First byte, and the one after the last, that a header asks for; None for all of them."""
+    """First byte, and the one after the last, that a header asks for; None for all of them, and if it asks for none."""
     found = _RANGE.fullmatch(ranged or "")
     if found is None or not (found["first"] or found["last"]):
         return None
     if not found["first"]:
         return max(0, size - int(found["last"])), size
-    return int(found["first"]), min(size, int(found["last"] or size) + 1)
+    first, last = int(found["first"]), int(found["last"] or size)
+    return None if last < first else (first, min(size, last + 1))
 
 
 def _read(file: Path, start: int, stop: int) -> bytes:

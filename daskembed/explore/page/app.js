@@ -475,13 +475,60 @@ const daskembed = (() => {
     dim();
   }
 
-  function showHits(hits, said, title = "Most similar") {
-    const marks = hits.map(() => swatch("")), mine = lit = {};
+  // What is around some rings, as the map shows it: the image of the tile's patches, or its chips.
+  function sketch(chip, rings, colour) {
+    const size = 144, canvas = Object.assign(document.createElement("canvas"), {width: size, height: size});
+    canvas.setAttribute("aria-hidden", "true");
+    const flat = ([lng, lat]) => {
+      const {x, y} = maplibregl.MercatorCoordinate.fromLngLat([lng + Math.round((chip.ring[0][0] - lng) / 360) * 360, lat]);
+      return [x, y];
+    };
+    const [w, n, e, s] = boxOf(rings.flat().map(flat)), [cw, cn, ce, cs] = boxOf(chip.ring.map(flat));
+    const half = Math.max(0.6 * (e - w), 0.6 * (s - n), (hasGrid() ? 0.5 : 1.4) * Math.max(ce - cw, cs - cn));
+    const place = ([x, y]) => [(x - (w + e) / 2) / half, (y - (n + s) / 2) / half].map(one => (1 + one) * size / 2);
+    const pen = canvas.getContext("2d"), one = loaded.get(chip.tile.id);
+    const trace = ring => {
+      pen.beginPath();
+      for (const corner of ring) pen.lineTo(...place(flat(corner)));
+      pen.closePath();
+    };
+    const frame = () => [["#000", 7], [colour, 4]].forEach(([strokeStyle, lineWidth]) => {
+      Object.assign(pen, {strokeStyle, lineWidth});
+      for (const ring of rings) { trace(ring); pen.stroke(); }
+    });
+    const read = picture(one, chip.date);
+    if (read) read.then(({made, corners}) => {
+      const [left, top] = place(flat(corners[0])), [right, bottom] = place(flat(corners[2]));
+      pen.imageSmoothingEnabled = false;
+      pen.drawImage(made, left, top, right - left, bottom - top);
+      frame();
+    });
+    else {
+      for (const other of one.chips) {
+        if (other.date !== chip.date || !other.ring[0]) continue;
+        pen.fillStyle = pen.strokeStyle = `#${other.colour}`;
+        trace(other.ring);
+        pen.fill();
+        pen.stroke();  // or what is beneath shines through between neighbours
+      }
+      frame();
+    }
+    return canvas;
+  }
+
+  // What was asked for and what was found, side by side: groups of {title, examples, hits}, a query each.
+  function showHits(groups, said, title = "Most similar") {
+    const hits = groups.flatMap(group => group.hits), marks = new Map(hits.map(hit => [hit, swatch("")])), mine = lit = {};
     const light = colours => map.getSource("hits").setData(collection(hits.map(({chip, patch}, number) =>
       polygon(patchRing(chip.ring, patch), {colour: colours[number] ?? "rgba(0,0,0,0)"}))));
-    const lines = element("ol");
-    lines.append(...hits.map(({chip, patch, score}, number) => {
-      const date = chip.tile.dates[chip.date][0];
+    const asked = ({text, colour, chip, rings}) => {
+      const line = element("li");
+      line.append(...(chip ? [sketch(chip, rings, colour)] : []), element("span", text, "name"));
+      line.title = text;
+      return line;
+    };
+    const found = hit => {
+      const {chip, patch, score, rank} = hit, date = chip.tile.dates[chip.date][0];
       const act = button("", () => {
         at("date").value = dates.indexOf(date);
         showDate();
@@ -490,19 +537,26 @@ const daskembed = (() => {
       const place = hasGrid() ? `patch ${Math.floor(patch / index.grid[1])}, ${patch % index.grid[1]}` : "";
       const name = [index.tiles.length > 1 ? chip.tile.tile : "", dates.length > 1 ? date : "",
         `chip ${chip.url.replace(/\.\w+$/, "").match(/[^_/#]*$/)[0]}`, place];
-      act.append(marks[number], element("span", `${number + 1}. ${name.filter(Boolean).join(" ")}`, "name"),
-        element("span", score.toFixed(3)));
+      act.append(marks.get(hit), element("span", `${rank}. ${name.filter(Boolean).join(" ")}`, "name"),
+        element("span", score.toFixed(3)), sketch(chip, [patchRing(chip.ring, patch)], "#ffeb3b"));
       act.title = chip.url;
       const line = element("li");
       line.append(act);
       return line;
-    }));
-    at("hits").replaceChildren(element("h2", title), element("p", said, "quiet"), lines);
+    };
+    const cards = ({title: query, examples, hits: own}) => {
+      const made = element("div", "", "cards"), left = element("ul", "", "examples"), right = element("ol");
+      left.append(...examples.map(asked));
+      right.append(...own.map(found));
+      made.append(left, right);
+      return [...(query ? [element("h3", query)] : []), made];
+    };
+    at("hits").replaceChildren(element("h2", title), element("p", said, "quiet"), ...groups.flatMap(cards));
     at("hits").hidden = false;
     light([]);
     dim();
     Promise.all(hits.map(({chip, patch}) => colourOf(chip, patch))).then(colours => {
-      colours.forEach((colour, number) => { marks[number].style.background = colour; });
+      colours.forEach((colour, number) => { marks.get(hits[number]).style.background = colour; });
       if (mine === lit && !at("hits").hidden) light(colours);
     });
     tell(`${hits.length} similar places`);
@@ -622,7 +676,7 @@ const daskembed = (() => {
 
   // For search.js and hits.js, and for tests.
   return Object.defineProperties(api, Object.getOwnPropertyDescriptors({
-    element, ask, load, showHits, letGo, tell,
+    element, ask, load, inside, patchRing, showHits, letGo, tell,
     get tiles() { return index.tiles; },
     get search() { return index.search; },
     get grid() { return index.grid; },

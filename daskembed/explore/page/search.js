@@ -77,9 +77,11 @@
       best.splice(place, 0, {id, row, score: found[row]});
       if (best.length > most) best.pop();
     }
-    const hits = best.map(({id, row, score}) => ({
-      chip: daskembed.loaded.get(id).chips[Math.floor(row / patches)], patch: row % patches, score}));
-    daskembed.showHits(hits, `Of ${count.toLocaleString("en")} vectors the ${hits.length} of the highest cosine with this one, `
-      + "after taking out the mean of all.");
+    const hits = best.map(({id, row, score}, number) => ({
+      chip: daskembed.loaded.get(id).chips[Math.floor(row / patches)], patch: row % patches, score, rank: number + 1}));
+    const asking = {text: "the chosen one", colour: "#fff", chip, rings: [daskembed.patchRing(chip.ring, patch)]};
+    const of = daskembed.search.part ? " of the tiles shown here" : "";
+    daskembed.showHits([{examples: [asking], hits}], `Of ${count.toLocaleString("en")} vectors${of} the ${hits.length} of the `
+      + "highest cosine with this one, after taking out the mean of all.");
   };
 })();
