@@ -128,6 +128,10 @@ def test_what_it_cannot_tell(table: Path, tmp_path: Path) -> None:
         ({"metric": "l2", "center": False}, "and `metric='cosine'`"),
         ({"like": "60,45", "center": False}, r"the nearest is [\d,.]+ km away"),
         ({"like": None, "like_row": "s3://x", "center": False}, "they look like s3://chips/33TUL/chip_000000.tif"),
+        (
+            {"like": None, "like_row": "chip_000007#patch=0,0", "center": False},
+            f"{url_of(7)}#patch=0,0: these files have one vector a row and no patches: give {url_of(7)}",
+        ),
         ({"like": None, "center": False}, "give `like` or `like_row`"),
     ):
         with pytest.raises(InputError, match=message):

@@ -323,6 +323,8 @@ def test_patches(tmp_path: Path) -> None:
     assert hits.geometry[0].equals_exact(expected, 1e-9, normalize=True)
     by_name = daskembed.search(str(tmp_path), like_row=f"{url_of(1)}#patch=0,2", k=3)
     assert list(by_name["score"]) == list(hits["score"])
+    with pytest.raises(InputError, match=rf"^{url_of(1)}#patch=4,0: its patches run from 0,0 to 3,3, as ROW,COL$"):
+        daskembed.search(str(tmp_path), like_row="chip_000001#patch=4,0")
     # A row is the mean of its patches.
     chip = daskembed.search(str(tmp_path), like_row=url_of(1), k=3)
     assert chip.attrs["search"]["examples"][0]["vectors"] == 16
@@ -485,6 +487,8 @@ def test_exports_of_patches(tmp_path: Path) -> None:
     assert (hits["row"][0], hits["col"][0]) == divmod(number, 4)
     named = daskembed.search(str(file), like_row=f"{url_of(21)}#patch=5,1", k=3)
     assert list(named["score"]) == list(hits["score"])
+    with pytest.raises(InputError, match="#patch=4,1: its patches run from 5,1 to 5,1, as ROW,COL"):
+        daskembed.search(str(file), like_row=f"{url_of(21)}#patch=4,1")
 
 
 def test_rows_without_numbers_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -536,6 +540,33 @@ def test_mixed_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 of version 001; 1 of version 002"):
         daskembed.search(str(tmp_path), like=middle(3))
     assert len(daskembed.search(str(tmp_path), like=middle(3), version="2", k=5)) == 5
+
+
+def test_rows_by_the_ends_of_their_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = [
+        *(f"{tmp_path}/chips/33TUL/a_{number}.tif" for number in range(4)),
+        *(f"s3://chips/{year}/b.tif#window=0,1" for year in (2019, 2020)),
+    ]
+    write_rows(tmp_path / "a.parquet", vectors(6), columns={"source_url": pa.array(urls)}, made=MADE, group=2)
+    monkeypatch.chdir(tmp_path)
+
+    def found(*given: str) -> list[str]:
+        hits = daskembed.search(str(tmp_path), like_row=given, k=1)
+        return [one["given"] for one in hits.attrs["search"]["examples"]]
+
+    # A URL, what the table of hits has of it, a path from here, and several at once.
+    for given in (urls[3], "a_3", "a_3.tif", "33TUL/a_3", "chips/33TUL/a_3.tif", "./chips/33TUL/../33TUL/a_3.tif"):
+        assert found(given) == [urls[3]], given
+    assert found("2020/b#window=0,1", urls[0], "a_1") == [urls[5], urls[0], urls[1]]
+    names = short_names(urls)
+    assert [found(name) for name in names] == [[url] for url in urls]
+    for given, message in (
+        ("3", "no row of the URL 3 in .*: they look like .*a_0.tif; the end of one will do"),
+        ("b#window=0,1", "b#window=0,1 is the end of several rows' URLs in .*: s3://chips/2019/b.tif.*, s3://chips/20"),
+        ("a_3#patch=0,0", f"{urls[3]}#patch=0,0: these files have one vector a row and no patches: give {urls[3]}$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            found(given)
 
 
 def test_what_cannot_be_searched(output: Path, tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from daskembed.cli.text import print_table, say
+from daskembed.explore.named import without_suffix
 from daskembed.text import counted, visible
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ _KEYWORDS = (
     *("like", "like_row", "unlike", "unlike_row", "k", "combine", "metric", "center", "apart"),
     *("dates", "region", "encoder", "level", "version", "cluster"),
 )
-_SUFFIX = re.compile(r"\.[A-Za-z]\w{0,4}$")
 
 
 def search(options: argparse.Namespace) -> int:
@@ -69,13 +68,12 @@ def short_names(urls: Iterable[Any]) -> list[str]:
     ['2019/a', '2020/a']
     """
     texts = [str(url) for url in urls]
-    split = {text: text.partition("#") for text in texts}
+    split = {text: without_suffix(text).partition("#") for text in texts}
     deepest = max((path.count("/") for path, *_ in split.values()), default=0) + 1
     short = dict(zip(texts, texts, strict=True))
     for parts in range(1, deepest + 1):
         short = {
-            text: _SUFFIX.sub("", "/".join(path.split("/")[-parts:])) + mark + fragment
-            for text, (path, mark, fragment) in split.items()
+            text: "/".join(path.split("/")[-parts:]) + mark + fragment for text, (path, mark, fragment) in split.items()
         }
         if len(set(short.values())) == len(short):
             break

@@ -16,6 +16,7 @@ import shapely
 from daskembed.documents import parse_object
 from daskembed.errors import InputError, StorageError
 from daskembed.explore.footers import Rows
+from daskembed.explore.named import meant_by, no_patch
 from daskembed.explore.patches import centres, metres_to
 from daskembed.explore.queries import Example, combine, example_of, vectors_of
 from daskembed.explore.reading import Facts
@@ -145,27 +146,33 @@ def _vectors(table: pa.Table, rows: Rows) -> NDArray[Any]:
 
 
 def _example(found: Any, rows: Rows, given: Given) -> Example:
-    if given.area is None:
-        which = "source_url = '{}'".format(str(given.url).replace("'", "''"))
-    else:
-        which = _meeting(given.area)
-    table = _select(found, _columns(found), filter=which)
-    there = vectors_of(rows, _facts(table), given) if len(table) else None
+    table = _select(found, _columns(found), filter=_which(given))
+    if given.area is None and not len(table):
+        urls = _select(found, ["source_url"])["source_url"].to_pylist()
+        given = meant_by(given, dict.fromkeys(filter(None, urls)), found.uri)
+        table = _select(found, _columns(found), filter=_which(given))
+    facts = _facts(table)
+    there = vectors_of(rows, facts, given) if len(table) else None
     if there is None or not len(there.numbers):
-        raise InputError(_nothing(found, given))
+        why = no_patch(given, facts.cells) if given.area is None else _nothing(found, given, given.area)
+        raise InputError(why)
     there = there.decided(bool(there.inside.any()))
     values = _vectors(table, rows)[there.numbers].astype(np.float64)
     ids = table["_rowid"].to_numpy()[there.numbers].astype(np.int64)
     return example_of(given, np.stack([np.zeros_like(ids), ids], axis=1), values, there.footprints)
 
 
-def _nothing(found: Any, given: Given) -> str:
+def _which(given: Given) -> str:
+    """Which rows Lance is asked for."""
+    if given.area is not None:
+        return _meeting(given.area)
+    return "source_url = '{}'".format(str(given.url).replace("'", "''"))
+
+
+def _nothing(found: Any, given: Given, area: shapely.Geometry) -> str:
     """Why nothing is there."""
-    if given.area is None:
-        first = _select(found, ["source_url"], limit=1)["source_url"].to_pylist()
-        return f"no row of the URL {given.text} in {found.uri}: they look like {first[0] if first else 'nothing'}"
     boxes = [_select(found, [f"bbox.{edge}"]).column(0).to_numpy() for edge in ("xmin", "ymin", "xmax", "ymax")]
-    middle = given.area.representative_point()
+    middle = area.representative_point()
     metres = metres_to((middle.x, middle.y), shapely.box(*boxes)).min(initial=np.inf)
     return (
         f"`like` {given.text!r} has no row in {found.uri}, of the `dates` if they are given: the nearest is "

@@ -15,8 +15,9 @@ import pandas as pd
 import shapely
 
 from daskembed.errors import InputError
+from daskembed.explore.named import meant_by, no_patch
 from daskembed.explore.patches import centres, metres_to, patch_footprints
-from daskembed.explore.reading import read_blocks, read_facts
+from daskembed.explore.reading import read_blocks, read_facts, read_urls
 from daskembed.geo.footprints import box
 from daskembed.sources.region import in_degrees, read_frame
 from daskembed.storage.urls import is_local, local_path, redact
@@ -95,7 +96,7 @@ def read_given(like: Any, *, alike: bool) -> list[Given]:
 
 
 def read_rows_given(urls: str | Iterable[str] | None, *, alike: bool) -> list[Given]:
-    """Rows by their URLs, which ``#patch=ROW,COL`` follows where one of their patches is meant."""
+    """Rows by their URLs or the ends of these, which ``#patch=ROW,COL`` follows where one of their patches is meant."""
     found = []
     for url in [urls] if isinstance(urls, str) else urls or ():
         if not isinstance(url, str):
@@ -121,15 +122,15 @@ def find_examples(rows: Rows, given: Sequence[Given]) -> list[Example]:
     InputError
         If nothing is there: it says how far the nearest row is, or what URLs look like.
     """
-    found: list[list[tuple[int, There]]] = [[] for _ in given]
-    for number, piece in enumerate(rows.pieces):
-        near = [which for which, one in enumerate(given) if _may_hold(piece, one, rows.dates)]
-        if near:
-            facts = read_facts(rows, piece)
-            for which in near:
-                there = vectors_of(rows, facts, given[which])
-                if len(there.numbers):
-                    found[which].append((number, there))
+    found = _look(rows, given)
+    lost = [which for which, one in enumerate(given) if one.area is None and not found[which]]
+    if lost:
+        # It may be the end of a URL, whose beginning statistics do not tell.
+        urls = dict.fromkeys(url for piece in rows.pieces for url in read_urls(rows, piece) if url)
+        meant = {which: meant_by(given[which], urls, rows.storage.url) for which in lost}
+        given = [meant.get(which, one) for which, one in enumerate(given)]
+        for which, pieces in zip(lost, _look(rows, list(meant.values())), strict=True):
+            found[which] = pieces
     for which, pieces in enumerate(found):
         if not pieces:
             raise InputError(_nothing(rows, given[which]))
@@ -208,6 +209,20 @@ def _place(lon: float, lat: float, alike: bool) -> Given:
 def _told(shape: shapely.Geometry) -> str:
     text = shape.wkt
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _look(rows: Rows, given: Sequence[Given]) -> list[list[tuple[int, There]]]:
+    """Of each that is given the numbers of pieces with vectors of it, and these."""
+    found: list[list[tuple[int, There]]] = [[] for _ in given]
+    for number, piece in enumerate(rows.pieces):
+        near = [which for which, one in enumerate(given) if _may_hold(piece, one, rows.dates)]
+        if near:
+            facts = read_facts(rows, piece)
+            for which in near:
+                there = vectors_of(rows, facts, given[which])
+                if len(there.numbers):
+                    found[which].append((number, there))
+    return found
 
 
 def _may_hold(piece: Piece, given: Given, dates: tuple[date, date] | None) -> bool:
@@ -315,10 +330,11 @@ def example_of(
 def _nothing(rows: Rows, given: Given) -> str:
     """Why nothing is there."""
     if given.area is None:
-        first = next((url for piece in rows.pieces for url in read_facts(rows, piece).urls if url), None)
-        known = "these files have no URLs" if first is None else f"they look like {first}"
-        cell = "" if given.cell is None else f" with the patch {given.cell[0]},{given.cell[1]}"
-        return f"no row of the URL {given.url}{cell} in {rows.storage.url}: {known}"
+        if rows.patches > 1:
+            return no_patch(given, np.array([(0, 0), rows.grid]) - [(0, 0), (1, 1)])
+        near = (read_facts(rows, piece) for piece in rows.pieces if _may_hold(piece, given, None))
+        cells = [one.cells[np.array(one.urls) == given.url] for one in near if one.cells is not None]
+        return no_patch(given, np.concatenate(cells) if cells else None)
     middle = given.area if given.area.geom_type == "Point" else given.area.representative_point()
     metres, name, days = _nearest(rows, (middle.x, middle.y))
     if metres == 0 and rows.dates is not None:

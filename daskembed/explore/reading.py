@@ -69,6 +69,15 @@ def read_facts(rows: Rows, piece: Piece) -> Facts:
         return Facts(urls, days, _footprints(table["geometry"]), cells)
 
 
+def read_urls(rows: Rows, piece: Piece) -> list[str | None]:
+    """The URLs of the rows of a piece, and nothing else of them; none if the files have none."""
+    if "url" not in rows.names:
+        return []
+    with opened(rows.storage, piece.file, rows.footers[piece.file]) as file:
+        urls: list[str | None] = file.read_row_group(piece.group, columns=[rows.names["url"]]).column(0).to_pylist()
+        return urls
+
+
 def wanted_vectors(rows: Rows, piece: Piece) -> NDArray[np.bool_] | None:
     """Which vectors of a piece are of the days and the region that are wanted; None for all."""
     if rows.dates is None and rows.region is None:
