@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from daskembed.errors import InputError
+from daskembed.errors import InputError, did_you_mean
 
 MODEL = ("encoder", "size", "sensor", "window", "checkpoint", "sha256", "level")
 """What footers say that has to be the same of vectors that go together."""
@@ -68,7 +68,12 @@ def choose(
     chosen = {name: one for name, one in looked.items() if is_of(one.made, encoder, level)}
     if not chosen:
         asked = told((("encoder", encoder), ("level", level), ("version", version)))
-        raise InputError(f"no files{asked} in {where}: {mixture(one.kind for one in looked.values())}")
+        meant = "".join(
+            did_you_mean(value, {str(one.made[name]) for one in looked.values() if name in one.made})
+            for name, value in (("encoder", encoder), ("level", level))
+            if value is not None
+        )
+        raise InputError(f"no files{asked} in {where}: it holds {mixture(one.kind for one in looked.values())}{meant}")
     check_alike(where, [one.kind for one in chosen.values()], advice)
     return chosen
 

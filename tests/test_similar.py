@@ -530,8 +530,10 @@ def test_mixed_files_are_refused(tmp_path: Path) -> None:
     ):
         daskembed.search(str(tmp_path), like=middle(3))
     assert len(daskembed.search(str(tmp_path), like=middle(3), encoder="clay-v0", k=5)) == 5
-    with pytest.raises(InputError, match=r"no files of `level` patch in .*: 1 of encoder"):
+    with pytest.raises(InputError, match=r"no files of `level` patch in .*: it holds 1 of encoder"):
         daskembed.search(str(tmp_path), like=middle(3), level="patch")
+    with pytest.raises(InputError, match=r"no files of `encoder` clay-1.5 in .*; did you mean clay-v1.5\?$"):
+        daskembed.search(str(tmp_path), like=middle(3), encoder="clay-1.5")
     write_rows(tmp_path / "33TVL_20220610_20220610_v001.gpq", vectors(20), made=MADE | {"sha256": "cd" * 32})
     with pytest.raises(InputError, match="of sha256 abab"):
         daskembed.search(str(tmp_path), like=middle(3))
@@ -705,6 +707,9 @@ def test_the_command(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture
             for one, two in zip(written.geometry, hits.geometry, strict=True)
         ] == [True] * 5
         assert [str(day)[:10] for day in written["date"]] == ["2022-06-10"] * 5
+        assert main(["search", str(output), "--like-row", url_of(42), "-k", "5", "--to", str(file)]) == 0
+        assert f"\nreplaced: {file}\n" in capsys.readouterr().out
+    assert f"\nwritten: {table}\n" in told
     assert pq.read_metadata(table).metadata[b"geo"].count(b"covering") == 1
     capsys.readouterr()
     assert main(["search", str(output), "--like", "-10.5,60", "--no-center"]) == 2
@@ -715,6 +720,11 @@ def test_the_command(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         inside = output / ".." / output.name / "hits.parquet"
         assert main(["search", str(searched), "--like", f"{lon},{lat}", "--to", str(inside)]) == 2
         assert f"what is in {output} is searched, and these hits would be, too" in capsys.readouterr().err
+    # Refused before it searches: nothing is printed.
+    assert main(["search", str(output), "--like", f"{lon},{lat}", "--to", f"{output}/"]) == 2
+    told = capsys.readouterr()
+    assert f"{output} holds what is searched: a page of hits goes into a folder of its own" in told.err
+    assert not told.out
     with pytest.raises(InputError, match="these hits would be, too"):
         write_hits(hits, str(inside))
     assert not inside.exists()

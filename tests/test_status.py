@@ -270,11 +270,17 @@ def test_a_store(output, s3):
 
 def test_no_output_of_daskembed(tmp_path, capsys, s3):
     (tmp_path / "notes.txt").touch()
-    for url in (str(tmp_path), str(tmp_path / "nowhere"), f"{s3}/nothing"):
+    for url in (str(tmp_path), f"{s3}/nothing"):
         with pytest.raises(InputError, match="is no output of daskembed: it holds neither _daskembed/ nor files such"):
             status(url)
         assert main(["status", url]) == 2
         assert capsys.readouterr().err.startswith(f"daskembed: {url} is no output of daskembed")
+    (tmp_path / "embeddings").mkdir()
+    for command in ("status", "stac", "search --like 1,2", "preview", "calibrate", "export --to copy"):
+        word, *flags = command.split()
+        assert main([word, str(tmp_path / "embedings"), *flags]) == 2
+        told = f"daskembed: no folder {tmp_path}/embedings; did you mean {tmp_path}/embeddings?\n"
+        assert capsys.readouterr().err == told, command
 
 
 def test_a_bucket_that_does_not_exist(s3_server, capsys):

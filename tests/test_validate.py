@@ -766,6 +766,11 @@ def test_nothing_to_look_at(tmp_path, capsys, s3):
         assert captured.out == ""
         assert captured.err.startswith("daskembed: ")
         assert url in captured.err
+    assert f"no file and no folder {url}\n" in captured.err
+    (tmp_path / "embeddings").mkdir()
+    assert main(["validate", f"{tmp_path}/embedings"]) == 2
+    meant = f"daskembed: no file and no folder {tmp_path}/embedings; did you mean {tmp_path}/embeddings?\n"
+    assert capsys.readouterr().err == meant
 
 
 def test_a_file_that_is_missing_among_others_is_a_problem(output, capsys):

@@ -22,7 +22,7 @@ _KEYWORDS = (
 
 def search(options: argparse.Namespace) -> int:
     """Search, print the hits, and write them where that is asked."""
-    from daskembed.runs.search import check_written, write_hits
+    from daskembed.runs.search import check_written, is_written, write_hits
     from daskembed.runs.search import search as find
 
     if options.to is not None:
@@ -32,7 +32,8 @@ def search(options: argparse.Namespace) -> int:
     for line in _summary(found.attrs["search"], len(found)):
         say(visible(line))
     if options.to is not None:
-        say(visible(f"written: {write_hits(found, options.to)}"))
+        did = "replaced" if is_written(options.to) else "written"
+        say(visible(f"{did}: {write_hits(found, options.to)}"))
     return 0
 
 

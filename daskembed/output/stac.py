@@ -83,6 +83,7 @@ def write_stac(output: str, root: str | None = None) -> StacResult:
     present = {entry.path: entry.size for entry in storage.entries(STAC)}
     sizes = {one.name: one.size for one in list_published(storage)}
     if not (receipts or left_out or sizes or present) and STATE not in storage.folders():
+        storage.check_exists()
         raise InputError(
             f"{storage.url} is no output of daskembed: it holds no published files and no receipts; give the `output` "
             "of a run"

@@ -70,6 +70,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
         published.setdefault((file.tile, file.version), {})[file.name] = file.size
     state = storage.entries(STATE)
     if not published and not state:
+        storage.check_exists()
         raise InputError(
             f"{storage.url} is no output of daskembed: it holds neither {STATE}/ nor files such as "
             "33TUL_20190401_20190416_v001.gpq; " + (_beside(storage) or "give the `output` of a run")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from daskembed.sources.origin import Origin
 from daskembed.sources.stac.catalogue import DESCRIPTIONS, FILES_OF_ITEMS, Catalogue, find_catalogue, packaged
 from daskembed.sources.stac.roles import parts_of
 from daskembed.sources.stac.search import collections_of
+from daskembed.storage.local_files import meant_beside
 from daskembed.storage.stores import Storage
 from daskembed.storage.urls import is_local, local_path
 
@@ -144,10 +144,9 @@ def _missing(source: Storage, tiles: Sequence[str]) -> str:
     if path.is_file():
         hint = _above(path.as_posix()) or f"`source` takes the folder above the tiles, such as {path.parent}"
         return f"{path} is a file: {hint}"
-    beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-    likely = [one.name for one in beside if one.is_dir() or one.name.lower().endswith(DESCRIPTIONS + FILES_OF_ITEMS)]
-    if found := difflib.get_close_matches(path.name, likely, n=1):
-        return f"no folder {path}; did you mean {path.parent / found[0]}?"
+    listed = DESCRIPTIONS + FILES_OF_ITEMS
+    if meant := meant_beside(path, lambda one: one.is_dir() or one.name.lower().endswith(listed)):
+        return f"no folder {path}{meant}"
     if listing := [name for name, one in packaged().items() if path.name in one.collections]:
         return f"no folder {path}; did you mean {' or '.join(listing)}, which list the collection {path.name}?"
     return (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from daskembed.errors import InputError, did_you_mean
+from daskembed.errors import InputError, StorageError, did_you_mean
 from daskembed.storage.urls import is_local
 
 if TYPE_CHECKING:
@@ -192,10 +192,27 @@ def check_written(to: str, output: str) -> None:
             f"`to` {to}: expected a file that ends with .parquet or .geojson, or a folder that ends with /"
         )
     searched = split_url(output)[0] if output.endswith(SUFFIXES) else Storage(output)
+    if to.endswith("/") and Storage(to).url == searched.url:
+        raise InputError(
+            f"`to` {to}: {searched.url} holds what is searched: a page of hits goes into a folder of its own"
+        )
     if to.endswith(".parquet") and split_url(to)[0].url == searched.url:
         raise InputError(
             f"`to` {to}: what is in {searched.url} is searched, and these hits would be, too: give another folder"
         )
+
+
+def is_written(to: str) -> bool:
+    """Whether there are such hits already, as far as the store says."""
+    from daskembed.explore.preview import PAGE
+    from daskembed.storage.stores import split_url
+
+    storage, name = split_url(f"{to}{PAGE}" if to.endswith("/") else to)
+    try:
+        storage.entry(name)
+    except (FileNotFoundError, StorageError):
+        return False
+    return True
 
 
 def _write_page(found: gpd.GeoDataFrame, page: Storage) -> str:

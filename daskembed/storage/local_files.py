@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import fcntl
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -29,6 +30,16 @@ def target(path: str) -> str | None:
     """What a temporary file was to become; None if it is none."""
     match = _TEMPORARY.fullmatch(path)
     return match and match["folder"] + match["name"]
+
+
+def meant_beside(path: Path, fits: Callable[[Path], bool]) -> str:
+    """What lies beside a path that is not there and may have been meant, as the end of a message; or nothing."""
+    try:
+        names = sorted(one.name for one in path.parent.iterdir() if fits(one))
+    except OSError:
+        return ""
+    found = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / found[0]}?" if found else ""
 
 
 def create(path: Path, data: bytes) -> bool:

@@ -24,7 +24,7 @@ from obstore.store import ObjectStore
 from daskembed.errors import InputError, StorageError
 from daskembed.storage import folders, local_files, uploads
 from daskembed.storage.failures import explained, persist
-from daskembed.storage.local_files import local_writer, remove_if_empty, room_for
+from daskembed.storage.local_files import local_writer, meant_beside, remove_if_empty, room_for
 from daskembed.storage.opening import open_store
 from daskembed.storage.readers import open_ranged
 from daskembed.storage.urls import SCHEMES, SIGNED, USER, check_whole, is_local, local_path, redact
@@ -101,8 +101,8 @@ class Storage:
 
     def check_exists(self) -> None:
         """Raise `InputError` if this is a local folder that does not exist."""
-        if is_local(self.url) and not Path(self.url).is_dir():
-            raise InputError(f"no folder {self.url}")
+        if is_local(self.url) and not (path := Path(self.url)).is_dir():
+            raise InputError(f"no folder {path}{meant_beside(path, Path.is_dir)}")
 
     def entries(self, prefix: str = "", *, recursive: bool = True, broken: bool = False) -> list[Entry]:
         """The objects under the folder `prefix`, sorted by path; none if the folder does not exist.

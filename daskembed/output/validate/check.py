@@ -16,6 +16,7 @@ from daskembed.output.validate.geoparquet import check_file
 from daskembed.output.validate.names import EMBEDDINGS, SUFFIXES, tile_of_cube
 from daskembed.output.validate.stac import check_stac
 from daskembed.output.validate.zarr import check_store as check_embeddings
+from daskembed.storage.local_files import meant_beside
 from daskembed.storage.stores import Storage, split_url
 from daskembed.storage.urls import is_local, local_path
 
@@ -44,7 +45,11 @@ def files_of(url: str) -> list[str]:
     if STAC in found:
         names.append(STAC)
     if not names:
-        raise InputError(f"no file {url}, and no folder of that name with files *{' or *'.join(SUFFIXES)} in it")
+        if is_local(url) and not (path := local_path(url)).exists():
+            raise InputError(f"no file and no folder {path}{meant_beside(path, Path.exists)}")
+        raise InputError(
+            f"no files *{' or *'.join(SUFFIXES)} in {storage.url}: give a file, or the folder of an output or an export"
+        )
     return [storage.url_of(name) for name in names]
 
 
