@@ -21,7 +21,7 @@ import torch
 from benchmarks.common import CORES, Row, median_seconds, product_rate, resident_bytes
 from daskembed.explore import search
 from daskembed.explore.footers import Rows, open_rows
-from daskembed.explore.topk import Best, Metric, Queries
+from daskembed.explore.topk import Best, Least, Metric, Queries
 
 DIMS = 768
 K = 50
@@ -98,11 +98,17 @@ def _write(folder: Path, count: int) -> None:
     square = shapely.to_wkb(shapely.box(12, 45, 12.1, 45.1))
     writers = {}
     for dtype in ("float32", "float16", "int8"):
-        kind = pa.list_(pa.from_numpy_dtype(np.dtype(dtype)), DIMS)
-        schema = pa.schema([("embeddings", kind), ("geometry", pa.binary())], metadata)
-        encoding = {"embeddings.list.element": "BYTE_STREAM_SPLIT" if dtype == "float32" else "PLAIN"}
+        element = pa.field("element", pa.from_numpy_dtype(np.dtype(dtype)), nullable=False)
+        vectors = pa.field("embeddings", pa.list_(element, DIMS), nullable=False)
+        schema = pa.schema([vectors, ("geometry", pa.binary())], metadata)
+        values = "embeddings.list.element"
+        encoding = {"float32": "BYTE_STREAM_SPLIT", "float16": "PLAIN"}
         writers[dtype] = pq.ParquetWriter(
-            folder / f"{dtype}.parquet", schema, compression="zstd", use_dictionary=False, column_encoding=encoding
+            folder / f"{dtype}.parquet",
+            schema,
+            compression="zstd",
+            use_dictionary=False if dtype in encoding else [values],
+            column_encoding={values: encoding[dtype]} if dtype in encoding else None,
         )
     for start in range(0, count, _GROUP):
         vectors = _draw(min(_GROUP, count - start), seed=100 + start)
@@ -111,7 +117,8 @@ def _write(folder: Path, count: int) -> None:
                 stored = np.rint((vectors - offset) / scale).clip(-127, 127).astype(np.int8)
             else:
                 stored = vectors.astype(dtype)
-            lists = pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), DIMS)
+            kind = writer.schema.field("embeddings").type
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), type=kind)
             writer.write_table(pa.table([lists, pa.array([square] * len(vectors))], writer.schema), _GROUP)
     for writer in writers.values():
         writer.close()
@@ -122,7 +129,7 @@ def _scan(over: Any, rows: Rows, queries: np.ndarray[Any, Any], metric: Metric) 
     centre = None if metric == "dot" else np.random.default_rng(0).standard_normal(DIMS, np.float32).astype(np.float64)
     asked = Queries(queries.astype(np.float64), metric, centre, rows.affine)
     best = Best.none(len(queries))
-    for one in over(functools.partial(search.search_piece, queries=asked, k=K)):
+    for one in over(functools.partial(search.search_piece, queries=asked, k=K, least=Least(len(queries)))):
         best = best.merge(one, K)
     return best
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -16,7 +16,6 @@ BUCKETS = 2**14
 """Of values: a sign, the powers of two that float32 has, and 32 steps from each to the next: 2 to 3 % wide."""
 _SHIFT = 18
 _SIGN = np.uint32(2**31)
-_FORM = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +26,8 @@ class Histogram:
     first, and on however many workers.
     """
 
+    form: ClassVar[int] = 1
+    """Another, whenever the same vectors give other counts."""
     rows: int
     """Vectors counted."""
     least: NDArray[np.float32]
@@ -98,7 +99,7 @@ class Histogram:
         file = io.BytesIO()
         np.savez_compressed(
             file,
-            form=np.int64(_FORM),
+            form=np.int64(self.form),
             rows=np.int64(self.rows),
             least=self.least,
             most=self.most,
@@ -119,7 +120,7 @@ class Histogram:
             raise ValueError(f"it holds no counts of values: {error}") from None
         dims, places = least.size, steps.astype(np.int64).cumsum()
         alike = least.shape == most.shape == (dims,) and steps.shape == counts.shape == (steps.size,)
-        if form != _FORM or not dims or not alike or not steps.size or (steps[1:] == 0).any():
+        if form != cls.form or not dims or not alike or not steps.size or (steps[1:] == 0).any():
             raise ValueError("it holds no counts of values of this form")
         kept, numbers = counts.astype(np.int64), np.arange(dims + 1) * BUCKETS
         sums = np.concatenate([[0], kept.cumsum()])[np.searchsorted(places, numbers)]

@@ -90,9 +90,7 @@ def test_only_files_that_are_new_or_another_are_read_again(output: Path, client:
     first = calibrate(output, client).calibration
     before = counts(output)
     assert len(before) == 3
-    # Counts are enough, whatever is asked of them: the published files are not even looked at.
-    for path in output.glob("*.gpq"):
-        path.write_bytes(path.read_bytes())
+    # Counts are enough, whatever is asked of them.
     again = calibrate(output, client, percentile=95)
     assert (again.counted, counts(output)) == (0, before)
     assert "3 counted before" in repr(again)
@@ -105,6 +103,38 @@ def test_only_files_that_are_new_or_another_are_read_again(output: Path, client:
     assert later.calibration != first
     write_published(output, ["33TVL"], side=3, shape=SHAPE, vectors=vectors)
     assert calibrate(output, client).calibration == first
+
+
+def test_a_file_that_is_written_under_an_old_receipt_is_read_again(
+    output: Path, client: Client, tmp_path: Path
+) -> None:
+    first = calibrate(output, client).calibration
+    write_published(tmp_path / "other", ["33TVL"], side=2, shape=SHAPE, vectors=vectors)
+    (other,) = (tmp_path / "other").glob("*.gpq")
+    good = (output / other.name).read_bytes()
+    shutil.copy(other, output / other.name)
+    result = calibrate(output, client)
+    assert (result.exit_status, result.calibration, [*result.failed]) == (4, None, [other.name])
+    assert "its receipt" in result.failed[other.name]
+    (output / other.name).write_bytes(good)
+    assert calibrate(output, client).calibration == first
+
+
+def test_counts_of_other_files_stay(output: Path, client: Client, tmp_path: Path) -> None:
+    calibrate(output, client)
+    there = counts(output)
+    assert calibrate(output, client, tiles="33TUL", to=str(tmp_path / "one.json")).counted == 0
+    assert counts(output) == there
+
+
+def test_counts_that_another_call_removed_are_told(output: Path, client: Client) -> None:
+    def remove(_: daskembed.Event) -> None:
+        for path in (output / COUNTS).glob("*.npz"):
+            path.unlink()
+
+    with pytest.raises(daskembed.InputError, match=r"\.npz is gone: the same command makes it again"):
+        calibrate(output, client, events=remove)
+    assert calibrate(output, client).exit_status == 0
 
 
 def test_some_files_can_be_chosen(output: Path, client: Client, tmp_path: Path) -> None:

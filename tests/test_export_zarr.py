@@ -255,6 +255,21 @@ def test_what_is_finished_is_left_and_what_is_not_is_made(
     assert objects(tmp_path / "to") == objects(exported)
 
 
+def test_a_bucket_holds_the_same(output: Path, exported: Path, client: Client, s3: str) -> None:
+    target = Storage(f"{s3}/to")
+    result = run_export(str(output), target.url, Asked(cluster=client, format="zarr"))
+    assert (result.exit_status, result.written) == (0, 2)
+    found = {one.path: target.get(one.path) for file in result.files for one in target.entries(file.name)}
+    assert found == objects(exported)
+    assert [validate(file) for file in files_of(target.url)] == [[], []]
+    target.delete([f"{FIRST}/zarr.json"])
+    status = daskembed.status(target.url).export
+    assert status is not None
+    assert status.counts == {"done": 1, "missing": 1}
+    run_export(str(output), target.url, Asked(cluster=client, overwrite=True))
+    assert not target.entries(FIRST)
+
+
 def test_another_export_takes_its_place_only_if_that_is_asked(
     output: Path, exported: Path, small: Path, client: Client, tmp_path: Path
 ) -> None:

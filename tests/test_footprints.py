@@ -8,7 +8,16 @@ import pytest
 import shapely
 
 from daskembed.errors import InputError
-from daskembed.geo.footprints import at_tile, bounding_box, box, box_around, elsewhere, metres_of_unit, to_lonlat
+from daskembed.geo.footprints import (
+    at_tile,
+    bounding_box,
+    box,
+    box_around,
+    elsewhere,
+    metres_of_unit,
+    split_at_antimeridian,
+    to_lonlat,
+)
 from daskembed.geo.mgrs import SIDE, square_of
 
 TILES = ("33TUL", "60KZF", "01KAB", "32VKM", "31XEG", "22JGS", "60XWR")
@@ -77,6 +86,18 @@ def test_a_bounding_box_is_that_of_all_footprints() -> None:
     shapes = to_lonlat(32633, np.array([square("33TUL"), square("33TUL", south=9000)]))[2]
     assert bounding_box(shapes) == tuple(shapely.total_bounds(shapes))
     assert box(*bounding_box(shapes)).equals(shapely.box(*shapely.total_bounds(shapes)))
+
+
+def test_rings_are_cut_at_180_degrees() -> None:
+    """Those of one side stay in one piece, also if they end there or lie beyond."""
+    wests = np.array([179.9, 179.95, 180.0, 181.0])
+    corners = np.array([(0.1, 0.0), (0.1, 0.1), (0.0, 0.1), (0.0, 0.0)])
+    cut = split_at_antimeridian(corners + np.stack([wests, np.full(4, 51.0)], axis=-1)[:, None])
+    expected = ([(179.9, 180)], [(179.95, 180), (-180, -179.95)], [(-180, -179.9)], [(-179, -178.9)])
+    for shape, edges in zip(cut, expected, strict=True):
+        assert shape.geom_type == ("Polygon" if len(edges) == 1 else "MultiPolygon")
+        parts = [shapely.box(west, 51, east, 51.1) for west, east in edges]
+        assert shape.equals_exact(shapely.union_all(parts), 1e-9, normalize=True)
 
 
 @pytest.mark.parametrize("crossing", [True, False])

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import geopandas as gpd
@@ -235,22 +234,40 @@ def shuffled(table: pa.Table) -> pa.Table:
     return table.take(np.random.default_rng(0).permutation(len(table)))
 
 
-WRONG: dict[str, tuple[Callable[[pa.Table], pa.Table], int, str]] = {
-    "no covering": (without_covering, 4, "Bbox column exists but missing metadata covering"),
-    "rows in no order": (shuffled, 4, "Poor spatial ordering (overlap ratio: 1.00)"),
-    # gpio asks of two neighbours that their boxes do not overlap, which those of chips always do; it looks for more
-    # than that from three row groups on. So it warns of sound files of 129 to 256 MB of vectors, as of this one.
-    "two row groups": (lambda table: table, 2, "Poor spatial ordering (overlap ratio: 1.00)"),
-}
+def check_rewritten(table: pa.Table, groups: int, home: Path, folder: Path) -> list[str]:
+    """What it finds in a file of these rows, in so many row groups."""
+    path = folder / "rewritten.parquet"
+    pq.write_table(table, path, compression="zstd", row_group_size=-(-len(table) // groups))
+    return check_by_gpio(path, home)
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_gpio_finds_what_is_wrong(name: str, large: Path, duckdb_home: Path, tmp_path: Path) -> None:
-    change, groups, expected = WRONG[name]
-    table = change(pq.read_table(large))
-    options: dict[str, Any] = {"compression": "zstd", "row_group_size": -(-len(table) // groups)}
-    pq.write_table(table, tmp_path / "wrong.parquet", **options)
-    assert check_by_gpio(tmp_path / "wrong.parquet", duckdb_home) == [expected]
+UNORDERED = "Poor spatial ordering (overlap ratio: 1.00)"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [(without_covering, "Bbox column exists but missing metadata covering"), (shuffled, UNORDERED)],
+)
+def test_gpio_finds_what_is_wrong(
+    change: Callable[[pa.Table], pa.Table], expected: str, large: Path, duckdb_home: Path, tmp_path: Path
+) -> None:
+    assert check_rewritten(change(pq.read_table(large)), 4, duckdb_home, tmp_path) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        # It asks of row groups that follow on each other that their boxes do not overlap, which those of chips always
+        # do, and looks for more than that from three of them on: files of 129 to 256 MB of vectors have two.
+        (2, UNORDERED),
+        # 128 MB are 170 rows of whole chips with 16 x 16 patches.
+        (30, "Row count per group is very low. Target 10,000-200,000 rows per group"),
+    ],
+)
+def test_gpio_warns_of_sound_files_too(
+    groups: int, expected: str, large: Path, duckdb_home: Path, tmp_path: Path
+) -> None:
+    assert check_rewritten(pq.read_table(large), groups, duckdb_home, tmp_path) == [expected]
 
 
 def test_gpio_finds_that_published_files_are_no_exports(duckdb_home: Path, tmp_path: Path) -> None:

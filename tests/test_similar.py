@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
 from datetime import date
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyproj
 import pytest
 import rasterio
 import shapely
@@ -26,7 +30,11 @@ from daskembed.cli.text import print_table
 from daskembed.errors import InputError
 from daskembed.explore import reading
 from daskembed.explore import search as module
-from daskembed.explore.topk import Best, Queries, best_of
+from daskembed.explore.estimates import squares_of
+from daskembed.explore.footers import open_rows
+from daskembed.explore.reading import Block
+from daskembed.explore.topk import Best, Least, Queries, best_of
+from daskembed.runs.search import write_hits
 from daskembed.testing import COVERS, land_cover
 
 DIMS = 16
@@ -175,6 +183,31 @@ def test_blocks_and_threads_change_nothing(output: Path, monkeypatch: pytest.Mon
     np.testing.assert_allclose(parts["score"], whole["score"], rtol=1e-6)
 
 
+def test_vectors_of_local_files_are_fetched_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_rows(tmp_path / "a.parquet", vectors(120), made=MADE, group=20)
+    rows = open_rows(str(file))
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda descriptor, start, length, advice: asked.append((start, start + length))
+    )
+    list(module._in_threads(rows, 0)(module.sum_piece))
+    footer = pq.read_metadata(file)
+    columns = [footer.row_group(group).column(number) for group in range(6) for number in range(footer.num_columns)]
+    columns = [one for one in columns if one.path_in_schema.startswith("embeddings.")]
+    assert len(columns) == 6
+    starts = [one.dictionary_page_offset or one.data_page_offset for one in columns]
+    assert asked == [(at, at + one.total_compressed_size) for at, one in zip(starts, columns, strict=True)]
+    # What is kept is fetched once, and who reads the file says that it is gone.
+    over = module._in_threads(rows, 2**30)
+    for _ in range(2):
+        assert sum(one.count for one in over(module.sum_piece)) == 120
+    assert asked == 2 * asked[:6]
+    file.unlink()
+    reading.read_ahead(rows, rows.pieces[0])
+
+
 def test_hits_apart(output: Path) -> None:
     near = daskembed.search(str(output), like=middle(42), k=30)
     hits = daskembed.search(str(output), like=middle(42), k=30, apart=9000)
@@ -203,9 +236,9 @@ def test_days_and_a_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     write_rows(file, found, days=days, made=MADE, group=10, covering=True)
     read: list[int] = []
 
-    def counted(rows, piece):  # type: ignore[no-untyped-def]
+    def counted(rows, piece, *how):  # type: ignore[no-untyped-def]
         read.append(piece.group)
-        return reading.read_blocks(rows, piece)
+        return reading.read_blocks(rows, piece, *how)
 
     monkeypatch.setattr(module, "read_blocks", counted)
     asked = {"like": middle(42), "k": 100, "center": False}
@@ -333,6 +366,11 @@ def test_small_vectors(tmp_path: Path) -> None:
     bad = write_rows(tmp_path / "bad" / "a.parquet", small, made=MADE)
     with pytest.raises(InputError, match="has no `quantization` that says what they stand for"):
         daskembed.search(str(bad), like=middle(42))
+    scale[3] = np.nan
+    footer = {"quantization": {**ours["quantization"], "scale": scale.tolist()}}
+    bad = write_rows(tmp_path / "nan" / "a.parquet", small, made=MADE, footer=footer)
+    with pytest.raises(InputError, match="its `quantization` has NaN or infinity, expected numbers"):
+        daskembed.search(str(bad), like=middle(42))
 
 
 def test_files_of_others(tmp_path: Path) -> None:
@@ -351,6 +389,91 @@ def test_files_of_others(tmp_path: Path) -> None:
     pq.write_table(table.set_column(2, "embeddings", pa.array(uneven, pa.list_(pa.float32()))), theirs)
     with pytest.raises(InputError, match=r"03WVN.*not all of 16 numbers"):
         daskembed.search(str(theirs), like=middle(42), k=5)
+
+
+def test_columns_of_others(tmp_path: Path) -> None:
+    """What is no footprint in degrees or no day is refused, with the file's name, before it misplaces a hit."""
+    file = write_rows(tmp_path / "ours" / "a.parquet", vectors(50))
+    table, places = pq.read_table(file), squares(50)
+    expected = list(daskembed.search(str(file), like=middle(42), k=5)["source_url"])
+    theirs = tmp_path / "theirs" / "b.parquet"
+    theirs.parent.mkdir()
+
+    def search(column: str = "geometry", values: Any = None, crs: Any = "OGC:CRS84", **asked: Any) -> Any:
+        changed = table.set_column(table.schema.get_field_index(column), column, values) if values else table
+        geo = json.loads(table.schema.metadata[b"geo"])
+        geo["columns"]["geometry"]["crs"] = pyproj.CRS(crs).to_json_dict() if isinstance(crs, str | int) else crs
+        if crs == 32633:
+            del geo["columns"]["geometry"]["bbox"]
+        metadata = {} if crs == "none" else {"geo": json.dumps(geo)}
+        pq.write_table(
+            changed.replace_schema_metadata(metadata), theirs, write_statistics=asked.pop("statistics", True)
+        )
+        return daskembed.search(str(theirs), **{"like": middle(42), "k": 5} | asked)
+
+    def wkb(shapes: Any) -> Any:
+        return pa.array(shapely.to_wkb(np.array(shapes, object)), pa.binary())
+
+    for days in (
+        pa.array(["2022-06-10 10:00:00"] * 50),
+        pa.array(["2022-06-10T10:00:00Z"] * 50).dictionary_encode(),
+        pa.array([np.datetime64("2022-06-10T10:00:00", "us")] * 50),
+    ):
+        hits = search("date", days, crs="EPSG:4326")
+        assert list(hits["source_url"]) == expected
+        assert set(hits["date"]) == {DAY}
+    metres = list(gpd.GeoSeries(places, crs="OGC:CRS84").to_crs(32633))
+    for message, asked in (
+        ("of the CRS WGS 84 / UTM zone 33N, expected OGC:CRS84 or EPSG:4326", {"values": wkb(metres), "crs": 32633}),
+        ("of the CRS that nobody knows", {"crs": None}),
+        (r"its footprints reach from \d+.* expected degrees", {"values": wkb(metres)}),
+        ("the date 'June 2022': expected one of ISO 8601", {"column": "date", "values": pa.array(["June 2022"] * 50)}),
+        ("its date is of int64, expected dates", {"column": "date", "values": pa.array(range(50))}),
+        ("its source_url is of int64, expected text", {"column": "source_url", "values": pa.array(range(50))}),
+        ("row 0 has Point, expected a polygon", {"values": wkb([one.centroid for one in places])}),
+        ("2 of 50 rows have no footprint", {"values": wkb([None, None, *places[2:]]), "apart": 100}),
+        ("2 of 50 rows have no footprint", {"values": wkb([None, None, *places[2:]]), "statistics": False}),
+        ("1 of 50 rows have no footprint", {"values": wkb([shapely.Polygon(), *places[1:]]), "apart": 100}),
+    ):
+        with pytest.raises(InputError, match=rf"b.parquet cannot be searched.*{message}"):
+            search(**asked)
+    lists = pa.array([], pa.list_(pa.float32()))
+    pq.write_table(table.slice(0, 0).set_column(2, "embeddings", lists), theirs)
+    with pytest.raises(InputError, match=r"the files of embeddings in .*theirs have no rows"):
+        daskembed.search(str(theirs), like=middle(42))
+    # Beside others it is nothing that could not be compared.
+    pq.write_table(table, theirs.with_name("c.parquet"))
+    assert list(daskembed.search(str(theirs.parent), like=middle(42), k=5)["source_url"]) == expected
+
+
+def test_rows_named_as_major_tom_names_them(tmp_path: Path) -> None:
+    ours = pq.read_table(write_rows(tmp_path / "ours" / "a.parquet", vectors(50)))
+    for names in ({"source_url": "product_id"}, {"source_url": "unique_id"}):
+        columns = {"embeddings": "embedding", "date": "timestamp"} | names
+        theirs = ours.rename_columns(columns)
+        if "product_id" in columns.values():
+            theirs = theirs.append_column("unique_id", pa.array([f"{number:064x}" for number in range(50)]))
+        pq.write_table(theirs, tmp_path / "b.parquet")
+        hits = daskembed.search(str(tmp_path / "b.parquet"), like_row=url_of(42), k=3)
+        assert list(hits["source_url"]) == list(
+            daskembed.search(str(tmp_path / "ours"), like=middle(42), k=3)["source_url"]
+        )
+
+
+def test_an_area_and_its_example_whatever_is_read_at_a_time(tmp_path: Path) -> None:
+    """The middle of the area is in one row, the middle of another row in the area."""
+    first, second = shapely.box(12, 45, 12.1, 45.1), shapely.box(12.1, 45, 12.12, 45.1)
+    area = shapely.box(12.06, 45.04, 12.115, 45.06)
+    assert area.contains(second.centroid)
+    assert not area.contains(first.centroid)
+    assert shapely.point_on_surface(area).within(first)
+    for order in ([first, second], [second, first]):
+        for group in (1, 2):
+            write_rows(tmp_path / "a.parquet", vectors(2), footprints=order, made=MADE, group=group)
+            hits = daskembed.search(str(tmp_path), like=area, k=1)
+            (example,) = hits.attrs["search"]["examples"]
+            assert example["vectors"] == 1
+            assert shapely.from_wkt(example["footprint"]).contains(second.centroid)
 
 
 def test_exports_of_patches(tmp_path: Path) -> None:
@@ -557,6 +680,13 @@ def test_the_command(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "daskembed: --like '-10.5,60' is outside of all rows" in capsys.readouterr().err
     assert main(["search", str(output), "--like", "12,45", "--to", "hits.csv"]) == 2
     assert "--to hits.csv: expected a file that ends with .parquet or .geojson, or a folder" in capsys.readouterr().err
+    for searched in (output, next(output.iterdir())):
+        inside = output / ".." / output.name / "hits.parquet"
+        assert main(["search", str(searched), "--like", f"{lon},{lat}", "--to", str(inside)]) == 2
+        assert f"what is in {output} is searched, and these hits would be, too" in capsys.readouterr().err
+    with pytest.raises(InputError, match="these hits would be, too"):
+        write_hits(hits, str(inside))
+    assert not inside.exists()
     assert main(["search", str(output), "--unlike", "12,45"]) == 2
     assert "what is searched? give --like or --like-row" in capsys.readouterr().err
 
@@ -619,7 +749,8 @@ def test_the_default_metric_ranks_best(shared: Path) -> None:
     for metric, centred in (("cosine", True), ("cosine", False), ("l2", False), ("dot", True), ("dot", False)):
         centre = vectors.mean(axis=0, dtype=np.float64) if centred else None
         queries = Queries(vectors.astype(np.float64), metric, centre)
-        best = best_of(queries, 9, 0, np.arange(len(vectors)), vectors, Best.none(len(vectors)))
+        block = Block(np.arange(len(vectors)), vectors, squares_of(vectors, None))
+        best = best_of(queries, 9, 0, block, Best.none(len(vectors)), Least(len(vectors)))
         hits = [[hit for hit in places[:, 1] if hit != one][:8] for one, places in enumerate(best.places)]
         found[metric, centred] = round(float(np.mean([near[one, there] for one, there in enumerate(hits)])), 3)
     # As docs/searching.md has them.

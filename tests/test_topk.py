@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from daskembed.explore.estimates import squares_of
 from daskembed.explore.footers import Affine
-from daskembed.explore.topk import Best, Metric, Queries, best_of
+from daskembed.explore.reading import Block
+from daskembed.explore.topk import Best, Least, Metric, Queries, best_of
 
 DIMS = 48
 
@@ -18,10 +20,11 @@ def vectors(count: int = 3000, seed: int = 0) -> np.ndarray:
 
 
 def search(queries: Queries, found: np.ndarray, k: int, block: int = 10_000) -> Best:
-    best = Best.none(len(queries.vectors))
+    best, least = Best.none(len(queries.vectors)), Least(len(queries.vectors))
     for start in range(0, len(found), block):
         part = found[start : start + block]
-        best = best_of(queries, k, 0, np.arange(start, start + len(part)), part, best)
+        there = Block(np.arange(start, start + len(part)), part, squares_of(part, queries.affine))
+        best = best_of(queries, k, 0, there, best, least)
     return best
 
 

@@ -27,7 +27,7 @@ def search(options: argparse.Namespace) -> int:
     from daskembed.runs.search import search as find
 
     if options.to is not None:
-        check_written(options.to)
+        check_written(options.to, options.output)
     found = find(options.output, **{name: getattr(options, name) for name in _KEYWORDS})
     print_table(_table(found))
     for line in _summary(found.attrs["search"], len(found)):

@@ -12,7 +12,8 @@ import io
 import json
 import zipfile
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Self
+from itertools import chain
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
@@ -33,6 +34,8 @@ _BLOCK = 4096
 class Moments:
     """What adds up of some vectors."""
 
+    form: ClassVar[int] = 1
+    """Another, whenever the same vectors give other sums."""
     count: int
     """Vectors that were summed: those of finite values."""
     left_out: int
@@ -157,17 +160,19 @@ class Basis:
                 f"no basis: {error}; expected the JSON of `daskembed.principal_components(...).to_json()`"
             ) from None
         dims, axes = len(found.mean), len(found.axes)
-        per_axis = (found.variance, found.low, found.high)
-        if axes != COMPONENTS or {len(axis) for axis in found.axes} != {dims} or {*map(len, per_axis)} != {axes}:
+        if axes != COMPONENTS or {len(axis) for axis in found.axes} != {dims}:
             raise InputError(
                 f"no basis: it has {axes} axes of {sorted({len(axis) for axis in found.axes})} values and a mean of "
                 f"{dims}, expected {COMPONENTS} of as many as the mean has"
             )
-        if len(found.deviation) != dims:
-            raise InputError(f"no basis: its deviation has {len(found.deviation)} values and its mean {dims}")
-        for name in ("mean", "deviation", "axes", "variance", "total_variance", "low", "high"):
-            if not np.isfinite(getattr(found, name)).all():
-                raise InputError(f"no basis: its {name} has NaN or infinity, expected finite numbers")
+        lengths = {"mean": dims, "deviation": dims, "variance": axes, "low": axes, "high": axes}
+        for name, length in lengths.items():
+            values = getattr(found, name)
+            if len(values) != length:
+                raise InputError(f"no basis: its {name} has {len(values)} values, expected {length}")
+        every = [found.total_variance, *chain(*(getattr(found, name) for name in lengths), *found.axes)]
+        if not np.isfinite(every).all():
+            raise InputError("no basis: it has NaN or infinite values, expected numbers")
         return found
 
 

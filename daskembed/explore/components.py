@@ -95,13 +95,13 @@ def keep_counts(output: Storage, path: str, shape: Sequence[int], names: Sequenc
 
 
 def kept_moments(output: Storage, path: str, dims: int) -> Moments:
-    """What `keep_moments` kept; raises `InputError` if it is something else."""
+    """What `keep_moments` kept; raises `InputError` if it is gone, or something else."""
     with _kept(output, path):
         return Moments.unpack(output.get(path), dims)
 
 
 def kept_counts(output: Storage, path: str) -> NDArray[np.int64]:
-    """What `keep_counts` kept; raises `InputError` if it is something else."""
+    """What `keep_counts` kept; raises `InputError` if it is gone, or something else."""
     with _kept(output, path):
         try:
             with np.load(io.BytesIO(output.get(path)), allow_pickle=False) as file:
@@ -117,6 +117,8 @@ def kept_counts(output: Storage, path: str) -> NDArray[np.int64]:
 def _kept(output: Storage, path: str) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError:
+        raise InputError(f"{output.url_of(path)} is gone: the same command makes it again") from None
     except ValueError as error:
         raise InputError(
             f"{output.url_of(path)} is not what was kept of some vectors: {error}; delete it, and the same command "

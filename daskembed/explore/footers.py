@@ -18,6 +18,7 @@ from shapely.errors import ShapelyError
 
 from daskembed.documents import parse_object
 from daskembed.errors import InputError
+from daskembed.explore.columns import check_columns, check_places
 from daskembed.geo.footprints import box
 from daskembed.output.published import check_version
 from daskembed.storage.stores import Storage, split_url
@@ -30,7 +31,7 @@ _KIND = ("encoder", "size", "sensor", "window", "checkpoint", "sha256", "level")
 """What footers say that has to be the same in all files that are searched together."""
 _NAMES = {
     "vectors": ("embeddings", "embedding"),
-    "url": ("source_url", "chip_url"),
+    "url": ("source_url", "chip_url", "product_id", "unique_id"),
     "date": ("date", "datetime", "timestamp"),
     "row": ("row",),
     "col": ("col",),
@@ -154,6 +155,9 @@ def open_rows(output: str, *, encoder: str | None = None, level: str | None = No
         names = [name for name in names if _version(name) == check_version(version)]
     with ThreadPoolExecutor(16) as pool:
         looked = dict(zip(names, pool.map(lambda name: _look(storage, name), names), strict=True))
+    looked = {name: look for name, look in looked.items() if look.rows.pieces}
+    if names and not looked:
+        raise InputError(f"the files of embeddings in {storage.url} have no rows: there is nothing to search")
     chosen = {
         name: look
         for name, look in looked.items()
@@ -169,8 +173,6 @@ def open_rows(output: str, *, encoder: str | None = None, level: str | None = No
             f"{storage.url} mixes vectors that cannot be compared: {_mixture(chosen)}; choose by `encoder`, `level` or "
             "`version`, or search one of the files"
         )
-    if not any(look.rows.pieces for look in chosen.values()):
-        raise InputError(f"the files of embeddings in {storage.url} have no rows: there is nothing to search")
     first = next(iter(chosen.values()))
     footers = {name: footer for look in chosen.values() for name, footer in look.rows.footers.items()}
     pieces = tuple(piece for look in chosen.values() for piece in look.rows.pieces)
@@ -237,6 +239,7 @@ def _look(storage: Storage, name: str) -> _Look:
         if "vectors" not in names or "geometry" not in schema.names:
             raise ValueError(f"it has the columns {', '.join(schema.names)}: expected embeddings and geometry")
         geo = parse_object(footer.get(b"geo", b"{}"))
+        check_columns(schema, names, geo)
         shape, dtype = _shape(file, names, made)
         affine = None
         if dtype == "int8":
@@ -248,6 +251,9 @@ def _look(storage: Storage, name: str) -> _Look:
         pieces = []
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
+            if not group.num_rows:
+                continue
+            check_places(group, paths.get("geometry"))
             days = _limits(group, paths.get(names.get("date", "")))
             urls = _limits(group, paths.get(names.get("url", "")))
             known_days = days if days and type(days[0]) is date else None
@@ -306,6 +312,8 @@ def _affine(footer: dict[bytes, bytes], length: int, shape: tuple[int, ...]) -> 
     dims = length // patches
     if dims % len(scale) or dims % len(offset):
         raise ValueError(f"its `quantization` has {len(scale)} scales, expected one a dimension of {dims}")
+    if not (np.isfinite(scale).all() and np.isfinite(offset).all()):
+        raise ValueError("its `quantization` has NaN or infinity, expected numbers")
     return Affine(np.tile(scale, dims // len(scale)), np.tile(offset, dims // len(offset)))
 
 

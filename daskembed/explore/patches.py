@@ -8,6 +8,8 @@ import numpy as np
 import pyproj
 import shapely
 
+from daskembed.geo.footprints import split_at_antimeridian
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -44,17 +46,6 @@ def patches_at(
     north_west, north_east, south_east, south_west = np.moveaxis(_corners(footprints), 1, 0)[:, :, None]
     rings = (1 - y) * ((1 - x) * north_west + x * north_east) + y * ((1 - x) * south_west + x * south_east)
     return split_at_antimeridian(rings)
-
-
-def split_at_antimeridian(rings: NDArray[np.float64]) -> NDArray[np.object_]:
-    """Polygons of rings ``(..., corner, 2)`` in degrees; of those that reach beyond 180 degrees, two parts."""
-    polygons: NDArray[np.object_] = shapely.polygons(rings)
-    for number in zip(*np.nonzero((rings[..., 0] > 180).any(axis=-1)), strict=True):
-        east = shapely.clip_by_rect(polygons[number], 0, -90, 180, 90)
-        west = shapely.transform(shapely.clip_by_rect(polygons[number], 180, -90, 360, 90), lambda xy: xy - [360, 0])
-        parts = [one for one in (east, west) if not one.is_empty]
-        polygons[number] = shapely.MultiPolygon(parts) if len(parts) > 1 else parts[0]
-    return polygons
 
 
 def in_one_piece(squares: NDArray[np.object_]) -> NDArray[np.object_]:

@@ -18,11 +18,12 @@ import pandas as pd
 import pyarrow as pa
 import shapely
 
-from daskembed.errors import InputError
+from daskembed.errors import ClusterLostError, InputError
+from daskembed.explore.estimates import one_thread
 from daskembed.explore.patches import centres, patches_at, positions
 from daskembed.explore.queries import combine
-from daskembed.explore.reading import read_blocks, read_facts
-from daskembed.explore.topk import Best, Queries, best_of
+from daskembed.explore.reading import read_ahead, read_blocks, read_facts
+from daskembed.explore.topk import Best, Least, Queries, best_of
 from daskembed.text import counted
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ _STEP = 256
 """Vectors that are added up while they are in the processor's cache."""
 HELD_BYTES = 2**30
 """Of vectors that are kept in memory from one pass to the next; of more, each pass reads all of them."""
+_KEPT_BYTES = 128 * 2**20
+"""Of vectors in a block that is kept, a row group of an export: the fewer calls, the less threads wait for Python."""
 _MORE = 16
 """How many times as many are looked at where hits are kept apart, each time that there were too few."""
 _FIRST = 4096
@@ -126,7 +129,7 @@ def find_similar(
     facts = functools.cache(lambda number: read_facts(near, near.pieces[number]))
     while True:
         best = Best.none(count)
-        for one in over(functools.partial(search_piece, queries=queries, k=most)):
+        for one in over(functools.partial(search_piece, queries=queries, k=most, least=Least(count))):
             best = best.merge(one, most)
         if not best.seen:
             raise InputError(_none(near, best.left_out))
@@ -199,23 +202,21 @@ def sum_piece(rows: Rows, number: int, blocks: Iterator[Block]) -> Total:
     """The sum of the vectors of a piece, of those without NaN and infinity."""
     total = Total(0, np.zeros(rows.dims))
     for block in blocks:
-        for start in range(0, len(block.vectors), _STEP):
-            part = block.vectors[start : start + _STEP].astype(np.float64)
-            added = part.sum(axis=0)
-            if not np.isfinite(added).all():
-                part = part[np.isfinite(part).all(axis=1)]
-                added = part.sum(axis=0)
-            total += Total(len(part), added)
+        bad = np.isnan(block.squares)
+        vectors = block.vectors[~bad] if bad.any() else block.vectors
+        for start in range(0, len(vectors), _STEP):
+            part = vectors[start : start + _STEP].astype(np.float64)
+            total += Total(len(part), part.sum(axis=0))
     if rows.affine is not None:
         return Total(total.count, total.sum * rows.affine.scale + total.count * rows.affine.offset)
     return total
 
 
-def search_piece(rows: Rows, number: int, blocks: Iterator[Block], queries: Queries, k: int) -> Best:
-    """The best of the vectors of a piece."""
+def search_piece(rows: Rows, number: int, blocks: Iterator[Block], queries: Queries, k: int, least: Least) -> Best:
+    """The best of the vectors of a piece, of those that reach what is known of others."""
     best = Best.none(len(queries.vectors))
     for block in blocks:
-        best = best_of(queries, k, number, block.numbers, block.vectors, best)
+        best = best_of(queries, k, number, block, best, least)
     return best
 
 
@@ -226,25 +227,29 @@ _Over = Callable[[_Work[Any]], Iterator[Any]]
 
 def _in_threads(rows: Rows, held_bytes: int) -> _Over:
     """In threads of this process; few vectors are read once and kept."""
+    from threadpoolctl import ThreadpoolController
+
+    blas = ThreadpoolController()
     kept: dict[int, list[Block]] | None = {} if rows.vectors * rows.vector_bytes <= held_bytes else None
 
     def work_on(number: int, work: _Work[Any]) -> Any:
         if kept is None:
-            return work(rows, number, read_blocks(rows, rows.pieces[number]))
+            return _work_on(rows, number, work)
         if number not in kept:
-            kept[number] = list(read_blocks(rows, rows.pieces[number]))
-        return work(rows, number, iter(kept[number]))
+            kept[number] = list(read_blocks(rows, rows.pieces[number], _KEPT_BYTES))
+        with one_thread(rows.dtype):
+            return work(rows, number, iter(kept[number]))
 
     def over(work: _Work[Any]) -> Iterator[Any]:
-        from threadpoolctl import threadpool_limits
-
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         pool = ThreadPoolExecutor(cores)
         ahead: deque[Any] = deque()
         # Each of these threads has a product of its own: threads of BLAS would wait for each other.
-        with threadpool_limits(1, user_api="blas"):
+        with blas.limit(limits=1, user_api="blas"):
             try:
                 for number in range(len(rows.pieces)):
+                    if kept is None or number not in kept:
+                        read_ahead(rows, rows.pieces[number])
                     ahead.append(pool.submit(work_on, number, work))
                     if len(ahead) > 2 * cores:
                         yield ahead.popleft().result()
@@ -270,11 +275,15 @@ def _on_dask(rows: Rows, client: Client) -> _Over:
     def over(work: _Work[Any]) -> Iterator[Any]:
         import distributed
 
-        futures = client.map(_work_there, parts, rows=client.scatter(rows), work=work, pure=False, retries=2)
+        # Named by what they hold, rows of a pass before could be released after this one has sent them again.
+        sent = client.scatter(rows, hash=False)
+        futures = client.map(_work_there, parts, rows=sent, work=work, pure=False, retries=2)
         numbers = {future.key: number for number, future in enumerate(futures)}
         there: dict[int, Any] = {}
         given = 0
         for future, found in distributed.as_completed(futures, with_results=True, loop=client.loop):
+            if future.cancelled():
+                raise ClusterLostError("the Dask cluster lost what it was asked to search: search again")
             there[numbers[future.key]] = found
             while given in there:
                 yield from there.pop(given)
@@ -284,7 +293,13 @@ def _on_dask(rows: Rows, client: Client) -> _Over:
 
 
 def _work_there(numbers: list[int], rows: Rows, work: _Work[Any]) -> list[Any]:
-    return [work(rows, number, read_blocks(rows, rows.pieces[number])) for number in numbers]
+    return [_work_on(rows, number, work) for number in numbers]
+
+
+def _work_on(rows: Rows, number: int, work: _Work[_Found]) -> _Found:
+    """Read a piece and do the work."""
+    with one_thread(rows.dtype):
+        return work(rows, number, read_blocks(rows, rows.pieces[number]))
 
 
 @dataclass(frozen=True)

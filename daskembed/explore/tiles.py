@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
+from daskembed.documents import json_digest
 from daskembed.errors import InputError
 from daskembed.exports.selection import select
 from daskembed.geo import wkb
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from daskembed.exports.selection import ExportTile, Selection
 
 _PART_BYTES = 64 * 2**20
-"""Of the files of a part, at least, unless it is the last."""
+"""Of the files of a part, on average."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def dims_of(selection: Selection) -> int:
 
 
 def read_rows(output: Storage, name: str, shape: Sequence[int]) -> Iterator[Rows]:
-    """The rows of a published file, a row group at a time.
+    """The rows of a published file, a row group at a time; those without rows are passed over.
 
     Parameters
     ----------
@@ -77,6 +78,8 @@ def read_rows(output: Storage, name: str, shape: Sequence[int]) -> Iterator[Rows
     with _readable(output, name), pq.ParquetFile(output.open_reader(name)) as file:
         for number in range(file.num_row_groups):
             table = file.read_row_group(number, columns=["source_url", "date", "embeddings", "geometry"])
+            if not len(table):
+                continue
             column = table["embeddings"].combine_chunks()
             values = getattr(column, "storage", column).flatten().to_numpy(zero_copy_only=False)
             if len(values) != len(table) * np.prod(shape):
@@ -110,16 +113,17 @@ def _readable(output: Storage, name: str) -> Iterator[None]:
 
 
 def parts_of(tiles: Mapping[str, ExportTile]) -> list[list[str]]:
-    """Files that are read one after another in one task: in the order of their names, some 64 MB of them."""
+    """Files that are read one after another in one task: in the order of their names, some 64 MB of them.
+
+    Whether a file is the last of its part depends on its own name and size alone, as if by chance: a new file changes
+    the part that it comes into, and no other.
+    """
     parts: list[list[str]] = [[]]
-    size = 0
     for name, tile in sorted(tiles.items()):
-        if size >= _PART_BYTES:
-            parts.append([])
-            size = 0
         parts[-1].append(name)
-        size += tile.size
-    return parts
+        if int(json_digest(name)[:8], 16) / 2**32 < tile.size / _PART_BYTES:
+            parts.append([])
+    return [part for part in parts if part]
 
 
 def choose(output: Storage, **wanted: Any) -> Selection:

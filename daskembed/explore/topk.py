@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import itertools
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from daskembed.explore.estimates import Screen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daskembed.explore.footers import Affine
+    from daskembed.explore.reading import Block
 
 Metric = Literal["cosine", "l2", "dot"]
 METRICS: tuple[Metric, ...] = ("cosine", "l2", "dot")
-_FEW = 4
-"""Queries up to which a dot product a row is faster than a matrix product: it goes at the speed of the memory."""
 _STEP = 512
-"""Vectors that are looked at while they are in the processor's cache."""
-_CLOSE = 1e-5
-"""By which single precision may be off, of the size of the numbers: what is as close to the best is looked at again."""
-_TORCH_PIECE = 32_768
-"""Numbers up to which torch does not share its work out to threads."""
+"""Vectors that are compared in double precision at a time."""
+_MANY = 4
+"""Times as many as are wanted: of more it is worth while to look first which are surely among the best."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Queries:
 
     def score(self, query: int, vectors: NDArray[Any]) -> NDArray[np.float64]:
         """How alike some vectors are to a query: more is more alike; of ``l2`` it is the squared distance below 0."""
+        parts = [self._score(query, vectors[at : at + _STEP]) for at in range(0, len(vectors), _STEP)]
+        return np.concatenate(parts) if len(parts) != 1 else parts[0]
+
+    def _score(self, query: int, vectors: NDArray[Any]) -> NDArray[np.float64]:
         target = self.vectors[query] if self.centre is None else self.vectors[query] - self.centre
         values = self.values(vectors)
         if self.metric == "l2":
@@ -59,102 +64,30 @@ class Queries:
             return product
         return _quotient(product, np.sqrt(np.vecdot(values, values)) * np.sqrt(np.vecdot(target, target)))
 
-    def estimate(self, vectors: NDArray[Any]) -> Estimate:
-        """Scores in single precision, and how far off they may be."""
-        plan = _Plan(self)
-        count, queries = len(vectors), len(self.vectors)
-        products = np.empty((queries, count), np.float32)
-        squares, crossed = (np.zeros(count, np.float32) for _ in range(2))
-        step = _STEP if queries <= _FEW else 4 * _STEP
-        room = np.empty((min(step, count), vectors.shape[1]), np.float32)
-        with np.errstate(all="ignore"):  # of NaN, and of numbers that are too large
-            for start in range(0, count, step):
-                part = vectors[start : start + step]
-                here, values = slice(start, start + len(part)), _as_float32(part, room)
-                if queries <= _FEW:
-                    for number, weights in enumerate(plan.weights):
-                        np.vecdot(values, weights, out=products[number, here])
-                else:
-                    np.matmul(plan.weights, values.T, out=products[:, here])
-                if self.metric == "dot":
-                    continue
-                if plan.cross is not None:
-                    np.vecdot(values, plan.cross, out=crossed[here])
-                if plan.scales is None:
-                    np.vecdot(values, values, out=squares[here])
-                else:
-                    np.vecdot(np.square(values, out=values), plan.scales, out=squares[here])
-            products += plan.bias[:, None]
-            if self.metric == "dot":
-                comparable = np.isfinite(products.sum(axis=0))
-                off = np.full(count, _CLOSE * float(np.abs(products[:, comparable]).max(initial=0)), np.float32)
-                return Estimate(products, off, comparable)
-            comparable = np.isfinite(squares)
-            # Of a sum of numbers the rounding is that of the largest.
-            parts = squares + 2 * np.abs(crossed) + plan.constant
-            lengths = np.maximum(squares + 2 * crossed + plan.constant, 0)
-            if self.metric == "l2":
-                products *= 2
-                products -= lengths
-                products -= np.square(plan.lengths)[:, None]
-                return Estimate(products, _CLOSE * (parts + np.square(plan.lengths).max()), comparable)
-            products /= np.sqrt(lengths)
-            products /= plan.lengths[:, None]
-            # What has next to no length may have any direction.
-            known = lengths > _CLOSE * parts
-            products[:, ~known & comparable] = 0
-            off = np.where(known, _CLOSE * parts / lengths, 2).astype(np.float32)
-        return Estimate(np.nan_to_num(products, copy=False), off, comparable)
+    @functools.cached_property
+    def screen(self) -> Screen:
+        """What estimates scores, which is made once."""
+        return Screen(self)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Scores of some vectors in single precision."""
+class Least:
+    """What the scores of the best surely reach, by query: what all threads of a search have found so far.
 
-    scores: NDArray[np.float32]
-    """``(query, vector)``."""
-    off: NDArray[np.float32]
-    """By which each may be wrong, ``(vector,)``."""
-    comparable: NDArray[np.bool_]
-    """Which are without NaN and infinity."""
+    Where two threads raise it at once, it may keep the lower of both, which is sure as well.
+    """
 
+    def __init__(self, queries: int) -> None:
+        self.scores = np.full(queries, -np.inf)
 
-class _Plan:
-    """What stored numbers v are multiplied by: they stand for v * scale + shift, without the centre."""
+    def raise_to(self, scores: NDArray[np.float64] | float, query: Any = ...) -> None:
+        """Some queries have as many vectors as are wanted of at least these scores."""
+        self.scores[query] = np.maximum(self.scores[query], scores)
 
-    def __init__(self, queries: Queries) -> None:
-        targets, affine = queries.vectors, queries.affine
-        shift = np.zeros(targets.shape[1])
-        if queries.centre is not None:
-            targets, shift = targets - queries.centre, shift - queries.centre
-        scale = np.ones(len(shift))
-        if affine is not None:
-            scale, shift = affine.scale, shift + affine.offset
-        self.lengths = np.sqrt(np.vecdot(targets, targets)).astype(np.float32)
-        self.weights = np.ascontiguousarray(targets * scale, np.float32)
-        self.bias = (targets @ shift).astype(np.float32)
-        self.scales = None if affine is None else np.square(scale).astype(np.float32)
-        self.cross = (scale * shift).astype(np.float32) if shift.any() else None
-        self.constant = np.float32(shift @ shift)
-
-
-def _as_float32(part: NDArray[Any], room: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Numbers in single precision, in `room` unless they are stored so."""
-    if part.dtype == np.float32:
-        return part
-    values = room[: len(part)]
-    if part.dtype != np.float16:
-        np.copyto(values, part, casting="same_kind")
-        return values
-    # NumPy takes eight times as long for it. Of so few numbers torch makes one piece, and has no threads wait.
-    import torch
-
-    rows = max(1, _TORCH_PIECE // part.shape[1])
-    # A copy, as torch warns of what cannot be written to.
-    source, target = torch.from_numpy(part.copy()), torch.from_numpy(values)
-    for start in range(0, len(part), rows):
-        target[start : start + rows].copy_(source[start : start + rows])
-    return values
+    def in_units(self, units: NDArray[np.float64]) -> NDArray[np.float32]:
+        """The same or a little less in single precision, ``(query, 1)``; minus infinity never reaches it."""
+        with np.errstate(over="ignore"):
+            nearest = (self.scores / units).astype(np.float32)
+        return np.maximum(np.nextafter(nearest, np.float32(-np.inf)), np.finfo(np.float32).min)[:, None]
 
 
 @dataclass(frozen=True)
@@ -171,14 +104,18 @@ class Best:
     """Those that could not be, as they have NaN or infinity."""
 
     @classmethod
-    def none(cls, queries: int) -> Best:
-        """Of no vectors."""
-        return cls((np.empty(0),) * queries, (np.empty((0, 2), np.int64),) * queries)
+    def none(cls, queries: int, seen: int = 0, left_out: int = 0) -> Best:
+        """Of no vectors, or of none that is among the best."""
+        return cls((np.empty(0),) * queries, (np.empty((0, 2), np.int64),) * queries, seen, left_out)
 
     def merge(self, other: Best, k: int) -> Best:
         """The best `k` of both."""
         scores, places = [], []
         for query in range(len(self.scores)):
+            if not len(other.scores[query]):
+                scores.append(self.scores[query])
+                places.append(self.places[query])
+                continue
             both = np.concatenate([self.scores[query], other.scores[query]])
             where = np.concatenate([self.places[query], other.places[query]])
             order = np.lexsort((where[:, 1], where[:, 0], -both))[:k]
@@ -191,38 +128,69 @@ class Best:
         return float(self.scores[query][k - 1]) if len(self.scores[query]) >= k else -np.inf
 
 
-def best_of(
-    queries: Queries, k: int, piece: int, numbers: NDArray[np.int64], vectors: NDArray[Any], so_far: Best
-) -> Best:
+def best_of(queries: Queries, k: int, piece: int, block: Block, so_far: Best, least: Least) -> Best:
     """The best `k` of each query, of some vectors and those that were found before.
 
     Parameters
     ----------
     queries, k
         What is searched for, and how many are wanted of each.
-    piece, numbers
-        Where the vectors are from, ``(vector,)``.
-    vectors
-        As they are stored, ``(vector, dims)``.
+    piece, block
+        The vectors, and where they are from.
     so_far
         Of the vectors before.
+    least
+        What is known of all vectors of the search; vectors that are surely worse are left out.
     """
-    estimate = queries.estimate(vectors)
-    comparable = np.flatnonzero(estimate.comparable)
-    bad = len(vectors) - len(comparable)
-    off = estimate.off if not bad else estimate.off[comparable]
+    bad = int(np.isnan(block.squares).sum())
+    seen = Best.none(len(queries.vectors), len(block.vectors) - bad, bad)
+    query, vector = _near(queries, k, block, least)
+    if not len(query):
+        return so_far.merge(seen, k)
     scores, places = [], []
-    for query, found in enumerate(estimate.scores if not bad else estimate.scores[:, comparable]):
-        least = so_far.worst(query, k)
-        near = np.flatnonzero(found + off >= least)
-        if len(near) > k:
-            surely = (found - off)[near]
-            near = near[found[near] + off[near] >= np.partition(surely, len(near) - k)[len(near) - k]]
-        near = comparable[near]
-        scores.append(queries.score(query, vectors[near]))
-        places.append(np.stack([np.full(len(near), piece), numbers[near]], axis=1))
-    here = Best(tuple(scores), tuple(places), len(vectors) - bad, bad)
-    return so_far.merge(here, k)
+    starts = np.searchsorted(query, np.arange(len(queries.vectors) + 1))
+    for number, (start, end) in enumerate(itertools.pairwise(starts)):
+        near = vector[start:end]
+        scores.append(queries.score(number, block.vectors[near]) if len(near) else np.empty(0))
+        places.append(np.stack([np.full(len(near), piece), block.numbers[near]], axis=1))
+    best = so_far.merge(replace(seen, scores=tuple(scores), places=tuple(places)), k)
+    for number in np.unique(query):
+        least.raise_to(best.worst(number, k), number)
+    return best
+
+
+def _near(queries: Queries, k: int, block: Block, least: Least) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Query and number of the vectors that may be among the best, in the order of the queries."""
+    units = queries.screen.units
+    found: list[tuple[NDArray[Any], ...]] = []
+    for estimate in queries.screen.estimates(block.vectors, block.squares):
+        count = estimate.scores.shape[1]
+        high = estimate.scores + estimate.off
+        near = high >= least.in_units(units)
+        if count > k and np.count_nonzero(near) > _MANY * k * len(units):
+            # Little is known yet.
+            sure = np.partition(estimate.scores - estimate.off, count - k, axis=1)[:, count - k]
+            least.raise_to(sure * units)
+            near = high >= least.in_units(units)
+        places = np.flatnonzero(near)
+        if not len(places):
+            continue
+        query, vector = np.divmod(places, count)
+        low = estimate.scores[query, vector] - estimate.off[query, vector]
+        found.append((query, vector + estimate.start, low, high[query, vector]))
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    query, vector, low, high = (np.concatenate(one) for one in zip(*found, strict=True))
+    if len(found) > 1:
+        order = np.argsort(query, kind="stable")
+        query, vector, low, high = query[order], vector[order], low[order], high[order]
+    counts = np.bincount(query, minlength=len(units))
+    ends = np.cumsum(counts)
+    for number in np.flatnonzero(counts > k):
+        sure = low[ends[number] - counts[number] : ends[number]]
+        least.raise_to(np.partition(sure, len(sure) - k)[len(sure) - k] * units[number], number)
+    kept = high >= least.in_units(units)[query, 0]
+    return query[kept], vector[kept]
 
 
 def _quotient(product: NDArray[Any], length: NDArray[Any]) -> NDArray[Any]:

@@ -335,9 +335,11 @@ def to_wkb(corners: NDArray[np.float64]) -> pa.Array:
     crossing = np.flatnonzero(np.ptp(corners[..., 0], axis=1) > 180)
     if not len(crossing):
         return whole
+    around = corners[crossing, :4]
+    around[..., 0] += 360 * (around[..., 0] < 0)
     values = whole.to_pylist()
-    for number in crossing:
-        values[number] = shapely.to_wkb(split_at_antimeridian(*corners[number, :4].T))
+    for number, shape in zip(crossing, split_at_antimeridian(around), strict=True):
+        values[number] = shapely.to_wkb(shape)
     return pa.array(values, pa.binary())
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
-from daskembed.documents import parse_object
+from daskembed.documents import json_digest, parse_object
 from daskembed.errors import InputError
 from daskembed.exports.settings import KIND
 from daskembed.exports.state import read_plan
@@ -54,6 +54,11 @@ class ExportTile:
     def content(self) -> str:
         """What is another if the file is."""
         return self.sha256 or f"{self.size} {self.etag}"
+
+    @property
+    def written(self) -> str:
+        """What is another whenever the file is written, whether its receipt knows of that or not."""
+        return json_digest([self.name, self.size, self.etag, self.sha256])
 
     @property
     def stem(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,9 @@ _SUFFIX = ".npz"
 
 class Statistic(Protocol):
     """What is known of some vectors, and adds up to the same whatever is added first."""
+
+    form: ClassVar[int]
+    """Another, whenever the same vectors give another one."""
 
     @property
     def rows(self) -> int:
@@ -64,8 +67,8 @@ class Statistics(Generic[Kind]):
     """Of a vector: rows of published files may hold several, one after another."""
 
     def path(self, tile: ExportTile) -> str:
-        """Of a file's statistic, below the output: another, if the file is."""
-        return f"{self.folder}/{tile.name}.{json_digest(tile.content)[:16]}{_SUFFIX}"
+        """Of a file's statistic, below the output: another, if the file or the form of the statistic is."""
+        return f"{self.folder}/{tile.name}.{json_digest([self.kind.form, tile.written])[:16]}{_SUFFIX}"
 
     def missing(self, tiles: Iterable[ExportTile]) -> list[str]:
         """Names of the files that have none."""
@@ -107,7 +110,7 @@ class Statistics(Generic[Kind]):
         Raises
         ------
         InputError
-            If one is not there, or damaged.
+            If one is gone, or damaged.
         """
         total = None
         ordered = sorted(tiles, key=lambda tile: tile.name)
@@ -122,7 +125,9 @@ class Statistics(Generic[Kind]):
         path = self.path(tile)
         try:
             return self.kind.unpack(self.output.get(path))
-        except (ValueError, FileNotFoundError) as error:
+        except FileNotFoundError:
+            raise InputError(f"{self.output.url_of(path)} is gone: the same command makes it again") from None
+        except ValueError as error:
             raise InputError(
                 f"{self.output.url_of(path)} is not what was kept of {tile.name}: {error}; delete it, and the same "
                 "command makes it again"

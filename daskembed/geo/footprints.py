@@ -31,20 +31,28 @@ def to_lonlat(
     x, y = transform(np.stack([east, east, west, west], axis=1), np.stack([south, north, north, south], axis=1))
     inside = np.isfinite(lon) & np.isfinite(lat) & np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
     lon[~inside], lat[~inside] = np.nan, np.nan
+    around = np.ptp(np.where(inside[:, None], x, 0), axis=1) > 180
+    x[around[:, None] & (x < 0)] += 360
     polygons = np.full(len(bounds), None, dtype=object)
-    polygons[inside] = shapely.polygons(np.stack([x, y], axis=-1)[inside])
-    crossing = np.flatnonzero(inside & (np.ptp(np.where(inside[:, None], x, 0), axis=1) > 180))
-    for row in crossing:
-        polygons[row] = split_at_antimeridian(x[row], y[row])
+    polygons[inside] = split_at_antimeridian(np.stack([x, y], axis=-1)[inside])
     return lon, lat, polygons
 
 
-def split_at_antimeridian(x: NDArray[np.float64], y: NDArray[np.float64]) -> shapely.MultiPolygon:
-    """Cut a footprint that crosses 180 degrees in two, as RFC 7946 (section 3.1.9) asks."""
-    around = shapely.polygons(np.stack([np.where(x < 0, x + 360, x), y], axis=-1))
-    east = shapely.clip_by_rect(around, 0, -90, 180, 90)
-    west = shapely.transform(shapely.clip_by_rect(around, 180, -90, 360, 90), lambda xy: xy - [360, 0])
-    return shapely.MultiPolygon([east, west])
+def split_at_antimeridian(rings: NDArray[np.float64]) -> NDArray[np.object_]:
+    """Polygons of rings in degrees, cut in two where they cross 180 degrees, as RFC 7946 (section 3.1.9) asks.
+
+    Parameters
+    ----------
+    rings
+        ``(ring, ..., corner, 2)``. Longitudes go on beyond 180 where a ring reaches over it.
+    """
+    polygons: NDArray[np.object_] = shapely.polygons(rings)
+    for number in zip(*np.nonzero((rings[..., 0] > 180).any(axis=-1)), strict=True):
+        east = shapely.clip_by_rect(polygons[number], 0, -90, 180, 90)
+        west = shapely.transform(shapely.clip_by_rect(polygons[number], 180, -90, 360, 90), lambda xy: xy - [360, 0])
+        parts = [one for one in (east, west) if not one.is_empty]
+        polygons[number] = shapely.MultiPolygon(parts) if len(parts) > 1 else parts[0]
+    return polygons
 
 
 def bounding_box(shapes: NDArray[np.object_]) -> tuple[float, float, float, float]:

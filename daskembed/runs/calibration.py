@@ -77,8 +77,8 @@ def calibrate(output: str, *, to: str | None = None, **options: Unpack[Calibrati
     """Find out between which values the vectors of an output lie, for `daskembed.export` to make int8 of them.
 
     The values of each published file are counted once and the counts kept below ``{output}/_daskembed/calibration``:
-    again, only files that are new or another are read. The result is the same to the last bit whatever was counted
-    first.
+    again, only files that are new or were written again are read. The result is the same to the last bit whatever was
+    counted first.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from daskembed.clusters.connection import check_connection, shares_files
 from daskembed.documents import json_digest
 from daskembed.errors import InputError
 from daskembed.explore.basis import Basis, Moments
-from daskembed.explore.colours import with_colours
+from daskembed.explore.colours import BINS, REACH, with_colours
 from daskembed.explore.components import (
     find_components,
     keep_counts,
@@ -22,6 +22,7 @@ from daskembed.explore.components import (
     named_basis,
 )
 from daskembed.explore.tiles import choose, dims_of, parts_of
+from daskembed.exports.settings import KIND
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output.state import STATE, now
 from daskembed.runs import fleet
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SUMS = f"{STATE}/components"
-"""Folder below the output of what is known of its parts."""
+"""Folder below the output of what is known of its parts, in a folder for each selection of files."""
 
 
 @documented(PreviewOptions, Looked)
@@ -53,7 +54,8 @@ def principal_components(output: str, **options: Unpack[PreviewOptions]) -> Basi
 
     It is exact: as of a decomposition of all vectors at once, of which no more than a block is in memory. The sums of
     parts are added in the order of their names, so that it is the same whoever finished first. On a cluster they are
-    kept below ``{output}/_daskembed/components``: the same call goes on where another ended.
+    kept below ``{output}/_daskembed/components``: the same call goes on where another ended, and sums up only parts of
+    which a file is new or was written again.
 
     Parameters
     ----------
@@ -126,38 +128,47 @@ def _find(client: Client, *, output: Storage, selection: Selection, asked: Looke
     if blind := blind_to_output(client, output, None):
         refuse_output(output, ", ".join(blind))
     parts = {_name(names, selection): tuple(names) for names in parts_of(selection.tiles)}
+    folder = f"{SUMS}/{_folder(selection, asked)}"
     workers = f"{len(threads)} with {sum(threads)} threads"
     kept: set[str] = set()
 
     def through(work: Parts) -> Passed:
         """Do what is not done yet."""
         kept.update(map(work.path, parts))
-        there = {entry.path for entry in output.entries(SUMS, recursive=False)}
+        there = {entry.path for entry in output.entries(folder, recursive=False)}
         missing = [name for name in parts if work.path(name) not in there]
         told = asked.progress, asked.events
         report = Report(client, "embeddings", missing, output, "", *told, workers, units=("parts", "vectors"))
         passage = Window(client, work, missing, report, lambda: None).run()
         return Passed(work.basis, report.failed, passage.interrupted)
 
-    sums = Parts(output, selection.shape, parts)
+    sums = Parts(output, folder, selection.shape, parts)
     passed = through(sums)
     if passed.interrupted or passed.failed:
         return passed
     total = Moments.none(dims_of(selection))
     for name in parts:  # in the order of the files' names, whichever was finished first
         total += kept_moments(output, sums.path(name), dims_of(selection))
-    scores = Parts(output, selection.shape, parts, named_basis(selection, total))
+    scores = Parts(output, folder, selection.shape, parts, named_basis(selection, total))
     passed = through(scores)
     if passed.interrupted or passed.failed or passed.basis is None:
         return Passed(None, passed.failed, passed.interrupted)
     basis = with_colours(passed.basis, (kept_counts(output, scores.path(name)) for name in parts))
-    output.delete([entry.path for entry in output.entries(SUMS, recursive=False) if entry.path not in kept])
+    output.delete([entry.path for entry in output.entries(folder, recursive=False) if entry.path not in kept])
     return Passed(basis, {}, False)
 
 
+def _folder(selection: Selection, asked: Looked) -> str:
+    """Of all that is kept of the files that are chosen, however many there are by now: others' is left alone."""
+    made = {name: selection.made.get(name) for name in KIND}
+    tiles = None if asked.tiles is None else sorted(tiles_of(asked.tiles))
+    versions = sorted({tile.version for tile in selection.tiles.values()})
+    return json_digest([made, selection.shape, selection.dtype, versions, tiles])[:16]
+
+
 def _name(names: list[str], selection: Selection) -> str:
-    """Of a part: another, if one of its files is."""
-    return json_digest([[name, selection.tiles[name].content] for name in names])[:16]
+    """Of a part: another, if one of its files or the form of the sums is."""
+    return json_digest([Moments.form, [selection.tiles[name].written for name in names]])[:16]
 
 
 @dataclass(frozen=True)
@@ -165,6 +176,8 @@ class Parts:
     """Parts of the published files of which sums are made; see `daskembed.runs.tasks.Work`."""
 
     output: Storage
+    folder: str
+    """Below the output, of what is kept."""
     shape: tuple[int, ...]
     parts: Mapping[str, tuple[str, ...]]
     """Name -> published files."""
@@ -174,7 +187,7 @@ class Parts:
     pieces: ClassVar[str] = "part"
 
     def __post_init__(self) -> None:
-        told = "sums" if self.basis is None else json_digest(self.basis.to_json())[:16]
+        told = "sums" if self.basis is None else json_digest([BINS, REACH, self.basis.to_json()])[:16]
         object.__setattr__(self, "digest", told)
 
     @property
@@ -184,7 +197,7 @@ class Parts:
 
     def path(self, name: str) -> str:
         """Of what is kept of a part, below the output."""
-        return f"{SUMS}/{name}.{self.digest}.npz"
+        return f"{self.folder}/{name}.{self.digest}.npz"
 
     def most_tiles(self, threads: int) -> int:
         """As many as there are threads, and some that wait."""

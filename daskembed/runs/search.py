@@ -98,6 +98,8 @@ def search(
         If there are no such files, they do not go together, or nothing is where an example is.
     StorageError
         If a store does not answer.
+    ClusterLostError
+        If the cluster loses what it was given.
     """
     from daskembed.clusters.connection import check_connection
     from daskembed.explore.footers import open_rows
@@ -163,11 +165,11 @@ def write_hits(found: gpd.GeoDataFrame, to: str) -> str:
     Raises
     ------
     InputError
-        If it is neither, or a page is asked for of what is no output of runs.
+        If it is neither, it would be searched itself, or a page is asked for of what is no output of runs.
     """
     from daskembed.storage.stores import Storage, split_url
 
-    check_written(to)
+    check_written(to, found.attrs["search"]["output"])
     if to.endswith("/"):
         return _write_page(found, Storage(to))
     storage, name = split_url(to)
@@ -180,11 +182,19 @@ def write_hits(found: gpd.GeoDataFrame, to: str) -> str:
     return storage.url_of(name)
 
 
-def check_written(to: str) -> None:
-    """Raise `InputError` if hits cannot be written to such a name."""
+def check_written(to: str, output: str) -> None:
+    """Raise `InputError` if the hits of a search in `output` cannot be written to such a name."""
+    from daskembed.explore.footers import SUFFIXES
+    from daskembed.storage.stores import Storage, split_url
+
     if not to.endswith((".parquet", ".geojson", "/")):
         raise InputError(
             f"`to` {to}: expected a file that ends with .parquet or .geojson, or a folder that ends with /"
+        )
+    searched = split_url(output)[0] if output.endswith(SUFFIXES) else Storage(output)
+    if to.endswith(".parquet") and split_url(to)[0].url == searched.url:
+        raise InputError(
+            f"`to` {to}: what is in {searched.url} is searched, and these hits would be, too: give another folder"
         )
 
 
