@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -88,8 +88,13 @@ def opened(browser: Any, request: pytest.FixtureRequest) -> Iterator[Opened]:
     """Opens a page; when the test is over, there must have been no error and no request to anybody else."""
     contexts, wrong = [], []
 
-    def open_page(url: str, *, width: int = 1280, height: int = 800, scheme: str = "light") -> Any:
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    def open_page(url: str, *, width: int = 800, scheme: str = "light", motion: str = "reduce") -> Any:
+        # As each picture is drawn without a GPU, most pages are small, and go to a place without a flight.
+        context = browser.new_context(
+            viewport={"width": width, "height": 600 if width == 800 else 800},
+            color_scheme=scheme,
+            reduced_motion=motion,
+        )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(DEADLINE)
@@ -139,18 +144,20 @@ def pixel(page: Any, tile: int, chip: int, u: float = 0.5, v: float = 0.5) -> di
     return found
 
 
-def colour(page: Any, place: dict[str, float]) -> list[int]:
-    """Of a pixel of the map."""
-    found: list[int] = page.evaluate(
-        """({x, y}) => new Promise(resolve => {
+def colours(page: Any, places: Iterable[dict[str, float]]) -> list[list[int]]:
+    """Of pixels of the map, which is drawn once."""
+    found: list[list[int]] = page.evaluate(
+        """places => new Promise(resolve => {
           daskembed.map.once("render", () => {
             const gl = daskembed.map.painter.context.gl, pixel = new Uint8Array(4), ratio = devicePixelRatio;
-            gl.readPixels(x * ratio, gl.drawingBufferHeight - y * ratio, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, pixel);
-            resolve([...pixel.slice(0, 3)]);
+            resolve(places.map(({x, y}) => {
+              gl.readPixels(x * ratio, gl.drawingBufferHeight - y * ratio, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, pixel);
+              return [...pixel.slice(0, 3)];
+            }));
           });
           daskembed.map.triggerRepaint();
         })""",
-        place,
+        [*places],
     )
     return found
 
@@ -171,7 +178,8 @@ def go_to(page: Any, tile: str) -> None:
 
 def wait_for_colour(page: Any, place: dict[str, float], wanted: list[int]) -> None:
     for _ in range(200):
-        if np.abs(np.subtract(found := colour(page, place), wanted)).max() <= 2:
+        (found,) = colours(page, [place])
+        if np.abs(np.subtract(found, wanted)).max() <= 2:
             return
         page.wait_for_timeout(50)
     pytest.fail(f"{place} has the colour {found}, expected {wanted}")
@@ -186,7 +194,7 @@ def told(page: Any, tile: int, chip: int) -> list[int]:
 @pytest.mark.parametrize("width", [1280, 400])
 def test_click_slider_and_search(mean: Path, opened: Opened, how: str, width: int) -> None:
     with served(mean, how) as url:
-        page = opened(url, width=width)
+        page = opened(url, width=width, motion="no-preference" if how == "disk" else "reduce")
         assert not page.locator("#untrained").is_visible()
         assert page.locator("#tiles li").count() == 3
         go_to(page, TILE)
@@ -285,7 +293,7 @@ def test_patches(patch: Path, opened: Opened, scheme: str) -> None:
     kinds = land(TILE, 64).argmax(axis=1).reshape(4, 4, 4)
     places = {(row, col): pixel(page, 0, 3, (col + 0.5) / 4, (row + 0.5) / 4) for row in range(4) for col in range(4)}
     for _ in range(200):
-        seen = {place: colour(page, at) for place, at in places.items()}
+        seen = dict(zip(places, colours(page, places.values()), strict=True))
         if len({str(np.round(np.array(one) / 30)) for one in seen.values()}) >= 3:
             break
         page.wait_for_timeout(50)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,32 +32,50 @@ PATCH = "import daskembed.hardware as d; d.native_precision = lambda: 'fp32'; d.
 
 @dataclass
 class Elsewhere:
-    """A scheduler here, and workers that find an empty folder where this machine has `mine`."""
+    """A scheduler here, and workers that find an empty folder where this machine has `hidden`; one of them is there."""
 
+    cluster: LocalCluster
     client: Client
-    address: str
+    hidden: Path
     mine: Path
+    """A folder in it, of one test."""
     theirs: Path
 
     @contextlib.contextmanager
-    def worker(self, *flags: str, hidden: bool = True) -> Iterator[None]:
-        command = [sys.executable, "-m", "distributed.cli.dask_worker", self.address, "--nthreads", "2", *flags]
+    def worker(self, *flags: str) -> Iterator[None]:
+        """One more."""
+        address = self.cluster.scheduler_address
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "2", *flags]
         command += ["--no-dashboard", "--no-nanny", "--local-directory", str(self.theirs)]
         env = os.environ | {"DASK_DASKEMBED__TORCH_THREADS": "1", "XDG_CACHE_HOME": str(self.theirs / "cache")}
-        if hidden:
-            command = [*NAMESPACE, "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(self.mine), *command]
-        # Those that were killed before may still be known.
-        known = self.running
+        command = [*NAMESPACE, "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(self.hidden), *command]
+        before = len(self.running)
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            deadline = time.monotonic() + 60
-            while not self.running - known:
-                assert time.monotonic() < deadline, "the worker did not come"
-                time.sleep(0.05)
+            self._wait_for(before + 1)
             yield
         finally:
             process.kill()
             process.wait()
+            self._wait_for(before)
+
+    @contextlib.contextmanager
+    def worker_here(self) -> Iterator[None]:
+        """One more, which sees what this machine has."""
+        before = len(self.running)
+        self.cluster.scale(1)
+        try:
+            self._wait_for(before + 1)
+            yield
+        finally:
+            self.cluster.scale(0)
+            self._wait_for(before)
+
+    def _wait_for(self, workers: int) -> None:
+        deadline = time.monotonic() + 60
+        while len(self.running) != workers:
+            assert time.monotonic() < deadline, f"{len(self.running)} workers, expected {workers}"
+            time.sleep(0.05)
 
     @property
     def running(self) -> set[str]:
@@ -69,15 +87,26 @@ class Elsewhere:
         return [path.name for path in self.theirs.rglob("*.sent")]
 
 
-@pytest.fixture
-def elsewhere(tmp_path: Path, s3_server: str) -> Iterator[Elsewhere]:
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterator[Elsewhere]:
     if sys.platform != "linux" or subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs unshare, and the right to a mount namespace of one's own")
-    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    hidden, theirs = tmp_path_factory.mktemp("hidden"), tmp_path_factory.mktemp("theirs")
+    # In this process, but reached as from elsewhere.
+    with (
+        LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        fleet = Elsewhere(cluster, client, hidden, hidden, theirs)
+        with fleet.worker():
+            yield fleet
+
+
+@pytest.fixture
+def elsewhere(fleet: Elsewhere, request: pytest.FixtureRequest) -> Elsewhere:
+    mine = fleet.hidden / request.node.name
     mine.mkdir()
-    theirs.mkdir()
-    with LocalCluster(n_workers=0, dashboard_address=None) as cluster, Client(cluster) as client:
-        yield Elsewhere(client, cluster.scheduler_address, mine, theirs)
+    return replace(fleet, mine=mine)
 
 
 @pytest.fixture
@@ -97,20 +126,15 @@ def published(output: Path) -> bytes:
 def test_weights_go_there_once_and_parts_come_back(elsewhere: Elsewhere, remote: str, tmp_path: Path) -> None:
     weights, output = write_checkpoint(elsewhere.mine / "tiny.ckpt"), elsewhere.mine / "out"
     job: dict[str, Any] = {"source": remote, "checkpoint": str(weights), "precision": "fp32"}
-    env = {"DASK_DASKEMBED__TORCH_THREADS": "1"}
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None, env=env) as cluster,
-        Client(cluster) as here,
-    ):
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as here:
         daskembed.run("33TUL", output=str(tmp_path / "here"), cluster=here, **job)
-    with elsewhere.worker():
-        result = daskembed.run("33TUL", output=str(output), cluster=elsewhere.client, **job)
-        assert (result.exit_status, result.encoded) == (0, 4)
-        assert elsewhere.sent == [f"{daskembed.load_encoder(str(weights)).sha256}.sent"]
-        assert published(output) == published(tmp_path / "here")
-        assert sorted(path.name for path in (output / "_daskembed").iterdir()) == ["receipts", "rows"]
-        again = daskembed.run("33TUL", output=str(output), cluster=elsewhere.client, **job)
-        assert again.tiles[0].status == "skipped"
+    result = daskembed.run("33TUL", output=str(output), cluster=elsewhere.client, **job)
+    assert (result.exit_status, result.encoded) == (0, 4)
+    assert elsewhere.sent == [f"{daskembed.load_encoder(str(weights)).sha256}.sent"]
+    assert published(output) == published(tmp_path / "here")
+    assert sorted(path.name for path in (output / "_daskembed").iterdir()) == ["receipts", "rows"]
+    again = daskembed.run("33TUL", output=str(output), cluster=elsewhere.client, **job)
+    assert again.tiles[0].status == "skipped"
     # The next worker was not there when they were sent.
     for sent in elsewhere.theirs.rglob("*.sent"):
         sent.unlink()
@@ -124,17 +148,16 @@ def test_an_interrupted_run_keeps_the_parts_that_came_back(elsewhere: Elsewhere,
             raise KeyboardInterrupt
 
     job: dict[str, Any] = {"source": remote, "checkpoint": "untrained:tiny", "output": str(elsewhere.mine / "out")}
-    with elsewhere.worker():
-        stopped = daskembed.run("33TUL", cluster=elsewhere.client, progress=interrupt, **job)
-        assert (stopped.exit_status, stopped.encoded) == (130, 2)
-        assert len(list((elsewhere.mine / "out" / "_daskembed" / "parts").rglob("*.parquet"))) == 1
-        rest = daskembed.run("33TUL", cluster=elsewhere.client, **job)
-        assert (rest.exit_status, rest.encoded, rest.chips) == (0, 2, 4)
+    stopped = daskembed.run("33TUL", cluster=elsewhere.client, progress=interrupt, **job)
+    assert (stopped.exit_status, stopped.encoded) == (130, 2)
+    assert len(list((elsewhere.mine / "out" / "_daskembed" / "parts").rglob("*.parquet"))) == 1
+    rest = daskembed.run("33TUL", cluster=elsewhere.client, **job)
+    assert (rest.exit_status, rest.encoded, rest.chips) == (0, 2, 4)
     assert not (elsewhere.mine / "out" / "_daskembed" / "parts").exists()
 
 
 def test_one_worker_that_does_not_see_the_output_is_enough(elsewhere: Elsewhere, remote: str) -> None:
-    with elsewhere.worker(), elsewhere.worker(hidden=False):
+    with elsewhere.worker_here():
         job = {"source": remote, "checkpoint": "untrained:tiny", "output": str(elsewhere.mine / "out")}
         result = daskembed.run("33TUL", cluster=elsewhere.client, **job)
         assert (result.exit_status, result.chips) == (0, 4)
@@ -142,7 +165,7 @@ def test_one_worker_that_does_not_see_the_output_is_enough(elsewhere: Elsewhere,
 
 def test_large_embeddings_are_announced(elsewhere: Elsewhere, remote: str, caplog: pytest.LogCaptureFixture) -> None:
     job = {"source": remote, "checkpoint": "untrained:tiny", "output": str(elsewhere.mine / "out")}
-    with elsewhere.worker(), caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING):
         daskembed.run("33TUL", cluster=elsewhere.client, level="group", **job)
     # 6 x 16 x 16 vectors of 256 float32 each.
     assert [record.getMessage() for record in caplog.records if record.name.startswith("daskembed")] == [
@@ -155,7 +178,7 @@ def test_chips_of_this_machine_are_refused(elsewhere: Elsewhere, chips: Path) ->
     source = elsewhere.mine / "chips"
     source.symlink_to(chips)
     job = {"source": str(source), "checkpoint": "untrained:tiny", "output": str(elsewhere.mine / "out")}
-    with elsewhere.worker(), pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as caught:
         daskembed.run("33TUL", cluster=elsewhere.client, **job)
     worker = next(iter(elsewhere.client.scheduler_info()["workers"]), "tcp://")
     assert str(caught.value).startswith(
@@ -169,9 +192,9 @@ def test_checkpoints_too_large_to_be_sent_are_refused(
 ) -> None:
     assert MOST_SENT < 2**31
     monkeypatch.setattr("daskembed.runs.shared_files.MOST_SENT", 1000)
-    weights = write_checkpoint(elsewhere.mine / "tiny.ckpt")
+    weights = write_checkpoint(elsewhere.mine / "tiny.ckpt", seed=1)  # which no worker has
     job = {"source": remote, "checkpoint": str(weights), "output": str(elsewhere.mine / "out")}
-    with elsewhere.worker(), pytest.raises(InputError, match=r"more than 2 GB cannot be sent to them; give its URL"):
+    with pytest.raises(InputError, match=r"more than 2 GB cannot be sent to them; give its URL"):
         daskembed.run("33TUL", cluster=elsewhere.client, **job)
 
 
@@ -179,7 +202,7 @@ def test_a_mixed_fleet_works_and_says_so(elsewhere: Elsewhere, remote: str, tmp_
     other = tmp_path / "other.py"
     other.write_text(PATCH.format("hardware", ("NVIDIA A10G", 23 * 2**30, "fp32", 4)))
     told: list[str] = []
-    with elsewhere.worker(), elsewhere.worker("--preload", str(other)):
+    with elsewhere.worker("--preload", str(other)):
         result = daskembed.run(
             "33TUL",
             source=remote,

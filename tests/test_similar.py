@@ -462,11 +462,11 @@ def test_rows_named_as_major_tom_names_them(tmp_path: Path) -> None:
 
 def test_an_area_and_its_example_whatever_is_read_at_a_time(tmp_path: Path) -> None:
     """The middle of the area is in one row, the middle of another row in the area."""
-    first, second = (shapely.box(12 + west, 45, 12.1 + west, 45.1) for west in (0, 0.1))
-    area = shapely.box(12.06, 45.04, 12.151, 45.06)
+    first, second = shapely.box(12, 45, 12.1, 45.1), shapely.box(12.1, 45, 12.12, 45.1)
+    area = shapely.box(12.06, 45.04, 12.115, 45.06)
     assert area.contains(second.centroid)
     assert not area.contains(first.centroid)
-    assert shapely.point_on_surface(area).within(second) != shapely.point_on_surface(area).within(first)
+    assert shapely.point_on_surface(area).within(first)
     for order in ([first, second], [second, first]):
         for group in (1, 2):
             write_rows(tmp_path / "a.parquet", vectors(2), footprints=order, made=MADE, group=group)

@@ -99,7 +99,7 @@ def read_rows_given(urls: str | Iterable[str] | None, *, alike: bool) -> list[Gi
     found = []
     for url in [urls] if isinstance(urls, str) else urls or ():
         if not isinstance(url, str):
-            raise InputError(f"`like_row` {url!r}: expected the URL of a row, as in its `source_url`")
+            raise InputError(f"`{'' if alike else 'un'}like_row` {url!r}: expected the URL of a row, its source_url")
         cell = _CELL.search(url)
         place = (int(cell[1]), int(cell[2])) if cell else None
         found.append(Given(url, alike, None, _CELL.sub("", url), place))
