@@ -159,6 +159,10 @@ def test_status_of_an_unfinished_export(folder: Path, capsys: pytest.CaptureFixt
     assert plan is not None
     left_out = {plan.files[0].tiles[0]: "is damaged"}
     state.write_plan(target, replace(plan, finished=None, left_out=left_out))
+    # Of before it was left out; and one that is done by now.
+    state.write_failure(target, plan.files[0].tiles[0], "was damaged")
+    state.write_failure(target, plan.files[0].name, "was not written")
+    assert export_of(folder / "copy").failed == {}
     assert main(["status", str(folder / "copy")]) == 3
     told = capsys.readouterr().out
     assert "unfinished   the same `daskembed export` goes on" in told

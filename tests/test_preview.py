@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
@@ -277,6 +278,22 @@ def test_few_vectors_and_words_of_untrained_weights(tmp_path: Path) -> None:
     assert tile["notes"][0].startswith("2019-04-01: drawn chip by chip: ")
 
 
+def test_chips_of_one_colour_are_no_image_unless_geotiffs_are_wanted(tmp_path: Path) -> None:
+    """Two chips that share no grid: nobody asks for it where there is no image."""
+    (name,) = write_published(tmp_path / "output", [TILE], side=2, shape=(12,), vectors=hilly)
+    rows = pq.read_table(tmp_path / "output" / name)
+    places = shapely.from_wkb(rows["geometry"].to_pylist())
+    places[1] = shapely.transform(places[1], lambda xy: xy + 0.01)
+    column = rows.schema.get_field_index("geometry")
+    moved = rows.set_column(column, rows.schema.field(column), [pa.array(shapely.to_wkb(places), pa.binary())])
+    pq.write_table(moved, tmp_path / "output" / name)
+    for geotiff, count in ((False, 0), (True, 1)):
+        made = daskembed.preview(str(tmp_path / "output"), to=str(tmp_path / "to"), geotiff=geotiff)
+        notes = told(tmp_path / "to", Path(name).stem)["notes"]
+        assert (made.geotiffs, len(notes)) == ([], count)
+    assert notes[0].startswith("2024-06-01: no GeoTIFF: ")
+
+
 def test_small_vectors_of_the_pages_search(output: Path, tmp_path: Path) -> None:
     daskembed.preview(str(output), to=str(tmp_path))
     search = told(tmp_path, "index")["search"]
@@ -467,7 +484,7 @@ def command(*words: str, browser: Path) -> Iterator[subprocess.Popen[str]]:
         text=True,
         env=os.environ | {"BROWSER": f"{browser} %s", "PYTHONUNBUFFERED": ""},
     )
-    last = threading.Timer(300, process.kill)
+    last = threading.Timer(120, process.kill)
     last.start()
     try:
         yield process

@@ -144,7 +144,7 @@ def tile_documents(
         try:
             image = mosaic(tile, [seen.urls[row] for row in chosen], footprints[chosen], colours[chosen])
         except TileError as error:
-            notes.append(f"{date}: drawn chip by chip: {error}")
+            notes.append(f"{date}: {'drawn chip by chip' if patches else 'no GeoTIFF'}: {error}")
             continue
         made[str(date)] = image
         if patches:

@@ -71,7 +71,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
         finished=plan.finished,
         others=others,
         since=_since(plan),
-        failed={name: why for name, why in failures.items() if name not in done},
+        failed={name: why for name, why in failures.items() if name not in {*done, *plan.left_out}},
     )
     return OutputStatus(target.url, (), _stac(target, files), found)
 
