@@ -132,7 +132,15 @@ def test_bad_flags(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...
     with pytest.raises(SystemExit) as done:
         main(arguments)
     assert done.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: daskembed")
+    assert re.match("`daskembed( [a-z]+)? --help` lists what it takes\ndaskembed", capsys.readouterr().err)
+
+
+def test_a_number_of_hits_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["search", "output", "--like", "12,45", "-k", "abc"])
+    assert capsys.readouterr().err.endswith("argument -k: abc: expected a whole number from 1\n")
+    assert main(["search", "output", "--like", "12,45", "-k", "0"]) == 2
+    assert capsys.readouterr().err == "daskembed: -k 0: expected a whole number from 1\n"
 
 
 @pytest.fixture
@@ -596,7 +604,7 @@ def test_summary_of_a_run() -> None:
         "chips": "9 in the files, 50 encoded now in 1 min 40 s (0.50 chips/s)",
         "quarantined": "1\n/chips/a.tif  has no CRS",
         "failed": "1\n27WXP  no chips of tile 27WXP",
-        "time": "source 10.0 s, decode 20.0 s, device 99.0 s, write 2.5 s; "
+        "time": "source 10.0 s, decode 20.0 s, device 99.0 s, write 2.5 s, side by side; "
         "device busy 99% of its time, the limit was the device",
         "files": "/out",
         "the": "same command tries the failed tiles again",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import dask
@@ -11,6 +12,7 @@ import torch
 
 from daskembed.cli import demo, doctor
 from daskembed.cli.main import main
+from daskembed.cli.parser import make_parser
 from daskembed.clusters import this_machine
 
 
@@ -47,6 +49,19 @@ def test_doctor_tells_what_is_here_and_no_secret(
     assert not {"AWS_CA_BUNDLE", "AWS_REGION", "HF_HOME"} & set(re.split("[ ,]+", lines["credentials"]))
     assert "hush" not in said
     assert lines["cache"].endswith(f"{tmp_path}: 1 files, 2 MB; 0123-clay.ckpt 2 MB")
+    with dask.config.set({"daskembed.cache": str(tmp_path)}):
+        (tmp_path / "4567.sent").write_bytes(bytes(3_000_000))
+        assert "; 4567.sent (weights that a run sent to workers here) 3 MB; 0123-clay.ckpt 2 MB" in doctor._cache()
+
+
+def test_the_commands_that_the_demo_ends_with_are_some() -> None:
+    values = dict.fromkeys(re.findall(r"{(\w+)}", demo._NEXT), "it") | {
+        "daskembed": "daskembed",
+        "flags": "",
+        "choice": "",
+    }
+    typed = re.findall("^  daskembed (.*)$", demo._NEXT.format(**values), re.MULTILINE)
+    assert [make_parser().parse_args(shlex.split(one)).command for one in typed] == ["run", "search", "export", "run"]
 
 
 def test_a_gpu_that_torch_does_not_use_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

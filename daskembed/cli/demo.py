@@ -29,6 +29,11 @@ Look at what was made:
 
   {daskembed} run --tiles {tile} --source {chips}{flags} --checkpoint {checkpoint} --level patch --output {folder}/patch
 
+Which places are like one of them, and a copy for those who read:
+
+  {daskembed} search {embeddings}{choice} --like 12.45,46.0 -k 5
+  {daskembed} export {embeddings}{choice} --to {folder}/export
+
 The weights of this demo are seeded noise: good for trying things out, meaningless for anything else, and the file's
 footer says so. For real embeddings of your chips leave --checkpoint out, which fetches the released {title} weights
 once ({released}), or point it to your copy:
@@ -86,7 +91,15 @@ def demo(folder: Path, encoder: str = "clay-v0") -> int:
     if result.exit_status == 0:
         values = {"file": result.tiles[0].file, "tile": TILE, "chips": chips, "folder": folder}
         values |= {name: as_typed(name) for name in ("python", "daskembed")}
-        values |= {"flags": flags, "title": module.TITLE, "released": module.CHECKPOINT}
+        # Where both demos lie in one folder, its files are of two encoders.
+        choice = f" --encoder {encoder}" if flags else ""
+        values |= {
+            "embeddings": embeddings,
+            "choice": choice,
+            "flags": flags,
+            "title": module.TITLE,
+            "released": module.CHECKPOINT,
+        }
         values["rows"] = (
             "one vector a chip" if module.describe("tiny").window == CHIP else "one vector a window of a chip"
         )

@@ -19,6 +19,8 @@ PACKAGES = (
     *("obstore", "dask-geopandas", "boto3", "dask-cuda", "dask-jobqueue", "dask-kubernetes", "coiled", "asyncssh"),
 )
 """Of those that are not installed nothing is said."""
+_MADE = {".sent": "weights that a run sent to workers here", ".encoder.safetensors": "what an encoder reads of weights"}
+"""How files of the cache end whose names are digests, and what they are."""
 STORES = ("AWS_", "GOOGLE_", "AZURE_", "HF_")
 """What the names of variables begin with that say who one is, or where and how a store is reached."""
 SECRETS = (
@@ -98,8 +100,13 @@ def _cache() -> str:
     folder = config.cache_folder()
     sizes = {path.name: path.stat().st_size for path in folder.glob("*") if path.is_file()} if folder.is_dir() else {}
     large = sorted((name for name, size in sizes.items() if size >= 1e6), key=lambda name: -sizes[name])
-    listed = "".join(f"; {name} {describe_bytes(sizes[name])}" for name in large[:5])
+    listed = "".join(f"; {name}{_meaning(name)} {describe_bytes(sizes[name])}" for name in large[:5])
     return f"{folder}: {len(sizes)} files, {describe_bytes(sum(sizes.values()))}{listed}"
+
+
+def _meaning(name: str) -> str:
+    """What a file of the cache is, where its name is a digest that does not tell."""
+    return next((f" ({what})" for suffix, what in _MADE.items() if name.endswith(suffix)), "")
 
 
 def _metrics() -> str:

@@ -6,6 +6,21 @@ import argparse
 from typing import Any
 
 _EXAMPLE = "LON,LAT|FILE"
+_OF_SEARCH = """\
+example:
+  daskembed search embeddings --like 12.45,46.0 --unlike-row claytile_33TUL_20190416_v02_0064 -k 5 --to hits/
+
+exit status:
+  0  done    1  stopped by a store    2  OUTPUT holds no such files, or nothing is where an example is
+"""
+
+
+def _whole(text: str) -> int:
+    """A number of hits; one that is too small is refused by the search."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 1") from None
 
 
 def add_preview(commands: Any) -> argparse.ArgumentParser:
@@ -40,8 +55,8 @@ def add_search(commands: Any) -> None:
         help="the places most like some examples: their embeddings, all compared",
         description="Find the chips, at levels with a grid the patches, whose embeddings are most like those of some "
         "examples. All vectors are compared: the hits are the best there are.",
-        epilog="exit status: 0, 1 stopped by a store, or 2 if OUTPUT holds no such files or nothing is where an "
-        "example is",
+        epilog=_OF_SEARCH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     search.add_argument("output", metavar="OUTPUT", help="folder or URL of published files or an export, or one file")
     examples = search.add_argument_group("examples, each of which can be given several times")
@@ -52,11 +67,15 @@ def add_search(commands: Any) -> None:
         help="what is alike: a place in degrees, or a file that GeoPandas reads, each of whose features is an example",
     )
     examples.add_argument(
-        "--like-row", action="append", metavar="URL", help="a row's source_url; #patch=ROW,COL after it is a patch"
+        "--like-row",
+        action="append",
+        metavar="URL",
+        help="a row's source_url, or its end as far as no other ends so, such as the names in the table of hits; "
+        "#patch=ROW,COL after it is a patch",
     )
     examples.add_argument("--unlike", action="append", metavar=_EXAMPLE, help="what is not alike, as --like")
     examples.add_argument("--unlike-row", action="append", metavar="URL", help="what is not alike, as --like-row")
-    search.add_argument("-k", type=int, default=50, metavar="N", help="how many hits (default: 50)")
+    search.add_argument("-k", type=_whole, default=50, metavar="N", help="how many hits (default: 50)")
     search.add_argument(
         "--combine",
         choices=("mean", "each"),
@@ -87,5 +106,6 @@ def add_search(commands: Any) -> None:
     search.add_argument(
         "--to",
         metavar="FILE|FOLDER/",
-        help="write the hits, too: .parquet (GeoParquet), .geojson, or a page that shows them, to be opened from disk",
+        help="write the hits, too: .parquet (GeoParquet), .geojson, or, in a folder whose name ends with a slash, a "
+        "page that shows them, to be opened from disk; what is there is replaced",
     )

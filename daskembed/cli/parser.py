@@ -80,7 +80,7 @@ class _Parser(argparse.ArgumentParser):
         ids = [word for word in self._given if is_tile(word)]
         if ids and message.startswith("one of the arguments --tiles"):
             message += f"; did you mean --tiles {' '.join(ids)}?"
-        self.exit(2, f"usage: {self.prog}: `{self.prog} --help` lists what it takes\n{self.prog}: {message}\n")
+        self.exit(2, f"`{self.prog} --help` lists what it takes\n{self.prog}: {message}\n")
 
 
 def _with_west(args: list[str]) -> list[str]:

@@ -28,7 +28,12 @@ WHICH = "which published files, and what of them"
 class Asked(Table):
     """What is asked of an export."""
 
-    format: str = option("of the copy (default: geoparquet)", choices=tuple(FORMATS), default="geoparquet", own=True)
+    format: str = option(
+        "of the copy; cog and zarr are of levels with a grid, such as patch (default: geoparquet)",
+        choices=tuple(FORMATS),
+        default="geoparquet",
+        own=True,
+    )
     dtype: str | None = option(
         "of the values (default: as published); int8 needs a calibration",
         choices=DTYPES,

@@ -58,7 +58,8 @@ def search(
         GeoDataFrame or GeoSeries, or several of these. A place stands for the mean of all rows that it is in (of all
         dates), an area for those whose middle is in it.
     like_row
-        Rows by their ``source_url``, which ``#patch=ROW,COL`` may follow.
+        Rows by their ``source_url``, or its end as far as no other ends so (with or without the file's suffix), which
+        ``#patch=ROW,COL`` may follow.
     unlike, unlike_row
         What is not alike, likewise.
     k

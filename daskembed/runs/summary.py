@@ -195,7 +195,7 @@ def describe_stages(result: RunResult) -> str:
     limit = "device" if busy >= 0.5 else max(("source", "decode"), key=lambda stage: spent[stage])
     named = {"source": "source (the network, or the store)"}.get(limit, limit)
     shares = ", ".join(f"{stage} {spent[stage]:.1f} s" for stage in ("source", "decode", "device", "write"))
-    return f"{shares}; device busy {busy:.0%} of its time, the limit was the {named}"
+    return f"{shares}, side by side; device busy {busy:.0%} of its time, the limit was the {named}"
 
 
 def _some(lines: Iterator[str], where: str) -> list[str]:
