@@ -79,7 +79,7 @@ def test_examples_and_hits_are_shown(
     for line, hit in zip(told, hits.itertuples(), strict=True):
         assert line.startswith(f"{hit.rank}. {hit.file[:5]}")
         assert f"{hit.score:.3f}" in line
-        assert level == "mean" or f"patch {hit.row}, {hit.col}" in line
+        assert level == "mean" or f"patch {hit.row},{hit.col}" in line
     examples = page.locator("#hits .examples li")
     assert examples.all_inner_texts() == [f"like {place.x + 0.001:g},{place.y + 0.001:g}"]
     # Side by side: of the example and of each hit, what is there, in a frame of its own colour.
@@ -92,6 +92,21 @@ def test_examples_and_hits_are_shown(
     bounds = hits.total_bounds
     assert west <= bounds[0] < bounds[2] <= east
     assert south <= bounds[1] < bounds[3] <= north
+    # Beneath the panel and the map's controls there is none.
+    box = page.evaluate(
+        """bounds => { const [[w, s], [e, n]] = [bounds.slice(0, 2), bounds.slice(2)];
+          const [a, b] = [daskembed.map.project([w, n]), daskembed.map.project([e, s])];
+          return [a.x, a.y, b.x, b.y]; }""",
+        [*bounds],
+    )
+    for control in ("#panel", ".maplibregl-ctrl-top-right", ".maplibregl-ctrl-bottom-right"):
+        one = page.locator(control).bounding_box()
+        assert (
+            one["x"] > box[2]
+            or one["x"] + one["width"] < box[0]
+            or one["y"] > box[3]
+            or one["y"] + one["height"] < box[1]
+        ), control
     # One query at a time: a click on the map is another, and the command's can be had again.
     assert (page.title(), page.locator("h1").inner_text()) == ("Hits of a search in embeddings", "Hits of a search")
     back = page.get_by_role("button", name="The hits of the command")

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,17 @@ def test_click_slider_and_search(mean: Path, opened: Opened, how: str, width: in
         page.mouse.click(**place)
         details = page.locator("#details")
         assert DAYS[0] in details.inner_text()
-        assert f"claytile_{TILE}_0001_{DAYS[0]}.tif" in details.inner_text().replace("\n", "")
+        # LON,LAT as the command takes it.
+        lon, lat = details.locator("dd").last.inner_text().split(",")
+        ring = page.evaluate("daskembed.loaded.get(0).chips[0].ring")
+        assert (float(lon), float(lat)) == pytest.approx(np.add(ring[0], ring[2]) / 2, abs=1e-5)
+        # The answer comes before the path.
+        source = page.locator("#about dl").first.inner_text().replace("\n", "")
+        assert source.endswith(f"claytile_{TILE}_0001_{DAYS[0]}.tif")
+        assert (
+            page.evaluate("document.querySelector('#hits').compareDocumentPosition(document.querySelector('#about'))")
+            & 4
+        )
         page.wait_for_selector("#hits li")
         hits = page.evaluate("() => [...document.querySelectorAll('#hits button')].map(one => one.title)")
         vectors = {f"{TILE}": land(TILE, 32), "33TVL": land("33TVL", 32)}
@@ -221,6 +232,11 @@ def test_click_slider_and_search(mean: Path, opened: Opened, how: str, width: in
             for n, one in enumerate(found)
         }
         assert len(hits) == 3
+        assert page.locator("#hits p").inner_text() == (
+            "Of 64 vectors the 3 of the highest cosine with this one, after taking out the mean of all. A twentieth is "
+            "shown, 3 at least and 50 at most: daskembed search -k N gives more."
+        )
+        assert page.locator("#hits ol canvas").first.bounding_box()["y"] < 700  # of 800: seen without scrolling
         assert {kinds[url] for url in hits} == {kinds[f"s3://made-up/chips/{TILE}/claytile_{TILE}_0001_{DAYS[0]}.tif"]}
         about = page.locator("#about").inner_text()
         assert "clay-v0 made-up" in about
@@ -306,14 +322,18 @@ def test_patches(patch: Path, opened: Opened, scheme: str) -> None:
         assert np.abs(np.array(ones)[:, :2] - means[kind]).max() < 40
     assert min(np.abs(means[one] - means[other]).max() for one, other in ((0, 1), (0, 2), (1, 2))) > 80
     page.mouse.click(**places[1, 2])
-    assert "row 1, column 2" in page.locator("#details").inner_text().replace("\n", " ")
+    assert page.locator("#details h2").inner_text() == "Patch"
+    facts = page.locator("#details dd").all_inner_texts()
+    assert facts[2] == "1,2"
+    ring = np.array(page.evaluate("daskembed.patchRing(daskembed.loaded.get(0).chips[3].ring, 6)"))
+    assert tuple(map(float, facts[3].split(","))) == pytest.approx((ring[0] + ring[2]) / 2, abs=1e-5)
     page.wait_for_selector("#hits li")
     hits = page.evaluate(
         "() => [...document.querySelectorAll('#hits button')].map(one => [one.title, one.children[1].textContent])"
     )
     assert len(hits) == 3
     for url, name in hits:
-        row, col = map(int, name.partition("patch ")[2].split(", "))
+        row, col = map(int, name.partition("patch ")[2].split(","))
         assert kinds[int(url.split("_")[2]) - 1, row, col] == kinds[3, 1, 2]
     # What is said of a patch has its own colour, not its chip's; so has the map, where hits are framed.
     own = [int(one) for one in seen[1, 2]]
@@ -326,11 +346,72 @@ def test_patches(patch: Path, opened: Opened, scheme: str) -> None:
     assert np.abs(np.subtract(swatches[0], own)).max() <= 2
     for number in range(3):
         url, name = hits[number]
-        row, col = map(int, name.partition("patch ")[2].split(", "))
+        row, col = map(int, name.partition("patch ")[2].split(","))
         place = pixel(page, 0, int(url.split("_")[2]) - 1, (col + 0.5) / 4, (row + 0.5) / 4)
         wait_for_colour(page, place, swatches[1 + number])
     page.locator("#theme").click()
     assert page.evaluate("() => document.documentElement.dataset.theme") != scheme
+
+
+def test_hits_that_adjoin_have_one_frame(patch: Path, opened: Opened) -> None:
+    page = opened((patch / "index.html").as_uri())
+    frames = """([grid, patches]) => { const {ring} = daskembed.loaded.get(0).chips[0];
+      return daskembed.frames(patches.map(patch => daskembed.patchRing(ring, patch))); }"""
+    rows = {
+        "alone": [0],
+        "two in a row": [0, 1],
+        "the same on two dates": [5, 5],
+        "apart": [0, 2],
+        "corner to corner": [0, 5],
+        "around a hole": [0, 1, 2, 4, 6, 8, 9, 10],
+    }
+    found = {name: page.evaluate(frames, [4, patches]) for name, patches in rows.items()}
+    for name, lines in found.items():
+        assert all(line[0] == pytest.approx(line[-1]) for line in lines), name
+    assert {name: sorted(len(line) - 1 for line in lines) for name, lines in found.items()} == {
+        "alone": [4],
+        "two in a row": [6],
+        "the same on two dates": [4],
+        "apart": [4, 4],
+        "corner to corner": [8],
+        "around a hole": [4, 12],
+    }
+    # Clockwise around what is framed, the other way round in a hole: the frame lies outside of both.
+    hole, outer = sorted(found["around a hole"], key=len)
+    areas = [sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(one)) for one in (outer, hole)]
+    assert areas[0] < 0 < areas[1]
+    # Of two in a row the edge between is not yellow, the outer one is.
+    page.evaluate("""() => { const chip = daskembed.loaded.get(0).chips[0];
+      daskembed.showHits([{examples: [], hits: [0, 1].map(patch => ({chip, patch, score: 1, rank: 1}))}], ""); }""")
+    corners = page.evaluate(
+        "daskembed.patchRing(daskembed.loaded.get(0).chips[0].ring, 0).map(one => daskembed.map.project(one))"
+    )
+    above = {axis: (corners[0][axis] + corners[1][axis]) / 2 - 1.5 * (axis == "y") for axis in "xy"}
+    between = {axis: (corners[1][axis] + corners[2][axis]) / 2 for axis in "xy"}
+    wait_for_colour(page, above, [255, 235, 59])
+    assert colours(page, [between])[0][2] < 200
+    assert np.abs(np.subtract(colours(page, [between])[0], [255, 235, 59])).max() > 60
+
+
+def test_copies_and_names_of_buttons(mean: Path, opened: Opened) -> None:
+    page = opened((mean / "index.html").as_uri())
+    page.evaluate("navigator.clipboard.writeText = async text => { window.copied = text; }")
+    go_to(page, TILE)
+    page.mouse.click(**pixel(page, 0, 1))
+    place = page.locator("#details dd").last.inner_text()
+    for name, copied in (
+        ("Copy as --like", f"--like {place}"),
+        ("Copy source", page.evaluate("daskembed.loaded.get(0).chips[1].url")),
+    ):
+        page.get_by_role("button", name=name).click()
+        page.get_by_role("button", name="Copied").last.wait_for()
+        assert page.evaluate("window.copied") == copied
+    for name in ("Light or dark", "Fold or unfold the panel", "Previous chip", "Next chip", "Let go of what is chosen"):
+        assert page.get_by_role("button", name=name).get_attribute("title") == name
+    # A panel that was folded stays so.
+    page.locator("#fold").click()
+    page.mouse.click(**pixel(page, 0, 3))
+    assert not page.locator("#inside").is_visible()
 
 
 def test_untrained_weights_are_said(tmp_path: Path, opened: Opened) -> None:
@@ -339,8 +420,13 @@ def test_untrained_weights_are_said(tmp_path: Path, opened: Opened) -> None:
     assert (
         page.locator("#untrained")
         .inner_text()
-        .startswith("Untrained weights. These embeddings were made with seeded noise")
+        .replace("\n", " ")
+        .startswith("Untrained weights: meaningless. These embeddings were made with seeded noise")
     )
+    # In one line, when something is chosen.
+    page.locator("#tiles button").first.click()
+    page.locator("#details h2").wait_for()
+    assert page.locator("#untrained").inner_text() == "Untrained weights: meaningless."
 
 
 def test_online_base_map_is_asked_for_only_by_its_switch(patch: Path, browser: Any) -> None:
@@ -361,8 +447,15 @@ def test_online_base_map_is_asked_for_only_by_its_switch(patch: Path, browser: A
     page.wait_for_function("() => daskembed.map.isSourceLoaded('online')")
     assert asked
     assert {url.split("/")[2] for url in asked} == {"tiles.maps.eox.at"}
+    # That it cannot be reached is said; chips let through what is beneath them.
+    page.wait_for_selector("#unreached:not([hidden])")
+    assert page.locator("#unreached").inner_text() == "Satellite images could not be reached."
+    opacity = "() => daskembed.map.getPaintProperty('tiles', 'fill-opacity')"
+    assert page.evaluate(opacity) == 0.5
     page.locator("#online").uncheck()
     assert page.evaluate("() => daskembed.map.getLayer('online') === undefined")
+    assert not page.locator("#unreached").is_visible()
+    assert page.evaluate(opacity) == 1
     context.close()
 
 

@@ -61,6 +61,24 @@ const daskembed = (() => {
 
   const tell = text => { at("told").textContent = text; };
 
+  // With a name that is read out and shown beneath the pointer.
+  function named(made, name) {
+    made.title = name;
+    made.setAttribute("aria-label", name);
+    return made;
+  }
+
+  function copier(name, text) {
+    const made = button(name, async () => {
+      try {
+        await navigator.clipboard.writeText(text);
+        made.textContent = "Copied";
+        tell(`Copied: ${text}`);
+      } catch { prompt("To be copied:", text); }  // browsers keep the clipboard from pages of plain http
+    });
+    return made;
+  }
+
   // ---- what the scripts in data/ give
 
   function ask(name) {
@@ -123,6 +141,7 @@ const daskembed = (() => {
       chips: {type: "geojson", data: collection([])},
       bad: {type: "geojson", data: collection([])},
       hits: {type: "geojson", data: collection([])},
+      "hit-frames": {type: "geojson", data: collection([])},
       chosen: {type: "geojson", data: collection([])},
     },
     layers: [
@@ -140,9 +159,12 @@ const daskembed = (() => {
       {id: "bad-edges", type: "line", source: "bad",
         paint: {"line-color": ["match", ["get", "kind"], "quarantined", "#d32f2f", "#ef8a00"], "line-width": 1.2}},
       {id: "hit-fills", type: "fill", source: "hits", paint: {"fill-color": ["get", "colour"], "fill-antialias": false}},
+      {id: "hit-edges", type: "line", source: "hits", paint: {"line-color": "#000", "line-width": 1, "line-opacity": 0.5}},
       // Frames lie around what they frame: it may be small.
-      {id: "hit-shades", type: "line", source: "hits", paint: {"line-color": "#000", "line-width": 5, "line-offset": -1.5}},
-      {id: "hits", type: "line", source: "hits", paint: {"line-color": "#ffeb3b", "line-width": 3, "line-offset": -1.5}},
+      {id: "hit-shades", type: "line", source: "hit-frames", layout: {"line-cap": "square"},
+        paint: {"line-color": "#000", "line-width": 5, "line-offset": -1.5}},
+      {id: "hits", type: "line", source: "hit-frames", layout: {"line-cap": "square"},
+        paint: {"line-color": "#ffeb3b", "line-width": 3, "line-offset": -1.5}},
       {id: "chosen-fill", type: "fill", source: "chosen", paint: {"fill-color": ["get", "colour"], "fill-antialias": false}},
       {id: "chosen-shade", type: "line", source: "chosen", paint: {"line-color": "#000", "line-width": 6, "line-offset": -2}},
       {id: "chosen", type: "line", source: "chosen", paint: {"line-color": "#fff", "line-width": 3, "line-offset": -2}},
@@ -265,9 +287,10 @@ const daskembed = (() => {
       {type: "Feature", properties: {}, geometry: {type: "MultiLineString", coordinates: lines}}]));
   }
 
+  // Of the panel and the map's controls, of which narrow windows have the scale at the top.
   function padding() {
     const panel = at("panel").getBoundingClientRect(), wide = innerWidth > 640;
-    return {top: 40, right: 60, bottom: wide ? 40 : panel.height + 20, left: wide ? panel.right + 30 : 40};
+    return {top: wide ? 40 : 90, right: 60, bottom: wide ? 90 : panel.height + 20, left: wide ? panel.right + 30 : 30};
   }
 
   const fly = ([west, south, east, north], maxZoom = 12) => map.fitBounds([[west, south], [east, north]],
@@ -292,12 +315,10 @@ const daskembed = (() => {
     return [...rows, element("p", `${percent(explained[0] + explained[1] + explained[2])} of the variance together`, "quiet")];
   }
 
-  function heading(text, mark) {
+  function heading(text, mark, ...more) {
     const made = element("div", "", "title");
     if (mark) made.append(mark);
-    const close = button("✕", letGo, "");
-    close.setAttribute("aria-label", "Let go of what is chosen");
-    made.append(element("h2", text), close);
+    made.append(element("h2", text), ...more, named(button("✕", letGo, ""), "Let go of what is chosen"));
     return made;
   }
 
@@ -331,9 +352,12 @@ const daskembed = (() => {
     details.replaceChildren(...nodes);
     at("about").replaceChildren(...about);
     details.hidden = at("about").hidden = false;
-    unfold(true);
+    at("untrained").open = false;  // it has been read, and keeps its first line
     at("inside").scrollTop = 0;
-    if (focus) details.focus();
+    if (focus) {
+      unfold(true);
+      details.focus();
+    }
   }
 
   function outline(coordinates, colour = "rgba(0,0,0,0)") {
@@ -387,6 +411,36 @@ const daskembed = (() => {
       ([u, v]) => place(u / across, v / down));
   }
 
+  // What is around rings, each clockwise: those of neighbours have none between them, and a hole has its own.
+  function frames(rings) {
+    const key = corner => corner.map(value => value.toFixed(8)).join();
+    const edges = new Map(), starts = new Map(), found = [];
+    for (const corners of rings) for (let n = 1; n < corners.length; n++)
+      edges.set(`${key(corners[n - 1])} ${key(corners[n])}`, [corners[n - 1], corners[n]]);
+    for (const [start, end] of edges.values()) {
+      if (edges.has(`${key(end)} ${key(start)}`)) continue;
+      starts.set(key(start), [...starts.get(key(start)) ?? [], [start, end]]);
+    }
+    while (starts.size) {
+      const [[start]] = starts.values().next().value, line = [start];
+      for (let here = key(start); starts.has(here); here = key(line.at(-1))) {
+        const left = starts.get(here);
+        line.push(left.pop()[1]);
+        if (!left.length) starts.delete(here);
+      }
+      found.push(line);
+    }
+    return found;
+  }
+
+  // LON,LAT of its middle, to a metre.
+  function middle(corners) {
+    const [lng, lat] = [0, 1].map(axis => (corners[0][axis] + corners[2][axis]) / 2);
+    return `${new maplibregl.LngLat(lng, lat).wrap().lng.toFixed(5)},${lat.toFixed(5)}`;
+  }
+
+  const patchName = patch => `${Math.floor(patch / index.grid[1])},${patch % index.grid[1]}`;
+
   function chooseChip(chip, place, focus = false) {
     const one = loaded.get(chip.tile.id), [down, across] = index.grid;
     let patch = 0;
@@ -398,19 +452,22 @@ const daskembed = (() => {
     const sames = one.chips.filter(other => other.date === chip.date), here = sames.indexOf(chip);
     const step = by => () => chooseChip(sames[(here + by + sames.length) % sames.length], null, true);
     const buttons = element("div", "", "buttons"), mark = swatch(""), mine = chosen;
-    buttons.append(button("Previous chip", step(-1)), button("Next chip", step(1)));
+    const where = middle(patchRing(chip.ring, patch)), what = hasGrid() ? "Patch" : "Chip";
+    buttons.append(copier("Copy as --like", `--like ${where}`), copier("Copy source", chip.url));
+    const facts = list([["date", chip.tile.dates[chip.date][0]], ["tile", chip.tile.tile],
+      ...(hasGrid() ? [["patch", patchName(patch)]] : []), ["lon,lat", where]]);
+    facts.className = "pairs";
     show([
-      heading("Chip", mark),
-      list([["date", chip.tile.dates[chip.date][0]], ["tile", chip.tile.tile], ["source", breakable(chip.url)],
-        ...(down * across > 1 ? [["patch", `row ${Math.floor(patch / across)}, column ${patch % across}`]] : [])]),
+      heading(what, mark, named(button("‹", step(-1), ""), "Previous chip"), named(button("›", step(1), ""), "Next chip")),
+      facts,
       buttons,
-    ], aboutTile(one), focus);
+    ], [list([["source", breakable(chip.url)]]), ...aboutTile(one)], focus);
     outline(patchRing(chip.ring, patch));
     colourOf(chip, patch).then(colour => {
       mark.style.background = colour;
       if (chosen === mine) outline(patchRing(chip.ring, patch), colour);
     });
-    tell(`Chip of tile ${chip.tile.tile}, ${chip.tile.dates[chip.date][0]}`);
+    tell(`${what} of tile ${chip.tile.tile}, ${chip.tile.dates[chip.date][0]}`);
     if (index.search && at("similar").checked) {
       if (api.own) clearHits();  // what the command found is no answer to this
       api.searchFrom(chip, patch);
@@ -458,8 +515,11 @@ const daskembed = (() => {
 
   // ---- similar places: `searchFrom` of search.js finds them
 
-  const dimmed = () => at("hits").hidden ? 1 : 0.35;
+  // Satellite images beneath shine through.
+  const veil = () => at("online").checked ? 0.5 : 1;
+  const dimmed = () => at("hits").hidden ? veil() : 0.35;
   function dim() {
+    for (const layer of ["hit-fills", "chosen-fill"]) map.setPaintProperty(layer, "fill-opacity", veil());
     map.setPaintProperty("chips", "fill-opacity", unlessPictured(dimmed()));
     map.setPaintProperty("tiles", "fill-opacity", dimmed());
     for (const {tile, images} of drawn()) for (const [number] of images)
@@ -471,7 +531,7 @@ const daskembed = (() => {
     api.leave?.();
     if (at("hits").hidden) return;
     at("hits").hidden = true;
-    map.getSource("hits").setData(collection([]));
+    for (const source of ["hits", "hit-frames"]) map.getSource(source).setData(collection([]));
     dim();
   }
 
@@ -519,8 +579,14 @@ const daskembed = (() => {
   // What was asked for and what was found, side by side: groups of {title, examples, hits}, a query each.
   function showHits(groups, said, title = "Most similar") {
     const hits = groups.flatMap(group => group.hits), marks = new Map(hits.map(hit => [hit, swatch("")])), mine = lit = {};
-    const light = colours => map.getSource("hits").setData(collection(hits.map(({chip, patch}, number) =>
-      polygon(patchRing(chip.ring, patch), {colour: colours[number] ?? "rgba(0,0,0,0)"}))));
+    const light = colours => map.getSource("hits").setData(collection(hits.map((_, number) =>
+      polygon(rings[number], {colour: colours[number] ?? "rgba(0,0,0,0)"}))));
+    const rings = hits.map(({chip, patch}) => patchRing(chip.ring, patch));
+    map.getSource("hit-frames").setData(collection(frames(rings).map(coordinates =>
+      ({type: "Feature", properties: {}, geometry: {type: "LineString", coordinates}}))));
+    // From 12 pixels on each has its own edges.
+    const [w, , e] = rings.length ? boxOf(rings[0]) : [0, 0, 1];
+    map.setLayerZoomRange("hit-edges", Math.min(Math.log2(12 * 360 / 512 / (e - w)), 24), 24);
     const asked = ({text, colour, chip, rings}) => {
       const line = element("li");
       line.append(...(chip ? [sketch(chip, rings, colour)] : []), element("span", text, "name"));
@@ -534,7 +600,7 @@ const daskembed = (() => {
         showDate();
         fly(boxOf(patchRing(chip.ring, patch)), hasGrid() ? 13 : 11);
       }, "");
-      const place = hasGrid() ? `patch ${Math.floor(patch / index.grid[1])}, ${patch % index.grid[1]}` : "";
+      const place = hasGrid() ? `patch ${patchName(patch)}` : "";
       const name = [index.tiles.length > 1 ? chip.tile.tile : "", dates.length > 1 ? date : "",
         `chip ${chip.url.replace(/\.\w+$/, "").match(/[^_/#]*$/)[0]}`, place];
       act.append(marks.get(hit), element("span", `${rank}. ${name.filter(Boolean).join(" ")}`, "name"),
@@ -551,7 +617,7 @@ const daskembed = (() => {
       made.append(left, right);
       return [...(query ? [element("h3", query)] : []), made];
     };
-    at("hits").replaceChildren(element("h2", title), element("p", said, "quiet"), ...groups.flatMap(cards));
+    at("hits").replaceChildren(element("h2", title), ...groups.flatMap(cards), element("p", said, "quiet"));
     at("hits").hidden = false;
     light([]);
     dim();
@@ -622,12 +688,19 @@ const daskembed = (() => {
         map.removeLayer("online");
         map.removeSource("online");
       }
+      at("unreached").hidden = true;
+      dim();
     });
+    map.on("error", ({sourceId, error}) => {
+      if (sourceId !== "online") return console.error(error);
+      at("unreached").hidden = !at("online").checked;
+    });
+    map.on("sourcedata", ({sourceId, tile}) => { if (sourceId === "online" && tile) at("unreached").hidden = true; });
     map.on("click", event => chooseAt(event.point));
     map.on("moveend", refresh);
     map.on("mousemove", event => {
       const {lng, lat} = event.lngLat.wrap();
-      at("where").textContent = `${Math.abs(lat).toFixed(3)}° ${lat < 0 ? "S" : "N"}, ${Math.abs(lng).toFixed(3)}° ${lng < 0 ? "W" : "E"}`;
+      at("where").textContent = `lon,lat ${lng.toFixed(3)},${lat.toFixed(3)}`;
       map.getCanvas().style.cursor = map.queryRenderedFeatures(event.point, {layers: ["bad", "chips", "tiles"]}).length ? "pointer" : "";
     });
     map.getCanvas().addEventListener("keydown", event => {
@@ -676,7 +749,7 @@ const daskembed = (() => {
 
   // For search.js and hits.js, and for tests.
   return Object.defineProperties(api, Object.getOwnPropertyDescriptors({
-    element, ask, load, inside, patchRing, showHits, letGo, tell,
+    element, ask, load, inside, patchRing, frames, padding, showHits, letGo, tell,
     get tiles() { return index.tiles; },
     get search() { return index.search; },
     get grid() { return index.grid; },

@@ -72,11 +72,7 @@
       daskembed.letGo();
       daskembed.showHits(own, said, "Hits of the command");
       turn(true);
-      // The panel is on the left, of narrow windows at the bottom.
-      const {left, right, top} = document.getElementById("panel").getBoundingClientRect();
-      const wide = right - left < innerWidth / 2;
-      daskembed.map.fitBounds(box, {animate: false, padding: {
-        top: 40, right: 40, left: wide ? right + 40 : 40, bottom: wide ? 40 : innerHeight - top + 20}});
+      daskembed.map.fitBounds(box, {animate: false, padding: daskembed.padding()});
     }
 
     daskembed.leave = () => turn(false);

@@ -3,7 +3,7 @@
 
 (() => {
   const SLICE = 12;  // milliseconds of work without a pause
-  const MOST = 50;
+  const LEAST = 3, MOST = 50;
   const all = new Map();  // tile -> its vectors
   let turn = 0;
 
@@ -68,7 +68,7 @@
       count += found.length;
       scores.push([id, found]);
     }
-    const most = Math.min(MOST, Math.max(3, Math.round(count / 20)));
+    const most = Math.min(MOST, Math.max(LEAST, Math.round(count / 20)));
     const best = [];
     for (const [id, found] of scores) for (let row = 0; row < found.length; row++) {
       if (id === chip.tile.id && row === own || !(found[row] > (best.length < most ? -2 : best.at(-1).score))) continue;
@@ -82,6 +82,7 @@
     const asking = {text: "the chosen one", colour: "#fff", chip, rings: [daskembed.patchRing(chip.ring, patch)]};
     const of = daskembed.search.part ? " of the tiles shown here" : "";
     daskembed.showHits([{examples: [asking], hits}], `Of ${count.toLocaleString("en")} vectors${of} the ${hits.length} of the `
-      + "highest cosine with this one, after taking out the mean of all.");
+      + "highest cosine with this one, after taking out the mean of all. A twentieth is shown, "
+      + `${LEAST} at least and ${MOST} at most: daskembed search -k N gives more.`);
   };
 })();
