@@ -32,7 +32,7 @@ WORDS = {
     # what is worked on, and where
     *("tile", "tiles", "region", "source", "output", "file", "version", "dates"),
     # the data between the functions
-    *("index", "cube", "embeddings", "columns", "frame"),
+    *("index", "cube", "embeddings", "columns", "column", "frame"),
     # what embeds
     *("encoder", "checkpoint", "sensor", "window", "level", "precision", "batch_size", "readers", "chips_a_block"),
     # what a chip must be
@@ -40,7 +40,6 @@ WORDS = {
     # which scenes of a catalogue
     *("max_scene_cloud", "max_scene_nodata", "scenes", "pick", "radar_days", "resampling", "refresh"),
     # what is written
-    *("rows", "unique", "profile", "components"),
     *("format", "dtype", "calibration", "percentile", "overwrite", "stac", "root", "to", "skip_damaged"),
     *("rows", "unique", "profile", "components"),
     # what is looked at

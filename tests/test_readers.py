@@ -213,7 +213,9 @@ def without_groups(path: Path, all_but: int) -> bytes:
 def check_by_gpio(path: Path, home: Path) -> list[str]:
     """What `gpio check` of geoparquet-io finds in a file, or in all files of a folder; its exit status is 0 anyhow."""
     command = [Path(sys.executable).parent / "gpio", "check", "all", path, *(["--all-files"] if path.is_dir() else [])]
-    done = subprocess.run(command, env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, timeout=200)
+    # With credentials of a store in its environment, gpio asks for an extension that no file of this machine needs.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {"HOME": str(home)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "checks passed" in done.stdout or "passed (" in done.stdout, done.stdout + done.stderr
     return re.findall(r"(?:WARNING|ERROR): \S+ - (.*)", done.stdout)
