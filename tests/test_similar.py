@@ -515,9 +515,9 @@ def test_the_weights_of_a_seed(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert hits.attrs["search"]["untrained"] is True
     page = (files("daskembed.explore") / "page" / "index.html").read_text()
     words = " ".join(re.sub("<[^>]*>", "", page).split())
-    told = caplog.messages[-1].removeprefix("warning: untrained")
+    told = caplog.messages[-1].removeprefix("warning: untrained weights. ")
     assert "seeded noise" in told
-    assert f"Untrained{told}." in words
+    assert f"Untrained weights: meaningless. {told}." in words
 
 
 def test_mixed_files_are_refused(tmp_path: Path) -> None:
