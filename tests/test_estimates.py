@@ -171,3 +171,23 @@ def test_torch_has_its_threads_again() -> None:
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(look).result() == (1, 3, 3)
     torch.set_num_threads(before)
+
+
+def test_torch_has_its_threads_again_whoever_leaves_last() -> None:
+    def threads_of_a_new_thread() -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with ThreadPoolExecutor(1) as other:
+            second = one_thread("float16")
+            with one_thread("float16"):
+                other.submit(second.__enter__).result()
+                assert (torch.get_num_threads(), other.submit(torch.get_num_threads).result()) == (1, 1)
+            assert other.submit(torch.get_num_threads).result() == 1
+            other.submit(second.__exit__, None, None, None).result()
+        assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)

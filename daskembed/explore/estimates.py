@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -193,6 +194,16 @@ class Screen:
         return scores, off
 
 
+class _Alone:
+    """How many threads have torch work in them alone, and how many torch had before the first of them."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = threading.Lock(), 0, 0
+
+
+_ALONE = _Alone()
+
+
 @contextlib.contextmanager
 def one_thread(dtype: str) -> Iterator[None]:
     """Torch without more threads than the one that calls: each of those that search has a product of its own."""
@@ -201,12 +212,18 @@ def one_thread(dtype: str) -> Iterator[None]:
         return
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    with _ALONE.lock:
+        # A thread that is new has what was set last, be it for another one.
+        if not _ALONE.inside:
+            _ALONE.before = torch.get_num_threads()
+        _ALONE.inside += 1
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _ALONE.lock:
+            torch.set_num_threads(_ALONE.before)
+            _ALONE.inside -= 1
 
 
 def _room(vectors: NDArray[Any], most: int) -> NDArray[np.float32]:
