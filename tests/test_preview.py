@@ -518,6 +518,24 @@ def test_page_is_opened_and_served(output: Path, tmp_path: Path) -> None:
         urllib.request.urlopen(address, timeout=60)
 
 
+def test_interrupt_that_ends_no_sleep_ends_the_server(tmp_path: Path) -> None:
+    """As one does that comes just before a sleep begins; here it is another thread that takes the signal."""
+    program = f"""
+import signal, threading, time
+from types import SimpleNamespace
+from daskembed.cli import preview
+
+def interrupt():
+    time.sleep(1)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+preview.describe = lambda made: []
+threading.Thread(target=interrupt).start()
+raise SystemExit(preview.show(SimpleNamespace(page={str(tmp_path / "index.html")!r}), serve=True, browse=False))
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
+
+
 @pytest.mark.parametrize("flag", ["--open", "--serve"])
 def test_page_elsewhere_is_refused_before_any_work(output: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is read, nobody is asked: neither the output nor the bucket is there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import webbrowser
@@ -33,17 +34,15 @@ def show(made: Preview, *, serve: bool, browse: bool) -> int:
     if not serve:
         webbrowser.open(page.as_uri())
         return 0
-    with FileServer(page.parent) as server:
+    with FileServer(page.parent) as server, contextlib.suppress(KeyboardInterrupt):
         address = f"{server.url}/{page.name}"
         say(f"{address} (Ctrl-C ends it)")
         if browse:
             webbrowser.open(address)
-        try:
-            sys.stdout.flush()  # somebody may read it who waits for the address
-            while True:
-                time.sleep(3600)
-        except KeyboardInterrupt:
-            return 0
+        sys.stdout.flush()  # somebody may read it who waits for the address
+        while True:
+            time.sleep(1)  # and no longer: a signal that comes just before a sleep begins is seen after it only
+    return 0
 
 
 def describe(made: Preview) -> list[str]:
