@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 
 from daskembed.explore import estimates
-from daskembed.explore.estimates import one_thread, squares_of
+from daskembed.explore.estimates import squares_of
 from daskembed.explore.footers import Affine
 from daskembed.explore.reading import Block
 from daskembed.explore.topk import METRICS, Best, Least, Metric, Queries, best_of
@@ -91,6 +89,23 @@ def test_estimates_are_as_wrong_as_they_say(kind: str, dtype: str) -> None:
             assert np.median(off) < 0.01 * np.ptp(scores), (metric, count, centred)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_lengths_around_a_centre_far_away_are_as_wrong_as_they_say(dtype: str, metric: Metric) -> None:
+    """What is stored is long beside what is left without the centre, which no few digits tell, in all dimensions."""
+    spread = np.random.default_rng(1).standard_normal((600, DIMS))
+    affine = Affine(np.full(DIMS, 0.02), np.zeros(DIMS)) if dtype == "int8" else None
+    centre = np.where(np.arange(DIMS) < 2, 2.0, 1.2341)
+    stored = centre + 0.1 * spread
+    stored = np.rint(stored / 0.02).clip(-127, 127).astype(np.int8) if dtype == "int8" else stored.astype(dtype)
+    queries = Queries(centre + 0.1 * spread[::-300], metric, centre, affine)
+    given = list(queries.screen.estimates(stored, squares_of(stored, affine)))
+    estimate, off = (np.concatenate([getattr(one, name) for one in given], axis=1) for name in ("scores", "off"))
+    scores = exact(queries, stored)
+    assert (np.abs(estimate - scores) <= off).all()
+    assert np.median(off) < 0.1 * np.ptp(scores)
+
+
 @pytest.mark.parametrize(("kind", "k"), [*((kind, 7) for kind in KINDS), ("extreme", 5000)])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "int8"])
 def test_the_best_are_those_of_double_precision(kind: str, dtype: str, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,45 +164,10 @@ def test_vectors_without_numbers_and_those_too_long_for_single_precision(dtype: 
 
 
 def test_memory_that_cannot_be_written_to() -> None:
-    """As Arrow's is, of which torch would warn."""
+    """As Arrow's is."""
     stored = made("plain", "float16")
     queries = asked("plain", "cosine", 1, 1.0, None, False)
     first = [one.scores for one in queries.screen.estimates(stored, squares_of(stored, None))]
     stored.flags.writeable = False
     again = [one.scores for one in queries.screen.estimates(stored, squares_of(stored, None))]
     assert (np.stack(first) == np.stack(again)).all()
-
-
-def test_torch_has_its_threads_again() -> None:
-    def look() -> tuple[int, int, int]:
-        torch.set_num_threads(3)
-        with one_thread("float16"):
-            inside = torch.get_num_threads()
-        after = torch.get_num_threads()
-        with one_thread("float32"):
-            return inside, after, torch.get_num_threads()
-
-    before = torch.get_num_threads()
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(look).result() == (1, 3, 3)
-    torch.set_num_threads(before)
-
-
-def test_torch_has_its_threads_again_whoever_leaves_last() -> None:
-    def threads_of_a_new_thread() -> int:
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(torch.get_num_threads).result()
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        with ThreadPoolExecutor(1) as other:
-            second = one_thread("float16")
-            with one_thread("float16"):
-                other.submit(second.__enter__).result()
-                assert (torch.get_num_threads(), other.submit(torch.get_num_threads).result()) == (1, 1)
-            assert other.submit(torch.get_num_threads).result() == 1
-            other.submit(second.__exit__, None, None, None).result()
-        assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
-    finally:
-        torch.set_num_threads(before)

@@ -1,13 +1,13 @@
-"""Scores in single or half precision at the speed of the memory, and how wrong they may be (pure)."""
+"""Scores in the precision that vectors are stored in, at the speed of the memory, and how wrong they may be (pure)."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numkong
 import numpy as np
 
 if TYPE_CHECKING:
@@ -20,13 +20,18 @@ _FEW = 4
 """Queries up to which a dot product a row is faster than a matrix product: it goes at the speed of the memory."""
 _STEP = 1024
 """Vectors that several products look at while they are in the processor's cache."""
+_LONG_STEP = 8192
+"""The same of a product that looks once for all: the fewer calls, the less threads wait for Python."""
 _CHUNK = 2048
 """Vectors that are compared with many queries at a time."""
-_HALF = 2.0**-10
-"""By which numbers in half precision are off, twice the rounding of one."""
-_HALF_LARGEST = 2.0**15
 _TINY = 2.0**-126
 """Numbers nearer to 0 may be taken for 0 in single precision."""
+_PARTS = {"float16": 1, "int8": 2}
+"""Types that queries are rounded to, and in how many parts: what the first one leaves, and so on."""
+_LITTLE = 0.01
+"""What a dot product may be off, as a share of the lengths of both vectors: a few more are compared exactly."""
+_LARGEST = {"float16": 2.0**10, "int8": 127.0}
+"""What the largest number of a part becomes; its products with vectors are far from the ends of single precision."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,23 @@ def squares_of(vectors: NDArray[Any], affine: Affine | None) -> NDArray[np.float
     return squares
 
 
+@dataclass(frozen=True)
+class _Rounded:
+    """Weights in the type of the vectors."""
+
+    stored: NDArray[Any]
+    """``(part * weight, dims)``."""
+    steps: NDArray[np.float64]
+    """What they are multiples of, ``(part, weight, 1)``."""
+    lost: NDArray[np.float32]
+    """By how much a product with a vector of length 1 may be wrong, of rounding and of adding up, ``(weight, 1)``."""
+
+    @functools.cached_property
+    def packed(self) -> Any:
+        """For products of matrices."""
+        return numkong.dots_pack(self.stored)
+
+
 class Screen:
     """What stored numbers v are multiplied by: they stand for x = v * scale + shift, without the centre.
 
@@ -77,7 +99,6 @@ class Screen:
         shift = np.zeros(targets.shape[1])
         if queries.centre is not None:
             targets, shift = targets - queries.centre, shift - queries.centre
-        self.scaled = affine is not None
         scale = np.ones(len(shift))
         if affine is not None:
             scale, shift = affine.scale, shift + affine.offset
@@ -92,13 +113,14 @@ class Screen:
                 self.units = powers
         self.gamma = np.float32(2.0**-24 * (len(shift) / 4 + 16))
         self.lengths = lengths.astype(np.float32)
-        self.exact = targets * scale
-        rows = [self.exact]
+        rows = [targets * scale]
         self.crossed = self.metric != "dot" and bool(shift.any())
         if self.crossed:
             rows.append((scale * shift)[None])
+        self.exact, self.scale = np.concatenate(rows), scale
         with np.errstate(over="ignore"):
-            self.weights = np.ascontiguousarray(np.concatenate(rows), np.float32)
+            self.weights = np.ascontiguousarray(self.exact, np.float32)
+        self.rounded: dict[str, _Rounded] = {}
         self.bias = (targets @ shift).astype(np.float32)
         self.constant = np.float32(shift @ shift)
         self.shift = np.float32(np.sqrt(shift @ shift))
@@ -106,18 +128,49 @@ class Screen:
     def estimates(self, vectors: NDArray[Any], squares: NDArray[np.float32]) -> Iterator[Estimate]:
         """Of some vectors at a time, as they are stored, ``(vector, dims)``, and of what `squares_of` says of them."""
         few = len(self.weights) <= _FEW
-        halves = few and vectors.dtype == np.float16 and not (self.crossed or self.scaled)
+        rounded = self._rounded(vectors.dtype.name) if vectors.dtype.name in _PARTS else None
         chunk = max(1, len(vectors)) if few else _CHUNK
         room = _room(vectors, _STEP if few else _CHUNK)
-        more: Any = np.float32(0)
         for start in range(0, len(vectors), chunk):
             part, there = vectors[start : start + chunk], squares[start : start + chunk]
             with np.errstate(all="ignore"):  # of NaN, and of numbers that are too large
-                if halves:
-                    products, more = self._halves(part, there)
+                if rounded is None:
+                    products, more = self._products(part, room, few), None
                 else:
-                    products = self._products(part, room, few)
+                    products, more = _products_of(part, rounded, few), rounded.lost * np.sqrt(there)
                 yield Estimate(start, *self._scores(products, more, there))
+
+    def _rounded(self, dtype: str) -> _Rounded:
+        """The weights in a type: rounded, and what is left of them rounded again, as often as is worth while."""
+        if dtype not in self.rounded:
+            left = self.exact
+            stored: list[NDArray[Any]] = []
+            steps: list[NDArray[np.float64]] = []
+            whole = lost = self._lengths(self.exact)
+            # Dot products differ by much of what they are made of, squares of distances may not.
+            enough = _LITTLE * whole if self.metric == "dot" else 0 * whole
+            while len(stored) < _PARTS[dtype] and (lost > enough).any():
+                step = np.max(np.abs(left), axis=1, keepdims=True) / _LARGEST[dtype]
+                step[~((step > 0) & np.isfinite(step))] = 1
+                part = np.rint(left / step) if dtype == "int8" else left / step
+                stored.append(part.astype(dtype))
+                steps.append(step)
+                left = left - stored[-1] * step
+                lost = self._lengths(left)
+            lost = lost + 2.0**-24 * (2 * self.exact.shape[1] + 16) * whole
+            self.rounded[dtype] = _Rounded(np.concatenate(stored), np.stack(steps), lost.astype(np.float32))
+        return self.rounded[dtype]
+
+    def _lengths(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What products with stored vectors v are no more than, times the length of scale * v, ``(weight, 1)``.
+
+        It is the length of the weights w / scale, as ``w @ v = (w / scale) @ (scale * v)``.
+        """
+        known = self.scale != 0
+        found: NDArray[np.float64] = np.sqrt(
+            np.square(weights[:, known] / self.scale[known]).sum(axis=1, keepdims=True)
+        )
+        return found
 
     def _products(self, part: NDArray[Any], room: NDArray[np.float32], few: bool) -> NDArray[np.float32]:
         """Of each row of weights with each vector, ``(weights, vector)``."""
@@ -134,27 +187,8 @@ class Screen:
                 np.matmul(self.weights, values.T, out=products[:, here])
         return products
 
-    def _halves(
-        self, part: NDArray[np.float16], squares: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The same of numbers that are stored in half precision, and how far they are off for being rounded to it."""
-        import torch
-
-        longest = np.sqrt(np.max(squares, where=np.isfinite(squares), initial=_TINY), dtype=np.float64)
-        power = np.exp2(np.floor(np.log2(min(_HALF_LARGEST / 2 / longest, _HALF_LARGEST))))
-        weights = (self.exact * power).astype(np.float16)
-        lost = self.exact - weights.astype(np.float64) / power
-        values = torch.from_numpy(_writable(part))
-        products = np.stack([torch.mv(values, torch.from_numpy(one)).numpy() for one in weights]).astype(np.float32)
-        products /= np.float32(power)
-        more: NDArray[np.float32] = np.float32(_HALF) * np.abs(products)
-        missed = np.sqrt(np.vecdot(lost, lost)).astype(np.float32)
-        more += missed[:, None] * np.sqrt(squares)
-        more += np.float32(2.0**-24 / power)
-        return products, more
-
     def _scores(
-        self, products: NDArray[np.float32], more: Any, squares: NDArray[np.float32]
+        self, products: NDArray[np.float32], more: NDArray[np.float32] | None, squares: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scores, and by how much they may be wrong, of products that are `more` off than single precision is."""
         gamma, lengths = self.gamma, self.lengths[:, None]
@@ -164,7 +198,9 @@ class Screen:
         reach = np.sqrt(squares + tiny) + self.shift
         if self.metric == "dot":
             off = (gamma * lengths) * reach
-            off += more + tiny
+            off += tiny
+            if more is not None:
+                off += more
         else:
             own = squares + self.constant
             if self.crossed:
@@ -174,16 +210,28 @@ class Screen:
                 scores -= own
                 scores -= np.square(lengths)
                 off = gamma * np.square(reach + lengths)
-                off += 2 * more + tiny
+                off += tiny
+                if more is not None:
+                    off += 2 * more[: len(lengths)]
+                    if self.crossed:
+                        off += 2 * more[-1]
             else:
                 own = np.sqrt(np.maximum(own, 0))
                 scores /= own
                 scores /= lengths
                 share = reach / own
-                off = more / (lengths * own)
-                off += gamma * share * (1 + share)
+                off = np.tile(gamma * share * (1 + share), (len(lengths), 1))
+                doubt = 2 * gamma * np.square(share)
+                if more is not None:
+                    off += more[: len(lengths)] / (lengths * own)
+                    if self.crossed:
+                        # A quotient by the root of what is off by a share is off by no more than this share.
+                        wrong = 2 * more[-1] / np.square(own)
+                        off += np.abs(scores) * wrong
+                        off *= 1 + wrong
+                        doubt += 2 * wrong
                 # What has next to no length may have any direction.
-                short = ~(2 * gamma * np.square(share) < 1)
+                short = ~(doubt < 1)
                 scores[:, short], off[:, short] = 0, 2
         if not np.isfinite(scores).all():
             wild = ~np.isfinite(scores)
@@ -194,36 +242,19 @@ class Screen:
         return scores, off
 
 
-class _Alone:
-    """How many threads have torch work in them alone, and how many torch had before the first of them."""
-
-    def __init__(self) -> None:
-        self.lock, self.inside, self.before = threading.Lock(), 0, 0
-
-
-_ALONE = _Alone()
-
-
-@contextlib.contextmanager
-def one_thread(dtype: str) -> Iterator[None]:
-    """Torch without more threads than the one that calls: each of those that search has a product of its own."""
-    if dtype != "float16":
-        yield
-        return
-    import torch
-
-    with _ALONE.lock:
-        # A thread that is new has what was set last, be it for another one.
-        if not _ALONE.inside:
-            _ALONE.before = torch.get_num_threads()
-        _ALONE.inside += 1
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        with _ALONE.lock:
-            torch.set_num_threads(_ALONE.before)
-            _ALONE.inside -= 1
+def _products_of(part: NDArray[Any], rounded: _Rounded, few: bool) -> NDArray[np.float32]:
+    """Of each weight with each vector of its type, ``(weight, vector)``."""
+    parts, weights, _ = rounded.steps.shape
+    products = np.empty((weights, len(part)), np.float32)
+    step = _LONG_STEP if few else _CHUNK
+    for start in range(0, len(part), step):
+        values, out = part[start : start + step], products[:, start : start + step]
+        found = numkong.cdist(values, rounded.stored, "dot") if few else numkong.dots_packed(values, rounded.packed)
+        by_part = np.asarray(found).T.reshape(parts, weights, len(values))
+        np.multiply(by_part[0], rounded.steps[0], out=out, casting="same_kind")
+        for one, steps in zip(by_part[1:], rounded.steps[1:], strict=True):
+            np.add(out, one * steps, out=out, casting="same_kind")
+    return products
 
 
 def _room(vectors: NDArray[Any], most: int) -> NDArray[np.float32]:
@@ -235,23 +266,8 @@ def _as_float32(part: NDArray[Any], room: NDArray[np.float32]) -> NDArray[np.flo
     if part.dtype == np.float32:
         return part
     values = room[: len(part)]
-    if part.dtype != np.float16:
+    if part.dtype == np.float16:  # NumPy takes eight times as long for it
+        numkong.astype(part, "float32", out=values)
+    else:
         np.copyto(values, part, casting="same_kind")
-        return values
-    # NumPy takes eight times as long for it.
-    import torch
-
-    torch.from_numpy(values).copy_(torch.from_numpy(_writable(part)))
     return values
-
-
-def _writable(array: NDArray[Any]) -> NDArray[Any]:
-    """The same memory, which nobody writes to: torch warns of arrays that say that they cannot be written to."""
-    return np.asarray(_Memory(array))
-
-
-class _Memory:
-    def __init__(self, array: NDArray[Any]) -> None:
-        self.array = array  # keeps it
-        known = array.__array_interface__
-        self.__array_interface__ = known | {"data": (known["data"][0], False)}

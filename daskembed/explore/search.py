@@ -19,7 +19,6 @@ import pyarrow as pa
 import shapely
 
 from daskembed.errors import ClusterLostError, InputError
-from daskembed.explore.estimates import one_thread
 from daskembed.explore.patches import centres, patches_at, positions
 from daskembed.explore.queries import combine
 from daskembed.explore.reading import read_ahead, read_blocks, read_facts
@@ -237,8 +236,7 @@ def _in_threads(rows: Rows, held_bytes: int) -> _Over:
             return _work_on(rows, number, work)
         if number not in kept:
             kept[number] = list(read_blocks(rows, rows.pieces[number], _KEPT_BYTES))
-        with one_thread(rows.dtype):
-            return work(rows, number, iter(kept[number]))
+        return work(rows, number, iter(kept[number]))
 
     def over(work: _Work[Any]) -> Iterator[Any]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -298,8 +296,7 @@ def _work_there(numbers: list[int], rows: Rows, work: _Work[Any]) -> list[Any]:
 
 def _work_on(rows: Rows, number: int, work: _Work[_Found]) -> _Found:
     """Read a piece and do the work."""
-    with one_thread(rows.dtype):
-        return work(rows, number, read_blocks(rows, rows.pieces[number]))
+    return work(rows, number, read_blocks(rows, rows.pieces[number]))
 
 
 @dataclass(frozen=True)
