@@ -10,6 +10,7 @@ from daskembed.exports.gather import bounds_of, gather
 from daskembed.exports.protocol import get_format
 from daskembed.exports.settings import SOFTWARE
 from daskembed.exports.state import ExportedFile, write_written
+from daskembed.hardware import keep_freed_memory
 from daskembed.timings import metered, timed
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def write_file(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportT
     tiles
         The published files that the plan names for it.
     """
+    keep_freed_memory()
     form = get_format(export.format)
     rows, box, used = planned.rows, [], planned.tiles
     if form.UNIT != "range":

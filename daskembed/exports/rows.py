@@ -165,7 +165,7 @@ class Exported:
                 boxes[number, 0] = lon[number][lon[number] > 0].min()
                 boxes[number, 2] = lon[number][lon[number] <= 0].max()
             return boxes
-        rings = wkb.rings_of(self.table["geometry"].to_pylist())
+        rings = wkb.rings_of(_whole(self.table["geometry"]))
         if rings is None or not np.isfinite(rings).all() or (np.ptp(rings[..., 0], axis=1) > 180).any():
             return boxes_of(self.shapes)
         return np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1)
