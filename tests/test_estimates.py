@@ -129,6 +129,18 @@ def test_the_best_are_those_of_double_precision(kind: str, dtype: str, k: int, m
         assert (places == order).all(), (metric, count, scale, centred)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_query_of_zeros(dtype: str, metric: Metric) -> None:
+    """It has no direction, and is as like to all by products; the first are the best then."""
+    stored, affine = made("plain", dtype), Affine(np.full(DIMS, 0.02), np.zeros(DIMS)) if dtype == "int8" else None
+    queries = Queries(np.zeros((1, DIMS)), metric, None, affine)
+    block = Block(np.arange(len(stored)), stored, squares_of(stored, affine))
+    best = best_of(queries, 5, 0, block, Best.none(1), Least(1))
+    order = np.argsort(-exact(queries, stored), axis=1, kind="stable")[:, :5]
+    assert best.places[0][:, 1].tolist() == order[0].tolist()
+
+
 def test_pieces_leave_out_what_others_know_to_be_worse() -> None:
     """Most of what is read after the first pieces is in no list, and compared in double precision by nobody."""
     stored = made("plain", "float32")

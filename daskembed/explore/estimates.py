@@ -128,7 +128,7 @@ class Screen:
     def estimates(self, vectors: NDArray[Any], squares: NDArray[np.float32]) -> Iterator[Estimate]:
         """Of some vectors at a time, as they are stored, ``(vector, dims)``, and of what `squares_of` says of them."""
         few = len(self.weights) <= _FEW
-        rounded = self._rounded(vectors.dtype.name) if vectors.dtype.name in _PARTS else None
+        rounded = self._in_type(vectors.dtype.name) if vectors.dtype.name in _PARTS else None
         chunk = max(1, len(vectors)) if few else _CHUNK
         room = _room(vectors, _STEP if few else _CHUNK)
         for start in range(0, len(vectors), chunk):
@@ -137,10 +137,10 @@ class Screen:
                 if rounded is None:
                     products, more = self._products(part, room, few), None
                 else:
-                    products, more = _products_of(part, rounded, few), rounded.lost * np.sqrt(there)
+                    products, more = _rounded_products(part, rounded, few), rounded.lost * np.sqrt(there)
                 yield Estimate(start, *self._scores(products, more, there))
 
-    def _rounded(self, dtype: str) -> _Rounded:
+    def _in_type(self, dtype: str) -> _Rounded:
         """The weights in a type: rounded, and what is left of them rounded again, as often as is worth while."""
         if dtype not in self.rounded:
             left = self.exact
@@ -149,7 +149,7 @@ class Screen:
             whole = lost = self._lengths(self.exact)
             # Dot products differ by much of what they are made of, squares of distances may not.
             enough = _LITTLE * whole if self.metric == "dot" else 0 * whole
-            while len(stored) < _PARTS[dtype] and (lost > enough).any():
+            while not stored or (len(stored) < _PARTS[dtype] and (lost > enough).any()):
                 step = np.max(np.abs(left), axis=1, keepdims=True) / _LARGEST[dtype]
                 step[~((step > 0) & np.isfinite(step))] = 1
                 part = np.rint(left / step) if dtype == "int8" else left / step
@@ -242,7 +242,7 @@ class Screen:
         return scores, off
 
 
-def _products_of(part: NDArray[Any], rounded: _Rounded, few: bool) -> NDArray[np.float32]:
+def _rounded_products(part: NDArray[Any], rounded: _Rounded, few: bool) -> NDArray[np.float32]:
     """Of each weight with each vector of its type, ``(weight, vector)``."""
     parts, weights, _ = rounded.steps.shape
     products = np.empty((weights, len(part)), np.float32)
