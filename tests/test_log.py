@@ -48,8 +48,10 @@ def source(tmp_path) -> Path:
     return folder
 
 
-def run(client: Client, source: Path, tmp_path: Path, tiles: str = "33TUL") -> list[Event]:
-    events: list[Event] = []
+def run(
+    client: Client, source: Path, tmp_path: Path, tiles: str = "33TUL", events: list[Event] | None = None
+) -> list[Event]:
+    events = [] if events is None else events
     output = str(tmp_path / "out")
     daskembed.run(tiles, source=str(source), output=output, cluster=client, events=events.append, **TINY)
     return events
@@ -178,7 +180,7 @@ def test_the_page_has_the_chips_set_aside_with_reasons(cluster, client, source, 
 
 def test_a_worker_that_took_too_much_memory_is_told_of_in_a_line(cluster, client, source, tmp_path, monkeypatch):
     """What the nanny and the scheduler say of such a worker, without one."""
-    compute = Block.compute
+    compute, events = Block.compute, list[Event]()
     gone = {"action": "remove-worker", "worker": "tcp://10.0.0.7:1", "expected": False}
 
     def lose(block: Block, without: Any = None) -> Any:
@@ -187,11 +189,13 @@ def test_a_worker_that_took_too_much_memory_is_told_of_in_a_line(cluster, client
         cluster.scheduler.log_event("all", gone | {"processing-tasks": set()})
         cluster.scheduler.log_event("all", gone | {"processing-tasks": set(), "expected": True})
         monkeypatch.setattr(Block, "compute", compute)
-        time.sleep(2.5)  # the run looks once a second
+        while sum(event.event == "notice" for event in events) < 2:
+            time.sleep(0.05)
         return compute(block, without)
 
     monkeypatch.setattr(Block, "compute", lose)
-    notices = [event.reason for event in run(client, source, tmp_path) if event.event == "notice"]
+    run(client, source, tmp_path, events=events)
+    notices = [event.reason for event in events if event.event == "notice"]
     assert notices == [
         "worker tcp://10.0.0.7:1 took 7.9 GB of memory, more than its limit allows, and was stopped: the 2 tasks that "
         "it had run again",

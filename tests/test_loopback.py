@@ -111,6 +111,20 @@ def test_a_catalogue_that_does_not_start_is_told(tmp_path: Path) -> None:
         pass
 
 
+def test_a_port_that_somebody_else_took_is_left_to_him(
+    items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = loopback._free_port
+    with FileServer(tmp_path) as other:
+        taken = int(other.url.rpartition(":")[2])
+        ports = iter([taken, free()])
+        monkeypatch.setattr(loopback, "_free_port", lambda: next(ports))
+        with serve_catalogue(items) as url, urllib.request.urlopen(f"{url}/collections") as answer:
+            assert json.load(answer)["collections"]
+        with pytest.raises(StorageError, match="ended as it began"), serve_catalogue(items, taken):
+            pass
+
+
 def test_without_the_extra_it_is_said_what_to_install(
     items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -525,11 +525,16 @@ import signal, threading, time
 from types import SimpleNamespace
 from daskembed.cli import preview
 
+ready = threading.Event()
+
 def interrupt():
+    ready.wait()
     time.sleep(1)
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
 preview.describe = lambda made: []
+preview.say = lambda address: ready.set()
+signal.signal(signal.SIGINT, signal.default_int_handler)
 threading.Thread(target=interrupt).start()
 raise SystemExit(preview.show(SimpleNamespace(page={str(tmp_path / "index.html")!r}), serve=True, browse=False))
 """

@@ -50,3 +50,15 @@ def test_what_was_said_does_not_grow_without_end(
             tell(state)
     assert state.said == [f"line {number}" for number in range(20, most)]
     assert capsys.readouterr().out.splitlines() == ["2 x CPU", *(f"line {number}" for number in range(most))]
+
+
+def test_a_worker_that_is_lost_at_the_very_end_is_told_of(tmp_path: Path) -> None:
+    events: list[Event] = []
+    report = Report(None, "embeddings", ["33TUL"], Storage(str(tmp_path)), "001", None, events.append, "")
+    report.begin()
+    report._lost.append({"worker": "tcp://10.0.0.7:1", "tasks": 0, "memory": 0})
+    report.end("over")
+    assert [(event.event, event.reason) for event in events[-2:]] == [
+        ("notice", "worker tcp://10.0.0.7:1 is gone"),
+        ("run_ended", "over"),
+    ]

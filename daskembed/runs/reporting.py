@@ -98,12 +98,15 @@ class Report:
 
     def tick(self) -> None:
         """Once a second: tell everybody else."""
-        while self._lost:
-            self.say(_loss(self._lost.popleft()))
+        self._tell_losses()
         self.tell()
         if self.state.seconds >= self._told + PROGRESS_EVERY:
             self._told = self.state.seconds
             self.emit("progress", counts=self.state.counts)
+
+    def _tell_losses(self) -> None:
+        while self._lost:
+            self.say(_loss(self._lost.popleft()))
 
     def tell(self) -> None:
         """Hand the state over."""
@@ -132,6 +135,8 @@ class Report:
         """Tell for the last time: ``over``, ``interrupted`` or ``stopped``, for a reason."""
         if self.goes_on and how == "over":
             return
+        with contextlib.suppress(KeyboardInterrupt):
+            self._tell_losses()
         self.state.how, self.state.in_work = how, {}
         self.emit("run_ended", reason=reason or how, counts=self.state.counts)
         if self._page is not None:

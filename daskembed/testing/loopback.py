@@ -165,21 +165,41 @@ def serve_catalogue(items: str | Path, port: int = 0) -> Iterator[str]:
         If it does not start.
     """
     program = find_rustac()
-    port = port or _free_port()
+    chosen = port or _free_port()
+    try:
+        server = _start(program, items, chosen)
+    except StorageError:
+        if port:
+            raise
+        # Somebody else may have taken what was free.
+        chosen = _free_port()
+        server = _start(program, items, chosen)
+    try:
+        yield f"http://127.0.0.1:{chosen}"
+    finally:
+        _end(server)
+
+
+def _start(program: Path, items: str | Path, port: int) -> subprocess.Popen[bytes]:
     command = [str(program), "serve", str(items), "--create-collections", "-a", f"127.0.0.1:{port}"]
     server = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
         _wait(server, port)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        try:
-            server.wait(5)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+    except BaseException:
+        _end(server)
+        raise
+    return server
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(5)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def _free_port() -> int:
@@ -197,7 +217,8 @@ def _wait(server: subprocess.Popen[bytes], port: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         try:
             connection.request("GET", "/")
-            if connection.getresponse().status == 200:
+            # Somebody else may have the port, and the server end.
+            if connection.getresponse().status == 200 and server.poll() is None:
                 return
         except OSError:
             time.sleep(0.05)

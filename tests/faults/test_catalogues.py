@@ -189,7 +189,7 @@ def test_a_search_that_breaks_off_in_the_middle_goes_on(server, fault):
 
 
 def test_a_server_that_falls_silent():
-    with serving() as server, dask.config.set({"daskembed.retry-timeout": 1.5}):
+    with serving() as server, dask.config.set({"daskembed.retry-timeout": 6}):
         server.change = lambda number, asked: "silent" if number == 2 else None
         assert search(server) == ALL
 

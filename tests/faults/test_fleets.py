@@ -154,7 +154,7 @@ def test_a_close_that_does_not_end_does_not_keep_the_run(
     waits, said = [record.getMessage() for record in caplog.records if record.name == "daskembed.clusters.starting"]
     assert waits.startswith("waiting for the cluster to close")
     assert "was not closed properly: TimeoutError: it takes longer than 0.2 s; look whether" in said
-    assert fleet.story == ["started", "closing"]
+    wait_for(lambda: fleet.story == ["started", "closing"])
     fleet.gate.unlink()
     wait_for(lambda: fleet.story == ["started", "closing", "closed"])
 
