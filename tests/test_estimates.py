@@ -141,6 +141,17 @@ def test_a_query_of_zeros(dtype: str, metric: Metric) -> None:
     assert best.places[0][:, 1].tolist() == order[0].tolist()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("length", [1e-42, 1e42])
+def test_queries_of_a_length_that_single_precision_cannot_tell(dtype: str, length: float) -> None:
+    stored = made("plain", dtype)
+    queries = asked("plain", "cosine", 2, length, None, False)
+    squares = squares_of(stored, None)
+    (given,) = queries.screen.estimates(stored, squares)
+    assert (np.abs(given.scores - exact(queries, stored)) <= given.off).all()
+    assert given.off.max() < 0.01
+
+
 def test_pieces_leave_out_what_others_know_to_be_worse() -> None:
     """Most of what is read after the first pieces is in no list, and compared in double precision by nobody."""
     stored = made("plain", "float32")

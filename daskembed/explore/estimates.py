@@ -106,7 +106,7 @@ class Screen:
         self.units = np.ones(len(targets))
         """What the scores of each query are multiples of: powers of two."""
         if self.metric != "l2":
-            # Queries of any length become such as half precision can tell; the cosine is the same.
+            # Queries of any length become such as single precision can tell; the cosine is the same.
             powers = np.exp2(np.frexp(np.where(np.isfinite(lengths), lengths, 1))[1])
             targets, lengths = targets / powers[:, None], lengths / powers
             if self.metric == "dot":
