@@ -8,6 +8,7 @@ import os
 os.environ |= {"OMP_WAIT_POLICY": "passive", "DASK_DASKEMBED__TORCH_THREADS": "1"}
 
 import contextlib
+import signal
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,6 +34,19 @@ from daskembed.testing import FaultyProxy, write_chips
 # A busy machine is no reason to fail.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# A shell that starts the tests in the background has them ignore it, and with them each command that they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _signals() -> Iterator[None]:
+    """What a test file does of signals stays in it; the command called in this process changes what two of them do."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 class Forked(distributed.Nanny):  # type: ignore[misc]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import geopandas as gpd
@@ -20,14 +18,6 @@ from daskembed.cli.parser import make_parser
 from daskembed.testing import loopback
 
 
-@pytest.fixture
-def _signals() -> Iterator[None]:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
 def taken_out(output: Path) -> dict[str | None, set[int]]:
     """What a receipt says of the 1000, by baseline, of Sentinel-2."""
     receipt = json.loads(next((output / "_daskembed/receipts").glob("*.json")).read_text())
@@ -35,7 +25,6 @@ def taken_out(output: Path) -> dict[str | None, set[int]]:
     return {item["baseline"]: set(item["offsets"].values()) for item in items}
 
 
-@pytest.mark.usefixtures("_signals")
 def test_all_that_it_types_works_and_both_servers_are_gone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ import posixpath
 import re
 import shlex
 import shutil
-import signal
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
@@ -69,7 +68,6 @@ def blocks(page: str) -> list[Block]:
 def place(chips: Path, duckdb_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with all that the pages name, in which they run; their commands share one cluster."""
     folder = tmp_path_factory.mktemp("docs")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     # In this process, so that it finds the modules that this finds.
     with (
         LocalCluster(
@@ -102,8 +100,6 @@ def place(chips: Path, duckdb_home: Path, tmp_path_factory: pytest.TempPathFacto
         write_local_scenes(folder / "daskembed-demo/scenes")
         (folder / "cubes").symlink_to("daskembed-demo/cubes")
         yield folder
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def write_rasters(folder: Path, chip: Path) -> None:

@@ -128,6 +128,21 @@ print(forkserver._forkserver._forkserver_pid)
         time.sleep(0.05)
 
 
+def test_another_process_that_imports_it_stays_as_it_was() -> None:
+    code = """
+import gc, importlib, signal
+
+def state():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)]
+    return [*handlers, gc.isenabled(), gc.get_freeze_count() > 0]
+
+before = state()
+importlib.import_module("daskembed.runs.forked")
+print(state() == before)
+"""
+    assert said(python(code)) == ["True"]
+
+
 def test_ctrl_c_is_left_to_the_command(tmp_path: Path) -> None:
     # At every moment of the other process's life, its first ones above all.
     (tmp_path / "slow.py").write_text(

@@ -81,9 +81,13 @@ def additions(asked: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str]
 def loading() -> Iterator[None]:
     """In that process, around its imports: leave Ctrl-C to its parent, and end as soon as that has ended.
 
-    What cannot be imported is for the workers to say.
+    What cannot be imported is for the workers to say. In any other process, such as one that draws a documentation of
+    all modules, nothing is changed.
     """
-    parent = int(os.environ.pop(_PARENT, os.getppid()))
+    if _PARENT not in os.environ:
+        yield
+        return
+    parent = int(os.environ.pop(_PARENT))
 
     def look(number: int, frame: FrameType | None) -> None:
         if os.getppid() != parent:
