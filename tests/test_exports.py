@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -450,6 +451,21 @@ def test_status_says_why_a_file_could_not_be_read_or_written(
     assert found is not None
     assert (found.files[0].status, found.failed, found.sound) == ("done", {}, True)
     assert not (to / state.FAILED).exists()
+
+
+def test_a_file_that_is_damaged_since_the_plan_is_left_out_by_making_it_anew(
+    small: Path, client: Client, tmp_path: Path
+) -> None:
+    to, bad = tmp_path / "to", name_of(small, "33TVL")
+    make(small, to, client)
+    (to / "embeddings_00000.parquet").unlink()
+    damage(bad)
+    result = make(small, to, client, skip_damaged=True)
+    assert (result.exit_status, result.left_out, [*result.failed]) == (4, {}, [bad.name])
+    said = "this export was planned with it: .* anew with `overwrite=True`, and `skip_damaged=True` to leave it out"
+    assert re.search(said, result.failed[bad.name])
+    result = make(small, to, client, skip_damaged=True, overwrite=True)
+    assert (result.exit_status, result.rows, [*result.left_out]) == (3, 4, [bad.name])
 
 
 def test_two_exports_into_one_folder_do_not_meet(small: Path, client: Client, tmp_path: Path) -> None:

@@ -118,8 +118,8 @@ def agreed(job: Job, overwrite: bool) -> Plan | None:
         for key, value in job.export.identity.items()
         if (key in of_model if key in MODEL else plan.identity.get(key) != value)
     ]
-    # Damaged files may be whole again.
-    anew = overwrite and plan.finished and plan.left_out
+    # Damaged files may be whole again; and with those that are damaged since no call goes on.
+    anew = overwrite and ((plan.finished and plan.left_out) or before.keys() & state.read_failures(target).keys())
     if not settings and not gone and not changed and not (new and plan.finished) and not anew:
         return plan
     if not overwrite:
@@ -165,15 +165,15 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
         f"{len(threads)} with {sum(threads)} threads",
         units=("tiles", "rows"),
     )
-    looked, seconds = PublishedFiles(export, tiles, _near(job, plan)), 0.0
+    looked, seconds = PublishedFiles(export, tiles, _near(job, plan), planned=plan is not None), 0.0
     if to_index := job.to_index(plan):
         passage = _look(client, looked, to_index, told, check)
         seconds = passage.seconds
-        if failed := told.failed | (looked.damaged if plan else {}):
+        if told.failed:
             told.goes_on = False
             told.end("over")
-        if failed or passage.interrupted:
-            return _result(job, plan, 0, failed, seconds, interrupted=passage.interrupted)
+        if told.failed or passage.interrupted:
+            return _result(job, plan, 0, told.failed, seconds, interrupted=passage.interrupted)
     plan = plan or _planned(job, looked)
     planned = {file.name: file for file in plan.files}
     missing = job.missing(plan)
@@ -212,8 +212,8 @@ def _near(job: Job, plan: Plan | None) -> dict[str, list[ExportTile]]:
     """Published file -> those that decide with it which of their rows stay, itself as well; none if all do."""
     if job.export.unique != "place":
         return {}
-    # For what is new since the plan was made, and is not in it, no row may leave.
-    among = job.selection.tiles.keys() if plan is None else plan.tiles.keys()
+    # For what is not in the plan, as it is new since or was damaged then, no row may leave.
+    among = job.selection.tiles.keys() if plan is None else plan.tiles.keys() - plan.left_out.keys()
     named = {tile.tile: tile for name, tile in job.selection.tiles.items() if name in among}
     near = neighbours({name: tile.bbox for name, tile in named.items()})
     return {named[name].name: [named[other] for other in others] for name, others in near.items()}
