@@ -289,6 +289,19 @@ def test_other_settings_are_told(small: Path, client: Client, tmp_path: Path) ->
         make(small, tmp_path / "to", client, dates="2024-06-01/2024-06-02")
 
 
+def test_regions_of_many_corners_are_told_apart_in_a_few_words(small: Path, client: Client, tmp_path: Path) -> None:
+    around = shapely.Point(12.5, 46).buffer(0.25, quad_segs=500)
+    make(small, tmp_path / "to", client, region=around.wkt)
+    for region, said in (
+        (shapely.Point(12.5, 46).buffer(0.5, quad_segs=500).wkt, "region in 12.25,45.75,12.75,46.25, not in 12,45.5,"),
+        (shapely.box(*around.bounds).wkt, "another region in 12.25,45.75,12.75,46.25:"),
+        (None, "region in 12.25,45.75,12.75,46.25, not none:"),
+    ):
+        with pytest.raises(ConflictError) as caught:
+            make(small, tmp_path / "to", client, region=region)
+        assert f"was made with {said}" in str(caught.value)
+
+
 def test_dates_region_and_tiles_choose(output: Path, client: Client, tmp_path: Path) -> None:
     before = published(output)
     result = make(output, tmp_path / "dates", client, dates="2024-06-15/2024-07-15", tiles="33TUL,27WXN")
@@ -334,7 +347,9 @@ def test_stores_alone_are_refused_with_words(client: Client, tmp_path: Path) -> 
         make(tmp_path / "zarr", tmp_path / "to", client)
 
 
-def test_files_of_others_are_exported_with_a_note(small: Path, client: Client, tmp_path: Path) -> None:
+def test_files_of_others_are_exported_with_a_note(
+    small: Path, client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.rmtree(small / "_daskembed")
     # As the reference writes them: plain lists, and one column more.
     path = name_of(small, "33TUL")
@@ -345,6 +360,11 @@ def test_files_of_others_are_exported_with_a_note(small: Path, client: Client, t
     (small / name_of(small, "33TVL")).unlink()
     result = make(small, tmp_path / "to", client)
     assert (result.exit_status, result.rows) == (0, 4)
+    table = table.replace_schema_metadata({b"geo": table.schema.metadata[b"geo"]})
+    pq.write_table(table, path)
+    make(small, tmp_path / "unsaid", client)
+    assert main(["status", str(tmp_path / "unsaid")]) == 0
+    assert "export       unknown encoder, level unknown, geoparquet, a row a chip, float32\n" in capsys.readouterr().out
     assert result.notes == ("1 published file without a receipt: whether the bytes are whole cannot be known",)
     found = pq.read_table(tmp_path / "to")
     assert sorted(found["embeddings"].to_pylist()) == sorted(lists.to_pylist())

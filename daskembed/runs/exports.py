@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
+import shapely
+
 from daskembed.clusters.connection import check_connection, shares_files
 from daskembed.errors import ConflictError, InputError
 from daskembed.exports import state
@@ -114,7 +116,7 @@ def agreed(job: Job, overwrite: bool) -> Plan | None:
     changed = {name for name in before.keys() & now_.keys() if before[name] != now_[name]}
     of_model = differences(plan.identity, job.export.identity)
     settings = [
-        f"{key} {plan.identity.get(key)}, not {value}"
+        _told_apart(key, plan.identity.get(key), value)
         for key, value in job.export.identity.items()
         if (key in of_model if key in MODEL else plan.identity.get(key) != value)
     ]
@@ -130,6 +132,17 @@ def agreed(job: Job, overwrite: bool) -> Plan | None:
             f"the export {target.url} {why}: give another `to` to keep both, or `overwrite=True` to make it anew"
         )
     return None
+
+
+def _told_apart(key: str, before: Any, value: Any) -> str:
+    """What a setting was and is, in a few words: regions of many corners by their boxes."""
+    if key != "region":
+        return f"{key} {before}, not {value}"
+    boxes = [one and ",".join(f"{edge:g}" for edge in shapely.from_wkt(one).bounds) for one in (before, value)]
+    if boxes[0] == boxes[1]:
+        return f"another region in {boxes[0]}"
+    was, now_ = ("none" if one is None else f"in {one}" for one in boxes)
+    return f"region {was}, not {now_}"
 
 
 def _check_empty(target: Storage) -> None:
@@ -233,6 +246,8 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
     rows = sum(one.rows for one in found.values())
     if not rows:
         damaged = f"{counted(len(left_out), 'published file')} left out as damaged; " if left_out else ""
+        export.confirm()
+        state.clear_index(export.target)
         raise InputError(f"no row of {export.source.url} is left: {damaged}check `dates`, `region` and `tiles`")
     unchecked = sum(tile.sha256 is None for tile in job.selection.tiles.values())
     notes = (
