@@ -97,7 +97,7 @@ def mixture(kinds: Iterable[Kind]) -> str:
     kinds = list(kinds)
     names = _differing(kinds) or ["encoder", "level"]
     words = [" ".join(f"{name} {kind.get(name, 'unknown')[:16]}" for name in names) for kind in kinds]
-    return "; ".join(f"{words.count(one)} of {one}" for one in sorted({*words})) or "there are others"
+    return "; ".join(f"{words.count(one)} of {one}" for one in sorted({*words}))
 
 
 def _differing(kinds: list[Kind]) -> list[str]:

@@ -186,6 +186,23 @@ def test_vectors_without_numbers_and_those_too_long_for_single_precision(dtype: 
         assert (np.stack(best.places)[:, :, 1] == order).all(), metric
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("count", [1, 6])
+def test_a_centre_and_zeros_beside_vectors_that_are_too_long_for_single_precision(dtype: str, count: int) -> None:
+    """Whatever is infinite or no number in an estimate, its vector is compared: it is never left out."""
+    stored = made("plain", dtype)
+    stored[300:] *= np.asarray(1e25, dtype)
+    squares, good = squares_of(stored, None), np.arange(len(stored))
+    far = asked("plain", "cosine", count, 1.0, None, False).vectors * np.geomspace(1, 1e25, count)[:, None]
+    for metric, centre in itertools.product(METRICS, (None, stored.mean(axis=0, dtype=np.float64))):
+        for vectors in (far, np.zeros((count, DIMS)), np.repeat(stored[400:401], count, axis=0).astype(np.float64)):
+            queries = Queries(vectors, metric, centre)
+            best = best_of(queries, 20, 0, Block(good, stored, squares), Best.none(count), Least(count))
+            order = np.argsort(-exact(queries, stored), axis=1, kind="stable")[:, :20]
+            assert (np.stack(best.places)[:, :, 1] == order).all(), (metric, centre is None)
+
+
 def test_memory_that_cannot_be_written_to() -> None:
     """As Arrow's is."""
     stored = made("plain", "float16")

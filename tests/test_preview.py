@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyproj
 import pytest
 import rasterio
 import shapely
@@ -222,6 +223,26 @@ def test_image_is_none_that_maplibre_shows_black() -> None:
     png, _ = for_web(Mosaic(grid, np.full((64, 64, 3), 9, np.uint8)))
     with MemoryFile(png) as memory, memory.open() as file:
         assert file.height != file.width
+
+
+@pytest.mark.parametrize(("side", "west"), [(16, 300_000), (16, 660_000), (7, 500_000), (200, 300_000)])
+def test_image_has_all_patches_in_their_places(side: int, west: int) -> None:
+    """Those at its edges too, wherever the tile lies in its zone: at the middle of each is its colour, none is cut."""
+    grid = Grid(epsg=32633, west=west, north=5_100_000, step_x=480, step_y=480, height=side, width=side)
+    seen = np.random.default_rng(side).integers(1, 256, (side, side, 3)).astype(np.uint8)
+    png, corners = for_web(Mosaic(grid, seen))
+    with MemoryFile(png) as memory, memory.open() as file:
+        image = file.read()
+    to_degrees = pyproj.Transformer.from_crs(32633, "OGC:CRS84", always_xy=True)
+    (left, north), (right, south) = corners[0], corners[2]
+    around = to_degrees.transform_bounds(*grid.bounds)
+    np.testing.assert_allclose([left, south, right, north], around, rtol=0, atol=1e-6)
+    edges = (np.arange(side) + 0.5) * 480
+    lon, lat = to_degrees.transform(*np.meshgrid(west + edges, 5_100_000 - edges))
+    down = [np.arcsinh(np.tan(np.radians(one))) for one in (lat, north, south)]
+    across = np.floor((lon - left) / (right - left) * image.shape[2]).astype(int)
+    rows = np.floor((down[0] - down[1]) / (down[2] - down[1]) * image.shape[1]).astype(int)
+    np.testing.assert_array_equal(np.moveaxis(image[:, rows, across], 0, -1)[..., :3], seen)
 
 
 def test_across_the_antimeridian(tmp_path: Path) -> None:

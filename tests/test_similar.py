@@ -393,6 +393,21 @@ def test_files_of_others(tmp_path: Path) -> None:
         daskembed.search(str(theirs), like=middle(42), k=5)
 
 
+def test_files_without_urls_and_dates(tmp_path: Path) -> None:
+    """As the profile of Earth Index has them: places are found, and what else is asked is refused in words."""
+    ours = write_rows(tmp_path / "ours" / "a.parquet", vectors(50))
+    pq.write_table(pq.read_table(ours).drop_columns(["source_url", "date"]), theirs := tmp_path / "b.parquet")
+    hits, expected = (daskembed.search(str(file), like=middle(42), k=5) for file in (theirs, ours))
+    assert hits["score"].tolist() == expected["score"].tolist()
+    assert hits["source_url"].isna().all()
+    for asked, message in (
+        ({"like": middle(42), "dates": "2024-06-01/2024-06-02"}, "`dates` 2024-06-01/2024-06-02: .* say no dates"),
+        ({"like_row": "chip_000001"}, "no row of the URL chip_000001 in .*: its rows have no URLs, give a place$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            daskembed.search(str(theirs), **asked)
+
+
 def test_columns_of_others(tmp_path: Path) -> None:
     """What is no footprint in degrees or no day is refused, with the file's name, before it misplaces a hit."""
     file = write_rows(tmp_path / "ours" / "a.parquet", vectors(50))
@@ -573,11 +588,25 @@ def test_rows_by_the_ends_of_their_urls(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_cannot_be_searched(output: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "export.parquet").touch()
+    (tmp_path / "export" / "embeddings.lance" / "data").mkdir(parents=True)
+    (tmp_path / "export" / "embeddings.lance" / "data" / "a").touch()
     lon, lat = middle(3)
     (table := tmp_path / "table.csv").write_text("a,b\n1,2\n")
     (tmp_path / "33TUL_20220610_20220610_v001.gpq").write_bytes(b"PAR1 and no more PAR1")
     cases = {
         "no files of embeddings": (tmp_path / "empty", {"like": "12,45"}),
+        "is an export as a table of Lance: search .*/export/embeddings.lance": (tmp_path / "export", {"like": "12,45"}),
+        "no files of `version` 002 in .*: choose 001": (output, {"like": middle(3), "version": "002"}),
+        "no files of `version` 002 in .*: their names say none: leave it out": (
+            tmp_path / "others",
+            {"like": middle(3), "version": "002"},
+        ),
+        "`unlike` '12,60' is outside of all rows": (output, {"like": middle(3), "unlike": "12,60"}),
+        "`unlike` 95,95: a longitude": (output, {"like": middle(3), "unlike": (95, 95)}),
+        "`unlike` 'nowhere.geojson': no such file": (output, {"like": middle(3), "unlike": "nowhere.geojson"}),
+        "`unlike` 12.4: expected LON,LAT": (output, {"like": middle(3), "unlike": [12.4]}),
         "no folder": (tmp_path / "none", {"like": "12,45"}),
         r"33TUL_20220610_20220610_v001.gpq cannot be searched": (tmp_path, {"like": "12,45"}),
         "give `like` or `like_row`": (output, {"unlike": "12.1,44.9"}),

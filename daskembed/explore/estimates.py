@@ -112,18 +112,18 @@ class Screen:
             if self.metric == "dot":
                 self.units = powers
         self.gamma = np.float32(2.0**-24 * (len(shift) / 4 + 16))
-        self.lengths = lengths.astype(np.float32)
         rows = [targets * scale]
         self.crossed = self.metric != "dot" and bool(shift.any())
         if self.crossed:
             rows.append((scale * shift)[None])
         self.exact, self.scale = np.concatenate(rows), scale
-        with np.errstate(over="ignore"):
-            self.weights = np.ascontiguousarray(self.exact, np.float32)
         self.rounded: dict[str, _Rounded] = {}
-        self.bias = (targets @ shift).astype(np.float32)
-        self.constant = np.float32(shift @ shift)
-        self.shift = np.float32(np.sqrt(shift @ shift))
+        with np.errstate(over="ignore"):  # what is infinite then is compared exactly
+            self.weights = np.ascontiguousarray(self.exact, np.float32)
+            self.lengths = lengths.astype(np.float32)
+            self.bias = (targets @ shift).astype(np.float32)
+            self.constant = np.float32(shift @ shift)
+            self.shift = np.float32(np.sqrt(shift @ shift))
 
     def estimates(self, vectors: NDArray[Any], squares: NDArray[np.float32]) -> Iterator[Estimate]:
         """Of some vectors at a time, as they are stored, ``(vector, dims)``, and of what `squares_of` says of them."""
@@ -230,11 +230,11 @@ class Screen:
                         off += np.abs(scores) * wrong
                         off *= 1 + wrong
                         doubt += 2 * wrong
-                # What has next to no length may have any direction.
-                short = ~(doubt < 1)
-                scores[:, short], off[:, short] = 0, 2
-        if not np.isfinite(scores).all():
-            wild = ~np.isfinite(scores)
+                # What has next to no length may have any direction, and so may what is too long to tell.
+                any_way = ~(doubt < 1) | np.isinf(own)
+                scores[:, any_way], off[:, any_way] = 0, 2
+        if not (np.isfinite(scores).all() and np.isfinite(off).all()):
+            wild = ~(np.isfinite(scores) & np.isfinite(off))
             scores[wild], off[wild] = 0, np.inf
         if np.isnan(squares).any():
             missing = np.isnan(squares)

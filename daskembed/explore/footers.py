@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from daskembed.errors import InputError
 from daskembed.explore.columns import check_columns, check_places
 from daskembed.geo.footprints import box
 from daskembed.kinds import Kind, choose, kind_of
-from daskembed.output.published import check_version
+from daskembed.output.published import of_version, version_of
 from daskembed.storage.stores import Storage, split_url
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ _NAMES = {
     "col": ("col",),
 }
 """What columns are called, ours first."""
-_VERSION = re.compile(r"_v([0-9A-Za-z]{1,16})\.gpq$")
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class Rows:
     @property
     def version(self) -> str | None:
         """In the names of the files; None if there is none."""
-        return _version(self.pieces[0].file) if self.pieces else None
+        return version_of(self.pieces[0].file) if self.pieces else None
 
     @property
     def untrained(self) -> bool:
@@ -151,7 +149,7 @@ def open_rows(output: str, *, encoder: str | None = None, level: str | None = No
     """
     storage, names = _files(output)
     if version is not None:
-        names = [name for name in names if _version(name) == check_version(version)]
+        names = of_version(names, version, storage.url)
     with ThreadPoolExecutor(16) as pool:
         looked = dict(zip(names, pool.map(lambda name: _look(storage, name), names), strict=True))
     looked = {name: look for name, look in looked.items() if look.rows.pieces}
@@ -185,7 +183,10 @@ def _files(output: str) -> tuple[Storage, list[str]]:
     names = [entry.path for entry in storage.entries(recursive=False) if entry.path.endswith(SUFFIXES)]
     if names:
         return storage, names
-    stores = [name for name in storage.folders() if name.endswith(".zarr")]
+    folders = storage.folders()
+    if tables := [name for name in folders if name.endswith(".lance")]:
+        raise InputError(f"{storage.url} is an export as a table of Lance: search {storage.url_of(tables[0])}")
+    stores = [name for name in folders if name.endswith(".zarr")]
     why = ", only Zarr stores: a search reads the GeoParquet files of a run" if stores else ""
     raise InputError(
         f"no files of embeddings (*.gpq, *.parquet) in {storage.url}{why}; give the `output` of a run or an export"
@@ -243,16 +244,11 @@ def _look(storage: Storage, name: str) -> _Look:
             urls = _limits(group, paths.get(names.get("url", "")))
             known_days = days if days and type(days[0]) is date else None
             pieces.append(Piece(name, number, group.num_rows, _covering(group, paths, geo) or bounds, known_days, urls))
-    more = {"shape": "x".join(map(str, shape)), "dtype": dtype, "version": _version(name) or "none"}
+    more = {"shape": "x".join(map(str, shape)), "dtype": dtype, "version": version_of(name) or "none"}
     if affine is not None:
         more["calibration"] = str(hash(affine.scale.tobytes() + affine.offset.tobytes()))
     rows = Rows(storage, tuple(pieces), made, shape, dtype, affine, names, {name: metadata})
     return _Look(made, rows, kind_of(made, **more))
-
-
-def _version(name: str) -> str | None:
-    found = _VERSION.search(name)
-    return found and found[1]
 
 
 def _shape(file: pq.ParquetFile, names: dict[str, str], made: dict[str, Any]) -> tuple[tuple[int, ...], str]:

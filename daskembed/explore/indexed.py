@@ -175,7 +175,7 @@ def _nothing(found: Any, given: Given, area: shapely.Geometry) -> str:
     middle = area.representative_point()
     metres = metres_to((middle.x, middle.y), shapely.box(*boxes)).min(initial=np.inf)
     return (
-        f"`like` {given.text!r} has no row in {found.uri}, of the `dates` if they are given: the nearest is "
+        f"{given.told} has no row in {found.uri}, of the `dates` if they are given: the nearest is "
         f"{metres / 1000:,.1f} km away"
     )
 

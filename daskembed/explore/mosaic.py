@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
+import rasterio.transform
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
-from rasterio.warp import Resampling, calculate_default_transform, reproject
+from rasterio.warp import Resampling, reproject, transform_bounds
 
 from daskembed.explore.places import metres_of
 from daskembed.geo.cells import Grid, common_grid
@@ -85,13 +86,14 @@ def for_web(image: Mosaic) -> tuple[bytes, list[list[float]]]:
     target = rasterio.crs.CRS.from_proj4(
         f"+proj=merc +a={_RADIUS} +b={_RADIUS} +lon_0={zone} +units=m +nadgrids=@null +no_defs"
     )
-    bounds = grid.bounds
     side, (least, most) = max(grid.height, grid.width), _FINER
     finer = max(1, min(max(least, min(most, _FINE / side)), _FINEST / side))
     wide, high = round(grid.width * finer), round(grid.height * finer)
     # MapLibre asks for a smaller copy of square images whose side is a power of two, and makes none: they are black.
-    size = {"dst_width": wide + (wide == high), "dst_height": high}
-    to, width, height = calculate_default_transform(source, target, grid.width, grid.height, *bounds, **size)
+    width, height = wide + (wide == high), high
+    # Not GDAL's own suggestion, which ends after a whole number of its pixels: that may cut a patch off.
+    left, bottom, right, top = transform_bounds(source, target, *grid.bounds)
+    to = rasterio.transform.from_bounds(left, bottom, right, top, width, height)
     bands = np.zeros((4, height, width), np.uint8)
     stored = np.moveaxis(image.colours, -1, 0)
     there = np.full(stored.shape[1:], 255, np.uint8) * stored.any(axis=0)
@@ -104,7 +106,6 @@ def for_web(image: Mosaic) -> tuple[bytes, list[list[float]]]:
         dst_crs=target,
         resampling=Resampling.nearest,
     )
-    left, top, right, bottom = to.c, to.f, to.c + width * to.a, to.f + height * to.e
     west, east = (zone + np.degrees(x / _RADIUS) for x in (left, right))
     north, south = (np.degrees(2 * np.arctan(np.exp(y / _RADIUS)) - np.pi / 2) for y in (top, bottom))
     corners = [[west, north], [east, north], [east, south], [west, south]]

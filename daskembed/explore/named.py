@@ -35,8 +35,8 @@ def meant_by(given: Given, urls: Iterable[str], where: str) -> Given:
     ends = (f"/{end}", *here)
     found = [url for url in urls if f"/{url}".endswith(ends) or f"/{without_suffix(url)}".endswith(ends)]
     if not found:
-        known = f"they look like {urls[0]}" if urls else "these files have no URLs"
-        raise InputError(f"no row of the URL {end} in {where}: {known}; the end of one will do")
+        known = f"they look like {urls[0]}; the end of one will do" if urls else "its rows have no URLs, give a place"
+        raise InputError(f"no row of the URL {end} in {where}: {known}")
     if len(found) > 1:
         more = f" and {len(found) - 2} more" if len(found) > 2 else ""
         raise InputError(f"{end} is the end of several rows' URLs in {where}: {', '.join(found[:2])}{more}")

@@ -54,6 +54,11 @@ class Given:
     cell: tuple[int, int] | None = None
     """Of one of its patches: row and column."""
 
+    @property
+    def told(self) -> str:
+        """As messages name it."""
+        return f"{_asked(self.alike, '' if self.url is None else '_row')} {self.text!r}"
+
 
 @dataclass(frozen=True)
 class Example:
@@ -92,7 +97,9 @@ def read_given(like: Any, *, alike: bool) -> list[Given]:
         return [_place(float(like[0]), float(like[1]), alike)]
     if isinstance(like, Iterable) and not isinstance(like, pd.DataFrame | pd.Series | bytes):
         return [given for one in like for given in read_given(one, alike=alike)]
-    raise InputError(f"`like` {like!r}: {_EXPECTED}, a geometry in degrees, a GeoDataFrame, or several of them")
+    raise InputError(
+        f"{_asked(alike)} {like!r}: {_EXPECTED}, a geometry in degrees, a GeoDataFrame, or several of them"
+    )
 
 
 def read_rows_given(urls: str | Iterable[str] | None, *, alike: bool) -> list[Given]:
@@ -100,11 +107,16 @@ def read_rows_given(urls: str | Iterable[str] | None, *, alike: bool) -> list[Gi
     found = []
     for url in [urls] if isinstance(urls, str) else urls or ():
         if not isinstance(url, str):
-            raise InputError(f"`{'' if alike else 'un'}like_row` {url!r}: expected the URL of a row, its source_url")
+            raise InputError(f"{_asked(alike, '_row')} {url!r}: expected the URL of a row, its source_url")
         cell = _CELL.search(url)
         place = (int(cell[1]), int(cell[2])) if cell else None
         found.append(Given(url, alike, None, _CELL.sub("", url), place))
     return found
+
+
+def _asked(alike: bool, more: str = "") -> str:
+    """The argument that gave an example."""
+    return f"`{'' if alike else 'un'}like{more}`"
 
 
 def find_examples(rows: Rows, given: Sequence[Given]) -> list[Example]:
@@ -161,7 +173,7 @@ def _read_text(text: str, alike: bool) -> list[Given]:
     else:
         return [_place(lon, lat, alike)]
     if is_local(text) and not local_path(text).exists():
-        raise InputError(f"`like` {redact(text)!r}: no such file, and no place: {_EXPECTED}")
+        raise InputError(f"{_asked(alike)} {redact(text)!r}: no such file, and no place: {_EXPECTED}")
     return _read_file(text, alike)
 
 
@@ -201,7 +213,8 @@ def _place(lon: float, lat: float, alike: bool) -> Given:
     if not (-180 <= lon <= 180 and -90 <= lat <= 90):
         swapped = f"; did you mean {lat:g},{lon:g}?" if -180 <= lat <= 180 and -90 <= lon <= 90 else ""
         raise InputError(
-            f"`like` {lon:g},{lat:g}: a longitude from -180 to 180 comes first, then a latitude from -90 to 90{swapped}"
+            f"{_asked(alike)} {lon:g},{lat:g}: a longitude from -180 to 180 comes first, then a latitude from -90 to "
+            f"90{swapped}"
         )
     return Given(f"{lon:g},{lat:g}", alike, shapely.Point(lon, lat))
 
@@ -322,7 +335,7 @@ def example_of(
     good = np.isfinite(vectors).all(axis=1)
     if not good.any():
         raise InputError(
-            f"`like` {given.text!r}: the {len(vectors)} vectors there have NaN or infinity: nothing can be like them"
+            f"{given.told}: the {len(vectors)} vectors there have NaN or infinity: nothing can be like them"
         )
     return Example(given, places, vectors[good].mean(axis=0), footprints)
 
@@ -339,13 +352,13 @@ def _nothing(rows: Rows, given: Given) -> str:
     metres, name, days = _nearest(rows, (middle.x, middle.y))
     if metres == 0 and rows.dates is not None:
         return (
-            f"`like` {given.text!r}: no row of the `dates` {rows.dates[0]}/{rows.dates[1]} is there; there are some of "
+            f"{given.told}: no row of the `dates` {rows.dates[0]}/{rows.dates[1]} is there; there are some of "
             f"{', '.join(days[:5])}"
         )
     x, y = middle.x, middle.y
     swapped = given.area.geom_type == "Point" and abs(x) <= 90 and _nearest(rows, (y, x))[0] == 0
     return (
-        f"`like` {given.text!r} is outside of all rows of {rows.storage.url}: the nearest is {_far(metres)} away, in "
+        f"{given.told} is outside of all rows of {rows.storage.url}: the nearest is {_far(metres)} away, in "
         f"{name}; {f'longitude comes first: did you mean {y},{x}?' if swapped else 'give a place inside, as LON,LAT'}"
     )
 
@@ -364,7 +377,7 @@ def _nearest(rows: Rows, place: tuple[float, float]) -> tuple[float, str, list[s
         metres = metres_to(place, facts.footprints)
         if metres.min(initial=np.inf) < best:
             best, name, days = float(metres.min()), rows.pieces[number].file, set()
-        days |= {str(facts.dates[one]) for one in np.flatnonzero(metres <= best)}
+        days |= {str(facts.dates[one] or "no date") for one in np.flatnonzero(metres <= best)}
     return best, name, sorted(days)
 
 

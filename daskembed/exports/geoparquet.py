@@ -66,7 +66,7 @@ def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:
             column_encoding={values: _ENCODING[export.dtype]} if export.dtype in _ENCODING else None,
         ) as writer:
             for start in range(0, len(rows), a_group):
-                # The writer makes levels of the lists of a batch at once: those of a whole row group are larger than it.
+                # Levels of lists are made a batch at a time: those of a whole row group take as much memory as it does.
                 batches = rows.slice(start, a_group).to_batches(max_chunksize=_LOOKS * a_look)
                 writer.write_table(pa.Table.from_batches(batches), row_group_size=a_group)
     return file.size, file.hash.hexdigest()

@@ -23,7 +23,7 @@ from daskembed.errors import InputError
 from daskembed.geo import wkb
 from daskembed.geo.footprints import box
 from daskembed.kinds import APART, Kind, choose, kind_of
-from daskembed.output.published import check_version
+from daskembed.output.published import of_version
 from daskembed.quantization import KEY
 from daskembed.storage.stores import Storage
 from daskembed.vectors import VectorDtype
@@ -80,7 +80,7 @@ def open_embeddings(
     if not names:
         raise InputError(_nothing(storage, output))
     if version is not None:
-        names = [name for name in names if name.endswith(f"_v{check_version(version)}.gpq")]
+        names = of_version(names, version, storage.url)
     with ThreadPoolExecutor(16) as pool:
         opened = dict(zip(names, pool.map(lambda name: _look(storage, name), names), strict=True))
     # Versions of one kind go together, and those of several may tell these apart.

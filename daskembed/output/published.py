@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from daskembed.output.protocol import FORMATS, format_of, get_format
 from daskembed.storage.stores import Storage
 
 _VERSION = re.compile(r"[0-9A-Za-z]{1,16}")
+_OF_GEOPARQUET = re.compile(rf"_v({_VERSION.pattern})\.gpq$")
 
 
 def check_version(version: str) -> str:
@@ -18,6 +20,28 @@ def check_version(version: str) -> str:
     if not _VERSION.fullmatch(version):
         raise InputError(f"version {version!r}: expected up to 16 letters and digits, such as 001")
     return version.zfill(3) if version.isdigit() else version
+
+
+def version_of(name: str) -> str | None:
+    """The version that the name of a published GeoParquet file says; None if it is another's."""
+    found = _OF_GEOPARQUET.search(name)
+    return found and found[1]
+
+
+def of_version(names: Iterable[str], version: str, where: str) -> list[str]:
+    """Those of some files, which are in `where`, whose names say a version.
+
+    Raises
+    ------
+    InputError
+        If there is none: it says which versions there are.
+    """
+    version, known = check_version(version), {name: version_of(name) for name in names}
+    if found := [name for name, one in known.items() if one == version]:
+        return found
+    versions = sorted({one for one in known.values() if one is not None})
+    choices = f"choose {' or '.join(versions)}" if versions else "their names say none: leave it out"
+    raise InputError(f"no files of `version` {version} in {where}: {choices}")
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,8 @@ def search(
             raise InputError(f"{table} is one table with an index: leave out `encoder`, `level`, `version`, `cluster`")
         return find_indexed(table, given, wanted, dates=days, region=area)
     rows = open_rows(output, encoder=encoder, level=level, version=version)
+    if days is not None and "date" not in rows.names:
+        raise InputError(f"`dates` {dates}: the files in {rows.storage.url} say no dates: leave it out")
     examples = find_examples(replace(rows, dates=days), given)
     find = functools.partial(find_similar, rows, examples, wanted, dates=days, region=area)
     return find() if cluster is None else _on_cluster(cluster, rows, find)
