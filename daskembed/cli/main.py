@@ -41,7 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(tiles := getattr(options, "tiles", None), list):
             options.tiles = one_list(tiles)
         _check_dask_configuration()
-        return COMMANDS[options.command](options)
+        status = COMMANDS[options.command](options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever reads has enough, as `head` has; as Python ends, it would flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except InputError as error:
         print(with_flags(f"daskembed: {error}"), file=sys.stderr)
         return 2
@@ -201,12 +207,7 @@ def _preview(options: argparse.Namespace) -> int:
 def _tiles(options: argparse.Namespace) -> int:
     from daskembed.sources.region import tiles_of_region
 
-    ids = tiles_of_region(options.region)
-    try:
-        print("\n".join(ids), flush=True)
-    except BrokenPipeError:
-        # Whoever reads has enough; as Python ends, it would flush once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print("\n".join(tiles_of_region(options.region)))
     return 0
 
 
