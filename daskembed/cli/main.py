@@ -45,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Whoever reads has enough, as `head` has; as Python ends, it would flush once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _read_no_more()
         return 128 + signal.SIGPIPE
     except InputError as error:
         print(with_flags(f"daskembed: {error}"), file=sys.stderr)
@@ -58,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("daskembed: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _read_no_more() -> None:
+    """Whoever reads has enough, as `head` has: what Python flushes as it ends is told nobody."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_dask_configuration() -> None:
@@ -207,7 +211,11 @@ def _preview(options: argparse.Namespace) -> int:
 def _tiles(options: argparse.Namespace) -> int:
     from daskembed.sources.region import tiles_of_region
 
-    print("\n".join(tiles_of_region(options.region)))
+    ids = tiles_of_region(options.region)
+    try:
+        print("\n".join(ids), flush=True)
+    except BrokenPipeError:
+        _read_no_more()
     return 0
 
 
