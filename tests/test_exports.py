@@ -29,6 +29,7 @@ from daskembed.exports.index import index_tile, open_published
 from daskembed.exports.settings import Sizes
 from daskembed.geo.hilbert import hilbert_keys
 from daskembed.output import lock
+from daskembed.output.state import RECORDS
 from daskembed.runs.export_job import prepare
 from daskembed.runs.export_options import Asked, ExportOptions
 from daskembed.runs.export_results import ExportResult
@@ -329,6 +330,9 @@ def test_a_mixed_folder_is_refused_with_the_choices(small: Path, client: Client,
 def test_places_that_are_no_place_for_an_export(small: Path, client: Client, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is the output itself"):
         make(small, small, client)
+    (tmp_path / "begun" / RECORDS).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"begun holds _daskembed/tiles and is the output of a run: give a folder of"):
+        make(small, tmp_path / "begun", client)
     write_published(tmp_path / "other", TILES[:1], side=1, shape=(DIMS,))
     with pytest.raises(InputError, match="is the output of a run: give a folder of its own as `to`"):
         make(small, tmp_path / "other", client)

@@ -21,7 +21,7 @@ from daskembed.exports.unique import neighbours
 from daskembed.kinds import MODEL, differences
 from daskembed.output import lock
 from daskembed.output.geoparquet import SUFFIX
-from daskembed.output.state import RECEIPTS, now
+from daskembed.output.state import CUBES, RECEIPTS, RECORDS, STATE, now
 from daskembed.runs import fleet
 from daskembed.runs.export_job import Job, prepare
 from daskembed.runs.export_options import Asked, ExportOptions
@@ -149,8 +149,10 @@ def _check_empty(target: Storage) -> None:
     """Raise `InputError` if a target without a plan holds files that an export could be mixed up with."""
     there = [*(entry.path for entry in target.entries(recursive=False)), *target.folders()]
     suffixes = (SUFFIX, *(get_format(name).SUFFIX for name in FORMATS))
-    if strange := [path for path in there if path.endswith(suffixes)]:
-        what = "the output of a run" if target.entries(RECEIPTS, recursive=False) else "no export of daskembed"
+    # Of a run at work, which has published nothing yet, there is only its state.
+    begun = [path for path in target.folders(STATE) if path in (RECEIPTS, RECORDS, CUBES)]
+    if strange := [path for path in there if path.endswith(suffixes)] or begun:
+        what = "the output of a run" if begun else "no export of daskembed"
         raise InputError(f"{target.url} holds {strange[0]} and is {what}: give a folder of its own as `to`")
 
 
