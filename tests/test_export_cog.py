@@ -14,7 +14,7 @@ from distributed import Client
 from rio_cogeo import cog_validate
 
 import daskembed
-from daskembed.errors import InputError, TileError
+from daskembed.errors import ConflictError, InputError, TileError
 from daskembed.exports import cog
 from daskembed.exports.cog import parse_components
 from daskembed.exports.state import PlannedFile
@@ -111,6 +111,9 @@ def test_some_components(output: Path, client: Client, tmp_path: Path) -> None:
     with rasterio.open(path) as file:
         np.testing.assert_array_equal(file.read(), pixels(output, "33TUL", DAYS[1])[[4, 0, 1]])
         assert file.descriptions == ("embedding_4", "embedding_0", "embedding_1")
+    for other, said in (("0-5", "0-5"), (None, "all")):
+        with pytest.raises(ConflictError, match=f"was made with components 4,0-1, not {said}: give another `to`"):
+            make(output, tmp_path, client, components=other, tiles="33TUL", dates="2024-07-01/2024-07-31")
 
 
 def test_a_region_leaves_nodata_around_its_chips(output: Path, client: Client, tmp_path: Path) -> None:

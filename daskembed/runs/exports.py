@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Unpack
 
 import shapely
@@ -135,7 +136,9 @@ def agreed(job: Job, overwrite: bool) -> Plan | None:
 
 
 def _told_apart(key: str, before: Any, value: Any) -> str:
-    """What a setting was and is, in a few words: regions of many corners by their boxes."""
+    """What a setting was and is, in a few words: regions of many corners by their boxes, components by their ranges."""
+    if key == "components":
+        return f"components {_ranges(before)}, not {_ranges(value)}"
     if key != "region":
         return f"{key} {before}, not {value}"
     boxes = [one and ",".join(f"{edge:g}" for edge in shapely.from_wkt(one).bounds) for one in (before, value)]
@@ -143,6 +146,12 @@ def _told_apart(key: str, before: Any, value: Any) -> str:
         return f"another region in {boxes[0]}"
     was, now_ = ("none" if one is None else f"in {one}" for one in boxes)
     return f"region {was}, not {now_}"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """As `daskembed.exports.cog.parse_components` reads them."""
+    steps = [list(run) for _, run in groupby(enumerate(numbers), lambda one: one[1] - one[0])]
+    return ",".join(f"{run[0][1]}-{run[-1][1]}" if len(run) > 1 else str(run[0][1]) for run in steps) or "all"
 
 
 def _check_empty(target: Storage) -> None:
