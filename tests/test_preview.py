@@ -542,6 +542,15 @@ def test_page_is_opened_and_served(output: Path, tmp_path: Path) -> None:
         urllib.request.urlopen(address, timeout=60)
 
 
+def test_machine_without_a_browser(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("webbrowser.open", lambda address: False)  # as where Python finds none
+    assert main(["preview", str(output), "--to", str(tmp_path), "--open"]) == 0
+    told = f"no browser can be started here: open {(tmp_path / 'index.html').as_uri()} in one"
+    assert capsys.readouterr().out.splitlines()[-1] == told
+
+
 def test_interrupt_that_ends_no_sleep_ends_the_server(tmp_path: Path) -> None:
     """As one does that comes just before a sleep begins; here it is another thread that takes the signal."""
     program = f"""
