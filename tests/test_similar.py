@@ -400,6 +400,19 @@ def test_files_of_others(tmp_path: Path) -> None:
         daskembed.search(str(theirs), like=middle(42), k=5)
 
 
+def test_files_without_lists_or_rows(tmp_path: Path) -> None:
+    table = pq.read_table(write_rows(tmp_path / "a.parquet", vectors(50)))
+    texts = table.set_column(table.schema.get_field_index("embeddings"), "embeddings", pa.array(["a"] * 50))
+    pq.write_table(texts, tmp_path / "texts.parquet")
+    with pytest.raises(InputError, match="its embeddings is of string, expected lists of numbers"):
+        daskembed.search(str(tmp_path / "texts.parquet"), like=middle(3))
+    # As pandas has columns without a value.
+    none = table.slice(0, 0).set_column(table.schema.get_field_index("date"), "date", pa.nulls(0))
+    pq.write_table(none, tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="have no rows: there is nothing to search"):
+        daskembed.search(str(tmp_path / "none.parquet"), like=middle(3))
+
+
 def test_files_without_urls_and_dates(tmp_path: Path) -> None:
     """As the profile of Earth Index has them: places are found, and what else is asked is refused in words."""
     ours = write_rows(tmp_path / "ours" / "a.parquet", vectors(50))
