@@ -81,7 +81,7 @@ def test_examples_and_hits_are_shown(
         assert f"{hit.score:.3f}" in line
         assert level == "mean" or f"patch {hit.row},{hit.col}" in line
     examples = page.locator("#hits .examples li")
-    assert examples.all_inner_texts() == [f"like {place.x + 0.001:g},{place.y + 0.001:g}"]
+    assert examples.all_inner_texts() == [f"like {place.x + 0.001:.9g},{place.y + 0.001:.9g}"]
     # Side by side: of the example and of each hit, what is there, in a frame of its own colour.
     assert len(sketched(page, "#hits .examples canvas", BLUE)) == 1
     assert len(sketched(page, "#hits ol canvas", YELLOW)) == 6
@@ -126,7 +126,7 @@ def test_examples_and_hits_are_shown(
     assert not back.is_visible()
     assert not page.locator("#details").is_visible()
     assert page.locator("#hits ol li").all_inner_texts() == told
-    assert examples.all_inner_texts() == [f"like {place.x + 0.001:g},{place.y + 0.001:g}"]
+    assert examples.all_inner_texts() == [f"like {place.x + 0.001:.9g},{place.y + 0.001:.9g}"]
     assert example(page) == "visible"
 
 

@@ -339,7 +339,7 @@ def test_vectors_with_nan_have_no_colour(tmp_path: Path) -> None:
     index = told(tmp_path / "_preview", "index")
     assert index["basis"]["left_out"] == 1
     name = f"{TILE}_20240601_20240601_v001"
-    assert [chip[1] == "000000" for chip in told(tmp_path / "_preview", name)["chips"]] == [n == 4 for n in range(9)]
+    assert [chip[1] == "0000" for chip in told(tmp_path / "_preview", name)["chips"]] == [n == 4 for n in range(9)]
     small = np.frombuffer(base64.b64decode(told(tmp_path / "_preview", f"{name}.vectors")["values"]), np.int8)
     assert ((small.reshape(9, 12) == -128).all(axis=1) == (np.arange(9) == 4)).all()
 
@@ -469,6 +469,9 @@ def test_what_is_refused(output: Path, tmp_path: Path) -> None:
         daskembed.preview(str(output), to=str(output))
     with pytest.raises(InputError, match=r"no `basis` .*gone\.json"):
         daskembed.preview(str(output), basis=str(tmp_path / "gone.json"))
+    (tmp_path / "other.json").write_text("{")
+    with pytest.raises(InputError, match=r"`basis` .*other\.json: no basis: "):
+        daskembed.preview(str(output), basis=str(tmp_path / "other.json"))
     basis = daskembed.principal_components(str(output))
     for change, what in (
         ({"encoder": "clay-v1.5"}, "encoder is clay-v1.5, that of the files clay-v0"),
@@ -537,6 +540,15 @@ def test_page_is_opened_and_served(output: Path, tmp_path: Path) -> None:
         assert process.wait() == 0
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(address, timeout=60)
+
+
+def test_machine_without_a_browser(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("webbrowser.open", lambda address: False)  # as where Python finds none
+    assert main(["preview", str(output), "--to", str(tmp_path), "--open"]) == 0
+    told = f"no browser can be started here: open {(tmp_path / 'index.html').as_uri()} in one"
+    assert capsys.readouterr().out.splitlines()[-1] == told
 
 
 def test_interrupt_that_ends_no_sleep_ends_the_server(tmp_path: Path) -> None:

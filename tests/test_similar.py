@@ -154,6 +154,8 @@ def test_examples_that_are_alike_and_unlike(output: Path) -> None:
     found = vectors(400).astype(np.float64)
     query = 2 * found[[42, 43]].mean(axis=0) - found[[7, 8]].mean(axis=0)
     hits = daskembed.search(str(output), like=[middle(42), middle(43)], unlike=middle(7), unlike_row=[url_of(8)], k=9)
+    again = daskembed.search(str(output), like_row=hits["source_url"], k=2)  # of a frame, as of any others
+    assert [one["vectors"] for one in again.attrs["search"]["examples"]] == [1] * 9
     expected = [one for one in order(found, query) if one not in (42, 43, 7, 8)]
     assert list(hits["source_url"]) == urls(np.array(expected))[:9]
 
@@ -168,6 +170,11 @@ def test_each_example_for_itself(output: Path) -> None:
         assert text.startswith(one.attrs["search"]["examples"][0]["given"])
         assert list(group["rank"]) == [1, 2, 3, 4]
         assert list(group["source_url"]) == [url for url in one["source_url"] if url not in examples][:4]
+    # What is given near each other is told apart.
+    lon, lat = middle(42)
+    near = daskembed.search(str(output), like=[(lon, lat), (lon + 1e-5, lat)], combine="each", k=4)
+    told = [tuple(map(float, text.split(","))) for text in near["query"].unique()]
+    np.testing.assert_allclose(told, [(lon, lat), (lon + 1e-5, lat)], rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("options", [{}, {"apart": 9000}, {"combine": "each"}, {"dates": "2022-01-01/2022-12-31"}])
@@ -391,6 +398,19 @@ def test_files_of_others(tmp_path: Path) -> None:
     pq.write_table(table.set_column(2, "embeddings", pa.array(uneven, pa.list_(pa.float32()))), theirs)
     with pytest.raises(InputError, match=r"03WVN.*not all of 16 numbers"):
         daskembed.search(str(theirs), like=middle(42), k=5)
+
+
+def test_files_without_lists_or_rows(tmp_path: Path) -> None:
+    table = pq.read_table(write_rows(tmp_path / "a.parquet", vectors(50)))
+    texts = table.set_column(table.schema.get_field_index("embeddings"), "embeddings", pa.array(["a"] * 50))
+    pq.write_table(texts, tmp_path / "texts.parquet")
+    with pytest.raises(InputError, match="its embeddings is of string, expected lists of numbers"):
+        daskembed.search(str(tmp_path / "texts.parquet"), like=middle(3))
+    # As pandas has columns without a value.
+    none = table.slice(0, 0).set_column(table.schema.get_field_index("date"), "date", pa.nulls(0))
+    pq.write_table(none, tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="have no rows: there is nothing to search"):
+        daskembed.search(str(tmp_path / "none.parquet"), like=middle(3))
 
 
 def test_files_without_urls_and_dates(tmp_path: Path) -> None:
@@ -625,6 +645,7 @@ def test_what_cannot_be_searched(output: Path, tmp_path: Path) -> None:
         ),
         "`k` 0: expected a whole number from 1": (output, {"like": "12,45", "k": 0}),
         r"no such file, and no place: expected LON,LAT": (output, {"like": "12.4.5,45"}),
+        "`like` '': no such file": (output, {"like": ""}),
         r"'\.,\.': no such file": (output, {"like": ".,."}),
         "`like` nan,45: a longitude": (output, {"like": "nan,45"}),
         "has no geometry: expected LON,LAT": (output, {"like": str(table)}),

@@ -32,17 +32,23 @@ def show(made: Preview, *, serve: bool, browse: bool) -> int:
         return 0
     page = local_path(made.page)
     if not serve:
-        webbrowser.open(page.as_uri())
+        _open(page.as_uri())
         return 0
     with FileServer(page.parent) as server, contextlib.suppress(KeyboardInterrupt):
         address = f"{server.url}/{page.name}"
         say(f"{address} (Ctrl-C ends it)")
         if browse:
-            webbrowser.open(address)
+            _open(address)
         sys.stdout.flush()  # somebody may read it who waits for the address
         while True:
             time.sleep(1)  # and no longer: a signal that comes just before a sleep begins is seen after it only
     return 0
+
+
+def _open(address: str) -> None:
+    """Open a page in this machine's browser, or say that there is none."""
+    if not webbrowser.open(address):
+        say(f"no browser can be started here: open {address} in one")
 
 
 def describe(made: Preview) -> list[str]:

@@ -13,6 +13,10 @@ from pyproj.exceptions import CRSError
 
 def check_columns(schema: pa.Schema, names: dict[str, str], geo: dict[str, Any]) -> None:
     """Raise `ValueError` if columns are not of a kind that is read here."""
+    kind = schema.field(names["vectors"]).type
+    lists = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    if not (pa.types.is_nested(lists) and hasattr(lists, "value_type")):
+        raise ValueError(f"its {names['vectors']} is of {kind}, expected lists of numbers")
     if "url" in names and not is_text(kind := schema.field(names["url"]).type):
         raise ValueError(f"its {names['url']} is of {kind}, expected text")
     if "date" in names and not (

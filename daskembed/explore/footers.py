@@ -225,6 +225,8 @@ def _look(storage: Storage, name: str) -> _Look:
         if "vectors" not in names or "geometry" not in schema.names:
             raise ValueError(f"it has the columns {', '.join(schema.names)}: expected embeddings and geometry")
         geo = parse_object(footer.get(b"geo", b"{}"))
+        if not metadata.num_rows:
+            return _Look(made, Rows(storage, (), made, (0,), "", None, names, {}), {})
         check_columns(schema, names, geo)
         shape, dtype = _shape(file, names, made)
         affine = None

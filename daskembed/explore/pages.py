@@ -272,7 +272,8 @@ def _mean_colour(basis: Basis, scores: NDArray[np.float64]) -> NDArray[np.uint8]
 
 
 def _hex(colour: NDArray[np.uint8]) -> str:
-    return bytes(colour.tolist()).hex()
+    """As a page has it after ``#``; see through where there is none."""
+    return bytes(colour.tolist()).hex() if colour.any() else "0000"
 
 
 def _beside(tile: str, squares: NDArray[np.object_]) -> NDArray[np.object_]:

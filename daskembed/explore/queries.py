@@ -105,7 +105,7 @@ def read_given(like: Any, *, alike: bool) -> list[Given]:
 def read_rows_given(urls: str | Iterable[str] | None, *, alike: bool) -> list[Given]:
     """Rows by their URLs or the ends of these, which ``#patch=ROW,COL`` follows where one of their patches is meant."""
     found = []
-    for url in [urls] if isinstance(urls, str) else urls or ():
+    for url in [urls] if isinstance(urls, str) else () if urls is None else urls:
         if not isinstance(url, str):
             raise InputError(f"{_asked(alike, '_row')} {url!r}: expected the URL of a row, its source_url")
         cell = _CELL.search(url)
@@ -172,7 +172,7 @@ def _read_text(text: str, alike: bool) -> list[Given]:
         pass
     else:
         return [_place(lon, lat, alike)]
-    if is_local(text) and not local_path(text).exists():
+    if is_local(text) and not (text and local_path(text).exists()):
         raise InputError(f"{_asked(alike)} {redact(text)!r}: no such file, and no place: {_EXPECTED}")
     return _read_file(text, alike)
 
@@ -210,13 +210,13 @@ def _checked(shape: Any, name: str, crs: pyproj.CRS | None = None) -> shapely.Ge
 
 
 def _place(lon: float, lat: float, alike: bool) -> Given:
+    text, swapped = (f"{round(x, 7):.10g},{round(y, 7):.10g}" for x, y in ((lon, lat), (lat, lon)))
     if not (-180 <= lon <= 180 and -90 <= lat <= 90):
-        swapped = f"; did you mean {lat:g},{lon:g}?" if -180 <= lat <= 180 and -90 <= lon <= 90 else ""
+        meant = f"; did you mean {swapped}?" if -180 <= lat <= 180 and -90 <= lon <= 90 else ""
         raise InputError(
-            f"{_asked(alike)} {lon:g},{lat:g}: a longitude from -180 to 180 comes first, then a latitude from -90 to "
-            f"90{swapped}"
+            f"{_asked(alike)} {text}: a longitude from -180 to 180 comes first, then a latitude from -90 to 90{meant}"
         )
-    return Given(f"{lon:g},{lat:g}", alike, shapely.Point(lon, lat))
+    return Given(text, alike, shapely.Point(lon, lat))
 
 
 def _told(shape: shapely.Geometry) -> str:

@@ -78,6 +78,8 @@ def read_basis(url: str | Path) -> Basis:
         return Basis.from_json(storage.get(name))
     except FileNotFoundError:
         raise InputError(f"no `basis` {url}: give the JSON of one, such as the basis.json of a preview") from None
+    except InputError as error:
+        raise InputError(f"`basis` {url}: {error}") from None
 
 
 def with_preview(result: RunResult) -> RunResult:
