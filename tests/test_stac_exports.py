@@ -103,6 +103,25 @@ def test_rows_have_the_pixels_of_a_patch(exported: Path) -> None:
     assert collection["emb:chip_layout"]["chip_size"] == [32, 32]
 
 
+def test_the_period_is_that_of_the_rows(client: Client, tmp_path: Path) -> None:
+    first, last = published.DAYS
+    asked = {"dates": "2019-04-10/2019-12-31", "cluster": client}
+    daskembed.export(str(published.FOLDER / "patch"), to=str(tmp_path), **asked)
+    daskembed.write_stac(str(tmp_path))
+    period = ("start_datetime", "end_datetime")
+    found = the_item(tmp_path).properties
+    assert [found[end] for end in period] == [f"{last}T00:00:00Z", f"{last}T23:59:59Z"]
+    # As earlier versions left it: by the names of the published files and the dates.
+    receipt = tmp_path / receipt_of("embeddings_00000.parquet")
+    receipt.write_text(
+        json.dumps({name: told for name, told in json.loads(receipt.read_text()).items() if name != "days"})
+    )
+    daskembed.write_stac(str(tmp_path))
+    found = the_item(tmp_path).properties
+    assert first < "2019-04-10"
+    assert [found[end] for end in period] == ["2019-04-10T00:00:00Z", f"{last}T23:59:59Z"]
+
+
 def test_tiles_are_counted_that_have_rows(exported: Path) -> None:
     daskembed.write_stac(str(exported))
     item = the_item(exported)

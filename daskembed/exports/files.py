@@ -32,18 +32,18 @@ def write_file(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportT
     """
     keep_freed_memory()
     form = get_format(export.format)
-    rows, box, used = planned.rows, [], planned.tiles
+    rows, box, used, days = planned.rows, [], planned.tiles, []
     if form.UNIT != "range":
         export.confirm()
         with timed("write"):
             size, sha256 = form.write_tile(export, planned, tiles[planned.tiles[0]])
     else:
-        table, used = gather(export, planned, tiles)
-        rows, box = len(table), bounds_of(table)
+        table, used, ends = gather(export, planned, tiles)
+        rows, box, days = len(table), bounds_of(table), [day.isoformat() for day in ends]
         export.confirm()
         with timed("write"):
             size, sha256 = form.write(export, planned.name, table)
     software = {name: version_of(name) for name in SOFTWARE}
-    written = ExportedFile(planned.name, size, sha256, rows, box, used, software)
+    written = ExportedFile(planned.name, size, sha256, rows, box, used, software, days)
     write_written(export.target, written)
     return written

@@ -45,8 +45,10 @@ class _Share:
     """Row of the exported file, of each of its places."""
 
 
-def gather(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportTile]) -> tuple[pa.Table, list[str]]:
-    """The rows of a planned file, in their order, and the published files that have some.
+def gather(
+    export: Export, planned: PlannedFile, tiles: Mapping[str, ExportTile]
+) -> tuple[pa.Table, list[str], tuple[date, date]]:
+    """The rows of a planned file, in their order, the published files that have some, and their first and last date.
 
     Rows are in the order of their keys along the curve, then of date, published file, chip and patch: nothing of it
     depends on who is quicker. In memory are the vectors of the file, and of each reader a row group of a published one.
@@ -71,8 +73,9 @@ def gather(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportTile]
     lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind)
     columns = {name: lists if make is None else others[name] for name, make in _columns(export).items()}
     days = np.concatenate([share.places.days for share in shares]).astype("datetime64[D]")
-    table = pa.table({**columns, _BOX: others[_BOX]}, metadata=_footer(export, days.min().item(), days.max().item()))
-    return table, [share.tile.name for share in shares]
+    first, last = days.min().item(), days.max().item()
+    table = pa.table({**columns, _BOX: others[_BOX]}, metadata=_footer(export, first, last))
+    return table, [share.tile.name for share in shares], (first, last)
 
 
 def _shares(export: Export, planned: PlannedFile, tiles: Mapping[str, ExportTile]) -> list[_Share]:

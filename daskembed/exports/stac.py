@@ -190,10 +190,12 @@ def _affine(how: Calibration) -> dict[str, Any]:
 
 
 def _period(file: ExportedFile, plan: Plan) -> tuple[str, str]:
-    """First and last day, as the names of the published files say them, within the dates that were asked for.
+    """First and last day of the rows; the name of a store says its own.
 
-    The name of a store says its own.
+    Of exports of earlier versions those in the names of the published files, within the dates that were asked for.
     """
+    if file.days:
+        return file.days[0], file.days[-1]
     names = [file.name] if file.name.endswith(zarr.SUFFIX) else file.tiles
     days = sorted(day for name in names for day in name.split("_")[1:3])
     first, last = (f"{day[:4]}-{day[4:6]}-{day[6:]}" for day in (days[0], days[-1]))

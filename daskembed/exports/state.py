@@ -76,6 +76,8 @@ class ExportedFile:
     tiles: list[str]
     """Published files of which it has rows."""
     software: dict[str, str] = field(default_factory=dict)
+    days: list[str] = field(default_factory=list)
+    """First and last date of its rows, ISO 8601; none where its name says them, and of earlier versions."""
 
 
 @dataclass(frozen=True)
