@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import gc
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -42,10 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.tiles = one_list(tiles)
         _check_dask_configuration()
         status = COMMANDS[options.command](options)
-        sys.stdout.flush()
+        print(end="", flush=True)
         return status
     except BrokenPipeError:
-        _read_no_more()
+        if not _read_no_more():
+            raise  # it is another pipe
         return 128 + signal.SIGPIPE
     except InputError as error:
         print(with_flags(f"daskembed: {error}"), file=sys.stderr)
@@ -59,9 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _read_no_more() -> None:
-    """Whoever reads has enough, as `head` has: what Python flushes as it ends is told nobody."""
+def _read_no_more() -> bool:
+    """Whether who reads has enough, as `head` has: what Python flushes as it ends is told nobody then."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if not poll.poll(0):
+        return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _check_dask_configuration() -> None:
