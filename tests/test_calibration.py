@@ -342,6 +342,12 @@ def test_values_too_large_for_float16_fail(client: Client, tmp_path: Path) -> No
     assert not [*(tmp_path / "to").glob("*.parquet")]
 
 
+def test_wanted_tiles_without_a_file_are_told(output: Path, client: Client) -> None:
+    result = calibrate(output, client, tiles=f"{TILES[0]},32TQQ")
+    assert result.notes == ("no published file of 1 tile of `tiles`: 32TQQ",)
+    assert "\nnote         no published file of 1 tile of `tiles`: 32TQQ\n" in repr(result)
+
+
 def test_the_command_that_is_named_can_be_pasted(client: Client, tmp_path: Path) -> None:
     write_published(tmp_path / "my tiles", ["33TUL"], side=1, shape=(4,))
     with pytest.raises(daskembed.InputError, match=r"make it with `daskembed calibrate '/.*/my tiles'`"):

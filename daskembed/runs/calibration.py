@@ -65,6 +65,7 @@ class CalibrationResult:
     seconds: float
     """Wall time from the first task to the last."""
     interrupted: bool
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<CalibrationResult>\n{summary(self)}"
@@ -188,6 +189,7 @@ def _result(
         failed=failed,
         seconds=seconds,
         interrupted=interrupted,
+        notes=tuple(job.selection.notes),
     )
 
 
@@ -300,6 +302,7 @@ def summary(result: CalibrationResult) -> str:
         f"files        {files}{fast}, of {result.output}",
         *list_some("left out", result.left_out),
         *list_some("failed", result.failed),
+        *(f"note         {note}" for note in result.notes),
     ]
     if made is not None:
         lines += [
