@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from daskembed.geo.mgrs import check_tile
+from daskembed.paths import StrPath, as_text
 from daskembed.sources.origin import choice_for, open_source
 from daskembed.sources.reading import Reading, parse_dates
 from daskembed.sources.region import read_region
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 def index_tile(
     tile: str,
-    source: str,
+    source: StrPath,
     *,
     encoder: Encoder | None = None,
     dates: str | None = None,
-    region: str | None = None,
+    region: StrPath | None = None,
     offset: tuple[int, int] = (0, 0),
     edge: str = "drop",
     rules: Rules = NO_RULES,
@@ -102,7 +103,7 @@ def index_tile(
     StorageError
         If the source does not answer.
     """
-    origin = open_source(source)
+    origin = open_source(as_text(source))
     asked = {"scenes": scenes, "pick": pick, "max_scene_cloud": max_scene_cloud, "max_scene_nodata": max_scene_nodata}
     asked |= {"radar_days": radar_days, "resampling": resampling}
     reading = Reading(

@@ -25,6 +25,7 @@ from daskembed.output.protocol import Place
 from daskembed.output.stac import StacResult, check_root
 from daskembed.output.stac_documents import CATALOG, OURS, STAC, Kind, item_of
 from daskembed.output.stac_model import model_item
+from daskembed.paths import StrPath, as_text
 from daskembed.quantization import KEY, METHOD, Calibration, parse_calibration
 from daskembed.storage.stores import Storage
 from daskembed.text import counted
@@ -33,7 +34,7 @@ _READABLE = (".parquet", zarr.SUFFIX)
 """What the files' names end with whose items can be written."""
 
 
-def write_stac(output: str, root: str | None = None) -> StacResult:
+def write_stac(output: StrPath, root: str | None = None) -> StacResult:
     """Write a STAC catalogue of an output's published files, or of an export, into its folder ``_stac``.
 
     There is an item a file that is as its receipt says, a collection of each encoder, level, type of values, format and
@@ -61,6 +62,7 @@ def write_stac(output: str, root: str | None = None) -> StacResult:
     StorageError
         If the store does not answer as it should; what is written stays, and the same call goes on.
     """
+    output = as_text(output)
     storage = Storage(output)
     if not is_export(storage):
         return of_output.write_stac(output, root)

@@ -17,10 +17,11 @@ from daskembed.output.published import list_published
 from daskembed.output.stac_documents import STAC, item_of
 from daskembed.output.state import RECEIPTS, read_receipt
 from daskembed.output.tile_status import OutputStatus, StacStatus
+from daskembed.paths import StrPath, as_text
 from daskembed.storage.stores import Storage
 
 
-def status(output: str, tiles: str | Iterable[str] | None = None, version: str | None = None) -> OutputStatus:
+def status(output: StrPath, tiles: StrPath | Iterable[str] | None = None, version: str | None = None) -> OutputStatus:
     """What an output or an export holds.
 
     Of an output: tiles done, unfinished, failed, missing and changed, and quarantined chips. Everything is read off
@@ -46,6 +47,7 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
     StorageError
         If the store does not answer as it should.
     """
+    output = as_text(output)
     target = Storage(output)
     if not state.is_export(target):
         return outputs.status(output, tiles, version)

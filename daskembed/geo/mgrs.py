@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import bisect
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from daskembed.errors import InputError
+from daskembed.paths import StrPath, as_text
 
 _TILE = re.compile(r"(?P<zone>0[1-9]|[1-5][0-9]|60)(?P<band>[C-HJ-NP-X])(?P<column>[A-HJ-NP-Z])(?P<row>[A-HJ-NP-V])")
 _NAMED = re.compile(r"(?:CLAYTILE_|T)?(?P<tile>[0-9]{2}[A-Z]{3})(?![A-Z0-9])")
@@ -121,7 +123,7 @@ def read_tiles(value: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(check_tile, _split(value) or [value])))
 
 
-def tiles_of(tiles: str | Iterable[str]) -> tuple[str, ...]:
+def tiles_of(tiles: StrPath | Iterable[str]) -> tuple[str, ...]:
     """Tile ids of what `read_tiles` takes, or of an iterable of ids, each once.
 
     Raises
@@ -129,7 +131,10 @@ def tiles_of(tiles: str | Iterable[str]) -> tuple[str, ...]:
     InputError
         If an id is bad, or there is none.
     """
-    names = read_tiles(tiles) if isinstance(tiles, str) else tuple(dict.fromkeys(map(check_tile, tiles)))
+    if isinstance(tiles, str | os.PathLike):
+        names = read_tiles(as_text(tiles))
+    else:
+        names = tuple(dict.fromkeys(map(check_tile, tiles)))
     if not names:
         raise InputError("no tiles: give at least one MGRS tile id, such as 27WXN")
     return names

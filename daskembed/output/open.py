@@ -24,6 +24,7 @@ from daskembed.geo import wkb
 from daskembed.geo.footprints import box
 from daskembed.kinds import APART, Kind, choose, kind_of
 from daskembed.output.published import of_version
+from daskembed.paths import StrPath, as_text
 from daskembed.quantization import KEY
 from daskembed.storage.stores import Storage
 from daskembed.vectors import VectorDtype
@@ -38,7 +39,7 @@ PARTITION_BYTES = 128 * 2**20
 
 
 def open_embeddings(
-    output: str,
+    output: StrPath,
     *,
     columns: list[str] | None = None,
     encoder: str | None = None,
@@ -73,6 +74,7 @@ def open_embeddings(
     """
     import dask_geopandas
 
+    output = as_text(output)
     storage = Storage(output)
     found = [entry.path for entry in storage.entries(recursive=False)]
     # An export has no others; beside published files, Parquet files are somebody else's.

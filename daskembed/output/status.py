@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -26,6 +27,7 @@ from daskembed.output.state import (
 )
 from daskembed.output.status_cubes import judge_cubes
 from daskembed.output.tile_status import OutputStatus, StacStatus, TileStatus
+from daskembed.paths import StrPath, as_text
 from daskembed.storage.stores import Storage
 
 _TILE = r"(?P<tile>\d\d[A-Z]{3})"
@@ -39,7 +41,7 @@ _Key = tuple[str, str]
 _Kept = TypeVar("_Kept", Receipt, TileRecord)
 
 
-def status(output: str, tiles: str | Iterable[str] | None = None, version: str | None = None) -> OutputStatus:
+def status(output: str, tiles: StrPath | Iterable[str] | None = None, version: str | None = None) -> OutputStatus:
     """What an output holds: tiles done, unfinished, failed, missing and changed, and quarantined chips.
 
     Everything is read off the output's listing, its receipts and its records: three listings, one of each Zarr store,
@@ -63,7 +65,9 @@ def status(output: str, tiles: str | Iterable[str] | None = None, version: str |
         If the store does not answer as it should.
     """
     storage = Storage(output)
-    named = read_tiles(tiles) if isinstance(tiles, str) else tiles and map(check_tile, tiles)
+    if isinstance(tiles, str | os.PathLike):
+        tiles = read_tiles(as_text(tiles))
+    named = tiles and map(check_tile, tiles)
     wanted = None if named is None else set(named)
     published: dict[_Key, dict[str, int | None]] = {}
     for file in list_published(storage, version):

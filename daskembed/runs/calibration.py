@@ -18,6 +18,7 @@ from daskembed.geo.mgrs import tiles_of
 from daskembed.histogram import Histogram
 from daskembed.kinds import kind_of
 from daskembed.output.state import STATE, now
+from daskembed.paths import StrPath, as_text
 from daskembed.quantization import Calibration, check_percentile, read_calibration
 from daskembed.runs import fleet
 from daskembed.runs.export_options import Asked, CalibrationOptions
@@ -79,7 +80,9 @@ class CalibrationResult:
 
 
 @documented(CalibrationOptions, Asked)
-def calibrate(output: str, *, to: str | None = None, **options: Unpack[CalibrationOptions]) -> CalibrationResult:
+def calibrate(
+    output: StrPath, *, to: StrPath | None = None, **options: Unpack[CalibrationOptions]
+) -> CalibrationResult:
     """Find out between which values the vectors of an output lie, for `daskembed.export` to make int8 of them.
 
     The values of each published file are counted once and the counts kept below ``{output}/_daskembed/calibration``:
@@ -113,7 +116,7 @@ def calibrate(output: str, *, to: str | None = None, **options: Unpack[Calibrati
     check_percentile(asked.percentile)
     start: dict[str, Any] = {"cluster_arguments": asked.cluster_arguments, "workers": asked.workers}
     check_connection(asked.cluster, **start)
-    source = Storage(output)
+    source, to = Storage(as_text(output)), None if to is None else as_text(to)
     source.check_exists()
     if to is not None and (to.endswith("/") or (is_local(to) and local_path(to).is_dir())):
         file = f"{to.rstrip('/') or '.'}/calibration.json"

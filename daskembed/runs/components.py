@@ -25,6 +25,7 @@ from daskembed.explore.tiles import choose, dims_of, parts_of
 from daskembed.geo.mgrs import tiles_of
 from daskembed.kinds import MODEL
 from daskembed.output.state import STATE, now
+from daskembed.paths import StrPath, as_text
 from daskembed.runs import fleet
 from daskembed.runs.export_options import Looked, PreviewOptions
 from daskembed.runs.export_tasks import Item
@@ -49,7 +50,7 @@ SUMS = f"{STATE}/components"
 
 
 @documented(PreviewOptions, Looked)
-def principal_components(output: str, **options: Unpack[PreviewOptions]) -> Basis:
+def principal_components(output: StrPath, **options: Unpack[PreviewOptions]) -> Basis:
     """The first three principal components of all vectors of an output: one basis for all its tiles.
 
     It is exact: as of a decomposition of all vectors at once, of which no more than a block is in memory. The sums of
@@ -80,10 +81,10 @@ def principal_components(output: str, **options: Unpack[PreviewOptions]) -> Basi
     return components_of(found, selection, asked)
 
 
-def select_asked(output: str, options: Mapping[str, Any]) -> tuple[Looked, Storage, Selection]:
+def select_asked(output: StrPath, options: Mapping[str, Any]) -> tuple[Looked, Storage, Selection]:
     """What is asked, the output, and which of its published files."""
     asked = Looked.of(options, PreviewOptions)
-    found = Storage(output)
+    found = Storage(as_text(output))
     tiles = None if asked.tiles is None else tiles_of(asked.tiles)
     selection = choose(found, tiles=tiles, encoder=asked.encoder, level=asked.level, version=asked.version)
     for note in selection.notes:

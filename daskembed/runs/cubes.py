@@ -15,6 +15,7 @@ from daskembed.clusters.connection import check_connection, shares_files
 from daskembed.errors import InputError
 from daskembed.output import lock
 from daskembed.output.state import CUBES, receipt_path, sweep, write_failure
+from daskembed.paths import StrPath, as_text
 from daskembed.runs import cube_stages as stages
 from daskembed.runs import fleet, preflight
 from daskembed.runs.cube_layout import READERS, READING, Job
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
 
 
 @documented(CubeOptions)
-def write_cubes(tiles: str | Iterable[str] | None = None, *, output: str, **options: Unpack[CubeOptions]) -> RunResult:
+def write_cubes(
+    tiles: StrPath | Iterable[str] | None = None, *, output: StrPath, **options: Unpack[CubeOptions]
+) -> RunResult:
     """Write the chips of tiles as Zarr v3 cubes, ``{output}/{tile}.zarr``, which `xarray.open_zarr` opens.
 
     A cube has the variable ``pixels``, float32 of ``(time, band, y, x)``: every date, and the smallest rectangle that
@@ -69,6 +72,7 @@ def write_cubes(tiles: str | Iterable[str] | None = None, *, output: str, **opti
     StorageUnusableError
         If a store refuses the credentials, loses its bucket or is full; the same call goes on from there.
     """
+    output = as_text(output)
     asked, readers = Options.of(options, CubeOptions), options.get("readers")
     names = asked_tiles(tiles, asked.region)
     if readers is not None and readers < 1:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from daskembed.exports.names import ADDED, KINDS, PROFILES
 from daskembed.exports.protocol import FORMATS
+from daskembed.paths import StrPath
 from daskembed.runs.options import ARGUMENTS, CLUSTER, EVENTS, WORKERS, Table, option
 
 if TYPE_CHECKING:
@@ -94,14 +95,14 @@ class ExportOptions(TypedDict, total=False):
 
     format: str | None
     dtype: str | None
-    calibration: str | Calibration | None
+    calibration: StrPath | Calibration | None
     rows: str
     unique: str
     columns: str | None
     profile: str | None
     components: str | None
-    tiles: str | None
-    region: str | None
+    tiles: StrPath | None
+    region: StrPath | None
     dates: str | None
     encoder: str | None
     level: str | None
@@ -118,7 +119,7 @@ class ExportOptions(TypedDict, total=False):
 class CalibrationOptions(TypedDict, total=False):
     """Keywords of `daskembed.calibrate`; see `Asked`."""
 
-    tiles: str | None
+    tiles: StrPath | None
     encoder: str | None
     level: str | None
     version: str | None
@@ -148,7 +149,7 @@ class Looked(Asked):
 class PreviewOptions(TypedDict, total=False):
     """Keywords of `daskembed.preview` and `daskembed.principal_components`; see `Looked`."""
 
-    tiles: str | None
+    tiles: StrPath | None
     encoder: str | None
     level: str | None
     version: str | None

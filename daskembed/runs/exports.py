@@ -23,6 +23,7 @@ from daskembed.kinds import MODEL, differences
 from daskembed.output import lock
 from daskembed.output.geoparquet import SUFFIX
 from daskembed.output.state import CUBES, RECEIPTS, RECORDS, STATE, now
+from daskembed.paths import StrPath, as_text
 from daskembed.runs import fleet
 from daskembed.runs.export_job import Job, prepare
 from daskembed.runs.export_options import Asked, ExportOptions
@@ -46,7 +47,7 @@ LOCK = "export"
 
 
 @documented(ExportOptions, Asked)
-def export(output: str, *, to: str, **options: Unpack[ExportOptions]) -> ExportResult:
+def export(output: StrPath, *, to: StrPath, **options: Unpack[ExportOptions]) -> ExportResult:
     """Make a serving copy of an output's published files: rows in Hilbert order, in large files with boxes.
 
     Nothing is computed again. Each file of the copy is complete or absent, and the same call goes on with what an
@@ -76,7 +77,7 @@ def export(output: str, *, to: str, **options: Unpack[ExportOptions]) -> ExportR
         If a store refuses the credentials, loses its bucket or is full; the same call goes on from there.
     """
     asked = Asked.of(options, ExportOptions)
-    return run_export(output, to, asked)
+    return run_export(as_text(output), as_text(to), asked)
 
 
 def run_export(output: str, to: str, asked: Asked, sizes: Sizes = DEFAULT) -> ExportResult:

@@ -6,12 +6,14 @@ takes. Of the precision ``auto`` nothing is decided here: the workers say what i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict, TypeVar
 
 from daskembed import config
 from daskembed.errors import did_you_mean
+from daskembed.paths import StrPath, as_text
 from daskembed.sources.choice import FIRST_CHOICE, PICK, RESAMPLING, Choice
 from daskembed.sources.reading import EDGE, yes_or_no
 from daskembed.sources.region import read_region
@@ -96,7 +98,7 @@ class Table:
         configured = {name: config.get(key) for name in names if (key := key_of(name)) in config.defaults()}
         configured = {name: value for name, value in configured.items() if name not in own}
         chosen = {
-            name: value
+            name: as_text(value) if isinstance(value, os.PathLike) else value
             for name, value in given.items()
             if value is not None and (value != "" or name not in configured)
         }
@@ -261,8 +263,8 @@ RULES = {
 class CubeOptions(TypedDict, total=False):
     """Keywords of `daskembed.write_cubes`; see `Options`."""
 
-    source: str | None
-    region: str | None
+    source: StrPath | None
+    region: StrPath | None
     cluster: str | Client | None
     cluster_arguments: Mapping[str, Any] | None
     workers: int | str | None
@@ -285,10 +287,10 @@ class CubeOptions(TypedDict, total=False):
 class RunOptions(CubeOptions, total=False):
     """Keywords of `daskembed.run` and `daskembed.plan`; see `Options`."""
 
-    output: str | None
+    output: StrPath | None
     encoder: str | None
-    checkpoint: str | None
-    sensor: str | None
+    checkpoint: StrPath | None
+    sensor: StrPath | None
     window: int | None
     level: str | None
     precision: str | None

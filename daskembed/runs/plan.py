@@ -21,6 +21,7 @@ from daskembed.errors import InputError, TileError, did_you_mean
 from daskembed.output.protocol import get_format
 from daskembed.output.published import published_files
 from daskembed.output.state import Receipt, TileRecord, read_receipts
+from daskembed.paths import StrPath
 from daskembed.runs import preflight
 from daskembed.runs.blocks import block_folder
 from daskembed.runs.conflicts import check_conflicts
@@ -110,7 +111,7 @@ class Plan:
 
 @documented(RunOptions)
 def plan(
-    tiles: str | Iterable[str] | None = None,
+    tiles: StrPath | Iterable[str] | None = None,
     *,
     device: str | None = None,
     price_per_hour: float | None = None,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from daskembed.errors import InputError, StorageError
@@ -13,6 +13,7 @@ from daskembed.explore.components import check_basis
 from daskembed.explore.preview import FOLDER, Preview, write_preview
 from daskembed.geo.mgrs import tiles_of
 from daskembed.output import geoparquet
+from daskembed.paths import StrPath, as_text
 from daskembed.runs.components import components_of, select_asked
 from daskembed.runs.export_options import Looked, PreviewOptions
 from daskembed.runs.options import documented
@@ -26,10 +27,10 @@ _log = logging.getLogger(__name__)
 
 @documented(PreviewOptions, Looked)
 def preview(
-    output: str,
+    output: StrPath,
     *,
-    to: str | None = None,
-    basis: Basis | str | None = None,
+    to: StrPath | None = None,
+    basis: Basis | StrPath | None = None,
     geotiff: bool = False,
     **options: Unpack[PreviewOptions],
 ) -> Preview:
@@ -62,18 +63,18 @@ def preview(
         If there are no such files, they do not go together, one cannot be read, or the basis is of others.
     """
     asked, found, selection = select_asked(output, options)
-    chosen = read_basis(basis) if isinstance(basis, (str, Path)) else basis
+    chosen = read_basis(as_text(basis)) if isinstance(basis, str | os.PathLike) else basis
     if chosen is not None:
         check_basis(chosen, selection)
     own = components_of(found, selection, asked)
     tiles = None if asked.tiles is None else tiles_of(asked.tiles)
-    page = Storage(to or found.url_of(FOLDER))
+    page = Storage(as_text(to) if to else found.url_of(FOLDER))
     return write_preview(found, selection, chosen or own, page, own=own, tiles=tiles, geotiff=geotiff)
 
 
-def read_basis(url: str | Path) -> Basis:
+def read_basis(url: str) -> Basis:
     """The basis of a JSON document at a path or URL; raises `InputError` if there is none."""
-    storage, name = split_url(str(url))
+    storage, name = split_url(url)
     try:
         return Basis.from_json(storage.get(name))
     except FileNotFoundError:

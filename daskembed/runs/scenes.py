@@ -12,6 +12,7 @@ from daskembed.encoders.loading import find_encoder, foresee
 from daskembed.errors import InputError, StorageError, StorageUnusableError, TileError
 from daskembed.output.published import check_version
 from daskembed.output.state import Receipt, TileRecord, read_receipts
+from daskembed.paths import StrPath
 from daskembed.runs.kept import chosen_by, keepers
 from daskembed.runs.options import Options, RunOptions, documented
 from daskembed.runs.preflight import check_bands, check_catalogue
@@ -76,7 +77,7 @@ class TileScenes:
 
 
 @documented(RunOptions)
-def find_scenes(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions]) -> tuple[TileScenes, ...]:
+def find_scenes(tiles: StrPath | Iterable[str] | None = None, **options: Unpack[RunOptions]) -> tuple[TileScenes, ...]:
     """The scenes that `daskembed.run` would use with the same arguments, and those that it would not; reads no pixels.
 
     Tiles that were finished, or begun, with the same choice tell what their receipts or records keep: that is what a

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from daskembed.errors import InputError, StorageError, did_you_mean
+from daskembed.paths import StrPath, as_text
 from daskembed.storage.urls import is_local
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _TILE = re.compile(r"\d\d[A-Z]{3}_")
 
 
 def search(
-    output: str,
+    output: StrPath,
     *,
     like: Any = None,
     like_row: str | Iterable[str] | None = None,
@@ -36,7 +37,7 @@ def search(
     center: bool = True,
     apart: float | None = None,
     dates: str | None = None,
-    region: str | None = None,
+    region: StrPath | None = None,
     encoder: str | None = None,
     level: str | None = None,
     version: str | None = None,
@@ -126,6 +127,7 @@ def search(
         raise InputError("what is searched? give `like` or `like_row`")
     days = None if dates is None else parse_dates(dates)
     area = None if region is None else read_region(region)
+    output = as_text(output)
     if (table := output.rstrip("/")).endswith(".lance"):
         from daskembed.explore.indexed import find_indexed
 

@@ -17,6 +17,7 @@ from daskembed.output.protocol import check_dtype, get_format, parse_formats
 from daskembed.output.published import check_version, published_files
 from daskembed.output.stac import complete, kept_root
 from daskembed.output.state import Receipt, TileRecord, read_receipts, sweep, write_failure
+from daskembed.paths import StrPath
 from daskembed.runs import dashboard, fleet, preflight, stages
 from daskembed.runs.conflicts import check_conflicts
 from daskembed.runs.embed_tasks import EmbedTiles
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @documented(RunOptions)
-def run(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions]) -> RunResult:
+def run(tiles: StrPath | Iterable[str] | None = None, **options: Unpack[RunOptions]) -> RunResult:
     """Embed tiles: one published file and one receipt each. None takes the configuration's value.
 
     Parameters
@@ -70,7 +71,7 @@ def run(tiles: str | Iterable[str] | None = None, **options: Unpack[RunOptions])
     return with_preview(result) if asked.preview else result
 
 
-def _run(tiles: str | Iterable[str] | None, asked: Options) -> RunResult:
+def _run(tiles: StrPath | Iterable[str] | None, asked: Options) -> RunResult:
     chosen = asked.cluster
     start: dict[str, Any] = {
         "cluster_arguments": asked.cluster_arguments,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskembed.errors import InputError, TileError, exact
 from daskembed.geo.mgrs import is_tile, tiles_of
+from daskembed.paths import StrPath, as_text
 from daskembed.storage.urls import SCHEMES, is_local, local_path, redact
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ _MOST_FILE = 2**30
 """Bytes of a region's file in a store."""
 
 
-def asked_tiles(tiles: str | Iterable[str] | None, region: str | None) -> tuple[str, ...]:
+def asked_tiles(tiles: StrPath | Iterable[str] | None, region: str | None) -> tuple[str, ...]:
     """Tile ids of what `tiles_of` takes, or of a region in WKT.
 
     Raises
@@ -51,7 +53,7 @@ def asked_tiles(tiles: str | Iterable[str] | None, region: str | None) -> tuple[
     return tiles_of(tiles) if tiles is not None else _tiles_meeting(str(region))
 
 
-def tiles_of_region(region: str) -> tuple[str, ...]:
+def tiles_of_region(region: StrPath) -> tuple[str, ...]:
     """The Sentinel-2 tiles that a region meets, sorted by their ids.
 
     Parameters
@@ -96,12 +98,13 @@ def check_region(text: str) -> None:
         raise InputError(f"no file {text}: {_EXPECTED}{hint}")
 
 
-def read_region(text: str) -> str:
+def read_region(given: StrPath) -> str:
     """A region as WKT in OGC:CRS84; see `tiles_of_region` for what it takes and raises."""
     import shapely
 
-    if not isinstance(text, str):
-        raise InputError(f"`region` {text!r}: {_EXPECTED}")
+    if not isinstance(given, str | os.PathLike):
+        raise InputError(f"`region` {given!r}: {_EXPECTED}")
+    text = as_text(given)
     if (edges := _degrees(text)) is not None:
         from daskembed.geo.footprints import box
 

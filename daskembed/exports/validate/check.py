@@ -20,6 +20,7 @@ from daskembed.output.stac_documents import STAC
 from daskembed.output.validate import check as outputs
 from daskembed.output.validate.findings import Finding
 from daskembed.output.validate.names import SUFFIXES
+from daskembed.paths import StrPath, as_text
 from daskembed.storage.stores import Storage, split_url
 from daskembed.storage.urls import is_local, local_path
 
@@ -59,7 +60,7 @@ def files_of(url: str) -> list[str]:
     return [target.url_of(name) for name in (*names, *stac)]
 
 
-def validate(file: str) -> list[Finding]:
+def validate(file: StrPath) -> list[Finding]:
     """Check a published file, or one of an export.
 
     A GeoParquet file is read twice, a few rows at a time: once to decode it, once for its SHA-256. Each object of a
@@ -85,7 +86,7 @@ def validate(file: str) -> list[Finding]:
     StorageError
         If the store does not answer as it should.
     """
-    file = file.rstrip("/")
+    file = as_text(file).rstrip("/")
     check = next((one for suffix, one in _CHECKS.items() if file.endswith(suffix)), None)
     if check is None:
         return outputs.validate(file)
