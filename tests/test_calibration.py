@@ -180,6 +180,27 @@ def test_vectors_that_are_none_stop_it(output: Path, client: Client) -> None:
     assert "NaN or infinite" in str(failed)
 
 
+@pytest.mark.parametrize("form", ["geoparquet", "cog"])
+def test_a_row_that_int8_has_no_numbers_for_is_named(output: Path, client: Client, tmp_path: Path, form: str) -> None:
+    def bad(tile: str, rows: int) -> np.ndarray:
+        made = vectors(tile, rows)
+        made[1, 0, 1, 3] = np.nan
+        return made
+
+    calibrate(output, client)
+    write_published(output, ["33TUM"], side=3, shape=SHAPE, vectors=bad)
+    (failed,) = export(output, tmp_path / "to", client, dtype="int8", format=form, tiles="33TUM").failed.values()
+    assert re.search(r"the embedding of s3://\S+_33TUM_0002_\S+\.tif has a value that is NaN or infinite", failed)
+    assert failed.endswith("have its tile made again, or give `dtype='float32'`")
+
+
+@pytest.mark.parametrize("name", [".", "new/"])
+def test_a_folder_is_refused_before_anything_is_counted(output: Path, name: str) -> None:
+    with pytest.raises(daskembed.InputError, match=r" is a folder: give a file as `to`, such as .*/calibration\.json"):
+        daskembed.calibrate(str(output), to=f"{output}/{name}", cluster="tcp://127.0.0.1:1")
+    assert not (output / COUNTS).exists()
+
+
 def test_damaged_counts_are_named(output: Path, client: Client) -> None:
     calibrate(output, client)
     path = next((output / COUNTS).iterdir())
@@ -321,6 +342,12 @@ def test_values_too_large_for_float16_fail(client: Client, tmp_path: Path) -> No
     assert not [*(tmp_path / "to").glob("*.parquet")]
 
 
+def test_the_command_that_is_named_can_be_pasted(client: Client, tmp_path: Path) -> None:
+    write_published(tmp_path / "my tiles", ["33TUL"], side=1, shape=(4,))
+    with pytest.raises(daskembed.InputError, match=r"make it with `daskembed calibrate '/.*/my tiles'`"):
+        export(tmp_path / "my tiles", tmp_path / "to", client, dtype="int8")
+
+
 def test_int8_without_a_calibration_is_refused(output: Path, client: Client, tmp_path: Path) -> None:
     with pytest.raises(daskembed.InputError, match=r"needs one calibration for all files, .*daskembed calibrate "):
         export(output, tmp_path / "to", client, dtype="int8")
@@ -362,6 +389,11 @@ def test_each_level_of_an_output_has_its_own(client: Client, tmp_path: Path) -> 
         assert export(out, tmp_path / level, client, dtype="int8", level=level).exit_status == 0
         (file,) = (tmp_path / level).glob("*.parquet")
         assert parse_calibration(pq.read_metadata(file).metadata[b"quantization"], "it") == made.calibration
+    # What is damaged of another kind is in nobody's way.
+    (out / FILE).write_text("{}")
+    assert export(out, tmp_path / "patches", client, dtype="int8", level="patch").exit_status == 0
+    with pytest.raises(daskembed.InputError, match=r"calibration\.json is not a calibration of daskembed"):
+        export(out, tmp_path / "no", client, dtype="int8", level="mean")
     (out / FILE).unlink()
     with pytest.raises(daskembed.InputError, match=r"is for level patch, and what is exported of .* has mean: make"):
         export(out, tmp_path / "no", client, dtype="int8", level="mean")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ import pytest
 import daskembed
 from daskembed import config
 from daskembed.cli import live
-from daskembed.cli.main import main
+from daskembed.cli.main import COMMANDS, main
 from daskembed.cli.parser import flag_of, keywords, make_parser
 from daskembed.cli.text import print_event, show_warnings, with_flags
 from daskembed.clusters import presets
@@ -932,3 +933,25 @@ def test_warnings_and_lines_of_progress_name_flags(capsys: pytest.CaptureFixture
         tell(Progress(1, "", "none", finished=[replace(FAILED, reason="check `dates`")]))
         tell(Progress(1, "http://x", "none", finished=[FAILED, replace(FAILED, reason="check `dates`")]))
     assert "failed: check --dates" in capsys.readouterr().out
+
+
+def test_whoever_reads_may_have_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        # As the shell says of what SIGPIPE ends.
+        assert main(["clusters"]) == 141
+        # Python flushes what is left as it ends.
+        stdout.flush()
+
+
+def test_another_pipe_that_breaks_is_no_reader_who_has_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(options: object) -> int:
+        raise BrokenPipeError(errno.EPIPE, "of a store")
+
+    monkeypatch.setitem(COMMANDS, "clusters", broken)
+    with (tmp_path / "said").open("w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(BrokenPipeError, match="of a store"):
+            main(["clusters"])

@@ -208,9 +208,9 @@ def test_components_that_are_not_there_are_refused(output: Path, client: Client,
 def test_components_are_numbers_and_ranges() -> None:
     assert parse_components("0,1,2") == (0, 1, 2)
     assert parse_components(" 0-3, 2 - 4,9") == (0, 1, 2, 3, 4, 9)
-    for wrong in ("", "a", "3-1", "1,,2", "-1", "1-"):
+    for wrong in ("", "a", "3-1", "1,,2", "-1", "1-", [0, 1], 3):
         with pytest.raises(InputError, match="expected numbers from 0"):
-            parse_components(wrong)
+            parse_components(wrong)  # type: ignore[arg-type]
 
 
 def test_patches_as_rows_are_the_same_pixels(output: Path, client: Client, tmp_path: Path) -> None:

@@ -158,3 +158,5 @@ def test_dates_between_those_of_a_file_are_refused(tmp_path: Path) -> None:
         pytest.raises(InputError, match="is left: check `dates`, `region` and `tiles`"),
     ):
         daskembed.export(str(tmp_path / "out"), to=str(tmp_path / "to"), dates="2024-06-10/2024-06-20", cluster=client)
+    # Nothing is begun that the same command would go on with.
+    assert not state.is_export(Storage(str(tmp_path / "to")))

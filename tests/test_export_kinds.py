@@ -203,6 +203,28 @@ def test_no_row_leaves_for_one_that_is_damaged(mine: Path, client: Client, tmp_p
     assert result.rows == 441
 
 
+@pytest.mark.parametrize("back", [True, False])
+def test_which_rows_leave_is_as_when_it_was_planned(mine: Path, client: Client, tmp_path: Path, back: bool) -> None:
+    # Rows of 33TVL leave for those of 33TUL.
+    path, to = next(mine.glob("33TUL_*.gpq")), tmp_path / "to"
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+    path.write_bytes(damaged if back else whole)
+    asked = {"unique": "place", "skip_damaged": True}
+    before = make(mine, to, client, **asked)
+    lost = next(file.name for file in before.files if file.tiles == [next(mine.glob("33TVL_*.gpq")).name])
+    (to / lost).unlink()
+    path.write_bytes(whole if back else damaged)
+    if back:
+        after = make(mine, to, client, **asked)
+        assert (after.rows, [*after.left_out]) == (before.rows, [path.name])
+    else:
+        after = run_export(str(mine), str(to), Asked(cluster=client, **asked), SMALL)
+        assert after.exit_status == 4
+        assert any(f"{path} is damaged" in why for why in after.failed.values())
+
+
 def test_each_file_is_hashed_once_whatever_lies_beside_it(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

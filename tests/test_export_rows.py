@@ -293,3 +293,5 @@ def test_unknown_columns_are_named_with_those_there_are() -> None:
     assert parse_columns("cloud, datetime,cloud") == ("datetime", "cloud")
     with pytest.raises(InputError, match="unknown `columns` 'clouds': choose of datetime, tile, cloud, epsg, chip_id"):
         parse_columns("clouds,tile")
+    with pytest.raises(InputError, match=r"`columns` \['tile'\]: expected one text of names, such as datetime,cloud"):
+        parse_columns(["tile"])  # type: ignore[arg-type]

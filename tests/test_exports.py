@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from daskembed.exports.index import index_tile, open_published
 from daskembed.exports.settings import Sizes
 from daskembed.geo.hilbert import hilbert_keys
 from daskembed.output import lock
+from daskembed.output.state import RECORDS
 from daskembed.runs.export_job import prepare
 from daskembed.runs.export_options import Asked, ExportOptions
 from daskembed.runs.export_results import ExportResult
@@ -288,6 +290,19 @@ def test_other_settings_are_told(small: Path, client: Client, tmp_path: Path) ->
         make(small, tmp_path / "to", client, dates="2024-06-01/2024-06-02")
 
 
+def test_regions_of_many_corners_are_told_apart_in_a_few_words(small: Path, client: Client, tmp_path: Path) -> None:
+    around = shapely.Point(12.5, 46).buffer(0.25, quad_segs=500)
+    make(small, tmp_path / "to", client, region=around.wkt)
+    for region, said in (
+        (shapely.Point(12.5, 46).buffer(0.5, quad_segs=500).wkt, "region in 12.25,45.75,12.75,46.25, not in 12,45.5,"),
+        (shapely.box(*around.bounds).wkt, "another region in 12.25,45.75,12.75,46.25:"),
+        (None, "region in 12.25,45.75,12.75,46.25, not none:"),
+    ):
+        with pytest.raises(ConflictError) as caught:
+            make(small, tmp_path / "to", client, region=region)
+        assert f"was made with {said}" in str(caught.value)
+
+
 def test_dates_region_and_tiles_choose(output: Path, client: Client, tmp_path: Path) -> None:
     before = published(output)
     result = make(output, tmp_path / "dates", client, dates="2024-06-15/2024-07-15", tiles="33TUL,27WXN")
@@ -315,6 +330,9 @@ def test_a_mixed_folder_is_refused_with_the_choices(small: Path, client: Client,
 def test_places_that_are_no_place_for_an_export(small: Path, client: Client, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is the output itself"):
         make(small, small, client)
+    (tmp_path / "begun" / RECORDS).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"begun holds _daskembed/tiles and is the output of a run: give a folder of"):
+        make(small, tmp_path / "begun", client)
     write_published(tmp_path / "other", TILES[:1], side=1, shape=(DIMS,))
     with pytest.raises(InputError, match="is the output of a run: give a folder of its own as `to`"):
         make(small, tmp_path / "other", client)
@@ -333,7 +351,9 @@ def test_stores_alone_are_refused_with_words(client: Client, tmp_path: Path) -> 
         make(tmp_path / "zarr", tmp_path / "to", client)
 
 
-def test_files_of_others_are_exported_with_a_note(small: Path, client: Client, tmp_path: Path) -> None:
+def test_files_of_others_are_exported_with_a_note(
+    small: Path, client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.rmtree(small / "_daskembed")
     # As the reference writes them: plain lists, and one column more.
     path = name_of(small, "33TUL")
@@ -344,6 +364,11 @@ def test_files_of_others_are_exported_with_a_note(small: Path, client: Client, t
     (small / name_of(small, "33TVL")).unlink()
     result = make(small, tmp_path / "to", client)
     assert (result.exit_status, result.rows) == (0, 4)
+    table = table.replace_schema_metadata({b"geo": table.schema.metadata[b"geo"]})
+    pq.write_table(table, path)
+    make(small, tmp_path / "unsaid", client)
+    assert main(["status", str(tmp_path / "unsaid")]) == 0
+    assert "export       unknown encoder, level unknown, geoparquet, a row a chip, float32\n" in capsys.readouterr().out
     assert result.notes == ("1 published file without a receipt: whether the bytes are whole cannot be known",)
     found = pq.read_table(tmp_path / "to")
     assert sorted(found["embeddings"].to_pylist()) == sorted(lists.to_pylist())
@@ -450,6 +475,21 @@ def test_status_says_why_a_file_could_not_be_read_or_written(
     assert found is not None
     assert (found.files[0].status, found.failed, found.sound) == ("done", {}, True)
     assert not (to / state.FAILED).exists()
+
+
+def test_a_file_that_is_damaged_since_the_plan_is_left_out_by_making_it_anew(
+    small: Path, client: Client, tmp_path: Path
+) -> None:
+    to, bad = tmp_path / "to", name_of(small, "33TVL")
+    make(small, to, client)
+    (to / "embeddings_00000.parquet").unlink()
+    damage(bad)
+    result = make(small, to, client, skip_damaged=True)
+    assert (result.exit_status, result.left_out, [*result.failed]) == (4, {}, [bad.name])
+    said = "this export was planned with it: .* anew with `overwrite=True`, and `skip_damaged=True` to leave it out"
+    assert re.search(said, result.failed[bad.name])
+    result = make(small, to, client, skip_damaged=True, overwrite=True)
+    assert (result.exit_status, result.rows, [*result.left_out]) == (3, 4, [bad.name])
 
 
 def test_two_exports_into_one_folder_do_not_meet(small: Path, client: Client, tmp_path: Path) -> None:

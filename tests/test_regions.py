@@ -289,6 +289,7 @@ def test_files_that_are_no_region(name: str, make: Any, said: str, tmp_path: Pat
     [
         ("1,2,3", "or W,S,E,N in degrees, such as"),
         ("1,2,3,4,5", "or W,S,E,N in degrees, such as"),
+        ((1, 2, 3, 4), "or W,S,E,N in degrees, such as"),
         ("200,2,3,4", "expected a west and an east from -180 to 180"),
         ("5,2,5,4", "expected a west and an east from -180 to 180"),
         ("nan,2,5,4", "expected a west and an east from -180 to 180"),

@@ -103,6 +103,22 @@ def test_rows_have_the_pixels_of_a_patch(exported: Path) -> None:
     assert collection["emb:chip_layout"]["chip_size"] == [32, 32]
 
 
+def test_tiles_are_counted_that_have_rows(exported: Path) -> None:
+    daskembed.write_stac(str(exported))
+    item = the_item(exported)
+    assert item.assets["embeddings"].title == "Embeddings of 1 tile"
+    assert str(item.get_collection().description).endswith(": rows of 1 tile, in spatial order.")
+    kind, plan = item.properties["daskembed:kind"], read_plan(Storage(str(exported)))
+    assert plan is not None
+    # Two files of one tile, one of another, and one that was left out as damaged.
+    names = [
+        f"{one}_v001.gpq" for one in ("33TUL_20240601_20240601", "33TVL_20240601_20240601", "33TUM_20240601_20240601")
+    ]
+    of_more = replace(plan, tiles=dict.fromkeys([*plan.tiles, *names], ""), left_out={names[-1]: "damaged"})
+    (collection,) = (one for one in stac._above(kind, {"a": item.to_dict()}, of_more, None).values() if "extent" in one)
+    assert collection["description"].endswith(": rows of 2 tiles, in spatial order.")
+
+
 def test_what_is_written_is_valid_and_leads_somewhere(exported: Path, shared: Path) -> None:
     daskembed.write_stac(str(exported))
     root = catalog(exported)

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import gc
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -41,7 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(tiles := getattr(options, "tiles", None), list):
             options.tiles = one_list(tiles)
         _check_dask_configuration()
-        return COMMANDS[options.command](options)
+        status = COMMANDS[options.command](options)
+        print(end="", flush=True)
+        return status
+    except BrokenPipeError:
+        if not _read_no_more():
+            raise  # it is another pipe
+        return 128 + signal.SIGPIPE
     except InputError as error:
         print(with_flags(f"daskembed: {error}"), file=sys.stderr)
         return 2
@@ -52,6 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("daskembed: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _read_no_more() -> bool:
+    """Whether who reads has enough, as `head` has: what Python flushes as it ends is told nobody then."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _check_dask_configuration() -> None:
@@ -205,8 +222,7 @@ def _tiles(options: argparse.Namespace) -> int:
     try:
         print("\n".join(ids), flush=True)
     except BrokenPipeError:
-        # Whoever reads has enough; as Python ends, it would flush once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _read_no_more()
     return 0
 
 

@@ -48,7 +48,7 @@ _FULL = 4 * _BLOCK_BYTES
 def parse_components(text: str) -> tuple[int, ...]:
     """Numbers of components, each once, of a list such as ``0,1,2`` or ``0-15``; raises `InputError` if it is none."""
     found: list[int] = []
-    for part in text.split(","):
+    for part in text.split(",") if isinstance(text, str) else [""]:
         match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise InputError(f"`components` {text!r}: expected numbers from 0 and ranges, such as 0,1,2 or 0-15")

@@ -118,9 +118,17 @@ def _fill(export: Export, share: _Share, vectors: NDArray[Any]) -> list[tuple[pa
 
 
 def as_asked(export: Export, vectors: NDArray[Any], urls: pa.ChunkedArray) -> NDArray[Any]:
-    """Vectors of some rows as they are exported."""
+    """Vectors of some rows as they are exported; raises `TileError` for values that `dtype` has no number for."""
     if export.calibration is not None:
-        return quantize(vectors, export.calibration)
+        try:
+            return quantize(vectors, export.calibration)
+        except ValueError:
+            if (whole := np.isfinite(vectors).all(axis=1)).all():
+                raise
+            raise TileError(
+                f"the embedding of {urls[int(np.argmin(whole))]} has a value that is NaN or infinite, for which int8 "
+                "has no number: have its tile made again, or give `dtype='float32'`"
+            ) from None
     if export.dtype == vectors.dtype:
         return vectors
     return cast_vectors(vectors, export.dtype, urls.to_pylist())

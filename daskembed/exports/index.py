@@ -89,7 +89,9 @@ class Places:
         return Places(self.keys[start:stop], self.numbers[start:stop], self.days[start:stop])
 
 
-def index_tile(export: Export, tile: ExportTile, near: Sequence[ExportTile] = ()) -> TileIndex:
+def index_tile(
+    export: Export, tile: ExportTile, near: Sequence[ExportTile] = (), *, planned: bool = False
+) -> TileIndex:
     """Check a published file, and write down in the target where its rows go.
 
     An index that is there and was made for the same is left as it is.
@@ -100,18 +102,25 @@ def index_tile(export: Export, tile: ExportTile, near: Sequence[ExportTile] = ()
         What is made, of which published file.
     near
         If one row a place and date is to remain, `daskembed.exports.unique.neighbours`; the file itself as well.
+    planned
+        Whether there is a plan, by which all of these have rows in the export: none of them can be skipped by now.
 
     Raises
     ------
     TileError
-        If the file is not as its receipt says, or cannot be read, and is not to be skipped.
+        If the file is not as its receipt says, or cannot be read, and is not to be skipped; so one of `near`.
     """
     made_for = json_digest([export.identity, asdict(tile), [asdict(one) for one in near if one != tile]])
     if (known := _known(export, tile.name)) is not None and known.made_for == made_for:
         return known
     try:
-        places, of, kept = _places(export, tile, near)
+        places, of, kept = _places(export, tile, near, skip=export.skip_damaged and not planned)
     except TileError as error:
+        if planned:
+            raise TileError(
+                f"{error}; this export was planned with it: put it back as it was, or make the export anew with "
+                "`overwrite=True`, and `skip_damaged=True` to leave it out"
+            ) from None
         if not export.skip_damaged:
             raise TileError(f"{error}; have its tile made again, or leave it out with `skip_damaged=True`") from None
         return TileIndex(tile.name, made_for, 0, 0, [], damage=str(error))
@@ -182,7 +191,7 @@ def check_once(export: Export, tile: ExportTile) -> None:
         raise TileError(found.damage)
 
 
-def _places(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> tuple[Places, int, bool]:
+def _places(export: Export, tile: ExportTile, near: Sequence[ExportTile], *, skip: bool) -> tuple[Places, int, bool]:
     """The places of a file's rows, how many it would give if all were exported, and whether its run kept more."""
     if export.checks_neighbours:
         check_once(export, tile)
@@ -193,7 +202,7 @@ def _places(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> tup
         keys = keys_of(rows.boxes)
         stays = _wanted(export, rows)
         if near:
-            stays &= _unique(export, tile, near)
+            stays &= _unique(export, tile, near, skip=skip)
     days = rows.table["date"].cast(pa.int32()).to_numpy()[rows.number]
     # Rows of the same place and day are in the order of their chips.
     _, urls = np.unique(np.array(rows.table["source_url"].to_pylist(), object), return_inverse=True)
@@ -239,8 +248,8 @@ def _wanted(export: Export, rows: Exported) -> NDArray[np.bool_]:
     return found
 
 
-def _unique(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> NDArray[np.bool_]:
-    """Which rows of a file stay where tiles overlap."""
+def _unique(export: Export, tile: ExportTile, near: Sequence[ExportTile], *, skip: bool) -> NDArray[np.bool_]:
+    """Which rows of a file stay where tiles overlap; `skip` has damaged ones beside it left out."""
     named = {one.tile: one for one in near}
 
     def read(name: str) -> TilePlaces:
@@ -253,7 +262,7 @@ def _unique(export: Export, tile: ExportTile, near: Sequence[ExportTile]) -> NDA
                 rows = _read(export, other)
                 return replace(places_of(rows), wanted=_wanted(export, rows))
         except TileError:
-            if other == tile or not export.skip_damaged:
+            if other == tile or not skip:
                 raise
             return TilePlaces(name, np.empty(0, "datetime64[D]"), Squares(np.empty(0, np.int32), np.empty((0, 4))))
 

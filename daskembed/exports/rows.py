@@ -265,6 +265,8 @@ PATCH: Mapping[str, Column] = MappingProxyType(
 
 def parse_columns(text: str) -> tuple[str, ...]:
     """The columns of a list such as ``datetime,cloud``, in the order of `COLUMNS`; raises `InputError` for others."""
+    if not isinstance(text, str):
+        raise InputError(f"`columns` {text!r}: expected one text of names, such as datetime,cloud")
     names = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in COLUMNS]:
         raise InputError(f"unknown `columns` {', '.join(map(repr, unknown))}: choose of {', '.join(COLUMNS)}")

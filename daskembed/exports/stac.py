@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,6 +27,7 @@ from daskembed.output.stac_documents import CATALOG, OURS, STAC, Kind, item_of
 from daskembed.output.stac_model import model_item
 from daskembed.quantization import KEY, METHOD, Calibration, parse_calibration
 from daskembed.storage.stores import Storage
+from daskembed.text import counted
 
 _READABLE = (".parquet", zarr.SUFFIX)
 """What the files' names end with whose items can be written."""
@@ -170,7 +171,12 @@ def _item(
 
 
 def _told_of(file: ExportedFile, place: Place | None) -> str:
-    return f"{len(file.tiles)} tiles" if place is None else f"tile {file.name.partition('_')[0]}"
+    return _tiles(file.tiles) if place is None else f"tile {file.name.partition('_')[0]}"
+
+
+def _tiles(published: Iterable[str]) -> str:
+    """How many tiles some published files are of."""
+    return counted(len({name.partition("_")[0] for name in published}), "tile")
 
 
 def _affine(how: Calibration) -> dict[str, Any]:
@@ -200,7 +206,8 @@ def _above(kind: Kind, items: Mapping[str, Any], plan: Plan, root: str | None) -
     source = documents.url_of_source(str(plan.identity.get("source")))
     collection = documents.collection(kind, [*items.values()], [source], root)
     if kind["format"] != "zarr":
-        collection["description"] = f"{collection['title']}: rows of {len(plan.tiles)} tiles, in spatial order."
+        whole = plan.tiles.keys() - plan.left_out.keys()
+        collection["description"] = f"{collection['title']}: rows of {_tiles(whole)}, in spatial order."
     shape, window = plan.identity.get("shape"), kind.get("window")
     if plan.identity.get("rows") == "patch" and isinstance(shape, list) and type(window) is int:
         pixels = [int(side) for side in np.full(2, window) // shape[-3:-1]]

@@ -95,7 +95,7 @@ def lines_of(found: ExportStatus) -> list[str]:
         ]
     kept = found.settings
     model = " ".join(str(kept[name]) for name in ("encoder", "size") if kept.get(name))
-    told = [model or "unknown encoder", f"level {kept.get('level')}", str(kept.get("format"))]
+    told = [model or "unknown encoder", f"level {kept.get('level') or 'unknown'}", str(kept.get("format"))]
     what = "a pixel a patch" if kept.get("format") in ("cog", "zarr") else f"a row a {kept.get('rows')}"
     told += [what, str(kept.get("dtype"))]
     told += ["one row a place and date"] if kept.get("unique") == "place" else []

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -234,7 +235,9 @@ def _write_item(storage: Storage, receipt: Receipt, file: Published, root: str |
         data = _encoded(document)
     except (pa.ArrowException, ValueError, LookupError, TypeError, ShapelyError, pyproj.exceptions.ProjError) as error:
         said = " ".join(str(error).split())[:200]
-        raise InputError(f"damaged: {said}; `daskembed validate {storage.url_of(file.name)}` says more") from None
+        raise InputError(
+            f"damaged: {said}; `daskembed validate {shlex.quote(storage.url_of(file.name))}` says more"
+        ) from None
     except FileNotFoundError:
         raise InputError("it is gone") from None
     path = documents.item_path(kind, file.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +31,7 @@ from daskembed.runs.summary import describe_seconds
 from daskembed.runs.tasks import Following, Observer, Task
 from daskembed.runs.window import Window, on_cluster
 from daskembed.storage.stores import Storage, split_url
-from daskembed.storage.urls import is_local, redact
+from daskembed.storage.urls import is_local, local_path, redact
 from daskembed.text import counted, visible
 
 if TYPE_CHECKING:
@@ -113,6 +114,9 @@ def calibrate(output: str, *, to: str | None = None, **options: Unpack[Calibrati
     check_connection(asked.cluster, **start)
     source = Storage(output)
     source.check_exists()
+    if to is not None and (to.endswith("/") or (is_local(to) and local_path(to).is_dir())):
+        file = f"{to.rstrip('/') or '.'}/calibration.json"
+        raise InputError(f"{to or 'an empty path'} is a folder: give a file as `to`, such as {file}")
     selection = select(
         source,
         tiles=None if asked.tiles is None else tiles_of(asked.tiles),
@@ -211,15 +215,23 @@ def find_calibration(output: Storage, made: Mapping[str, Any], what: str) -> Cal
     """
     stem = FILE.removesuffix(".json")
     there = [entry.path for entry in output.entries(STATE, recursive=False) if entry.path.startswith(stem)]
-    found = [read_calibration(output.url_of(path)) for path in there if path.endswith(".json")]
+    found, damaged = [], None
+    for path in there:
+        try:
+            found += [read_calibration(output.url_of(path))] if path.endswith(".json") else []
+        except InputError as error:  # of another kind of vectors, perhaps
+            damaged = damaged or error
+    if fits := next((one for one in found if not one.misfit(made)), None):
+        return fits
+    if damaged is not None:
+        raise damaged
     if not found:
         raise InputError(
             "`dtype='int8'` needs one calibration for all files, and this output has none: make it with "
-            f"`daskembed calibrate {output.url}`"
+            f"`daskembed calibrate {shlex.quote(output.url)}`"
         )
-    fitting = next((one for one in found if not one.misfit(made)), found[0])
-    fitting.check(made, what)
-    return fitting
+    found[0].check(made, what)
+    return found[0]
 
 
 @dataclass(frozen=True)

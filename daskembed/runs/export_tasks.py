@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 from daskembed.errors import TileError
@@ -27,6 +28,8 @@ class PublishedFiles:
     tiles: Mapping[str, ExportTile]
     near: Mapping[str, Sequence[ExportTile]] = field(default_factory=dict)
     """Those that decide with each other which of their rows stay, by the file's name."""
+    planned: bool = False
+    """Whether there is a plan, by which all of them have rows in the export."""
     found: dict[str, TileIndex] = field(default_factory=dict)
     """What was found, by the file's name."""
     pieces: ClassVar[str] = "file"
@@ -111,7 +114,8 @@ class _Index(Task[TileIndex]):
 
     def call(self) -> tuple[Callable[..., TileIndex], tuple[Any, ...]]:
         name = self.tile.name
-        return index_tile, (self.work.export, self.work.tiles[name], self.work.near.get(name, ()))
+        index = partial(index_tile, planned=self.work.planned)
+        return index, (self.work.export, self.work.tiles[name], self.work.near.get(name, ()))
 
     def then(self, found: TileIndex, observer: Observer) -> Following:
         self.work.found[found.name] = found

@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
+import shapely
+
 from daskembed.clusters.connection import check_connection, shares_files
 from daskembed.errors import ConflictError, InputError
 from daskembed.exports import state
@@ -19,7 +21,7 @@ from daskembed.exports.unique import neighbours
 from daskembed.kinds import MODEL, differences
 from daskembed.output import lock
 from daskembed.output.geoparquet import SUFFIX
-from daskembed.output.state import RECEIPTS, now
+from daskembed.output.state import CUBES, RECEIPTS, RECORDS, STATE, now
 from daskembed.runs import fleet
 from daskembed.runs.export_job import Job, prepare
 from daskembed.runs.export_options import Asked, ExportOptions
@@ -114,12 +116,12 @@ def agreed(job: Job, overwrite: bool) -> Plan | None:
     changed = {name for name in before.keys() & now_.keys() if before[name] != now_[name]}
     of_model = differences(plan.identity, job.export.identity)
     settings = [
-        f"{key} {plan.identity.get(key)}, not {value}"
+        _told_apart(key, plan.identity.get(key), value)
         for key, value in job.export.identity.items()
         if (key in of_model if key in MODEL else plan.identity.get(key) != value)
     ]
-    # Damaged files may be whole again.
-    anew = overwrite and plan.finished and plan.left_out
+    # Damaged files may be whole again; and with those that are damaged since no call goes on.
+    anew = overwrite and ((plan.finished and plan.left_out) or before.keys() & state.read_failures(target).keys())
     if not settings and not gone and not changed and not (new and plan.finished) and not anew:
         return plan
     if not overwrite:
@@ -132,12 +134,25 @@ def agreed(job: Job, overwrite: bool) -> Plan | None:
     return None
 
 
+def _told_apart(key: str, before: Any, value: Any) -> str:
+    """What a setting was and is, in a few words: regions of many corners by their boxes."""
+    if key != "region":
+        return f"{key} {before}, not {value}"
+    boxes = [one and ",".join(f"{edge:g}" for edge in shapely.from_wkt(one).bounds) for one in (before, value)]
+    if boxes[0] == boxes[1]:
+        return f"another region in {boxes[0]}"
+    was, now_ = ("none" if one is None else f"in {one}" for one in boxes)
+    return f"region {was}, not {now_}"
+
+
 def _check_empty(target: Storage) -> None:
     """Raise `InputError` if a target without a plan holds files that an export could be mixed up with."""
     there = [*(entry.path for entry in target.entries(recursive=False)), *target.folders()]
     suffixes = (SUFFIX, *(get_format(name).SUFFIX for name in FORMATS))
-    if strange := [path for path in there if path.endswith(suffixes)]:
-        what = "the output of a run" if target.entries(RECEIPTS, recursive=False) else "no export of daskembed"
+    # Of a run at work, which has published nothing yet, there is only its state.
+    begun = [path for path in target.folders(STATE) if path in (RECEIPTS, RECORDS, CUBES)]
+    if strange := [path for path in there if path.endswith(suffixes)] or begun:
+        what = "the output of a run" if begun else "no export of daskembed"
         raise InputError(f"{target.url} holds {strange[0]} and is {what}: give a folder of its own as `to`")
 
 
@@ -165,15 +180,15 @@ def _run_on(client: Client, *, job: Job, plan: Plan | None, asked: Asked, check:
         f"{len(threads)} with {sum(threads)} threads",
         units=("tiles", "rows"),
     )
-    looked, seconds = PublishedFiles(export, tiles, _near(job, plan)), 0.0
+    looked, seconds = PublishedFiles(export, tiles, _near(job, plan), planned=plan is not None), 0.0
     if to_index := job.to_index(plan):
         passage = _look(client, looked, to_index, told, check)
         seconds = passage.seconds
-        if failed := told.failed | (looked.damaged if plan else {}):
+        if told.failed:
             told.goes_on = False
             told.end("over")
-        if failed or passage.interrupted:
-            return _result(job, plan, 0, failed, seconds, interrupted=passage.interrupted)
+        if told.failed or passage.interrupted:
+            return _result(job, plan, 0, told.failed, seconds, interrupted=passage.interrupted)
     plan = plan or _planned(job, looked)
     planned = {file.name: file for file in plan.files}
     missing = job.missing(plan)
@@ -212,8 +227,8 @@ def _near(job: Job, plan: Plan | None) -> dict[str, list[ExportTile]]:
     """Published file -> those that decide with it which of their rows stay, itself as well; none if all do."""
     if job.export.unique != "place":
         return {}
-    # For what is new since the plan was made, and is not in it, no row may leave.
-    among = job.selection.tiles.keys() if plan is None else plan.tiles.keys()
+    # For what is not in the plan, as it is new since or was damaged then, no row may leave.
+    among = job.selection.tiles.keys() if plan is None else plan.tiles.keys() - plan.left_out.keys()
     named = {tile.tile: tile for name, tile in job.selection.tiles.items() if name in among}
     near = neighbours({name: tile.bbox for name, tile in named.items()})
     return {named[name].name: [named[other] for other in others] for name, others in near.items()}
@@ -233,6 +248,8 @@ def _planned(job: Job, looked: PublishedFiles) -> Plan:
     rows = sum(one.rows for one in found.values())
     if not rows:
         damaged = f"{counted(len(left_out), 'published file')} left out as damaged; " if left_out else ""
+        export.confirm()
+        state.clear_index(export.target)
         raise InputError(f"no row of {export.source.url} is left: {damaged}check `dates`, `region` and `tiles`")
     unchecked = sum(tile.sha256 is None for tile in job.selection.tiles.values())
     notes = (

@@ -100,6 +100,8 @@ def read_region(text: str) -> str:
     """A region as WKT in OGC:CRS84; see `tiles_of_region` for what it takes and raises."""
     import shapely
 
+    if not isinstance(text, str):
+        raise InputError(f"`region` {text!r}: {_EXPECTED}")
     if (edges := _degrees(text)) is not None:
         from daskembed.geo.footprints import box
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -85,7 +86,7 @@ def validate(file: str) -> list[Finding]:
         try:
             return list(check_stac(storage))
         except FileNotFoundError as error:
-            raise InputError(f"{error} does not exist: `daskembed stac {storage.url}` writes it") from None
+            raise InputError(f"{error} does not exist: `daskembed stac {shlex.quote(storage.url)}` writes it") from None
     if is_local(file) and not is_store and (there := local_path(file)).exists() and not there.is_file():
         what = "folder" if there.is_dir() else "pipe or a device"
         raise InputError(f"{file} is a {what}: expected a file *{SUFFIXES[0]} or a store *{zarr.SUFFIX}")
