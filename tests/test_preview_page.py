@@ -393,6 +393,45 @@ def test_hits_that_adjoin_have_one_frame(patch: Path, opened: Opened) -> None:
     assert np.abs(np.subtract(colours(page, [between])[0], [255, 235, 59])).max() > 60
 
 
+@pytest.mark.parametrize("turn", [0, 360])
+def test_patches_beyond_180_degrees(tmp_path: Path, opened: Opened, turn: int) -> None:
+    """Their image is shown from both sides; the tile's chips here all lie west of -180 degrees."""
+
+    def fields(tile: str, rows: int) -> np.ndarray:
+        return land(tile, rows * 16).reshape(rows, 4, 4, 8)
+
+    write_published(tmp_path / "output", ["01WCN"], side=2, shape=(4, 4, 8), vectors=fields)
+    daskembed.preview(str(tmp_path / "output"), to=str(tmp_path / "page"))
+    page = opened((tmp_path / "page" / "index.html").as_uri())
+    page.evaluate(
+        """turn => {
+          const [lng, lat] = daskembed.loaded.get(0).chips[0].ring[2];
+          daskembed.map.jumpTo({center: [lng + turn, lat], zoom: 10});
+        }""",
+        turn,
+    )
+    page.wait_for_function("() => daskembed.map.areTilesLoaded()")
+    page.wait_for_function("() => daskembed.loaded.get(0).drawn")
+    patches = [(chip, col, row) for chip in range(4) for col in range(4) for row in range(4)]
+    places = page.evaluate(
+        """([patches, turn]) => patches.map(([chip, col, row]) => {
+          const [a, b, c] = daskembed.patchRing(daskembed.loaded.get(0).chips[chip].ring, 4 * row + col);
+          return {...daskembed.map.project([(a[0] + c[0]) / 2 + turn, (a[1] + c[1]) / 2])};
+        })""",
+        [patches, turn],
+    )
+    kinds = land("01WCN", 64).argmax(axis=1).reshape(4, 4, 4)
+    for _ in range(200):
+        seen = np.array(colours(page, places), float)[:, :2]  # three kinds differ in two directions
+        if np.ptp(seen, axis=0).min() > 80:
+            break
+        page.wait_for_timeout(50)
+    of_kind = [seen[[kinds[chip, row, col] == kind for chip, col, row in patches]] for kind in range(3)]
+    assert max(np.abs(one - one.mean(axis=0)).max() for one in of_kind) < 40
+    means = [one.mean(axis=0) for one in of_kind]
+    assert min(np.abs(means[one] - means[other]).max() for one, other in ((0, 1), (0, 2), (1, 2))) > 80
+
+
 def test_copies_and_names_of_buttons(mean: Path, opened: Opened) -> None:
     page = opened((mean / "index.html").as_uri())
     page.evaluate("navigator.clipboard.writeText = async text => { window.copied = text; }")

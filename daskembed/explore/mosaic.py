@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
-import rasterio.transform
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from rasterio.warp import Resampling, reproject, transform_bounds
@@ -93,7 +92,7 @@ def for_web(image: Mosaic) -> tuple[bytes, list[list[float]]]:
     width, height = wide + (wide == high), high
     # Not GDAL's own suggestion, which ends after a whole number of its pixels: that may cut a patch off.
     left, bottom, right, top = transform_bounds(source, target, *grid.bounds)
-    to = rasterio.transform.from_bounds(left, bottom, right, top, width, height)
+    to = rasterio.Affine((right - left) / width, 0, left, 0, (bottom - top) / height, top)
     bands = np.zeros((4, height, width), np.uint8)
     stored = np.moveaxis(image.colours, -1, 0)
     there = np.full(stored.shape[1:], 255, np.uint8) * stored.any(axis=0)

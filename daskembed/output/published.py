@@ -36,8 +36,8 @@ def of_version(names: Iterable[str], version: str, where: str) -> list[str]:
     InputError
         If there is none: it says which versions there are.
     """
-    version, known = check_version(version), {name: version_of(name) for name in names}
-    if found := [name for name, one in known.items() if one == version]:
+    wanted, known = check_version(version), {name: version_of(name) for name in names}
+    if found := [name for name, one in known.items() if one == wanted]:
         return found
     versions = sorted({one for one in known.values() if one is not None})
     choices = f"choose {' or '.join(versions)}" if versions else "their names say none: leave it out"

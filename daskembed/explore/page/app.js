@@ -218,7 +218,10 @@ const daskembed = (() => {
   function addImages({tile, images}) {
     for (const [number, png, corners] of images) {
       const id = `image-${tile.id}-${number}`;
-      map.addSource(id, {type: "image", url: `data:image/png;base64,${png}`, coordinates: corners});
+      // MapLibre shows an image whose middle is between -180 and 180 degrees only, on all sides of the world then.
+      const turns = Math.floor((corners[0][0] + corners[1][0] + 360) / 720) * 360;
+      const coordinates = corners.map(([lng, lat]) => [lng - turns, lat]);
+      map.addSource(id, {type: "image", url: `data:image/png;base64,${png}`, coordinates});
       map.addLayer({id, type: "raster", source: id,
         paint: {"raster-resampling": "nearest", "raster-fade-duration": 0, "raster-opacity": dimmed()}}, "chips");
     }
