@@ -28,9 +28,6 @@ _ENCODING = {"float32": "BYTE_STREAM_SPLIT", "float16": "PLAIN"}
 """Of vectors, as in published files. Parquet has no integers of less than four bytes: those of int8 go by a dictionary,
 whose numbers take one byte each."""
 
-_LOOKS = 10
-"""Times that the writer looks whether a page is full, in one batch of rows."""
-
 
 def check(export: Export) -> None:
     """Any rows will do."""
@@ -50,8 +47,6 @@ def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:
     others = [field.name for field in rows.schema if not (pa.types.is_nested(field.type) or field.name == "geometry")]
     statistics = [*others, *(f"bbox.{edge}" for edge in BBOX)]
     a_group = max(1, export.sizes.group // export.row_bytes)
-    # After so many rows the writer looks whether the page is full.
-    a_look = max(1, min(1024, export.sizes.page // export.row_bytes))
     with export.target.open_writer(name) as plain:
         file = Hashing(plain)
         with pq.ParquetWriter(
@@ -62,13 +57,12 @@ def write(export: Export, name: str, rows: pa.Table) -> tuple[int, str]:
             write_statistics=statistics,
             write_page_index=True,
             data_page_size=export.sizes.page,
-            write_batch_size=a_look,
+            # After so many rows the writer looks whether the page is full.
+            write_batch_size=max(1, min(1024, export.sizes.page // export.row_bytes)),
             column_encoding={values: _ENCODING[export.dtype]} if export.dtype in _ENCODING else None,
         ) as writer:
             for start in range(0, len(rows), a_group):
-                # Levels of lists are made a batch at a time: those of a whole row group take as much memory as it does.
-                batches = rows.slice(start, a_group).to_batches(max_chunksize=_LOOKS * a_look)
-                writer.write_table(pa.Table.from_batches(batches), row_group_size=a_group)
+                writer.write_table(rows.slice(start, a_group), row_group_size=a_group)
     return file.size, file.hash.hexdigest()
 
 
