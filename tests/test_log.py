@@ -189,7 +189,8 @@ def test_a_worker_that_took_too_much_memory_is_told_of_in_a_line(cluster, client
         cluster.scheduler.log_event("all", gone | {"processing-tasks": set()})
         cluster.scheduler.log_event("all", gone | {"processing-tasks": set(), "expected": True})
         monkeypatch.setattr(Block, "compute", compute)
-        while sum(event.event == "notice" for event in events) < 2:
+        end = time.monotonic() + 60
+        while sum(event.event == "notice" for event in events) < 2 and time.monotonic() < end:
             time.sleep(0.05)
         return compute(block, without)
 

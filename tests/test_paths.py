@@ -82,3 +82,9 @@ def test_what_is_neither_text_nor_a_path_is_refused(given: Any) -> None:
     for call in (daskembed.status, daskembed.validate, daskembed.open_embeddings, daskembed.write_stac):
         with pytest.raises(InputError, match="expected a folder, a file or a URL, as text or as a path"):
             call(given)
+
+
+@pytest.mark.parametrize("option", ["source", "output"])
+def test_options_that_are_neither_are_refused(option: str) -> None:
+    with pytest.raises(InputError, match="3: expected a folder, a file or a URL, as text or as a path"):
+        daskembed.run(TILE, checkpoint="untrained:least", **{option: 3})  # type: ignore[typeddict-item]

@@ -71,6 +71,16 @@ WORKERS = Words("how many workers; 1..20 is as many as there is work for", "N|N.
 EVENTS = Words("called with what happens, one `Event` at a time", callback=True)
 
 
+_READ: Mapping[str, Callable[[Any], str]] = {
+    "source": as_text,
+    "output": as_text,
+    "version": str,
+    "offset_applied": yes_or_no,
+    "region": read_region,
+}
+"""Option -> what makes text of it: YAML has numbers and truth values; a region is read once, whoever looks at it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """What is asked by keywords; each field is a row, made by `option`."""
@@ -103,8 +113,7 @@ class Table:
             if value is not None and (value != "" or name not in configured)
         }
         found = {name: value for name, value in (configured | chosen).items() if value is not None}
-        # YAML makes numbers and truth values of these; a region is read once, whoever looks at it.
-        for name, read in (("version", str), ("offset_applied", yes_or_no), ("region", read_region)):
+        for name, read in _READ.items():
             if name in found:
                 found[name] = read(found[name])
         return cls(**found)

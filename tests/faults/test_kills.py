@@ -182,8 +182,7 @@ def test_a_run_that_was_taken_for_dead_stops(tmp_path: Path, monkeypatch: pytest
     with lock.hold(output, "001") as check:
         check()
         output.put("_daskembed/running_v001.json", b'{"token": "another"}')
-        while check.token not in lock._lost:
-            time.sleep(0.05)
+        wait_for(lambda: check.token in lock._lost)
         with pytest.raises(DaskembedError, match="another run took over"):
             check()
     assert output.get("_daskembed/running_v001.json")
